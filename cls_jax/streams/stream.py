@@ -1,0 +1,126 @@
+"""A stream is a data set and a table of integers that says what is seen when."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from flax import struct
+
+from cls_jax.types import Array, InputError, PyTree
+
+
+class Examples(NamedTuple):
+    """A split held in memory: x uint8[n, h, w, c] (or float32[n, d]) and y int32[n]."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+class Source(NamedTuple):
+    """A labelled data set, wholly in memory.
+
+    Attributes:
+      name: as the first printed line tells it, e.g. "cifar10".
+      train, test: its two splits.
+      label_names: one a class; its length is the number of classes.
+    """
+
+    name: str
+    train: Examples
+    test: Examples
+    label_names: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the label space has."""
+        return len(self.label_names)
+
+
+@struct.dataclass
+class Schedule:
+    """What is seen when, for one seed; NumPy arrays, since the host slices them.
+
+    Shapes depend on the stream and its sizes, never on the key, so the schedules of many seeds
+    stack. The rows of a task stand together, in the order of the tasks.
+
+    Attributes:
+      index: int32[num_steps, b] numbers of training examples; -1 is padding.
+      task: int32[num_steps] task of each row.
+      labelled: bool[num_steps, b]; False where the label is withheld.
+      task_classes: bool[num_tasks, num_classes].
+      test_index: int32[num_tasks, m] numbers of the test examples of each task; -1 is padding.
+      context: arguments of the stream's transform, leaves [num_steps, ...]; () if none.
+      test_context: the same for testing, leaves [num_tasks, ...].
+    """
+
+    index: np.ndarray
+    task: np.ndarray
+    labelled: np.ndarray
+    task_classes: np.ndarray
+    test_index: np.ndarray
+    context: PyTree = ()
+    test_context: PyTree = ()
+
+
+class ScheduleFn(Protocol):
+    """A pure function of the key: the same key gives the same table, on every machine.
+
+    ``epochs`` overrides the stream's own number; ``shuffle`` numbers an independent shuffle of
+    the same tasks (a method's second phase uses 1, and so on). The class order depends on neither.
+    """
+
+    def __call__(self, key: Array, *, epochs: int | None = None, shuffle: int = 0) -> Schedule: ...
+
+
+class Stream(NamedTuple):
+    """A scenario over a source.
+
+    Attributes:
+      name: e.g. "cifar10, 5 tasks x 2 classes, class-IL".
+      source: the data.
+      num_tasks: T.
+      batch_size: b.
+      schedule: key -> Schedule.
+      describe: the settings behind the schedule, for the record.
+      transform: (x, context) -> x, on the device, after the gather; None is the identity.
+    """
+
+    name: str
+    source: Source
+    num_tasks: int
+    batch_size: int
+    schedule: ScheduleFn
+    describe: Mapping[str, object]
+    transform: Callable[[Array, PyTree], Array] | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the label space has."""
+        return self.source.num_classes
+
+
+def pooled(stream: Stream) -> Stream:
+    """The same examples without tasks: every row of an epoch drawn from all tasks, shuffled.
+
+    Rows are labelled with the last task, so that the last row of the accuracy matrix is the score
+    of joint training, the usual upper bound. Sizes and epochs stay those of ``stream``.
+    """
+
+    def schedule(key: Array, *, epochs: int | None = None, shuffle: int = 0) -> Schedule:
+        table = stream.schedule(key, epochs=epochs, shuffle=shuffle)
+        if table.context != ():
+            raise InputError(
+                f"stream {stream.name!r} transforms its tasks differently; "
+                "joint training over it is not available"
+            )
+        rng = np.random.default_rng(np.asarray(table.index[:, 0], np.uint32))
+        flat, labelled = table.index.ravel(), table.labelled.ravel()
+        order = rng.permutation(np.flatnonzero(flat >= 0))
+        order = np.concatenate([order, np.flatnonzero(flat < 0)])  # the padding goes to the end
+        return table.replace(
+            index=flat[order].reshape(table.index.shape),
+            labelled=labelled[order].reshape(table.labelled.shape),
+            task=np.full_like(table.task, stream.num_tasks - 1),
+        )
+
+    return stream._replace(name=f"{stream.name}, pooled", schedule=schedule)
