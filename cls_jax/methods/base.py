@@ -1,9 +1,25 @@
-"""What a continual-learning method is: a NamedTuple of pure functions, and nothing else."""
+"""What a continual-learning method is: a NamedTuple of pure functions, and the steps they share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
-from cls_jax.types import Array, Batch, BoundaryFn, InitFn, PredictFn, PyTree, StepFn, Task
+import jax
+import optax
+
+from cls_jax.nets.net import Net
+from cls_jax.types import (
+    Array,
+    Batch,
+    BoundaryFn,
+    InitFn,
+    InputError,
+    PredictFn,
+    PyTree,
+    StepFn,
+    Task,
+    Trainable,
+    Variables,
+)
 
 
 def unchanged(key: Array, state: PyTree, task: Task, data: Batch | None) -> PyTree:
@@ -21,7 +37,6 @@ class Needs(NamedTuple):
       told_task_at_test: ``predict`` uses ``task``. The task-IL score is then taken with the task
         told and the class-IL score with it hidden. Otherwise one forward serves both scores.
       boundaries: ``begin_task`` and ``end_task`` are called.
-      begin_data, end_data: examples handed over at that boundary (0: none).
       unlabelled: the method learns from examples without labels; otherwise they become padding.
       pooled: the upper bound: all tasks at once, shuffled, in place of the stream.
     """
@@ -29,8 +44,6 @@ class Needs(NamedTuple):
     told_task: bool = False
     told_task_at_test: bool = False
     boundaries: bool = False
-    begin_data: int = 0
-    end_data: int = 0
     unlabelled: bool = False
     pooled: bool = False
 
@@ -77,3 +90,46 @@ class Method(NamedTuple):
     views: Mapping[str, PredictFn] = {}
     needs: Needs = Needs()
     convolutional: bool = False
+
+
+def fresh(net: Net, key: Array, x: Array, optimizer: optax.GradientTransformation) -> Trainable:
+    """A network just born, with the optimizer state that belongs to it."""
+    vars = net.init(key, x)
+    return Trainable(vars=vars, opt=optimizer.init(vars.params))
+
+
+def descend(
+    model: Trainable,
+    optimizer: optax.GradientTransformation,
+    loss: Callable[[Variables], tuple[Array, PyTree]],
+) -> tuple[Trainable, Array]:
+    """One optimizer step on one tree.
+
+    Args:
+      model: parameters, statistics and optimizer state.
+      optimizer: built from the method's Hyper, so that rates are data.
+      loss: variables -> (float32[] loss, the statistics after the forward pass).
+
+    Returns:
+      The model after the step, and the loss before it.
+    """
+
+    def of_params(params: PyTree) -> tuple[Array, PyTree]:
+        return loss(Variables(params=params, stats=model.vars.stats))
+
+    (value, stats), gradient = jax.value_and_grad(of_params, has_aux=True)(model.vars.params)
+    updates, opt = optimizer.update(gradient, model.opt, model.vars.params)
+    params = optax.apply_updates(model.vars.params, updates)
+    return Trainable(vars=Variables(params=params, stats=stats), opt=opt), value
+
+
+def check_replay(memory_size: int, replay_size: int) -> None:
+    """Raises InputError unless a replay draw of at least one example fits into the memory."""
+    if memory_size < 1:
+        raise InputError(
+            f"memory_size={memory_size} leaves nothing to replay; use at least 1 slot, or sgd"
+        )
+    if not 1 <= replay_size <= memory_size:
+        raise InputError(
+            f"replay_size={replay_size} must be between 1 and the memory's {memory_size} slots"
+        )

@@ -1,0 +1,111 @@
+"""Whole test sets, exact counts: class-IL and task-IL accuracy of every network of a method."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cls_jax.methods.base import Method
+from cls_jax.streams.stream import Schedule, Stream
+from cls_jax.types import Array, PyTree, Task
+
+EVAL_BATCH = 256
+
+
+class EvaluateFn(Protocol):
+    """Accuracy on tasks ``0 .. upto`` of one state: float32[views, 2, T], NaN beyond ``upto``.
+
+    Axis 1 is (class-IL, task-IL). With lanes, states and schedules carry a leading axis and so does
+    what comes out.
+    """
+
+    def __call__(self, state: PyTree, schedule: Schedule, upto: int) -> np.ndarray: ...
+
+
+def hidden_task(num_classes: int) -> Task:
+    """The Task that a method sees when it is not told: -1, and every class possible."""
+    every = jnp.ones((num_classes,), bool)
+    return Task(index=jnp.int32(-1), classes=every, seen=every)
+
+
+def view_names(method: Method) -> tuple[str, ...]:
+    """The networks that are evaluated: the method's answer first."""
+    return ("answer", *method.views)
+
+
+def _predictors(method: Method) -> list[Callable]:
+    return [method.predict, *method.views.values()]
+
+
+def make_evaluate(method: Method, stream: Stream, *, lanes: bool) -> EvaluateFn:
+    """Builds the evaluation of ``method`` on the test sets of ``stream``; compiled once.
+
+    class-IL: the largest logit of all classes is the answer. task-IL: the largest among the classes
+    of the example's own task. Both come from the same logits, unless the method uses the task at
+    test; then the task is told for the task-IL score only.
+
+    Args:
+      method: whose ``predict`` and ``views`` are scored.
+      stream: its test examples live on the device from here on.
+      lanes: states and schedules are stacked over seeds.
+
+    Returns:
+      An EvaluateFn.
+    """
+    data_x, data_y = jnp.asarray(stream.source.test.x), jnp.asarray(stream.source.test.y)
+    told = method.needs.told_task_at_test
+
+    def count(state, data_x, data_y, index, classes, number, context):
+        """int32[views, 2]: right answers among the rows of ``index``."""
+        valid = index >= 0
+        x, y = data_x[index], data_y[index]
+        if stream.transform is not None:
+            x = stream.transform(x, context)
+        hidden = hidden_task(stream.num_classes)
+        task = Task(index=number, classes=classes, seen=hidden.seen) if told else hidden
+        scores = []
+        for predict in _predictors(method):
+            logits = predict(state, x, task)
+            free = predict(state, x, hidden) if told else logits
+            masked = jnp.where(classes, logits, -jnp.inf)
+            right = [jnp.argmax(z, axis=-1) == y for z in (free, masked)]
+            scores.append(jnp.stack([jnp.sum(r & valid) for r in right]))
+        return jnp.stack(scores)
+
+    if lanes:
+        count = jax.vmap(count, in_axes=(0, None, None, 0, 0, None, 0))
+    count = jax.jit(count)
+
+    def evaluate(state: PyTree, schedule: Schedule, upto: int) -> np.ndarray:
+        index = schedule.test_index
+        width = index.shape[-1]
+        batch = min(EVAL_BATCH, width)
+        starts = range(0, width, batch)
+        index = _pad_last(index, len(starts) * batch)
+        rows: list[Array | float] = []
+        for j in range(stream.num_tasks):
+            pick = lambda leaf, j=j: leaf[:, j] if lanes else leaf[j]  # noqa: E731
+            if j > upto:
+                continue
+            context = jax.tree.map(pick, schedule.test_context)
+            right = 0
+            for start in starts:
+                part = pick(index)[..., start : start + batch]
+                if (part < 0).all():
+                    continue
+                classes = pick(schedule.task_classes)
+                right += count(state, data_x, data_y, part, classes, np.int32(j), context)
+            total = (pick(schedule.test_index) >= 0).sum(axis=-1)
+            rows.append(np.asarray(right, np.float64) / total[..., None, None])
+        missing = np.full_like(rows[0], np.nan)
+        rows += [missing] * (stream.num_tasks - len(rows))
+        return np.stack(rows, axis=-1).astype(np.float32)
+
+    return evaluate
+
+
+def _pad_last(index: np.ndarray, width: int) -> np.ndarray:
+    pad = [(0, 0)] * (index.ndim - 1) + [(0, width - index.shape[-1])]
+    return np.pad(index, pad, constant_values=-1)

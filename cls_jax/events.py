@@ -1,0 +1,92 @@
+"""What a run tells its observers between chunks, and what it leaves behind; host values only."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Started(NamedTuple):
+    """Sent once, before any compute.
+
+    Attributes:
+      headline: what data, how many classes, tasks and examples.
+      method: its name.
+      seeds: all of them.
+      num_tasks: T.
+      num_steps: updates of the first seed in all.
+      mode: "loop" or "scan".
+    """
+
+    headline: str
+    method: str
+    seeds: tuple[int, ...]
+    num_tasks: int
+    num_steps: int
+    mode: str
+
+
+class Progress(NamedTuple):
+    """Sent after each chunk; everything is already on the host.
+
+    Attributes:
+      seeds: the lanes that this chunk advanced (one, or all of them when vmapped).
+      task, phase: where it was.
+      step: updates made so far in this run; num_steps: in all (for one seed).
+      examples: stream examples of this chunk, all lanes together.
+      seconds: wall time of this chunk.
+      metrics: mean over the chunk's steps and lanes.
+    """
+
+    seeds: tuple[int, ...]
+    task: int
+    phase: str
+    step: int
+    num_steps: int
+    examples: int
+    seconds: float
+    metrics: Mapping[str, float]
+
+
+class Evaluated(NamedTuple):
+    """Sent after each task, and once before training with ``task = -1``.
+
+    Attributes:
+      seeds: the lanes of ``matrix``.
+      task: the task that was just learned.
+      matrix: float64[lanes, views, 2, T + 1, T], see Result; rows not reached are NaN.
+      seconds: wall time of this evaluation.
+    """
+
+    seeds: tuple[int, ...]
+    task: int
+    matrix: np.ndarray
+    seconds: float
+
+
+Observer = Callable[[Started | Progress | Evaluated], None]
+
+
+class Result(NamedTuple):
+    """What a run leaves behind.
+
+    Attributes:
+      method: its name.
+      seeds: the lanes, in order.
+      views: networks evaluated; views[0] is "answer", the method's own.
+      matrix: float64[seeds, views, 2, T + 1, T] accuracy in [0, 1]; axis 2 is (class-IL, task-IL);
+        row 0 is before training, row i + 1 after task i; NaN where not measured (j > i + 1).
+      states: the final state of each seed.
+      seconds: wall time of the whole, compile and evaluation included.
+      steps_per_second: updates a second in the chunks after the first, all lanes together.
+      details: mode, over_seeds, chunk and versions, for the record.
+    """
+
+    method: str
+    seeds: tuple[int, ...]
+    views: tuple[str, ...]
+    matrix: np.ndarray
+    states: tuple[Any, ...]
+    seconds: float
+    steps_per_second: float
+    details: Mapping[str, object]

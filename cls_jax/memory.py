@@ -1,0 +1,182 @@
+"""Episodic memory as a pytree of slots, and policies that fill it and draw from it.
+
+A memory holds raw examples (uint8 images are augmented after the draw) and any further leaves that
+a method wants beside them. Policies are pure functions; decisions depend on the key alone.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from cls_jax.types import Array, InputError
+
+Items = Mapping[str, Array]
+"""Leaves with one leading axis, e.g. {"x": uint8[n, h, w, c], "y": int32[n], "task": int32[n]}."""
+
+
+@struct.dataclass
+class Memory:
+    """``slots``: Items with leading axis ``capacity``; ``seen``: how many were offered."""
+
+    slots: Items
+    seen: Array
+
+
+class Draw(NamedTuple):
+    """Rows drawn from a memory.
+
+    Attributes:
+      items: Items with leading axis ``size``.
+      index: int32[size] their slots.
+      valid: bool[size]; False where there was nothing left to draw.
+    """
+
+    items: Items
+    index: Array
+    valid: Array
+
+
+class SampleFn(Protocol):
+    """``size`` different filled slots, uniformly (those in ``where`` bool[capacity] if given)."""
+
+    def __call__(
+        self, key: Array, memory: Memory, size: int, *, where: Array | None = None
+    ) -> Draw: ...
+
+
+class MemoryPolicy(NamedTuple):
+    """How a memory is filled and read.
+
+    Attributes:
+      init: items -> empty Memory; of ``items`` only shapes and dtypes matter.
+      add: (key, memory, items, valid bool[n]) -> Memory; leaves that ``items`` lacks keep what the
+        slot held before.
+      sample: see SampleFn.
+      write: (memory, index int32[n], items, valid bool[n]) -> Memory; overwrites some leaves.
+      filled: memory -> bool[capacity].
+      capacity: number of slots.
+    """
+
+    init: Callable[[Items], Memory]
+    add: Callable[[Array, Memory, Items, Array], Memory]
+    sample: SampleFn
+    write: Callable[[Memory, Array, Items, Array], Memory]
+    filled: Callable[[Memory], Array]
+    capacity: int
+
+
+def _empty(items: Items, capacity: int) -> Items:
+    return {k: jnp.zeros((capacity, *v.shape[1:]), v.dtype) for k, v in items.items()}
+
+
+def _scatter(slots: Items, index: Array, items: Items, keep: Array) -> Items:
+    """Writes rows where ``keep``; of several rows with one index the last wins."""
+    later_same = jnp.triu(index[:, None] == index[None, :], k=1) & keep[None, :]
+    keep = keep & ~later_same.any(axis=1)
+    capacity = next(iter(slots.values())).shape[0]
+    index = jnp.where(keep, index, capacity)  # out of bounds: dropped
+    return {
+        k: v.at[index].set(items[k], mode="drop") if k in items else v for k, v in slots.items()
+    }
+
+
+def _policy(capacity, num_counters, place, filled) -> MemoryPolicy:
+    """A policy from ``place(key, seen, items, valid) -> (index, keep, seen)`` and ``filled``."""
+
+    def init(items: Items) -> Memory:
+        seen = jnp.zeros((num_counters,) if num_counters else (), jnp.int32)
+        return Memory(slots=_empty(items, capacity), seen=seen)
+
+    def add(key: Array, memory: Memory, items: Items, valid: Array) -> Memory:
+        index, keep, seen = place(key, memory.seen, items, valid)
+        return Memory(slots=_scatter(memory.slots, index, items, keep), seen=seen)
+
+    def sample(key: Array, memory: Memory, size: int, *, where: Array | None = None) -> Draw:
+        if size > capacity:
+            raise InputError(
+                f"cannot draw {size} different examples from a memory of {capacity} slots; "
+                "draw fewer or enlarge the memory"
+            )
+        eligible = filled(memory) if where is None else filled(memory) & where
+        # The largest of independent random numbers: a uniform draw without replacement.
+        score = (jax.random.bits(key, (capacity,), jnp.uint32) >> 1).astype(jnp.int32)
+        score, index = jax.lax.top_k(jnp.where(eligible, score, -1), size)
+        items = {k: v[index] for k, v in memory.slots.items()}
+        return Draw(items=items, index=index, valid=score >= 0)
+
+    def write(memory: Memory, index: Array, items: Items, valid: Array) -> Memory:
+        return memory.replace(slots=_scatter(memory.slots, index, items, valid))
+
+    return MemoryPolicy(init, add, sample, write, filled, capacity)
+
+
+def _check_capacity(name: str, value: int) -> None:
+    if value < 1:
+        raise InputError(f"{name} must be at least 1, got {value}; give the memory a slot")
+
+
+def reservoir(capacity: int) -> MemoryPolicy:
+    """A uniform sample of everything offered so far, one item after another.
+
+    The n-th item (from 0) goes to slot n while n < capacity; later it draws r uniformly from
+    {0..n} and replaces slot r if r < capacity. After n offers each item is held with probability
+    capacity / n. ``Memory.seen`` int32[] counts the offers.
+
+    Args:
+      capacity: slots.
+
+    Raises:
+      InputError: if ``capacity`` is below 1.
+
+    Source: Vitter 1985, algorithm R; aimagelab/mammoth, utils/buffer.py.
+    Departs: exact within a batch (DualNet's code freezes n at the start of each batch).
+    """
+    _check_capacity("memory size", capacity)
+
+    def place(key: Array, seen: Array, items: Items, valid: Array):
+        del items
+        number = seen + jnp.cumsum(valid) - 1  # of each valid item, from 0
+        drawn = jax.random.randint(key, valid.shape, 0, jnp.maximum(number, 0) + 1)
+        index = jnp.where(number < capacity, number, drawn)
+        return index, valid & (index < capacity), seen + valid.sum(dtype=jnp.int32)
+
+    return _policy(capacity, 0, place, lambda m: jnp.arange(capacity) < m.seen)
+
+
+def ring_per_task(num_tasks: int, per_task: int) -> MemoryPolicy:
+    """The last examples of each task, in a ring of its own.
+
+    Slots ``t * per_task`` to ``(t + 1) * per_task - 1`` belong to task t (``items["task"]``). A
+    batch that reaches the end of the ring is cut there, and the next one starts at the front.
+    ``Memory.seen`` int32[num_tasks] counts the items stored.
+
+    Args:
+      num_tasks: rings.
+      per_task: slots a ring.
+
+    Raises:
+      InputError: if either is below 1.
+
+    Source: phquang/DualNet, memory of the task-aware learner.
+    Departs: fill counts are kept, so a short task never replays an empty slot.
+    """
+    _check_capacity("num_tasks", num_tasks)
+    _check_capacity("memory per task", per_task)
+
+    def place(key: Array, seen: Array, items: Items, valid: Array):
+        del key
+        ring = jax.nn.one_hot(items["task"], num_tasks, dtype=jnp.int32) * valid[:, None]
+        rank = jnp.cumsum(ring, axis=0) - 1  # of each item within its task's part of the batch
+        task = jnp.clip(items["task"], 0, num_tasks - 1)
+        slot = seen[task] % per_task + jnp.take_along_axis(rank, task[:, None], axis=1)[:, 0]
+        keep = valid & (slot < per_task) & (ring.sum(axis=1) > 0)
+        stored = (ring * keep[:, None]).sum(axis=0)
+        return task * per_task + slot, keep, seen + stored
+
+    def filled(memory: Memory) -> Array:
+        return (jnp.arange(per_task) < memory.seen[:, None]).ravel()
+
+    return _policy(num_tasks * per_task, num_tasks, place, filled)

@@ -1,0 +1,93 @@
+"""Experience replay: each step learns the batch and as many remembered examples, in one mean.
+
+| symbol | name | default | where from |
+|---|---|---|---|
+| eta | learning_rate | 0.1 | DER's grid search for Seq-CIFAR-10 (aimagelab/mammoth) |
+| M | memory_size | 500 | the middle of the three published buffers |
+| m | replay_size | 32 | DER's grid search for Seq-CIFAR-10 |
+
+Source: Chaudhry et al. 2019; aimagelab/mammoth, models/er.py: reservoir memory, raw images stored
+and augmented anew at each draw, stream examples stored after the step.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from cls_jax.augment import Augment
+from cls_jax.losses import cross_entropy
+from cls_jax.memory import Memory, reservoir
+from cls_jax.methods.base import Method, Phase, check_replay, descend, fresh
+from cls_jax.nets.net import Net
+from cls_jax.types import Array, Batch, Metrics, Task, Trainable, Variables
+
+
+@dataclass(frozen=True)
+class ErConfig:
+    """memory_size: slots of the reservoir; replay_size: examples replayed a step."""
+
+    memory_size: int = 500
+    replay_size: int = 32
+
+
+@struct.dataclass
+class ErHyper:
+    """learning_rate: float32[] step length of plain SGD, > 0."""
+
+    learning_rate: Array | float = 0.1
+
+
+@struct.dataclass
+class ErState:
+    """model: the network; memory: slots {x, y}; hyper: ErHyper."""
+
+    model: Trainable
+    memory: Memory
+    hyper: ErHyper
+
+
+def er(config: ErConfig, net: Net, *, augment: Augment) -> Method:
+    """Experience replay.
+
+    Args:
+      config: sizes.
+      net: outputs float32[b, num_classes] logits.
+      augment: ``train`` makes the inputs of the loss, ``test`` those of ``predict``.
+
+    Returns:
+      The method; its hyper is ErHyper.
+
+    Raises:
+      InputError: if the memory is smaller than one replay draw.
+    """
+    check_replay(config.memory_size, config.replay_size)
+    policy = reservoir(config.memory_size)
+
+    def init(key: Array, example: Batch, hyper: ErHyper) -> ErState:
+        model = fresh(net, key, augment.test(example.x), optax.sgd(hyper.learning_rate))
+        memory = policy.init({"x": example.x, "y": example.y})
+        return ErState(model=model, memory=memory, hyper=hyper)
+
+    def step(key: Array, state: ErState, batch: Batch) -> tuple[ErState, Metrics]:
+        key_draw, key_augment, key_add = jax.random.split(key, 3)
+        replay = policy.sample(key_draw, state.memory, config.replay_size)
+        x = augment.train(key_augment, jnp.concatenate([batch.x, replay.items["x"]]))
+        y = jnp.concatenate([batch.y, replay.items["y"]])
+        valid = jnp.concatenate([batch.valid, replay.valid])
+
+        def loss(vars: Variables):
+            logits, stats = net.apply(vars, x, train=True, valid=valid)
+            return cross_entropy(logits, y, valid=valid), stats
+
+        model, value = descend(state.model, optax.sgd(state.hyper.learning_rate), loss)
+        memory = policy.add(key_add, state.memory, {"x": batch.x, "y": batch.y}, batch.valid)
+        return state.replace(model=model, memory=memory), {"loss": value}
+
+    def predict(state: ErState, x: Array, task: Task) -> Array:
+        logits, _ = net.apply(state.model.vars, augment.test(x), train=False)
+        return logits.astype(jnp.float32)
+
+    return Method("er", init, (Phase("train", step),), predict, convolutional=net.convolutional)

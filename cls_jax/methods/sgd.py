@@ -1,0 +1,67 @@
+"""Plain SGD on the stream: the lower bound, and the shortest method to read.
+
+One network, cross-entropy over all classes on each batch, nothing remembered.
+
+| symbol | name | default | where from |
+|---|---|---|---|
+| eta | learning_rate | 0.03 | DER's grid search for Seq-MNIST (aimagelab/mammoth) |
+
+Source: aimagelab/mammoth, models/sgd.py: no momentum, no weight decay.
+"""
+
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from cls_jax.augment import Augment
+from cls_jax.losses import cross_entropy
+from cls_jax.methods.base import Method, Phase, descend, fresh
+from cls_jax.nets.net import Net
+from cls_jax.types import Array, Batch, Metrics, Task, Trainable, Variables
+
+
+@struct.dataclass
+class SgdHyper:
+    """learning_rate: float32[] step length of plain SGD, > 0."""
+
+    learning_rate: Array | float = 0.03
+
+
+@struct.dataclass
+class SgdState:
+    """model: the one network with its optimizer state; hyper: SgdHyper."""
+
+    model: Trainable
+    hyper: SgdHyper
+
+
+def sgd(net: Net, *, augment: Augment) -> Method:
+    """Fine-tuning without memory.
+
+    Args:
+      net: outputs float32[b, num_classes] logits.
+      augment: ``train`` makes the inputs of the loss, ``test`` those of ``predict``.
+
+    Returns:
+      The method; its hyper is SgdHyper.
+    """
+
+    def init(key: Array, example: Batch, hyper: SgdHyper) -> SgdState:
+        model = fresh(net, key, augment.test(example.x), optax.sgd(hyper.learning_rate))
+        return SgdState(model=model, hyper=hyper)
+
+    def step(key: Array, state: SgdState, batch: Batch) -> tuple[SgdState, Metrics]:
+        x = augment.train(key, batch.x)
+
+        def loss(vars: Variables):
+            logits, stats = net.apply(vars, x, train=True, valid=batch.valid)
+            return cross_entropy(logits, batch.y, valid=batch.valid), stats
+
+        model, value = descend(state.model, optax.sgd(state.hyper.learning_rate), loss)
+        return state.replace(model=model), {"loss": value}
+
+    def predict(state: SgdState, x: Array, task: Task) -> Array:
+        logits, _ = net.apply(state.model.vars, augment.test(x), train=False)
+        return logits.astype(jnp.float32)
+
+    return Method("sgd", init, (Phase("train", step),), predict, convolutional=net.convolutional)

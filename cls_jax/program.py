@@ -1,0 +1,246 @@
+"""A chunk of steps as one compiled program: gather, step, count, repeat.
+
+In mode "scan" a chunk is one compiled loop; in mode "loop" Python calls one compiled step after
+another, which is the fast way for convolutions on a CPU (XLA:CPU runs them many times slower inside
+a compiled loop). The key of a step is folded from its number, and the number of steps in a chunk is
+data, so chunks of any length give the same bits from one compilation.
+"""
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from cls_jax.evaluate import hidden_task
+from cls_jax.methods.base import Method, Phase
+from cls_jax.streams.stream import Examples, Schedule, Stream
+from cls_jax.sync import select
+from cls_jax.types import Array, Batch, Metrics, PyTree, Task
+
+STEPS, BOUNDARIES = 2, 3  # purposes of a run's key; runner.py has the others
+
+
+@struct.dataclass
+class Run:
+    """All that a killed process needs, for one seed, or for several stacked.
+
+    Attributes:
+      state: the method's.
+      key: the seed's key; every other key is folded from it.
+      step: int32[] updates made; the key of the next step is folded from this number.
+      matrix: float32[views, 2, T + 1, T], see runner.Result.
+    """
+
+    state: PyTree
+    key: Array
+    step: Array
+    matrix: Array
+
+
+@struct.dataclass
+class Rows:
+    """A stretch of a schedule without its empty rows, leaves [n, ...] (lanes: [seeds, n, ...]).
+
+    Lanes of unequal length end with rows that are not ``live``: there the run stands still.
+    """
+
+    index: np.ndarray
+    labelled: np.ndarray
+    live: np.ndarray
+    context: PyTree
+
+
+@struct.dataclass
+class Tally:
+    """What leaves a chunk beside the run.
+
+    Attributes:
+      sums: the metrics, summed over steps.
+      last_good: the newest metrics that were all finite, before the first that were not.
+      bad_step: int32[] number of the first step with a metric that is not finite, or -1.
+    """
+
+    sums: Metrics
+    last_good: Metrics
+    bad_step: Array
+
+
+class AdvanceFn(Protocol):
+    """Runs ``num_steps`` rows from the front of ``rows``; the Run that went in is donated."""
+
+    def __call__(self, run: Run, rows: Rows, task: Task, num_steps: int) -> tuple[Run, Tally]: ...
+
+
+def live_rows(schedule: Schedule, number: int, phase: Phase, *, unlabelled: bool) -> Rows:
+    """The rows of one task as a method gets them, empty ones left out.
+
+    Args:
+      schedule: of one seed.
+      number: of the task.
+      phase: a "memory" phase has as many rows, all of them invalid.
+      unlabelled: keep examples without labels; otherwise they become padding.
+    """
+    mine = schedule.task == number
+    index, labelled = schedule.index[mine], schedule.labelled[mine]
+    if not unlabelled:
+        index = np.where(labelled, index, -1)
+    keep = (index >= 0).any(axis=1)
+    if phase.source == "memory":
+        index = np.full_like(index, -1)
+    pick = lambda leaf: leaf[mine][keep]  # noqa: E731
+    return Rows(
+        index=index[keep],
+        labelled=labelled[keep],
+        live=np.ones(int(keep.sum()), bool),
+        context=jax.tree.map(pick, schedule.context),
+    )
+
+
+def stack_rows(lanes: list[Rows]) -> Rows:
+    """Several seeds side by side; the shorter ones are padded with rows that are not live."""
+    longest = max(rows.live.size for rows in lanes)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *[pad_rows(r, longest) for r in lanes])
+
+
+def pad_rows(rows: Rows, length: int) -> Rows:
+    """``rows`` (not stacked) with dead rows behind, ``length`` in all."""
+
+    def pad(leaf: np.ndarray) -> np.ndarray:
+        return np.pad(leaf, [(0, length - len(leaf))] + [(0, 0)] * (leaf.ndim - 1))
+
+    dead = rows.live.size
+    padded = jax.tree.map(pad, rows)
+    padded.index[dead:] = -1
+    return padded
+
+
+def slice_rows(rows: Rows, start: int, chunk: int, *, lanes: bool) -> Rows:
+    """Rows ``start .. start + chunk``, padded to ``chunk``: every chunk has the same shape."""
+    if lanes:
+        parts = [jax.tree.map(lambda leaf, s=s: leaf[s], rows) for s in range(len(rows.live))]
+        parts = [slice_rows(part, start, chunk, lanes=False) for part in parts]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
+    return pad_rows(jax.tree.map(lambda leaf: leaf[start : start + chunk], rows), chunk)
+
+
+def gather(stream: Stream, method: Method, data: Examples, row: Rows, task: Task) -> Batch:
+    """The batch of one row: examples from the device, what must not be seen blanked out."""
+    valid = row.index >= 0
+    x, y = data.x[row.index], data.y[row.index]
+    if stream.transform is not None:
+        x = stream.transform(x, row.context)
+    labelled = valid & row.labelled
+    number = task.index if method.needs.told_task else jnp.int32(-1)
+    return Batch(
+        x=x,
+        y=jnp.where(labelled, y, -1).astype(jnp.int32),
+        task=jnp.broadcast_to(number, valid.shape),
+        valid=valid,
+        labelled=labelled,
+    )
+
+
+def make_advance(
+    method: Method,
+    stream: Stream,
+    phase: Phase,
+    data: Examples,
+    *,
+    mode: Literal["loop", "scan"],
+    lanes: bool,
+) -> AdvanceFn:
+    """Builds and caches the compiled chunk of one phase.
+
+    Args:
+      method, stream, phase: what runs.
+      data: the training split on the device.
+      mode: see the module's docstring.
+      lanes: runs, rows and tasks are stacked over seeds; a lane whose row is not live keeps its
+        run as it was.
+    """
+
+    @jax.jit  # traced once; both uses below take it from the cache
+    def one(run: Run, data: Examples, row: Rows, task: Task) -> tuple[PyTree, Metrics]:
+        key = jax.random.fold_in(jax.random.fold_in(run.key, STEPS), run.step)
+        state, metrics = phase.step(key, run.state, gather(stream, method, data, row, task))
+        return state, {name: jnp.asarray(v, jnp.float32) for name, v in metrics.items()}
+
+    def counted(run: Run, tally: Tally, data: Examples, row: Rows, task: Task):
+        state, metrics = one(run, data, row, task)
+        finite = jnp.all(jnp.stack([jnp.isfinite(v) for v in metrics.values()]))
+        good = tally.bad_step < 0
+        new = (
+            state,
+            run.step + 1,
+            Tally(
+                sums=jax.tree.map(jnp.add, tally.sums, metrics),
+                last_good=select(good & finite, metrics, tally.last_good),
+                bad_step=jnp.where(good & ~finite, run.step, tally.bad_step),
+            ),
+        )
+        if lanes:
+            new = select(row.live, new, (run.state, run.step, tally))
+        return run.replace(state=new[0], step=new[1]), new[2]
+
+    if lanes:
+        counted = jax.vmap(counted, in_axes=(0, 0, None, 0, 0))
+
+    def at(rows: Rows, i: Array) -> Rows:
+        return jax.tree.map(lambda leaf: leaf[:, i] if lanes else leaf[i], rows)
+
+    def fresh_tally(run: Run, data: Examples, rows: Rows, task: Task) -> Tally:
+        per_lane = jax.vmap(one, in_axes=(0, None, 0, 0)) if lanes else one
+        _, metrics = jax.eval_shape(per_lane, run, data, at(rows, 0), task)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), metrics)
+        none = jnp.full(run.step.shape, -1, jnp.int32)
+        return Tally(sums=zeros, last_good=zeros, bad_step=none)
+
+    def whole(run: Run, data: Examples, rows: Rows, task: Task, num_steps: Array):
+        def body(i, carry):
+            return counted(*carry, data, at(rows, i), task)
+
+        return jax.lax.fori_loop(0, num_steps, body, (run, fresh_tally(run, data, rows, task)))
+
+    def single(run: Run, tally: Tally, data: Examples, rows: Rows, task: Task, i: Array):
+        return counted(run, tally, data, at(rows, i), task)
+
+    whole = jax.jit(whole, donate_argnums=0)
+    single = jax.jit(single, donate_argnums=(0, 1))
+
+    def scan(run: Run, rows: Rows, task: Task, num_steps: int) -> tuple[Run, Tally]:
+        return whole(run, data, rows, task, np.int32(num_steps))
+
+    def loop(run: Run, rows: Rows, task: Task, num_steps: int) -> tuple[Run, Tally]:
+        rows = jax.device_put(rows)
+        tally = fresh_tally(run, data, rows, task)
+        for i in range(num_steps):
+            run, tally = single(run, tally, data, rows, task, np.int32(i))
+        return run, tally
+
+    return scan if mode == "scan" else loop
+
+
+def make_boundary(method: Method, stream: Stream, *, lanes: bool) -> Callable:
+    """Builds ``boundary(fn, run, number, task) -> Run`` for the method's boundary functions.
+
+    ``number`` tells the boundaries of a run apart, for the key; the Run is donated.
+    """
+    hidden = hidden_task(stream.num_classes)
+    compiled: dict[Callable, Callable] = {}
+
+    def apply(fn: Callable, run: Run, number: Array, task: Task) -> Run:
+        key = jax.random.fold_in(jax.random.fold_in(run.key, BOUNDARIES), number)
+        told = task if method.needs.told_task else hidden
+        return run.replace(state=fn(key, run.state, told, None))
+
+    def boundary(fn: Callable, run: Run, number: int, task: Task) -> Run:
+        if fn not in compiled:
+            one = lambda run, number, task: apply(fn, run, number, task)  # noqa: E731
+            one = jax.vmap(one, in_axes=(0, None, 0)) if lanes else one
+            compiled[fn] = jax.jit(one, donate_argnums=0)
+        return compiled[fn](run, np.int32(number), task)
+
+    return boundary
