@@ -1,0 +1,109 @@
+"""DualNet's slow learner: self-supervised SGD steps, followed only a part of the way (look-ahead).
+
+    repeat n_outer times:
+        anchor = slow
+        repeat inner_steps times:  slow <- slow - eta_ssl * gradient of L_ssl on fresh images
+        slow <- anchor + beta * (slow - anchor)
+
+Source: phquang/DualNet, slow phase of each batch; Zhang et al. 2019 for look-ahead. The card's
+official objective is Barlow Twins; the others stand in ``losses`` with their own sources.
+"""
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cls_jax import losses
+from cls_jax.augment import Augment
+from cls_jax.nets.dualnet import DualNets
+from cls_jax.sync import ema, lookahead
+from cls_jax.types import Array, PyTree, Trainable, Variables
+
+Objective = Literal[
+    "barlow_twins", "simclr", "simsiam", "byol", "simclr_as_in_code", "byol_as_in_code"
+]
+
+DrawFn = Callable[[Array], tuple[Array, Array]]
+"""key -> (images uint8[n, h, w, c], valid bool[n]), drawn anew for every inner step."""
+
+
+class SlowPhaseFn(Protocol):
+    """All rounds of one batch: (slow, target, mean self-supervised loss float32[])."""
+
+    def __call__(
+        self, key: Array, slow: Trainable, target: PyTree, draw: DrawFn, hyper: PyTree
+    ) -> tuple[Trainable, PyTree, Array]: ...
+
+
+def slow_learner(
+    config, nets: DualNets, augment: Augment
+) -> tuple[Callable[[PyTree, PyTree], PyTree], SlowPhaseFn]:
+    """The slow phase of DualNet.
+
+    Args:
+      config: with ``objective``, ``n_outer``, ``inner_steps``, ``ssl_momentum`` and
+        ``lookahead_stats`` (DualNetConfig).
+      nets: whose ``embed`` is trained; with predictor for SimSiam and BYOL.
+      augment: whose ``view_a`` and ``view_b`` make the two views.
+
+    Returns:
+      ``init(slow params, hyper) -> optimizer state``, kept under ``slow.opt["ssl"]``, and the
+      phase. Its hyper has ``ssl_learning_rate``, ``lookahead_step_size`` and, where used,
+      ``ssl_momentum``, ``ssl_weight_decay`` and ``target_decay``.
+    """
+
+    def optimizer(hyper) -> optax.GradientTransformation:
+        if not config.ssl_momentum:
+            return optax.sgd(hyper.ssl_learning_rate)
+        decay = optax.add_decayed_weights(hyper.ssl_weight_decay)
+        return optax.chain(decay, optax.sgd(hyper.ssl_learning_rate, hyper.ssl_momentum))
+
+    def init(params: PyTree, hyper) -> PyTree:
+        return optimizer(hyper).init(params)
+
+    def objective(slow: Variables, target: PyTree, xa: Array, xb: Array, valid: Array):
+        """The loss on two views, each with a BatchNorm batch of its own; and the stats after."""
+        a, stats = nets.embed(slow, xa, train=True, valid=valid)
+        b, stats = nets.embed(slow.replace(stats=stats), xb, train=True, valid=valid)
+        if config.objective in ("simsiam", "byol_as_in_code"):
+            value = getattr(losses, config.objective)(a.p, b.p, a.z, b.z, valid=valid)
+        elif config.objective == "byol":
+            ta, _ = nets.embed(target, xa, train=True, valid=valid)
+            tb, _ = nets.embed(target, xb, train=True, valid=valid)
+            value = losses.byol(a.p, b.p, ta.z, tb.z, valid=valid)
+        else:
+            value = getattr(losses, config.objective)(a.z, b.z, valid=valid)
+        return value, stats
+
+    def inner_step(key: Array, slow: Trainable, target: PyTree, draw: DrawFn, hyper):
+        key_draw, key_a, key_b = jax.random.split(key, 3)
+        x, valid = draw(key_draw)
+        xa, xb = augment.view_a(key_a, x), augment.view_b(key_b, x)
+
+        def loss(params: PyTree):
+            return objective(slow.vars.replace(params=params), target, xa, xb, valid)
+
+        (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(slow.vars.params)
+        updates, opt = optimizer(hyper).update(gradient, slow.opt["ssl"], slow.vars.params)
+        vars = Variables(optax.apply_updates(slow.vars.params, updates), stats)
+        if config.objective == "byol":
+            target = ema(target, vars, hyper.target_decay)
+        return Trainable(vars=vars, opt={**slow.opt, "ssl": opt}), target, value
+
+    def phase(key: Array, slow: Trainable, target: PyTree, draw: DrawFn, hyper):
+        values = []
+        for key_outer in jax.random.split(key, config.n_outer):
+            anchor = slow.vars
+            for key_inner in jax.random.split(key_outer, config.inner_steps):
+                slow, target, value = inner_step(key_inner, slow, target, draw, hyper)
+                values.append(value)
+            moved = lookahead(anchor, slow.vars, hyper.lookahead_step_size)
+            if not config.lookahead_stats:
+                moved = moved.replace(stats=slow.vars.stats)
+            slow = slow.replace(vars=moved)
+        return slow, target, jnp.stack(values).mean()
+
+    return init, phase
