@@ -194,9 +194,8 @@ def make_advance(
     def fresh_tally(run: Run, data: Examples, rows: Rows, task: Task) -> Tally:
         per_lane = jax.vmap(one, in_axes=(0, None, 0, 0)) if lanes else one
         _, metrics = jax.eval_shape(per_lane, run, data, at(rows, 0), task)
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), metrics)
         none = jnp.full(run.step.shape, -1, jnp.int32)
-        return Tally(sums=zeros, last_good=zeros, bad_step=none)
+        return Tally(sums=_zeros(metrics), last_good=_zeros(metrics), bad_step=none)
 
     def whole(run: Run, data: Examples, rows: Rows, task: Task, num_steps: Array):
         def body(i, carry):
@@ -221,6 +220,10 @@ def make_advance(
         return run, tally
 
     return scan if mode == "scan" else loop
+
+
+def _zeros(like: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
 
 
 def make_boundary(method: Method, stream: Stream, *, lanes: bool) -> Callable:

@@ -127,7 +127,7 @@ def run(
         states=tuple(done.state for done in finished),
         seconds=time.perf_counter() - began,
         steps_per_second=_rate(pace),
-        details={**plan._asdict(), "stream": dict(stream.describe)},
+        details={**plan._asdict(), "stream": {"name": stream.name, **stream.describe}},
     )
 
 
@@ -192,7 +192,8 @@ def _make_run(method: Method, stream: Stream, plan: Plan, *, lanes: bool) -> Cal
                     )
             if method.needs.boundaries:
                 now = boundary(method.end_task, now, number + num_phases + 1, told)
-            now = score(now, task)
+            if task == num_tasks - 1 or not method.needs.pooled:
+                now = score(now, task)
         return now
 
     return one_group

@@ -37,13 +37,14 @@ from flax import struct
 from cls_jax import losses
 from cls_jax.augment import Augment
 from cls_jax.checks import check_range
-from cls_jax.memory import Memory, reservoir, ring_per_task
+from cls_jax.memory import Memory, MemoryPolicy, reservoir, ring_per_task
 from cls_jax.methods.base import Method, Needs, Phase, check_replay
 from cls_jax.methods.slow_learner import Objective, slow_learner
 from cls_jax.nets.dualnet import DualNets
 from cls_jax.sync import select
 from cls_jax.types import Array, Batch, InputError, Metrics, PyTree, Task, Trainable, Variables
 
+NEEDS_PREDICTOR = ("simsiam", "byol", "byol_as_in_code")
 REFRESH = 64  # slots whose soft targets are computed in one forward pass (code)
 
 
@@ -52,7 +53,6 @@ class DualNetConfig:
     """Choices that make another program.
 
     Attributes:
-      num_tasks: tasks of the stream (rings of the task-aware memory).
       task_aware: softmax over the task's own classes, a ring for each task; False is task-free:
         one head, one reservoir, the task is never told.
       memory_size: slots in all; task-aware: divided evenly among the tasks.
@@ -72,7 +72,6 @@ class DualNetConfig:
       lookahead_stats: look-ahead moves the BatchNorm statistics too (code).
     """
 
-    num_tasks: int
     task_aware: bool = True
     memory_size: int = 850
     replay_size: int = 10
@@ -90,19 +89,19 @@ class DualNetConfig:
 
 @struct.dataclass
 class DualNetHyper:
-    """Rates and weights, float32[] each; see the module's table.
+    """Rates and weights: floats from the user, float32[] within a run; see the module's table.
 
     The last three matter only with ``ssl_momentum`` and with the objective "byol".
     """
 
-    learning_rate: Array | float = 0.03
-    ssl_learning_rate: Array | float = 3e-4
-    lookahead_step_size: Array | float = 0.05
-    temperature: Array | float = 2.0
-    soft_target_weight: Array | float = 10.0
-    ssl_momentum: Array | float = 0.9
-    ssl_weight_decay: Array | float = 5e-4
-    target_decay: Array | float = 0.99
+    learning_rate: float = 0.03
+    ssl_learning_rate: float = 3e-4
+    lookahead_step_size: float = 0.05
+    temperature: float = 2.0
+    soft_target_weight: float = 10.0
+    ssl_momentum: float = 0.9
+    ssl_weight_decay: float = 5e-4
+    target_decay: float = 0.99
 
 
 @struct.dataclass
@@ -129,7 +128,9 @@ class DualNetState:
     hyper: DualNetHyper
 
 
-def dualnet(config: DualNetConfig, nets: DualNets, *, augment: Augment, num_classes: int) -> Method:
+def dualnet(
+    config: DualNetConfig, nets: DualNets, *, augment: Augment, num_classes: int, num_tasks: int
+) -> Method:
     """DualNet as a Method.
 
     Args:
@@ -138,6 +139,7 @@ def dualnet(config: DualNetConfig, nets: DualNets, *, augment: Augment, num_clas
       augment: ``train`` and ``test`` make supervised inputs, ``view_a`` and ``view_b`` the two
         self-supervised views.
       num_classes: size of the head.
+      num_tasks: rings of the task-aware memory.
 
     Returns:
       The method; its hyper is DualNetHyper.
@@ -145,7 +147,7 @@ def dualnet(config: DualNetConfig, nets: DualNets, *, augment: Augment, num_clas
     Raises:
       InputError: if a size does not fit, or the views are missing.
     """
-    policy = _check(config, augment)
+    policy = _memory(config, augment, num_tasks)
     aware = config.task_aware
     ssl_init, slow_phase = slow_learner(config, nets, augment)
 
@@ -251,7 +253,7 @@ def dualnet(config: DualNetConfig, nets: DualNets, *, augment: Augment, num_clas
         """Soft targets for what the last task left in memory; then the new task's classes."""
         filled = policy.filled(state.memory)
         if aware:
-            per_task = policy.capacity // config.num_tasks
+            per_task = policy.capacity // num_tasks
             index = jnp.maximum(state.last, 0) * per_task + jnp.arange(per_task)
             state = refresh(state, index, filled[index] & (state.last >= 0))
             table = state.task_classes.at[task.index].set(task.classes)
@@ -302,7 +304,7 @@ def dualnet(config: DualNetConfig, nets: DualNets, *, augment: Augment, num_clas
             fast=Trainable(vars=fast, opt=optimizer(hyper).init(fast.params)),
             target=slow if config.objective == "byol" else (),
             memory=policy.init(items),
-            task_classes=jnp.zeros((config.num_tasks, num_classes), bool),
+            task_classes=jnp.zeros((num_tasks, num_classes), bool),
             num_begun=jnp.int32(0),
             last=jnp.int32(-1),
             hyper=hyper,
@@ -328,22 +330,19 @@ def _pad(rows: Array, size: int) -> Array:
     return jnp.pad(rows, [(0, size - rows.shape[0])] + [(0, 0)] * (rows.ndim - 1))
 
 
-def _check(config: DualNetConfig, augment: Augment):
-    """The memory policy that the config asks for."""
-    for name in ("num_tasks", "n_outer", "inner_steps", "ssl_size"):
+def _memory(config: DualNetConfig, augment: Augment, num_tasks: int) -> MemoryPolicy:
+    """The memory that the config asks for, once everything fits together."""
+    for name in ("n_outer", "inner_steps", "ssl_size"):
         check_range(name, getattr(config, name), 1)
     check_replay(config.memory_size, config.replay_size)
-    if config.ssl_size > config.memory_size:
-        raise InputError(
-            f"ssl_size={config.ssl_size} must not exceed the memory's {config.memory_size} slots"
-        )
+    check_range("ssl_size", config.ssl_size, 1, config.memory_size)
     if augment.view_a is None or augment.view_b is None:
         raise InputError("augment has no self-supervised views; give views='kornia050' to recipe")
     if not config.task_aware:
         return reservoir(config.memory_size)
-    if config.memory_size % config.num_tasks:
+    if config.memory_size % num_tasks:
         raise InputError(
-            f"memory_size={config.memory_size} cannot be divided evenly among "
-            f"{config.num_tasks} tasks; use a multiple of {config.num_tasks}"
+            f"memory_size={config.memory_size} cannot be divided evenly among {num_tasks} tasks; "
+            f"use a multiple of {num_tasks}"
         )
-    return ring_per_task(config.num_tasks, config.memory_size // config.num_tasks)
+    return ring_per_task(num_tasks, config.memory_size // num_tasks)

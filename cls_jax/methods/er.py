@@ -35,9 +35,9 @@ class ErConfig:
 
 @struct.dataclass
 class ErHyper:
-    """learning_rate: float32[] step length of plain SGD, > 0."""
+    """learning_rate: step length of plain SGD, >= 0; float32[] within a run."""
 
-    learning_rate: Array | float = 0.1
+    learning_rate: float = 0.1
 
 
 @struct.dataclass

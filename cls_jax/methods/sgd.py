@@ -22,9 +22,9 @@ from cls_jax.types import Array, Batch, Metrics, Task, Trainable, Variables
 
 @struct.dataclass
 class SgdHyper:
-    """learning_rate: float32[] step length of plain SGD, > 0."""
+    """learning_rate: step length of plain SGD, >= 0; float32[] within a run."""
 
-    learning_rate: Array | float = 0.03
+    learning_rate: float = 0.03
 
 
 @struct.dataclass

@@ -1,0 +1,58 @@
+"""Checks of what the user gave; each says the argument, the value and the remedy."""
+
+import math
+from collections.abc import Sequence
+
+from cls_jax.types import InputError
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raises InputError unless there is at least one seed, none negative, none twice."""
+    if not seeds:
+        raise InputError("seeds is empty; give at least one, e.g. --seeds 0")
+    for seed in seeds:
+        if not 0 <= seed < 2**32:
+            raise InputError(f"seeds holds {seed}; a seed is a number from 0 to 2**32 - 1")
+    twice = sorted({seed for seed in seeds if list(seeds).count(seed) > 1})
+    if twice:
+        raise InputError(
+            f"seeds holds {', '.join(map(str, twice))} more than once, and equal seeds give equal "
+            "runs; name each seed once"
+        )
+
+
+def check_finite(name: str, value: float) -> None:
+    """Raises InputError if ``value`` is infinite or not a number."""
+    if not math.isfinite(value):
+        raise InputError(f"{name} is {value}; give a finite number")
+
+
+def check_range(
+    name: str,
+    value: float,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: bool = False,
+    below: bool = False,
+) -> None:
+    """Raises InputError unless ``value`` is finite and lies in [low, high].
+
+    Args:
+      name: of the argument, as the user knows it.
+      value: what was given.
+      low, high: the ends, allowed themselves; infinite: no bound.
+      above: ``low`` itself is not allowed.
+      below: ``high`` itself is not allowed.
+    """
+    check_finite(name, value)
+    if (value > low or (value == low and not above)) and (
+        value < high or (value == high and not below)
+    ):
+        return
+    bounds = []
+    if low > -math.inf:
+        bounds.append(f"{'above' if above else 'at least'} {low}")
+    if high < math.inf:
+        bounds.append(f"{'below' if below else 'at most'} {high}")
+    raise InputError(f"{name} is {value}; give a value {' and '.join(bounds)}")

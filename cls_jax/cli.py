@@ -1,0 +1,110 @@
+"""A frozen dataclass as a command line; ``--help`` and typing errors never load JAX."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+
+import tyro
+
+Config = TypeVar("Config")
+
+ALIASES = {"--task-free": "--no-task-aware"}
+"""Flags under the name the papers use; offered where the config has the field."""
+
+
+def parse(
+    config_class: type[Config],
+    presets: Mapping[str, Config],
+    *,
+    default_preset: str,
+    argv: Sequence[str] | None = None,
+    description: str = "",
+) -> Config:
+    """The config that a command line asks for.
+
+    ``--preset NAME`` says where every other flag starts from, wherever it stands on the line. The
+    string below a field of ``config_class`` is its help; a bool is ``--flag`` or ``--no-flag``, a
+    nested dataclass ``--net.width``. Wrong input ends the process with code 2 and names the
+    nearest flag.
+
+    Args:
+      config_class: frozen dataclass of ints, floats, bools, strings, tuples, nested dataclasses.
+      presets: name -> config; the order is that of the help.
+      default_preset: used when no ``--preset`` is given.
+      argv: the arguments; those of the process if None.
+      description: the first lines of the help.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    aliases = _aliases(config_class)
+    arguments = [aliases.get(argument, argument) for argument in arguments]
+    preset = _preset(arguments, presets, default_preset)
+    told = [f"{alias} is the same as {flag}." for alias, flag in aliases.items()]
+    preset_type = Annotated[
+        Literal[tuple(presets)],
+        tyro.conf.arg(help="where all other flags start from"),
+    ]
+    both = dataclasses.make_dataclass(
+        "Arguments",
+        [("preset", preset_type), ("config", Annotated[config_class, tyro.conf.arg(name="")])],
+    )
+    parsed = tyro.cli(
+        both,
+        args=arguments,
+        default=both(preset, presets[preset]),
+        description="\n".join([description.strip(), *told]).strip(),
+    )
+    return parsed.config
+
+
+def run_main(
+    main: Callable[[Config], Any],
+    config_class: type[Config],
+    presets: Mapping[str, Config],
+    *,
+    default_preset: str,
+    argv: Sequence[str] | None = None,
+    description: str = "",
+) -> Any:
+    """Parses, calls ``main(config)`` and returns what it gives; arguments as ``parse``.
+
+    Exit codes: 2 for input that cannot work (one sentence on stderr), 1 for training that
+    diverged, 130 for Ctrl-C. Any other exception is a defect and keeps its traceback.
+    """
+    config = parse(
+        config_class, presets, default_preset=default_preset, argv=argv, description=description
+    )
+    try:
+        return main(config)
+    except KeyboardInterrupt:
+        _stop("interrupted", 130)
+    except (ValueError, ArithmeticError) as error:
+        from cls_jax.runner import Diverged
+        from cls_jax.types import InputError
+
+        if isinstance(error, InputError):
+            _stop(f"error: {error}", 2)
+        if isinstance(error, Diverged):
+            _stop(f"error: {error}", 1)
+        raise
+
+
+def _aliases(config_class: type) -> dict[str, str]:
+    names = {field.name.replace("_", "-") for field in dataclasses.fields(config_class)}
+    return {alias: flag for alias, flag in ALIASES.items() if flag.removeprefix("--no-") in names}
+
+
+def _preset(arguments: Sequence[str], presets: Mapping[str, Any], default: str) -> str:
+    """The preset that the arguments name; tyro itself reports a ``--preset`` without a value."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", nargs="?", default=default)
+    name = parser.parse_known_args(arguments)[0].preset
+    if name is not None and name not in presets:
+        _stop(f"error: no preset {name!r}; --preset is one of {', '.join(presets)}", 2)
+    return default if name is None else name
+
+
+def _stop(sentence: str, code: int) -> NoReturn:
+    print(sentence, file=sys.stderr)
+    raise SystemExit(code)

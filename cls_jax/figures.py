@@ -1,0 +1,149 @@
+"""Figures of results, as PNG bytes; matplotlib is imported here alone, and only when drawing.
+
+Figures are made with ``Figure`` and the Agg canvas, never pyplot, so no global state, backend or
+display is touched. Colours: cividis and Okabe-Ito, both safe for the colour-blind.
+"""
+
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cls_jax.console import SCENARIOS
+from cls_jax.events import Result
+from cls_jax.metrics import accuracy_by_task
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+DPI = 150
+
+
+def accuracy_matrix(result: Result) -> bytes:
+    """Heat maps of the answer's accuracy in percent, mean over seeds: class-IL and task-IL."""
+    matrix = 100 * result.matrix[:, 0, :, 1:, :].mean(0)  # [2, T, T]
+    num_tasks = matrix.shape[-1]
+    side = max(3.0, 0.36 * num_tasks)
+    figure = _figure(2 * side + 1.4, side + 0.9)
+    all_axes = figure.subplots(1, 2)
+    for axes, scenario, a in zip(all_axes, SCENARIOS, matrix, strict=True):
+        image = axes.imshow(np.ma.masked_invalid(a), cmap="cividis", vmin=0, vmax=100)
+        axes.set_title(scenario)
+        axes.set_xlabel("accuracy on task")
+        axes.set_ylabel("after training task")
+        ticks = np.arange(num_tasks)
+        axes.set_xticks(ticks, ticks + 1, fontsize=8)
+        axes.set_yticks(ticks, ticks + 1, fontsize=8)
+        axes.spines[:].set_visible(False)
+        for i, j in np.argwhere(np.isfinite(a)):
+            axes.text(
+                j,
+                i,
+                f"{a[i, j]:.1f}" if num_tasks <= 10 else f"{a[i, j]:.0f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if a[i, j] < 55 else "black",
+            )
+    figure.colorbar(image, ax=all_axes, label="accuracy (%)", shrink=0.8, pad=0.02)
+    figure.suptitle(_title(result, figure), fontsize=11)
+    return _png(figure)
+
+
+def accuracy_over_tasks(result: Result) -> bytes:
+    """The answer's accuracy on the tasks seen so far: mean over seeds, band of one sample std."""
+    figure = _figure(6.4, 4.2)
+    axes = figure.subplots()
+    for number, scenario in enumerate(SCENARIOS):
+        _curve(axes, result, number, label=scenario, style=number)
+    _dress(axes, result.matrix.shape[-1])
+    axes.legend(frameon=False)
+    axes.set_title(_title(result, figure), fontsize=11)
+    return _png(figure)
+
+
+def comparison_over_tasks(results: Sequence[Result]) -> bytes:
+    """The same curves for several methods, one panel a scenario."""
+    figure = _figure(10.0, 4.6)
+    all_axes = figure.subplots(1, 2, sharey=True)
+    for number, (axes, scenario) in enumerate(zip(all_axes, SCENARIOS, strict=True)):
+        for style, result in enumerate(results):
+            _curve(axes, result, number, label=result.method, style=style)
+        _dress(axes, max(result.matrix.shape[-1] for result in results))
+        axes.set_title(scenario)
+    all_axes[1].set_ylabel("")
+    handles, labels = all_axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False
+    )
+    figure.suptitle(stream_name(results[0]) or "average accuracy", fontsize=11)
+    return _png(figure)
+
+
+def _curve(axes: "Axes", result: Result, scenario: int, *, label: str, style: int) -> None:
+    """One line with its band; a score that exists only at the end (joint training) is a dot."""
+    curves = 100 * accuracy_by_task(result.matrix[:, 0, scenario, 1:, :])  # [seeds, T]
+    tasks, mean = np.arange(1, curves.shape[1] + 1), curves.mean(0)
+    colour = OKABE_ITO[style % len(OKABE_ITO)]
+    axes.plot(
+        tasks,
+        mean,
+        color=colour,
+        marker=MARKERS[style % len(MARKERS)],
+        markersize=4.5,
+        linestyle="-" if style < len(OKABE_ITO) else "--",
+        label=label,
+    )
+    if len(curves) > 1:
+        std = curves.std(0, ddof=1)
+        axes.fill_between(tasks, mean - std, mean + std, color=colour, alpha=0.18, linewidth=0)
+
+
+def _dress(axes: "Axes", num_tasks: int) -> None:
+    step = -(-num_tasks // 20)  # at most 20 ticks
+    axes.set_xticks(np.arange(step, num_tasks + 1, step))
+    axes.set_xlim(0.8 - 0.02 * num_tasks, 1.02 * num_tasks + 0.2)
+    axes.set_ylim(0, 102)
+    axes.set_xlabel("tasks learned")
+    axes.set_ylabel("accuracy on tasks seen so far (%)")
+    axes.grid(axis="y", alpha=0.3, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def stream_name(result: Result) -> str:
+    """What the run was on, "" if its details do not say."""
+    stream = result.details.get("stream", "")
+    return str(stream.get("name", "") if isinstance(stream, Mapping) else stream)
+
+
+def _title(result: Result, figure: "Figure") -> str:
+    n = len(result.seeds)
+    parts = [
+        result.method,
+        stream_name(result),
+        f"{n} seeds" if n > 1 else f"seed {result.seeds[0]}",
+    ]
+    text = " · ".join(part for part in parts if part)
+    return textwrap.fill(
+        text, int(11 * figure.get_figwidth()), break_on_hyphens=False
+    )  # 11 letters an inch at this size
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

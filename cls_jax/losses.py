@@ -1,0 +1,303 @@
+"""Losses over masked batches: pure functions of arrays, mean over the rows that count.
+
+Every loss takes ``valid`` bool[b] (None: every row counts). A row that is False is replaced before
+anything is computed, so whatever it holds, NaN included, moves neither value nor gradient; with no
+valid row the loss is 0 and so is its gradient. Float32 in is float32 out, float64 is float64, and
+narrower types are computed in float32. Matrix products run at the highest precision that the
+device has, because a loss is too small a part of a step to save on.
+"""
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from cls_jax.types import Array, InputError
+
+FLOOR = -1e9
+"""What a forbidden logit becomes: finite, since ``-inf`` times 0 is NaN, and exp(FLOOR) is 0."""
+
+
+def mask_logits(logits: Array, classes: Array) -> Array:
+    """``logits`` with everything outside ``classes`` at FLOOR, so a softmax or argmax skips it.
+
+    Args:
+      logits: float[b, C].
+      classes: bool[C], or bool[b, C] where each row has its own.
+
+    Returns:
+      float[b, C] of the dtype of ``logits``.
+    """
+    return jnp.where(classes, logits, jnp.asarray(FLOOR, logits.dtype))
+
+
+def cross_entropy(
+    logits: Array, y: Array, *, valid: Array | None = None, classes: Array | None = None
+) -> Array:
+    """Mean cross-entropy ``-log softmax(logits)[y]`` over the valid rows.
+
+    With ``classes`` the softmax runs over those columns alone, which is what gathering a task's
+    columns and renumbering its labels amounts to. A label outside its row's classes costs about
+    1e9: a mistake of the caller, and meant to be seen.
+
+    Args:
+      logits: float[b, C].
+      y: int32[b], one of 0..C-1 in valid rows, anything elsewhere.
+      valid: bool[b] or None.
+      classes: bool[C], bool[b, C] or None.
+
+    Returns:
+      float[], in nats.
+
+    Source: dualnet card section 4 (L1, L2, "Task masks"); baselines card section 2.
+    """
+    valid, (logits,) = _rows(valid, logits)
+    if classes is not None:
+        logits = mask_logits(logits, classes)
+    label = jnp.where(valid, y, 0)[:, None]
+    picked = jnp.take_along_axis(jax.nn.log_softmax(logits), label, axis=-1)[:, 0]
+    return _mean(-picked, valid)
+
+
+def soft_target_kl(
+    logits: Array,
+    targets: Array,
+    *,
+    temperature: float | Array,
+    valid: Array | None = None,
+    classes: Array | None = None,
+    reduction: Literal["elements", "batchmean"] = "elements",
+) -> Array:
+    """``KL(targets || softmax(logits / temperature))``: what the student loses on soft labels.
+
+    ``sum_ij t_ij (log t_ij - log s_ij) / count`` without the factor ``temperature**2``. "elements"
+    counts the (valid row, allowed class) pairs, as PyTorch's KLDivLoss does by default;
+    "batchmean" counts the valid rows, which is the divergence proper and ``C`` times larger.
+    DualNet's task-free form is "elements" times the number of valid rows.
+
+    Args:
+      logits: float[b, C], of the student, not yet divided by the temperature.
+      targets: float[b, C] probabilities, softened by the caller; zeros are fine, and what stands
+        outside ``classes`` is not looked at.
+      temperature: > 0, dimensionless, usually 1 to 5.
+      valid: bool[b] or None.
+      classes: bool[C], bool[b, C] or None: the columns over which the softmax runs.
+      reduction: "elements" or "batchmean".
+
+    Returns:
+      float[], in nats, >= 0 up to rounding where targets sum to 1.
+
+    Raises:
+      InputError: unknown ``reduction``.
+
+    Source: dualnet card sections 4 ("KL, exact") and 5 (L3), oracle 4.
+    """
+    if reduction not in ("elements", "batchmean"):
+        raise InputError(f"reduction={reduction!r}: give 'elements' or 'batchmean'")
+    valid, (logits, targets) = _rows(valid, logits, targets)
+    logits = logits / temperature
+    allowed = jnp.broadcast_to(valid[:, None], logits.shape)
+    if classes is not None:
+        logits, allowed = mask_logits(logits, classes), allowed & classes
+    counted = allowed & (targets > 0)  # t log t -> 0 as t -> 0
+    safe = jnp.where(counted, targets, 1)
+    terms = safe * (jnp.log(safe) - jax.nn.log_softmax(logits))
+    count = allowed.sum() if reduction == "elements" else valid.sum()
+    return jnp.where(counted, terms, 0).sum() / jnp.maximum(count, 1)
+
+
+def logit_mse(logits: Array, targets: Array, *, valid: Array | None = None) -> Array:
+    """Mean squared difference of logits over valid rows x classes.
+
+    The mean over classes makes it ``C`` times weaker than the squared norm of the DER paper; the
+    published weights of DER, DER++ and CLS-ER belong to the mean.
+
+    Args:
+      logits, targets: float[b, C].
+      valid: bool[b] or None.
+
+    Returns:
+      float[], dimensionless, >= 0.
+
+    Source: clser card section 3 and oracle 3; baselines card section 2 and O2.
+    """
+    valid, (logits, targets) = _rows(valid, logits, targets)
+    return _mean(jnp.square(logits - targets).mean(axis=-1), valid)
+
+
+def barlow_twins(
+    za: Array, zb: Array, *, valid: Array | None = None, off_diagonal_weight: float | Array = 2e-3
+) -> Array:
+    """How far the cross-correlation of two views is from the identity: a sum, not a mean.
+
+    ``C = zhat_a^T zhat_b / N``, loss ``sum_i (C_ii - 1)^2 + w sum_{i != j} C_ij^2``. Features are
+    standardised with the unbiased standard deviation but C is divided by N, as in the official
+    code, so two equal views have ``C_ii = (N - 1) / N``.
+
+    Args:
+      za, zb: float[b, d] projections of two views of the same rows.
+      valid: bool[b] or None; N is the number of valid rows.
+      off_diagonal_weight: w, >= 0, usually 2e-3 to 5e-3.
+
+    Returns:
+      float[], dimensionless; 0 when fewer than two rows are valid.
+
+    Source: dualnet card section 4 ("Barlow Twins, exact"), oracle 1; Zbontar et al. 2021.
+    Departs: a feature whose variance is below 1e-12 keeps its scale and correlates with nothing;
+      the official code divides 0 by 0 there. Dividing by sqrt(1e-12) instead would give
+      gradients of 1e6.
+    """
+    valid, (za, zb) = _rows(valid, za, zb)
+    num = valid.sum()
+    correlation = _dot(_standardise(za, valid).T, _standardise(zb, valid)) / jnp.maximum(num, 2)
+    on_diagonal = jnp.eye(za.shape[-1], dtype=bool)
+    pull = jnp.where(on_diagonal, jnp.square(correlation - 1), 0).sum()
+    push = jnp.where(on_diagonal, 0, jnp.square(correlation)).sum()
+    return jnp.where(num >= 2, pull + off_diagonal_weight * push, 0)
+
+
+def simclr(
+    za: Array, zb: Array, *, valid: Array | None = None, temperature: float | Array = 0.5
+) -> Array:
+    """NT-Xent: each projection must pick its other view out of all other rows of both views.
+
+    ``mean_i [logsumexp_{k != i} s_ik - s_ij]`` over 2N rows, ``s = cosine / temperature``, j the
+    other view of i.
+
+    Args:
+      za, zb: float[b, d] projections of two views of the same rows.
+      valid: bool[b] or None; invalid rows are nobody's negatives.
+      temperature: > 0, dimensionless, usually 0.1 to 0.5.
+
+    Returns:
+      float[], in nats, >= 0.
+
+    Source: Chen et al. 2020, equation 1.
+    """
+    valid, (za, zb) = _rows(valid, za, zb)
+    z = jnp.concatenate([_unit(za), _unit(zb)]) / jnp.sqrt(temperature).astype(za.dtype)
+    both = jnp.concatenate([valid, valid])
+    others = both & ~jnp.eye(both.size, dtype=bool)
+    positive = (z * jnp.roll(z, valid.size, axis=0)).sum(axis=-1)
+    return _mean(jax.nn.logsumexp(mask_logits(_dot(z, z.T), others), axis=-1) - positive, both)
+
+
+def simclr_as_in_code(za: Array, zb: Array, *, valid: Array | None = None) -> Array:
+    """The contrastive loss that DualNet's code calls SimCLR, quirks kept; compare ``simclr``.
+
+    Features are standardised over the batch as in ``barlow_twins``, rows are not normalised;
+    ``mean -log(pos / (neg + 1e-6))``, ``pos = exp(<a_i, b_i> / 100)``,
+    ``neg = max(sum_k exp(<z_i, z_k> / 100) - exp(1 / 100), 1e-6)``. The subtraction is meant for
+    the row's similarity with itself, which is nearer exp(d / 100).
+
+    Args:
+      za, zb: float[b, d] projections of two views of the same rows.
+      valid: bool[b] or None.
+
+    Returns:
+      float[], in nats; 0 when fewer than two rows are valid.
+
+    Source: dualnet card section 7, oracle 11, quirk 16.
+    """
+    valid, (za, zb) = _rows(valid, za, zb)
+    za, zb = _standardise(za, valid), _standardise(zb, valid)
+    z, both = jnp.concatenate([za, zb]), jnp.concatenate([valid, valid])
+    similarity = jnp.where(both, jnp.exp(_dot(z, z.T) / 100), 0)
+    negative = jnp.maximum(similarity.sum(axis=-1) - math.exp(0.01), 1e-6)
+    positive = jnp.tile((za * zb).sum(axis=-1) / 100, 2)
+    loss = _mean(jnp.log(negative + 1e-6) - positive, both)
+    return jnp.where(valid.sum() >= 2, loss, 0)
+
+
+def simsiam(pa: Array, pb: Array, za: Array, zb: Array, *, valid: Array | None = None) -> Array:
+    """``-(cos(pa, stop(zb)) + cos(pb, stop(za))) / 2``, mean over the valid rows.
+
+    The stopped gradient on ``z`` is what keeps the representation from collapsing.
+
+    Args:
+      pa, pb: float[b, d] predictions from the two views.
+      za, zb: float[b, d] projections of the two views.
+      valid: bool[b] or None.
+
+    Returns:
+      float[], dimensionless, in [-1, 1].
+
+    Source: Chen and He 2021, algorithm 1; dualnet card section 7.
+    """
+    valid, (pa, pb, za, zb) = _rows(valid, pa, pb, za, zb)
+    return _mean(-(_cosine(pa, zb) + _cosine(pb, za)) / 2, valid)
+
+
+def byol(pa: Array, pb: Array, ta: Array, tb: Array, *, valid: Array | None = None) -> Array:
+    """Mean over rows and both directions of ``2 - 2 cos(prediction, stop(other view's target))``.
+
+    Args:
+      pa, pb: float[b, d] predictions of the online network for the two views.
+      ta, tb: float[b, d] projections of the target network (an EMA of the online one).
+      valid: bool[b] or None.
+
+    Returns:
+      float[], dimensionless, in [0, 4].
+
+    Source: Grill et al. 2020, equation 2.
+    Departs: the paper adds the two directions; their mean keeps the scale of the other
+      two-view losses here. Twice this is the paper's.
+    """
+    valid, (pa, pb, ta, tb) = _rows(valid, pa, pb, ta, tb)
+    return _mean(2 - _cosine(pa, tb) - _cosine(pb, ta), valid)
+
+
+def byol_as_in_code(
+    pa: Array, pb: Array, za: Array, zb: Array, *, valid: Array | None = None
+) -> Array:
+    """The loss that DualNet's code calls BYOL: no target network, predictions detached.
+
+    ``mean (2 - 2 cos(za, stop(pb)) + 2 - 2 cos(zb, stop(pa))) / 2``: the predictor never learns.
+
+    Args:
+      pa, pb: float[b, d] predictions from the two views.
+      za, zb: float[b, d] projections of the two views.
+      valid: bool[b] or None.
+
+    Returns:
+      float[], dimensionless, in [0, 4].
+
+    Source: dualnet card section 7, oracle 11, quirk 16.
+    """
+    return byol(za, zb, pa, pb, valid=valid)
+
+
+def _rows(valid: Array | None, *arrays: Array) -> tuple[Array, list[Array]]:
+    """``valid`` as an array, and the arrays with zeros in the rows that do not count."""
+    valid = jnp.ones(arrays[0].shape[0], bool) if valid is None else valid
+    arrays = [a.astype(jnp.promote_types(a.dtype, jnp.float32)) for a in arrays]
+    return valid, [jnp.where(valid[:, None], a, 0) for a in arrays]
+
+
+def _mean(values: Array, valid: Array) -> Array:
+    """Mean of float[b] over the valid rows, 0 if there is none."""
+    return jnp.where(valid, values, 0).sum() / jnp.maximum(valid.sum(), 1)
+
+
+def _dot(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _unit(z: Array) -> Array:
+    """Rows divided by their norm; a row shorter than 1e-12 stays as it is, cosine about 0."""
+    square = jnp.square(z).sum(axis=-1, keepdims=True)
+    return z / jnp.sqrt(jnp.where(square > 1e-24, square, 1))
+
+
+def _standardise(z: Array, valid: Array) -> Array:
+    """Features with mean 0 and unbiased variance 1 over the valid rows, 0 in the others."""
+    num, rows = valid.sum(), valid[:, None]
+    z = jnp.where(rows, z - z.sum(axis=0) / jnp.maximum(num, 1), 0)
+    variance = jnp.square(z).sum(axis=0) / jnp.maximum(num - 1, 1)
+    return z / jnp.sqrt(jnp.where(variance > 1e-12, variance, 1))
+
+
+def _cosine(moving: Array, fixed: Array) -> Array:
+    """Cosines float[b] of row pairs; no gradient reaches ``fixed``."""
+    return (_unit(moving) * jax.lax.stop_gradient(_unit(fixed))).sum(axis=-1)

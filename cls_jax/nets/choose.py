@@ -1,0 +1,52 @@
+"""From a few words on the command line to a network."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cls_jax.nets.dualnet import DualNets, dualnet
+from cls_jax.nets.mlp import mlp
+from cls_jax.nets.net import Net
+from cls_jax.nets.resnet import resnet18
+from cls_jax.types import InputError
+
+
+@dataclass(frozen=True)
+class NetConfig:
+    """Which network.
+
+    Attributes:
+      net: "resnet18" for images, "mlp" (two hidden layers of 100) for small or flat inputs;
+        DualNet always has its own two networks.
+      width: channels of the first stage of a ResNet-18 (64 in the papers).
+      dtype: compute dtype; parameters, statistics and losses are float32.
+    """
+
+    net: Literal["resnet18", "mlp"] = "resnet18"
+    width: int = 64
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+def make_net(config: NetConfig, num_classes: int) -> Net:
+    """The network of a one-network method.
+
+    Raises:
+      InputError: for an unknown net or an mlp in another dtype than float32.
+    """
+    if config.net == "resnet18":
+        return resnet18(num_classes, config.width, dtype=config.dtype)
+    if config.net != "mlp":
+        raise InputError(f"net is {config.net!r}; use 'resnet18' or 'mlp'")
+    if config.dtype != "float32":
+        raise InputError(f"dtype is {config.dtype!r}, which the mlp does not have; use 'float32'")
+    return mlp(num_classes)
+
+
+def make_dualnet(config: NetConfig, num_classes: int, *, predictor: bool = False) -> DualNets:
+    """DualNet's slow and fast network.
+
+    Raises:
+      InputError: for an mlp, since DualNet works on feature maps.
+    """
+    if config.net != "resnet18":
+        raise InputError(f"net is {config.net!r}, but dualnet works on feature maps; use 'resnet18'")
+    return dualnet(num_classes, config.width, predictor=predictor, dtype=config.dtype)

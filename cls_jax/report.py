@@ -1,0 +1,280 @@
+"""What a run leaves for people: tables, a workdir of JSON, CSV, Markdown and figures.
+
+Host only. Accuracies are percent in tables and figures, fractions in files. Tasks are counted from
+1 in everything printed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cls_jax import figures
+from cls_jax.console import SCENARIOS, console, fan_out, tensorboard
+from cls_jax.events import Result
+from cls_jax.metrics import Summary, scores, summarise
+from cls_jax.types import InputError
+from cls_jax.workdir import (
+    check_workdir,
+    command,
+    prepare_workdir,
+    write_config,
+    write_file,
+    write_json,
+)
+
+__all__ = [
+    "check_workdir",
+    "comparison_table",
+    "console",
+    "fan_out",
+    "prepare_workdir",
+    "show",
+    "tables",
+    "tensorboard",
+    "write",
+    "write_comparison",
+]
+
+COLUMNS = {
+    "ACC": "average_accuracy",
+    "forgetting": "forgetting",
+    "BWT": "backward_transfer",
+    "FWT": "forward_transfer",
+    "LA": "learning_accuracy",
+}
+"""Column of a table -> score of ``metrics``."""
+
+
+class Sheet(NamedTuple):
+    """A table before it is drawn: plain text, so that the terminal and Markdown agree."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str
+    bold: frozenset[tuple[int, int]] = frozenset()
+
+
+def tables(result: Result) -> Table:
+    """The scores of one run for the terminal: a row a view and scenario, mean ± sample std."""
+    return _rich(_sheet(result))
+
+
+def comparison_table(results: Sequence[Result]) -> Table:
+    """Several methods for the terminal: a row a method, the best of each column in bold."""
+    return _rich(_comparison_sheet(results))
+
+
+def show(table: Table) -> None:
+    """Prints a table on stdout; a pipe or a file gets it in full width."""
+    to = Console(highlight=False)
+    (to if to.is_terminal else Console(highlight=False, width=200)).print(table)
+
+
+def write(workdir: str | Path, config: Mapping[str, Any], result: Result) -> Path:
+    """Writes everything about one run into ``workdir`` and returns it; each file whole or not.
+
+    config.json, results.json, summary.md, accuracy_<view>_<scenario>_seed<k>.csv,
+    accuracy_matrix.png, accuracy_over_tasks.png.
+
+    Args:
+      workdir: made if absent.
+      config: every field of the experiment, as ``prepare_workdir`` was given.
+      result: of the run.
+
+    Raises:
+      InputError: the folder holds another experiment.
+    """
+    check_workdir(workdir, config)
+    workdir = write_config(workdir, config)
+    write_json(workdir / "results.json", _results(result))
+    for lane, seed in enumerate(result.seeds):
+        for v, view in enumerate(result.views):
+            for s, scenario in enumerate(SCENARIOS):
+                name = f"accuracy_{view}_{_key(scenario)}_seed{seed}.csv"
+                write_file(workdir / name, _csv(result.matrix[lane, v, s]))
+    write_file(workdir / "accuracy_matrix.png", figures.accuracy_matrix(result))
+    write_file(workdir / "accuracy_over_tasks.png", figures.accuracy_over_tasks(result))
+    write_file(workdir / "summary.md", _summary(_sheet(result)))
+    return workdir
+
+
+def write_comparison(
+    workdir: str | Path, config: Mapping[str, Any], results: Sequence[Result]
+) -> Path:
+    """Writes several methods side by side into ``workdir`` and returns it.
+
+    config.json, comparison.json, comparison.csv (a row a method, seed and scenario),
+    comparison.md, comparison_over_tasks.png.
+    """
+    _distinct(results)
+    check_workdir(workdir, config)
+    workdir = write_config(workdir, config)
+    write_json(workdir / "comparison.json", [_results(result) for result in results])
+    write_file(workdir / "comparison.csv", _comparison_csv(results))
+    write_file(workdir / "comparison.md", _summary(_comparison_sheet(results)))
+    write_file(workdir / "comparison_over_tasks.png", figures.comparison_over_tasks(results))
+    return workdir
+
+
+def _key(scenario: str) -> str:
+    """ "class_il" of "class-IL": for file names and JSON keys."""
+    return scenario.lower().replace("-", "_")
+
+
+def _summaries(result: Result, view: int, scenario: int) -> dict[str, Summary]:
+    every = scores(result.matrix[:, view, scenario])
+    return {name: summarise(values) for name, values in every.items()}
+
+
+def _results(result: Result) -> dict[str, Any]:
+    by_view: dict[str, Any] = {}
+    for v, view in enumerate(result.views):
+        by_view[view] = {
+            _key(scenario): {
+                name: {**summarise(values)._asdict(), "values": values}
+                for name, values in scores(result.matrix[:, v, s]).items()
+            }
+            for s, scenario in enumerate(SCENARIOS)
+        }
+    return {
+        "method": result.method,
+        "seeds": result.seeds,
+        "num_tasks": result.matrix.shape[-1],
+        "seconds": result.seconds,
+        "steps_per_second": result.steps_per_second,
+        "details": result.details,
+        "scores": by_view,
+    }
+
+
+def _csv(matrix: np.ndarray) -> str:
+    """One accuracy matrix [T + 1, T]; empty where not measured."""
+    lines = [",".join(["after_task", *(f"task_{j + 1}" for j in range(matrix.shape[1]))])]
+    for i, row in enumerate(matrix):
+        lines.append(",".join(["before" if i == 0 else str(i), *map(_cell, row)]))
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: float) -> str:
+    return f"{value:.6f}" if np.isfinite(value) else ""
+
+
+def _comparison_csv(results: Sequence[Result]) -> str:
+    lines = []
+    for result in results:
+        for s, scenario in enumerate(SCENARIOS):
+            every = scores(result.matrix[:, 0, s])
+            if not lines:
+                lines.append(",".join(["method", "scenario", "seed", *every]))
+            for lane, seed in enumerate(result.seeds):
+                cells = (_cell(values[lane]) for values in every.values())
+                lines.append(",".join([result.method, _key(scenario), str(seed), *cells]))
+    return "\n".join(lines) + "\n"
+
+
+def _percent(summary: Summary) -> str:
+    """ "91.35 ± 0.42", without ± for a single run."""
+    if not np.isfinite(summary.mean):
+        return "-"
+    mean = f"{round(100 * summary.mean, 2) + 0.0:.2f}"  # + 0.0: no "-0.00"
+    return mean if summary.n == 1 else f"{mean} ± {100 * summary.std:.2f}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:,.1f}" if seconds < 100 else f"{seconds:,.0f}"
+
+
+def _sheet(result: Result) -> Sheet:
+    rows = []
+    for v, view in enumerate(result.views):
+        for s, scenario in enumerate(SCENARIOS):
+            summaries = _summaries(result, v, s)
+            cells = (_percent(summaries[name]) for name in COLUMNS.values())
+            rows.append((view, scenario, *cells))
+    stream = figures.stream_name(result)
+    speed = f"{_seconds(result.seconds)} s, {result.steps_per_second:,.0f} steps/s"
+    return Sheet(
+        title=result.method + (f" on {stream}" if stream else ""),
+        header=("network", "scenario", *COLUMNS),
+        rows=tuple(rows),
+        note=f"percent, {_over(result)}; {speed}",
+    )
+
+
+def _comparison_sheet(results: Sequence[Result]) -> Sheet:
+    _distinct(results)
+    columns: dict[str, tuple[int, Callable[[Result], Summary]]] = {  # sign of the best, value
+        "class-IL ACC": (1, lambda r: _summaries(r, 0, 0)["average_accuracy"]),
+        "task-IL ACC": (1, lambda r: _summaries(r, 0, 1)["average_accuracy"]),
+        "forgetting": (-1, lambda r: _summaries(r, 0, 0)["forgetting"]),
+        "LA": (1, lambda r: _summaries(r, 0, 0)["learning_accuracy"]),
+    }
+    bold = set()
+    texts = [[result.method] for result in results]
+    for column, (sign, value) in enumerate(columns.values(), start=1):
+        summaries = [value(result) for result in results]
+        means = [sign * round(summary.mean, 4) for summary in summaries]  # as printed
+        if not np.isnan(means).all():
+            bold |= {(i, column) for i, mean in enumerate(means) if mean == np.nanmax(means)}
+        for row, summary in zip(texts, summaries, strict=True):
+            row.append(_percent(summary))
+    for row, result in zip(texts, results, strict=True):
+        row += [_seconds(result.seconds), f"{result.steps_per_second:,.0f}"]
+    note = "; ".join(dict.fromkeys(_over(result) for result in results))
+    return Sheet(
+        title=figures.stream_name(results[0]) or "comparison",
+        header=("method", *columns, "seconds", "steps/s"),
+        rows=tuple(map(tuple, texts)),
+        note=f"percent, {note}; forgetting and LA are class-IL; best in bold",
+        bold=frozenset(bold),
+    )
+
+
+def _over(result: Result) -> str:
+    n = len(result.seeds)
+    return f"mean ± sample std over {n} seeds" if n > 1 else f"one seed ({result.seeds[0]})"
+
+
+def _distinct(results: Sequence[Result]) -> None:
+    names = [result.method for result in results]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"a comparison needs methods of different names; got {names}")
+
+
+def _rich(sheet: Sheet) -> Table:
+    table = Table(
+        title=Text(sheet.title),
+        caption=Text(sheet.note),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for number, name in enumerate(sheet.header):
+        table.add_column(Text(name), justify="left" if number == 0 else "right", overflow="fold")
+    for i, row in enumerate(sheet.rows):
+        style = ["bold" if (i, j) in sheet.bold else "" for j in range(len(row))]
+        table.add_row(*(Text(text, style=style[j]) for j, text in enumerate(row)))
+    return table
+
+
+def _markdown(sheet: Sheet) -> str:
+    lines = [
+        "| " + " | ".join(sheet.header) + " |",
+        "|---" + "|---:" * (len(sheet.header) - 1) + "|",
+    ]
+    for i, row in enumerate(sheet.rows):
+        cells = (f"**{text}**" if (i, j) in sheet.bold else text for j, text in enumerate(row))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _summary(sheet: Sheet) -> str:
+    note = sheet.note[:1].upper() + sheet.note[1:]
+    return f"# {sheet.title}\n\n{_markdown(sheet)}\n\n{note}.\n\n```\n{command()}\n```\n"

@@ -1,0 +1,158 @@
+"""The folder of an experiment: refusals before any compute, provenance, whole files."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cls_jax import workdir as wd
+from cls_jax.types import InputError
+from cls_jax.workdir import check_workdir, plain, prepare_workdir, write_file, write_json
+
+CONFIG = {
+    "method": "dualnet",
+    "seeds": (0, 1),
+    "learning_rate": 0.03,
+    "net": {"width": 16, "dtype": "float32"},
+    "workdir": "runs/a",
+}
+
+
+def test_check_writes_nothing(tmp_path):
+    assert check_workdir(tmp_path / "a" / "b", CONFIG) is False
+    assert not any(tmp_path.iterdir())
+
+
+def test_prepare_makes_the_folder_with_its_record(tmp_path):
+    folder = prepare_workdir(tmp_path / "a" / "b", CONFIG)
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+    record = json.loads((folder / "config.json").read_text())
+    assert record["config"] == {**CONFIG, "seeds": [0, 1]}
+    assert record["command"].startswith("python ")
+    assert set(record["versions"]) >= {"cls_jax", "python", "jax", "flax", "optax", "numpy"}
+    assert record["versions"]["numpy"] == np.__version__
+    assert set(record["device"]) == {"platform", "kind", "count"}
+    assert record["commit"] is None or len(record["commit"].removesuffix("-dirty")) == 40
+
+
+def test_the_same_experiment_is_taken_again_and_says_so(tmp_path, capsys):
+    prepare_workdir(tmp_path, CONFIG)
+    assert capsys.readouterr().err == ""
+    moved = {**CONFIG, "workdir": "runs/elsewhere"}  # where, not what
+    assert check_workdir(tmp_path, moved) is True
+    prepare_workdir(tmp_path, moved)
+    assert "same experiment; its results will be rewritten" in capsys.readouterr().err
+
+
+def test_another_experiment_is_refused_with_its_differences(tmp_path):
+    prepare_workdir(tmp_path, CONFIG)
+    before = (tmp_path / "config.json").read_bytes()
+    other = {**CONFIG, "learning_rate": 0.1, "net": {"width": 32, "dtype": "float32"}}
+    with pytest.raises(InputError) as refusal:
+        prepare_workdir(tmp_path, other)
+    assert str(refusal.value) == (
+        f"workdir {tmp_path} holds another experiment "
+        "(learning_rate: 0.03 → 0.1; net.width: 16 → 32); "
+        "give another --workdir or remove that folder"
+    )
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_fields_come_and_go_and_only_the_first_are_named(tmp_path):
+    prepare_workdir(tmp_path, CONFIG)
+    with pytest.raises(InputError, match=r"method: .*seeds: .*learning_rate: .*and 3 more"):
+        check_workdir(tmp_path, {"method": "er", "seeds": (7,), "learning_rate": 1.0, "new": 1})
+    with pytest.raises(InputError, match='new: absent → "x"'):
+        check_workdir(tmp_path, {**CONFIG, "new": "x"})
+
+
+@pytest.mark.parametrize("text", ["not json", "[]", "{}", '{"config": 3}'])
+def test_a_foreign_config_is_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match="not a record of cls_jax"):
+        check_workdir(tmp_path, CONFIG)
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match="is a file"):
+            prepare_workdir(path, CONFIG)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_unwritable_place_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(InputError, match="cannot be written"):
+        check_workdir(tmp_path / "a", CONFIG)
+    monkeypatch.undo()
+    monkeypatch.setattr(wd, "write_json", _disk_full)
+    with pytest.raises(InputError, match="No space left"):
+        prepare_workdir(tmp_path / "a", CONFIG)
+
+
+def _disk_full(path, value):
+    raise OSError(28, "No space left on device")
+
+
+def test_plain_is_what_json_gives_back():
+    value = {
+        "a": (1, 2.5, None, True),
+        3: np.float32(0.5),
+        "m": np.array([[1.0, np.nan]]),
+        "path": wd.Path("x/y"),
+        "set": {2, 1},
+    }
+    assert plain(value) == {
+        "a": [1, 2.5, None, True],
+        "3": 0.5,
+        "m": [[1.0, None]],
+        "path": "x/y",
+        "set": [1, 2],
+    }
+
+
+def test_json_is_strict(tmp_path):
+    write_json(tmp_path / "x.json", {"std": float("nan"), "top": np.float64(np.inf)})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"std": None, "top": None}
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "x.txt"
+    write_file(path, "old")
+    monkeypatch.setattr(os, "replace", lambda *names: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_file(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.txt"]
+
+
+def test_commit_is_that_of_the_package_or_none(tmp_path, monkeypatch):
+    def git(*arguments):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    monkeypatch.setattr(wd.cls_jax, "__file__", str(package / "__init__.py"))
+    ask = wd.commit.__wrapped__
+    assert ask() is None  # no checkout
+    git("init", "-q")
+    (tmp_path / "thesis.tex").write_text("")
+    git("add", "thesis.tex")
+    git("-c", "user.name=t", "-c", "user.email=t@t", "commit", "-q", "-m", "x")
+    assert ask() is None  # someone's checkout, but the package is not part of it
+    git("add", ".")
+    git("-c", "user.name=t", "-c", "user.email=t@t", "commit", "-q", "-m", "y")
+    clean = ask()
+    assert len(clean) == 40
+    (package / "__init__.py").write_text("# changed")
+    assert ask() == f"{clean}-dirty"
+
+
+def test_command_can_be_pasted(monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", ["/a/b/python3", "-m", "x.y", "--workdir", "my runs"])
+    assert wd.command() == "python -m x.y --workdir 'my runs'"
