@@ -1,7 +1,11 @@
 """Checks of what the user gave; each says the argument, the value and the remedy."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from cls_jax.types import InputError
 
@@ -56,3 +60,33 @@ def check_range(
     if high < math.inf:
         bounds.append(f"{'below' if below else 'at most'} {high}")
     raise InputError(f"{name} is {value}; give a value {' and '.join(bounds)}")
+
+
+def check_hyper(hyper: Any) -> None:
+    """Raises InputError unless every leaf of a Hyper is finite and lies where its name says.
+
+    The name tells the range: ``temperature`` above 0; ``step_size`` in [0, 1]; ``momentum`` and
+    ``decay`` in [0, 1); rates (probabilities) in [0, 1]; learning rates, weights of loss terms and
+    ``weight_decay`` at least 0. Arrays (a sweep) are checked number by number.
+    """
+    for field in dataclasses.fields(hyper):
+        for number in np.ravel(np.asarray(getattr(hyper, field.name), np.float64)):
+            for ending, bounds in _RANGES.items():
+                if field.name.endswith(ending):
+                    check_range(field.name, float(number), **bounds)
+                    break
+            else:
+                check_finite(field.name, float(number))
+
+
+_RANGES: dict[str, dict[str, Any]] = {
+    "learning_rate": {"low": 0},
+    "weight_decay": {"low": 0},
+    "weight": {"low": 0},
+    "temperature": {"low": 0, "above": True},
+    "step_size": {"low": 0, "high": 1},
+    "momentum": {"low": 0, "high": 1, "below": True},
+    "decay": {"low": 0, "high": 1, "below": True},
+    "rate": {"low": 0, "high": 1},
+}
+"""Ending of a field's name -> arguments of ``check_range``; the first that fits counts."""

@@ -37,7 +37,7 @@ def parse(
       description: the first lines of the help.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    aliases = _aliases(config_class)
+    aliases = _aliases(presets[default_preset])
     arguments = [aliases.get(argument, argument) for argument in arguments]
     preset = _preset(arguments, presets, default_preset)
     told = [f"{alias} is the same as {flag}." for alias, flag in aliases.items()]
@@ -90,8 +90,17 @@ def run_main(
         raise
 
 
-def _aliases(config_class: type) -> dict[str, str]:
-    names = {field.name.replace("_", "-") for field in dataclasses.fields(config_class)}
+def _names(config: Any) -> set[str]:
+    """The field names of a config and of the dataclasses in it."""
+    names = set()
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        names |= _names(value) if dataclasses.is_dataclass(value) else {field.name}
+    return names
+
+
+def _aliases(config: Any) -> dict[str, str]:
+    names = {name.replace("_", "-") for name in _names(config)}
     return {alias: flag for alias, flag in ALIASES.items() if flag.removeprefix("--no-") in names}
 
 

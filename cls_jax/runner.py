@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cls_jax.checks import check_finite, check_seeds
+from cls_jax.checks import check_hyper, check_seeds
 from cls_jax.evaluate import make_evaluate, view_names
 from cls_jax.events import Evaluated, Observer, Progress, Result, Started
 from cls_jax.methods.base import Method
@@ -101,7 +101,8 @@ def run(
       InputError: for bad seeds, hyper-parameters or plan, before any compute.
       Diverged: when a metric is not finite.
     """
-    _check(seeds, hyper)
+    check_seeds(seeds)
+    check_hyper(hyper)
     plan = resolve(plan, method, len(seeds))
     hyper = jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), hyper)
     if method.needs.pooled:
@@ -288,10 +289,3 @@ def headline(stream: Stream) -> str:
         f"{len(source.train.y)} training and {len(source.test.y)} test examples of {shape} "
         f"{source.train.x.dtype}"
     )
-
-
-def _check(seeds: Sequence[int], hyper: PyTree) -> None:
-    check_seeds(seeds)
-    for path, value in jax.tree_util.tree_leaves_with_path(hyper):
-        for number in np.ravel(value):
-            check_finite(jax.tree_util.keystr(path).lstrip("."), float(number))

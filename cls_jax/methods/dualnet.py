@@ -23,7 +23,7 @@ Departs, each with a switch to the code's behaviour: soft targets are taken with
 (``snapshot="train"``), and a remembered example without soft targets of its own has no soft-target
 loss (``stale_soft_targets=True``). Without a switch: fill counts instead of uninitialised memory;
 an exact reservoir; soft targets are taken at the boundary, not at the first labelled batch after
-it; ``ssl_optimizer`` holds the slow tree only, which is what gets gradient.
+it; the self-supervised optimizer holds the slow tree only, which is what gets gradient.
 """
 
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ class DualNetConfig:
       objective: self-supervised loss; the names ending in "as_in_code" repeat the code's variants.
       semi_supervised: learn without labels from unlabelled batches, and from the stream's images
         beside remembered ones.
-      ssl_momentum: the slow phase has momentum and weight decay (code: semi-supervised).
+      ssl_optimizer: plain SGD, or with momentum and weight decay (code: semi-supervised).
       kl_reduction: soft-target loss averaged over all elements (code) or over the batch.
       snapshot: BatchNorm statistics behind soft targets: "eval" running ones, "train" those of the
         batch, which also moves the running ones (code).
@@ -80,7 +80,7 @@ class DualNetConfig:
     inner_steps: int = 2
     objective: Objective = "barlow_twins"
     semi_supervised: bool = False
-    ssl_momentum: bool = False
+    ssl_optimizer: Literal["sgd", "momentum"] = "sgd"
     kl_reduction: Literal["elements", "batchmean"] = "elements"
     snapshot: Literal["eval", "train"] = "eval"
     stale_soft_targets: bool = False
@@ -89,9 +89,17 @@ class DualNetConfig:
 
 @struct.dataclass
 class DualNetHyper:
-    """Rates and weights: floats from the user, float32[] within a run; see the module's table.
+    """Rates and weights: floats from the user, float32[] within a run.
 
-    The last three matter only with ``ssl_momentum`` and with the objective "byol".
+    Attributes:
+      learning_rate: of the supervised steps, slow and fast networks.
+      ssl_learning_rate: of the self-supervised steps; 0 switches them off.
+      lookahead_step_size: how far the slow weights follow a self-supervised round, in [0, 1].
+      temperature: softens logits and soft targets.
+      soft_target_weight: of the soft-target loss on replay.
+      ssl_momentum: only with the ssl_optimizer "momentum".
+      ssl_weight_decay: only with the ssl_optimizer "momentum".
+      target_decay: of BYOL's averaged network; only with the objective "byol".
     """
 
     learning_rate: float = 0.03

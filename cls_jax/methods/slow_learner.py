@@ -44,7 +44,7 @@ def slow_learner(
     """The slow phase of DualNet.
 
     Args:
-      config: with ``objective``, ``n_outer``, ``inner_steps``, ``ssl_momentum`` and
+      config: with ``objective``, ``n_outer``, ``inner_steps``, ``ssl_optimizer`` and
         ``lookahead_stats`` (DualNetConfig).
       nets: whose ``embed`` is trained; with predictor for SimSiam and BYOL.
       augment: whose ``view_a`` and ``view_b`` make the two views.
@@ -56,7 +56,7 @@ def slow_learner(
     """
 
     def optimizer(hyper) -> optax.GradientTransformation:
-        if not config.ssl_momentum:
+        if config.ssl_optimizer == "sgd":
             return optax.sgd(hyper.ssl_learning_rate)
         decay = optax.add_decayed_weights(hyper.ssl_weight_decay)
         return optax.chain(decay, optax.sgd(hyper.ssl_learning_rate, hyper.ssl_momentum))

@@ -1,0 +1,142 @@
+"""What every experiment script shares: flags that fix data, network and execution, and one call.
+
+A script adds its method's Config and Hyper and its presets; see experiments/dualnet_cifar.py.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from cls_jax.augment import recipe
+from cls_jax.console import console, fan_out, tensorboard
+from cls_jax.events import Result
+from cls_jax.methods import METHODS, Setting
+from cls_jax.methods.base import Method
+from cls_jax.nets.choose import NetConfig
+from cls_jax.runner import Plan, run
+from cls_jax.streams.class_il import class_il
+from cls_jax.streams.sources import load
+from cls_jax.streams.stream import Stream
+from cls_jax.types import InputError, PyTree
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """What is seen when, and how images become inputs.
+
+    Attributes:
+      data: digits (bundled), npz:FILE, folder:DIR, or a tfds data set: cifar10, cifar100, mnist,
+        fashion_mnist, svhn_cropped, ...
+      data_dir: where tfds data sets lie; TFDS_DATA_DIR or ~/tensorflow_datasets if not given.
+      image_size: resize images once to this many pixels square; as stored if not given.
+      tasks: number of tasks, the classes divided evenly; or the number of classes of each task.
+      batch_size: stream examples a step.
+      epochs: passes over each task; 1 is the online protocol.
+      class_order: shuffled by the seed, or by label.
+      drop_last: drop a task's incomplete last batch instead of padding it.
+      label_fraction: probability that a batch keeps its labels, in (0, 1]; below 1 methods that
+        can learn from unlabelled batches do so.
+      normalisation: of the supervised inputs.
+      crop_padding: random crops of training images padded by so many pixels; none if not given.
+      flip: mirror training images at random.
+      views: self-supervised views as in the official code (kornia050), or the usual ones.
+      view_padding: random crops of views padded by so many pixels.
+      view_flip: mirror views at random; not for digits.
+    """
+
+    data: str = "digits"
+    data_dir: str | None = None
+    image_size: int | None = None
+    tasks: int | tuple[int, ...] = 5
+    batch_size: int = 10
+    epochs: int = 1
+    class_order: Literal["shuffled", "label"] = "shuffled"
+    drop_last: bool = False
+    label_fraction: float = 1.0
+    normalisation: Literal["imagenet", "cifar10", "cifar100", "mnist", "half", "none"] = "half"
+    crop_padding: int | None = None
+    flip: bool = False
+    views: Literal["kornia050", "standard"] = "kornia050"
+    view_padding: int = 4
+    view_flip: bool = False
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How it is run and where the results go.
+
+    Attributes:
+      seeds: one run each; a seed fixes class order, initial weights and every draw.
+      workdir: folder of the results; nothing is written if not given.
+      chunk: steps between two looks of the progress bar; chosen by the mode if not given.
+      mode: compiled loop over steps (scan), Python loop over compiled steps (loop), or what is
+        fast on this device.
+      over_seeds: seeds one after another, in one program (vmap), or what is fast.
+      tensorboard: write TensorBoard files into the workdir.
+    """
+
+    seeds: tuple[int, ...] = (0,)
+    workdir: str | None = None
+    chunk: int | None = None
+    mode: Literal["auto", "loop", "scan"] = "auto"
+    over_seeds: Literal["auto", "sequential", "vmap"] = "auto"
+    tensorboard: bool = False
+
+
+def make_stream(config: StreamConfig) -> Stream:
+    """Loads the data and splits it; every InputError comes before any compute."""
+    source = load(config.data, config.data_dir, size=config.image_size)
+    tasks = config.tasks
+    return class_il(
+        source,
+        tasks=tasks[0] if isinstance(tasks, tuple) and len(tasks) == 1 else tasks,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        class_order=config.class_order,
+        drop_last=config.drop_last,
+        label_fraction=config.label_fraction,
+    )
+
+
+def make_method(
+    name: str, method_config: Any, stream: Stream, config: StreamConfig, net: NetConfig
+) -> Method:
+    """The method of the table's row ``name``, fitted to the stream."""
+    images = stream.source.train.x.ndim == 4
+    augment = recipe(
+        stream.source.train.x.shape[1:],
+        normalisation=config.normalisation,
+        crop_padding=config.crop_padding,
+        flip=config.flip,
+        views=config.views if images else None,
+        view_padding=config.view_padding,
+        view_flip=config.view_flip,
+    )
+    if not images and net.net != "mlp":
+        raise InputError(f"{stream.source.name} holds vectors, not images; use --net mlp")
+    if hasattr(method_config, "semi_supervised") and config.label_fraction < 1.0:
+        method_config = replace(method_config, semi_supervised=True)
+    setting = Setting(net, augment, stream.num_classes, stream.num_tasks)
+    return METHODS[name].build(method_config, setting)
+
+
+def execute(
+    methods: list[tuple[Method, PyTree]], stream: Stream, config: RunConfig
+) -> list[Result]:
+    """Runs methods one after another on one stream, with the console and the logs that were asked.
+
+    Raises:
+      InputError: for bad seeds, hyper-parameters or plan, before any compute.
+      Diverged: when a metric is not finite.
+    """
+    plan = Plan(chunk=config.chunk, mode=config.mode, over_seeds=config.over_seeds)
+    if config.tensorboard and config.workdir is None:
+        raise InputError("tensorboard needs a folder; give --workdir")
+    results = []
+    logs = config.workdir if config.tensorboard else None
+    for number, (method, hyper) in enumerate(methods):
+        with console(stream_line=number == 0) as see, tensorboard(logs) as log:
+            observe = fan_out(see, log)
+            results.append(
+                run(method, stream, hyper, seeds=config.seeds, plan=plan, observe=observe)
+            )
+    return results

@@ -1,0 +1,61 @@
+#!/usr/bin/env python
+"""DualNet learns a stream of images, a few classes at a time.
+
+--preset quick: scikit-learn's digits, 5 tasks x 2 classes, a narrow net; minutes on two CPU cores.
+--preset paper: Split CIFAR-100, 20 tasks x 5 classes, one pass, ResNet width 64; for a GPU or TPU.
+The official code has no CIFAR setting: "paper" takes its miniImageNet rates and its 50 examples a
+task. Both take --data, e.g. --data cifar10 --data-dir ~/tensorflow_datasets.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+from tyro.conf import arg
+
+from cls_jax.cli import run_main
+from cls_jax.experiment import RunConfig, StreamConfig, execute, make_method, make_stream
+from cls_jax.methods.dualnet import DualNetConfig, DualNetHyper
+from cls_jax.nets.choose import NetConfig
+from cls_jax.report import prepare_workdir, show, tables, write
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything about one experiment."""
+
+    stream: Annotated[StreamConfig, arg(name="")] = StreamConfig()
+    net: Annotated[NetConfig, arg(name="")] = NetConfig()
+    method: Annotated[DualNetConfig, arg(name="")] = DualNetConfig()
+    hyper: Annotated[DualNetHyper, arg(name="")] = DualNetHyper()
+    run: Annotated[RunConfig, arg(name="")] = RunConfig()
+
+
+PRESETS = {
+    "quick": Config(
+        net=NetConfig(width=8),
+        method=DualNetConfig(memory_size=250, replay_size=10),
+    ),
+    "paper": Config(
+        stream=StreamConfig(
+            data="cifar100", tasks=20, normalisation="imagenet", flip=False, view_flip=True
+        ),
+        net=NetConfig(width=64),
+        method=DualNetConfig(memory_size=1000),
+    ),
+}
+
+
+def main(config: Config) -> None:
+    """Checks, trains, prints the table and writes the workdir."""
+    stream = make_stream(config.stream)
+    method = make_method("dualnet", config.method, stream, config.stream, config.net)
+    if config.run.workdir is not None:
+        prepare_workdir(config.run.workdir, asdict(config))
+    (result,) = execute([(method, config.hyper)], stream, config.run)
+    show(tables(result))
+    if config.run.workdir is not None:
+        print(f"results in {write(config.run.workdir, asdict(config), result)}")
+
+
+if __name__ == "__main__":
+    run_main(main, Config, PRESETS, default_preset="quick", description=__doc__)
