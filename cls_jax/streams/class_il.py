@@ -9,6 +9,7 @@ from typing import Literal
 import jax
 import numpy as np
 
+from cls_jax.checks import check_range
 from cls_jax.streams.stream import Examples, Schedule, Source, Stream
 from cls_jax.types import Array, InputError
 
@@ -148,12 +149,11 @@ def _task_sizes(source: Source, tasks: int | tuple[int, ...]) -> tuple[int, ...]
 
 
 def _check(source, sizes, batch_size, epochs, class_order, label_fraction) -> None:
-    if batch_size < 1 or epochs < 1:
-        raise InputError(f"batch_size and epochs must be at least 1, got {batch_size} and {epochs}")
+    check_range("batch_size", batch_size, 1)
+    check_range("epochs", epochs, 1)
+    check_range("label_fraction", label_fraction, 0, 1, above=True)
     if class_order not in ("shuffled", "label"):
         raise InputError(f"class_order must be 'shuffled' or 'label', got {class_order!r}")
-    if not 0.0 < label_fraction <= 1.0:
-        raise InputError(f"label_fraction must be in (0, 1], got {label_fraction}")
     for split, examples in (("train", source.train), ("test", source.test)):
         empty = np.flatnonzero(_counts(examples, source.num_classes) == 0)
         if empty.size:
@@ -161,8 +161,11 @@ def _check(source, sizes, batch_size, epochs, class_order, label_fraction) -> No
                 f"the {split} split of {source.name} has no example of class {empty[0]} "
                 f"({source.label_names[empty[0]]}); every class needs one in both splits"
             )
-    counts = np.sort(_counts(source.train, source.num_classes))
-    smallest = int(counts[: min(sizes)].sum())
+    counts = _counts(source.train, source.num_classes)
+    if class_order == "shuffled":
+        smallest = int(np.sort(counts)[: min(sizes)].sum())
+    else:
+        smallest = min(int(part.sum()) for part in np.split(counts, np.cumsum(sizes)[:-1]))
     if batch_size > smallest:
         raise InputError(
             f"batch_size={batch_size} is larger than a task of {smallest} examples; "

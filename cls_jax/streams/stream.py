@@ -3,10 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
+import jax
 import numpy as np
 from flax import struct
 
 from cls_jax.types import Array, InputError, PyTree
+
+_POOL = 7  # purpose of the key in pooled; class_il uses small numbers
 
 
 class Examples(NamedTuple):
@@ -100,26 +103,40 @@ class Stream(NamedTuple):
 
 
 def pooled(stream: Stream) -> Stream:
-    """The same examples without tasks: every row of an epoch drawn from all tasks, shuffled.
+    """The same examples without tasks: each epoch drawn from all tasks at once, shuffled.
 
-    Rows are labelled with the last task, so that the last row of the accuracy matrix is the score
-    of joint training, the usual upper bound. Sizes and epochs stay those of ``stream``.
+    Every row carries the number of the last task, so that the last row of the accuracy matrix is
+    the score of joint training, the usual upper bound.
+
+    Raises:
+      InputError: when a schedule is made of a stream that transforms its tasks differently.
     """
 
     def schedule(key: Array, *, epochs: int | None = None, shuffle: int = 0) -> Schedule:
         table = stream.schedule(key, epochs=epochs, shuffle=shuffle)
-        if table.context != ():
+        if jax.tree.leaves(table.context):
             raise InputError(
-                f"stream {stream.name!r} transforms its tasks differently; "
-                "joint training over it is not available"
+                f"stream {stream.name!r} transforms its tasks differently, so they cannot be "
+                "pooled; leave joint out"
             )
-        rng = np.random.default_rng(np.asarray(table.index[:, 0], np.uint32))
-        flat, labelled = table.index.ravel(), table.labelled.ravel()
-        order = rng.permutation(np.flatnonzero(flat >= 0))
-        order = np.concatenate([order, np.flatnonzero(flat < 0)])  # the padding goes to the end
+        flat = table.index.ravel()
+        member = flat >= 0
+        # How often each example came before: the number of its epoch.
+        order = np.argsort(flat[member], kind="stable")
+        number = flat[member][order]
+        first = np.r_[True, number[1:] != number[:-1]]
+        rank = np.arange(number.size) - np.maximum.accumulate(
+            np.where(first, np.arange(number.size), 0)
+        )
+        epoch = np.empty(number.size, np.int64)
+        epoch[order] = rank
+        noise = np.asarray(jax.random.bits(jax.random.fold_in(key, _POOL), flat.shape))[member]
+        place = np.concatenate(
+            [np.flatnonzero(member)[np.lexsort((noise, epoch))], np.flatnonzero(~member)]
+        )
         return table.replace(
-            index=flat[order].reshape(table.index.shape),
-            labelled=labelled[order].reshape(table.labelled.shape),
+            index=flat[place].reshape(table.index.shape),
+            labelled=table.labelled.ravel()[place].reshape(table.labelled.shape),
             task=np.full_like(table.task, stream.num_tasks - 1),
         )
 

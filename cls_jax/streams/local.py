@@ -1,0 +1,295 @@
+"""Sources from the user's own files: an .npz of arrays, a folder of pictures; and their cache."""
+
+import contextlib
+import hashlib
+import os
+import uuid
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from cls_jax.streams.stream import Examples, Source
+from cls_jax.types import InputError
+
+_NPZ_KEYS = (
+    ("train_x", "train_y", "test_x", "test_y"),
+    ("x_train", "y_train", "x_test", "y_test"),
+    ("train_images", "train_labels", "test_images", "test_labels"),
+)
+_FOLDER_SIZE = 32
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow mode
+
+
+def held_out(labels: np.ndarray) -> np.ndarray:
+    """bool[n], True for the fixed test fifth of a set without a split of its own.
+
+    Within each class the second of every five examples, in the order given, is held out: every
+    class with two examples is on both sides, and neither a seed nor a library version changes it.
+    """
+    mask = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        mask[np.flatnonzero(labels == label)[1::5]] = True
+    return mask
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """uint8[size, size, c] from uint8[h, w, c]: bilinear, antialiased when it shrinks (Pillow)."""
+    from PIL import Image
+
+    if image.shape[:2] == (size, size):
+        return image
+    channels = image.shape[2]
+    if channels not in _MODES:
+        raise InputError(f"size={size} needs images of 1, 3 or 4 channels, got {channels}")
+    picture = Image.fromarray(image[:, :, 0] if channels == 1 else image, _MODES[channels])
+    resized = picture.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(resized).reshape(size, size, channels)
+
+
+def file_digest(parts: Iterable[str], files: Iterable[tuple[str, os.stat_result]]) -> str:
+    """16 hex digits that change when a file is renamed, resized or rewritten, or a part changes.
+
+    The contents are not read: name, length and modification time stand for them.
+    """
+    digest = hashlib.blake2b("\0".join(parts).encode(), digest_size=8)
+    for name, stat in files:
+        digest.update(f"\n{name}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def cached(path: Path | None, make: Callable[[], Source]) -> Source:
+    """The source stored at ``path``, or else ``make()``, which is then stored there.
+
+    Decoding is slow and happens once. The file is written under another name and moved into place,
+    so a killed process leaves no half cache; a directory that cannot be written is no error.
+    """
+    if path is None:
+        return make()
+    broken = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+    with contextlib.suppress(*broken), np.load(path, allow_pickle=False) as stored:
+        return Source(
+            str(stored["name"]),
+            Examples(stored["train_x"], stored["train_y"]),
+            Examples(stored["test_x"], stored["test_y"]),
+            tuple(str(name) for name in stored["label_names"]),
+        )
+    source = make()
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                np.savez(
+                    file,
+                    name=source.name,
+                    train_x=source.train.x,
+                    train_y=source.train.y,
+                    test_x=source.test.x,
+                    test_y=source.test.y,
+                    label_names=np.array(source.label_names),
+                )
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return source
+
+
+def load_npz(file: str, size: int | None = None) -> Source:
+    """The source in a NumPy archive ``file``; see ``sources.load`` for what it must hold."""
+    path = Path(file).expanduser()
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            keys = next((k for k in _NPZ_KEYS if set(k) <= set(stored.files)), None)
+            if keys is None:
+                raise InputError(
+                    f"{path} must hold the arrays train_x, train_y, test_x and test_y (or x_train, "
+                    "..., or train_images, train_labels, ...); it holds "
+                    f"{', '.join(sorted(stored.files)) or 'nothing'}: save it with "
+                    "np.savez(file, train_x=..., train_y=..., test_x=..., test_y=...)"
+                )
+            arrays = [_npz_array(path, key, stored) for key in keys]
+    except FileNotFoundError:
+        raise InputError(f"no file {path}; npz:FILE needs the path of a NumPy .npz file") from None
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path} cannot be read as a NumPy .npz file ({error}); write it with np.savez"
+        ) from error
+    splits = []
+    for x_key, y_key, x, y in ((*keys[:2], *arrays[:2]), (*keys[2:], *arrays[2:])):
+        x, y = _npz_pixels(path, x_key, x), _npz_labels(path, y_key, y)
+        if len(x) != len(y):
+            raise InputError(
+                f"{path}: {x_key} has {len(x)} examples but {y_key} has {len(y)} labels; "
+                "they must be as many"
+            )
+        splits.append(Examples(x, y))
+    train, test = splits
+    if train.x.shape[1:] != test.x.shape[1:] or train.x.dtype != test.x.dtype:
+        raise InputError(
+            f"{path}: {keys[0]} holds {train.x.dtype}{[*train.x.shape[1:]]} and {keys[2]} "
+            f"{test.x.dtype}{[*test.x.shape[1:]]} an example; both splits must hold the same"
+        )
+    classes = max(train.y.max(), test.y.max()) + 1
+    for key, y in ((keys[1], train.y), (keys[3], test.y)):
+        present = np.unique(y)
+        if len(present) != classes:
+            absent = next(i for i in range(classes) if i >= len(present) or present[i] != i)
+            raise InputError(
+                f"{path}: labels must be 0..C-1 with every class in both splits, here C = max + 1 "
+                f"= {classes}, but {key} has no example of class {absent}; renumber the labels "
+                "without gaps, or leave the class out"
+            )
+    if size is not None:
+        if train.x.ndim != 4:
+            raise InputError(f"size={size} is for images, but {path} holds vectors; leave it out")
+        train, test = (
+            Examples(np.stack([resize(image, size) for image in split.x]), split.y)
+            for split in splits
+        )
+    return Source(path.name, train, test, tuple(str(i) for i in range(classes)))
+
+
+def _npz_array(path: Path, key: str, stored: np.lib.npyio.NpzFile) -> np.ndarray:
+    """One array of the archive; pickled objects are refused, never loaded."""
+    try:
+        array = stored[key]
+    except ValueError:
+        raise InputError(
+            f"{path}: {key} holds Python objects, which are not loaded; save a plain array"
+        ) from None
+    if array.ndim == 0 or len(array) == 0:
+        raise InputError(f"{path}: {key} is empty; give at least one example a class")
+    return array
+
+
+def _npz_pixels(path: Path, key: str, x: np.ndarray) -> np.ndarray:
+    """uint8[n, h, w, c] or finite float32[n, d]."""
+    if x.dtype == np.uint8 and x.ndim == 3:
+        return x[..., None]
+    if x.dtype == np.uint8 and x.ndim == 4 and x.shape[3] in (1, 3):
+        return x
+    if x.ndim == 2 and np.issubdtype(x.dtype, np.floating):
+        with np.errstate(over="ignore"):
+            x = x.astype(np.float32)
+        if np.isfinite(x).all():
+            return x
+        raise InputError(
+            f"{path}: {key} holds {int((~np.isfinite(x)).sum())} values that are NaN or beyond "
+            "float32; replace or drop them"
+        )
+    raise InputError(
+        f"{path}: {key} is {x.dtype}{[*x.shape]}; it must be images uint8[n, h, w], [n, h, w, 1] "
+        "or [n, h, w, 3] with pixels 0..255, or vectors float32[n, d]: reshape or cast it"
+    )
+
+
+def _npz_labels(path: Path, key: str, y: np.ndarray) -> np.ndarray:
+    """int32[n], none negative; a column [n, 1] is taken as [n]."""
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+        raise InputError(
+            f"{path}: {key} is {y.dtype}{[*y.shape]}; labels must be integers [n], the number of "
+            "the class"
+        )
+    if y.min() < 0 or y.max() >= 2**31 - 1:
+        raise InputError(
+            f"{path}: {key} has label {y.min() if y.min() < 0 else y.max()}; "
+            "labels must be 0..C-1: renumber them"
+        )
+    return y.astype(np.int32)
+
+
+def load_folder(directory: str, data_dir: str | None = None, size: int | None = None) -> Source:
+    """The source in a folder of pictures; see ``sources.load`` for how it must be laid out."""
+    size = _FOLDER_SIZE if size is None else size
+    root = Path(directory).expanduser()
+    if not root.is_dir():
+        raise InputError(f"no folder {root}; folder:DIR needs DIR/train/<class>/ and "
+                         "DIR/test/<class>/, or DIR/<class>/")  # fmt: skip
+    parts = {child.name for child in _visible(root) if child.is_dir()} & {"train", "test"}
+    if len(parts) == 1:
+        raise InputError(
+            f"folder {root} has {parts.pop()}/ alone; give both train/ and test/, or neither "
+            "(then a fifth of each class is held out)"
+        )
+    if parts:
+        train, test = _pictures(root / "train"), _pictures(root / "test")
+        if train.keys() != test.keys():
+            raise InputError(
+                f"folder {root}: classes {sorted(train.keys() ^ test.keys())} are in only one of "
+                "train/ and test/; both need the same class folders"
+            )
+    else:
+        classes = _pictures(root)
+        train, test = {}, {}
+        for name, files in classes.items():
+            if len(files) < 2:
+                raise InputError(
+                    f"folder {root / name} holds one picture; a class needs two at least, "
+                    "since a fifth of it is held out for testing"
+                )
+            mask = held_out(np.zeros(len(files)))
+            train[name] = [f for f, out in zip(files, mask, strict=True) if not out]
+            test[name] = [f for f, out in zip(files, mask, strict=True) if out]
+
+    def make() -> Source:
+        return Source(root.name, _decode(train, size), _decode(test, size), tuple(train))
+
+    if data_dir is None:
+        return make()
+    files = sorted(f for split in (train, test) for group in split.values() for f in group)
+    stats = ((f.relative_to(root).as_posix(), f.stat()) for f in files)
+    digest = file_digest(("folder", root.name, str(size)), stats)
+    cache = Path(data_dir).expanduser()
+    return cached(cache / ".cls_jax" / f"folder-{root.resolve().name}-{digest}.npz", make)
+
+
+def _visible(directory: Path) -> list[Path]:
+    """The entries of a directory by name, without the hidden ones."""
+    return sorted(child for child in directory.iterdir() if not child.name.startswith("."))
+
+
+def _pictures(directory: Path) -> dict[str, list[Path]]:
+    """Class name -> its picture files, both by name; every suffix that Pillow knows counts."""
+    from PIL import Image
+
+    suffixes = Image.registered_extensions()
+    classes = {
+        child.name: [f for f in _visible(child) if f.suffix.lower() in suffixes and f.is_file()]
+        for child in _visible(directory)
+        if child.is_dir()
+    }
+    for name, files in classes.items():
+        if not files:
+            raise InputError(
+                f"folder {directory / name} holds no picture; fill it or remove it, since every "
+                "sub-folder is a class"
+            )
+    if len(classes) < 2:
+        raise InputError(
+            f"folder {directory} has {len(classes)} class folder{'s'[: len(classes) != 1]}; it "
+            "needs at least 2, one sub-folder a class with its pictures inside"
+        )
+    return classes
+
+
+def _decode(classes: dict[str, list[Path]], size: int) -> Examples:
+    """Every picture as RGB, resized once; labels number the class folders by name."""
+    from PIL import Image
+
+    labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes.values()])
+    x = np.empty((len(labels), size, size, 3), np.uint8)
+    for i, file in enumerate(f for files in classes.values() for f in files):
+        try:
+            with Image.open(file) as picture:
+                x[i] = resize(np.asarray(picture.convert("RGB")), size)
+        except Exception as error:  # Pillow's plugins raise whatever they like on a broken file
+            raise InputError(
+                f"{file} cannot be decoded as a picture ({error}); repair or remove it"
+            ) from error
+    return Examples(x, labels.astype(np.int32))
