@@ -1,10 +1,10 @@
 """Checks of what the user gave; each says the argument, the value and the remedy."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from cls_jax.types import InputError
@@ -69,14 +69,11 @@ def check_hyper(hyper: Any) -> None:
     ``decay`` in [0, 1); rates (probabilities) in [0, 1]; learning rates, weights of loss terms and
     ``weight_decay`` at least 0. Arrays (a sweep) are checked number by number.
     """
-    for field in dataclasses.fields(hyper):
-        for number in np.ravel(np.asarray(getattr(hyper, field.name), np.float64)):
-            for ending, bounds in _RANGES.items():
-                if field.name.endswith(ending):
-                    check_range(field.name, float(number), **bounds)
-                    break
-            else:
-                check_finite(field.name, float(number))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(hyper):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        bounds = next((b for ending, b in _RANGES.items() if name.endswith(ending)), {})
+        for number in np.ravel(np.asarray(leaf, np.float64)):
+            check_range(name, float(number), **bounds)
 
 
 _RANGES: dict[str, dict[str, Any]] = {

@@ -91,11 +91,12 @@ def run_main(
 
 
 def _names(config: Any) -> set[str]:
-    """The field names of a config and of the dataclasses in it."""
+    """The flags of a config: its fields, and those of the dataclasses in it that have no prefix."""
     names = set()
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        names |= _names(value) if dataclasses.is_dataclass(value) else {field.name}
+        marks = getattr(field.type, "__metadata__", ())
+        flat = any(getattr(mark, "name", None) == "" for mark in marks)
+        names |= _names(getattr(config, field.name)) if flat else {field.name}
     return names
 
 

@@ -285,7 +285,6 @@ def headline(stream: Stream) -> str:
     source = stream.source
     shape = "x".join(map(str, source.train.x.shape[1:]))
     return (
-        f"{stream.name}: {source.num_classes} classes, {stream.num_tasks} tasks, "
-        f"{len(source.train.y)} training and {len(source.test.y)} test examples of {shape} "
-        f"{source.train.x.dtype}"
+        f"{stream.name} ({source.num_classes} in all); {len(source.train.y)} training and "
+        f"{len(source.test.y)} test examples of {shape} {source.train.x.dtype}"
     )

@@ -48,7 +48,5 @@ def make_dualnet(config: NetConfig, num_classes: int, *, predictor: bool = False
       InputError: for an mlp, since DualNet works on feature maps.
     """
     if config.net != "resnet18":
-        raise InputError(
-            f"net is {config.net!r}; dualnet works on feature maps, use 'resnet18'"
-        )
+        raise InputError(f"net is {config.net!r}; dualnet works on feature maps, use 'resnet18'")
     return dualnet(num_classes, config.width, predictor=predictor, dtype=config.dtype)

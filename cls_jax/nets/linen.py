@@ -1,0 +1,53 @@
+"""From linen modules to pure functions over Variables, and the checks every network shares."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+
+from cls_jax.types import Array, InputError, PyTree, Variables
+
+COMPUTE_DTYPES = ("float32", "bfloat16", "float64")
+
+
+def check_net(num_classes: int, width: int, dtype: str) -> None:
+    """Raises InputError unless a network of this size and compute dtype can be built."""
+    if num_classes < 1:
+        raise InputError(f"num_classes = {num_classes}: give the number of classes, at least 1.")
+    if width < 1:
+        raise InputError(f"width = {width}: give the channels of the first stage, at least 1.")
+    if dtype not in COMPUTE_DTYPES:
+        raise InputError(f"dtype = {dtype!r}: give one of {', '.join(COMPUTE_DTYPES)}.")
+
+
+@partial(jax.jit, static_argnums=0)
+def init_linen(module: nn.Module, key: Array, *inputs: Array) -> Variables:
+    """Fresh variables of a linen module, without computing its forward pass.
+
+    Args:
+      module: its ``__call__`` takes ``inputs`` and ``train``.
+      key: typed PRNG key.
+      *inputs: arrays of which only the shapes matter.
+
+    Returns:
+      Variables; ``stats`` is the collection "batch_stats".
+    """
+    made = module.init(key, *inputs, train=False)
+    return Variables(params=made["params"], stats=made.get("batch_stats", {}))
+
+
+def apply_linen(
+    module: nn.Module,
+    vars: Variables,
+    *inputs: PyTree,
+    train: bool,
+    valid: Array | None = None,
+    method: str | None = None,
+) -> tuple[PyTree, PyTree]:
+    """What a linen module (or one of its methods) gives, and the whole stats tree after it."""
+    variables = {"params": vars.params, "batch_stats": vars.stats}
+    call = partial(module.apply, variables, *inputs, train=train, valid=valid, method=method)
+    if not train:
+        return call(), vars.stats
+    outputs, after = call(mutable=["batch_stats"])
+    return outputs, after["batch_stats"]
