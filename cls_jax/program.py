@@ -188,35 +188,32 @@ def make_advance(
     if lanes:
         counted = jax.vmap(counted, in_axes=(0, 0, None, 0, 0))
 
-    def at(rows: Rows, i: Array) -> Rows:
+    def at(rows: Rows, i: Array | int) -> Rows:
         return jax.tree.map(lambda leaf: leaf[:, i] if lanes else leaf[i], rows)
 
-    def fresh_tally(run: Run, data: Examples, rows: Rows, task: Task) -> Tally:
+    def fresh_tally(run: Run, row: Rows, task: Task) -> Tally:
         per_lane = jax.vmap(one, in_axes=(0, None, 0, 0)) if lanes else one
-        _, metrics = jax.eval_shape(per_lane, run, data, at(rows, 0), task)
+        _, metrics = jax.eval_shape(per_lane, run, data, row, task)
         none = jnp.full(run.step.shape, -1, jnp.int32)
         return Tally(sums=_zeros(metrics), last_good=_zeros(metrics), bad_step=none)
 
-    def whole(run: Run, data: Examples, rows: Rows, task: Task, num_steps: Array):
+    def whole(run: Run, tally: Tally, data: Examples, rows: Rows, task: Task, num_steps: Array):
         def body(i, carry):
             return counted(*carry, data, at(rows, i), task)
 
-        return jax.lax.fori_loop(0, num_steps, body, (run, fresh_tally(run, data, rows, task)))
+        return jax.lax.fori_loop(0, num_steps, body, (run, tally))
 
-    def single(run: Run, tally: Tally, data: Examples, rows: Rows, task: Task, i: Array):
-        return counted(run, tally, data, at(rows, i), task)
-
-    whole = jax.jit(whole, donate_argnums=0)
-    single = jax.jit(single, donate_argnums=(0, 1))
+    whole = jax.jit(whole, donate_argnums=(0, 1))
+    single = jax.jit(counted, donate_argnums=(0, 1))
 
     def scan(run: Run, rows: Rows, task: Task, num_steps: int) -> tuple[Run, Tally]:
-        return whole(run, data, rows, task, np.int32(num_steps))
+        tally = fresh_tally(run, at(rows, 0), task)
+        return whole(run, tally, data, rows, task, np.int32(num_steps))
 
     def loop(run: Run, rows: Rows, task: Task, num_steps: int) -> tuple[Run, Tally]:
-        rows = jax.device_put(rows)
-        tally = fresh_tally(run, data, rows, task)
+        tally = fresh_tally(run, at(rows, 0), task)
         for i in range(num_steps):
-            run, tally = single(run, tally, data, rows, task, np.int32(i))
+            run, tally = single(run, tally, data, at(rows, i), task)
         return run, tally
 
     return scan if mode == "scan" else loop

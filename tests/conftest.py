@@ -1,9 +1,11 @@
 """Small real data and small networks for the whole suite; JAX set up before it starts."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("NPROC", "64")  # JAX 0.10 deadlocks on few cores with virtual devices
 
 import jax
 import numpy as np
@@ -11,10 +13,19 @@ import pytest
 
 from cls_jax.augment import recipe
 from cls_jax.methods import METHODS, Setting
+from cls_jax.methods.dualnet import dualnet
+from cls_jax.methods.dualnet_config import NEEDS_PREDICTOR
 from cls_jax.nets.choose import NetConfig
 from cls_jax.streams.class_il import class_il
 from cls_jax.streams.sources import load
 from cls_jax.streams.stream import Examples, Source
+from tests.toy_nets import toy_dualnets
+
+# Several tests compile the same convolutional step: what one compiled, the next one loads.
+CACHE = tempfile.mkdtemp(prefix="cls_jax_tests_")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", CACHE)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 TASKS = 3
 CLASSES = 6
@@ -45,11 +56,10 @@ def small_source(side: int = 8, per_class: int = 11) -> Source:
     return Source("digits6", take(whole.train, per_class), take(whole.test, 6), names)
 
 
-def small_setting(name: str, **changes) -> Setting:
-    """A setting for method ``name``: an mlp, or DualNet's nets of width 2."""
-    net = NetConfig(net="resnet18", width=2) if name == "dualnet" else NetConfig(net="mlp")
+def small_setting(**changes) -> Setting:
+    """A setting for 8x8 digits and an mlp."""
     setting = Setting(
-        net=net,
+        net=NetConfig(net="mlp"),
         augment=recipe((8, 8, 3), normalisation="half", views="standard", view_padding=1),
         num_classes=CLASSES,
         num_tasks=TASKS,
@@ -58,10 +68,17 @@ def small_setting(name: str, **changes) -> Setting:
 
 
 def small_method(name: str, **changes):
-    """(method, hyper) of the table's row ``name`` with the suite's sizes and ``changes``."""
-    row = METHODS[name]
+    """(method, hyper) of the table's row ``name`` with the suite's sizes and ``changes``.
+
+    DualNet gets toy networks: a ResNet-18's gradient takes half a minute to compile.
+    """
+    row, setting = METHODS[name], small_setting()
     config = row.config(**{**SMALL_CONFIG.get(name, {}), **changes})
-    return row.build(config, small_setting(name)), row.hyper()
+    if name != "dualnet":
+        return row.build(config, setting), row.hyper()
+    nets = toy_dualnets(CLASSES, predictor=config.objective in NEEDS_PREDICTOR)
+    sizes = {"num_classes": CLASSES, "num_tasks": TASKS}
+    return dualnet(config, nets, augment=setting.augment, **sizes), row.hyper()
 
 
 @pytest.fixture(scope="session")
@@ -73,5 +90,3 @@ def source() -> Source:
 def stream(source):
     """Three tasks of two classes, 22 examples each in batches of 4: the last batch is padded."""
     return class_il(source, tasks=TASKS, batch_size=4)
-
-

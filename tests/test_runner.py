@@ -30,7 +30,7 @@ def flat_method(name, **changes):
     from tests.conftest import SMALL_CONFIG, small_setting
 
     row = METHODS[name]
-    setting = small_setting(name, augment=recipe((12,), normalisation="none"))
+    setting = small_setting(augment=recipe((12,), normalisation="none"))
     return row.build(row.config(**{**SMALL_CONFIG.get(name, {}), **changes}), setting), row.hyper()
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from cls_jax.augment import Augment
-from cls_jax.methods import dualnet, er, joint, sgd
+from cls_jax.methods import dualnet, dualnet_config, er, joint, sgd
 from cls_jax.methods.base import Method
 from cls_jax.nets.choose import NetConfig, make_dualnet, make_net
 
@@ -48,8 +48,10 @@ def _er(config: er.ErConfig, s: Setting) -> Method:
     return er.er(config, make_net(s.net, s.num_classes), augment=s.augment)
 
 
-def _dualnet(config: dualnet.DualNetConfig, s: Setting) -> Method:
-    nets = make_dualnet(s.net, s.num_classes, predictor=config.objective in dualnet.NEEDS_PREDICTOR)
+def _dualnet(config: dualnet_config.DualNetConfig, s: Setting) -> Method:
+    nets = make_dualnet(
+        s.net, s.num_classes, predictor=config.objective in dualnet_config.NEEDS_PREDICTOR
+    )
     sizes = {"num_classes": s.num_classes, "num_tasks": s.num_tasks}
     return dualnet.dualnet(config, nets, augment=s.augment, **sizes)
 
@@ -58,5 +60,5 @@ METHODS: dict[str, Row] = {
     "sgd": Row(NoConfig, sgd.SgdHyper, _sgd),
     "joint": Row(NoConfig, sgd.SgdHyper, _joint),
     "er": Row(er.ErConfig, er.ErHyper, _er),
-    "dualnet": Row(dualnet.DualNetConfig, dualnet.DualNetHyper, _dualnet),
+    "dualnet": Row(dualnet_config.DualNetConfig, dualnet_config.DualNetHyper, _dualnet),
 }

@@ -74,7 +74,9 @@ def test_state_out_is_shaped_like_state_in(name):
     key, task = jax.random.key(0), task_of(2)
     outs = [jax.eval_shape(p.step, key, state, told_batch(name))[0] for p in method.phases]
     outs += [jax.eval_shape(p.enter, key, state, task, None) for p in method.phases]
-    outs += [jax.eval_shape(f, key, state, task, None) for f in (method.begin_task, method.end_task)]
+    outs += [
+        jax.eval_shape(f, key, state, task, None) for f in (method.begin_task, method.end_task)
+    ]
     for out in outs:
         assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), out) == like
 
@@ -112,7 +114,9 @@ def test_the_state_can_be_donated(name):
     begin = jax.jit(lambda *a: method.begin_task(*a), donate_argnums=1)
     out = begin(jax.random.key(0), mine, task_of(2), None)
     jax.block_until_ready(out)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out) if leaf.dtype == jnp.float32)
+    assert all(
+        np.isfinite(leaf).all() for leaf in jax.tree.leaves(out) if leaf.dtype == jnp.float32
+    )
 
 
 @pytest.mark.parametrize("name", METHOD_NAMES)

@@ -1,0 +1,64 @@
+"""DualNets with one convolution a stage: everything a method can see, compiled in seconds."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from cls_jax.nets.dualnet import DualNets, Embedding
+from cls_jax.nets.layers import BatchNorm, Conv, Dense, max_pool_2x2
+from cls_jax.nets.linen import apply_linen, init_linen
+
+WIDTHS = (2, 3)
+
+
+class Slow(nn.Module):
+    predictor: bool
+
+    def setup(self):
+        self.convs = [Conv(width) for width in WIDTHS]
+        self.norms = [BatchNorm() for _ in WIDTHS]
+        self.projector = Dense(4)
+        self.predictor_head = Dense(4)
+
+    def features(self, x, *, train, valid=None):
+        maps = []
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = max_pool_2x2(nn.relu(norm(conv(x), train=train, valid=valid)))
+            maps.append(x)
+        return tuple(maps)
+
+    def __call__(self, x, *, train, valid=None):
+        z = self.projector(self.features(x, train=train, valid=valid)[-1].mean((1, 2)))
+        return Embedding(z, self.predictor_head(z) if self.predictor else None)
+
+
+class Fast(nn.Module):
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x, maps, *, train, valid=None):
+        for width, slow_map in zip(WIDTHS, maps, strict=True):
+            x = nn.relu(BatchNorm()(Conv(width)(x), train=train, valid=valid))
+            x = max_pool_2x2(x) * slow_map
+        return Dense(self.num_classes)(x.mean((1, 2)))
+
+
+def toy_dualnets(num_classes: int, *, predictor: bool = False) -> DualNets:
+    """Two stages instead of four, one convolution each, BatchNorm included."""
+    slow, fast = Slow(predictor), Fast(num_classes)
+
+    def init_fast(key, x):
+        maps, side = [], x.shape[1]
+        for width in WIDTHS:
+            side = -(-side // 2)
+            maps.append(jnp.zeros((x.shape[0], side, side, width), x.dtype))
+        return init_linen(fast, key, x, tuple(maps))
+
+    return DualNets(
+        init_slow=partial(init_linen, slow),
+        init_fast=init_fast,
+        features=partial(apply_linen, slow, method="features"),
+        embed=partial(apply_linen, slow),
+        classify=partial(apply_linen, fast),
+    )
