@@ -3,7 +3,7 @@
 A script adds its method's Config and Hyper and its presets; see experiments/dualnet_cifar.py.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from cls_jax.augment import recipe
@@ -12,11 +12,12 @@ from cls_jax.events import Result
 from cls_jax.methods import METHODS, Setting
 from cls_jax.methods.base import Method
 from cls_jax.nets.choose import NetConfig
-from cls_jax.runner import Plan, run
+from cls_jax.runner import Plan, check_run, run
 from cls_jax.streams.class_il import class_il
 from cls_jax.streams.sources import load
 from cls_jax.streams.stream import Stream
 from cls_jax.types import InputError, PyTree
+from cls_jax.workdir import prepare_workdir
 
 
 @dataclass(frozen=True)
@@ -120,17 +121,28 @@ def make_method(
 
 
 def execute(
-    methods: list[tuple[Method, PyTree]], stream: Stream, config: RunConfig
+    methods: list[tuple[Method, PyTree]], stream: Stream, config: RunConfig, record: Any
 ) -> list[Result]:
-    """Runs methods one after another on one stream, with the console and the logs that were asked.
+    """Runs methods one after another on one stream, with the console and the logs asked for.
+
+    Args:
+      methods: each with its Hyper.
+      stream: what all of them see.
+      config: seeds, plan and where to write.
+      record: the whole config of the experiment, a dataclass; kept in the workdir, if there is one,
+        which is made only once everything has been checked.
 
     Raises:
-      InputError: for bad seeds, hyper-parameters or plan, before any compute.
+      InputError: for bad seeds, hyper-parameters, plan or workdir, before any compute.
       Diverged: when a metric is not finite.
     """
     plan = Plan(chunk=config.chunk, mode=config.mode, over_seeds=config.over_seeds)
+    for method, hyper in methods:
+        check_run(method, hyper, config.seeds, plan)
     if config.tensorboard and config.workdir is None:
         raise InputError("tensorboard needs a folder; give --workdir")
+    if config.workdir is not None:
+        prepare_workdir(config.workdir, asdict(record))
     results = []
     logs = config.workdir if config.tensorboard else None
     for number, (method, hyper) in enumerate(methods):

@@ -75,6 +75,17 @@ def resolve(plan: Plan, method: Method, num_seeds: int) -> Plan:
     return Plan(chunk=chunk, mode=mode, over_seeds=over_seeds)
 
 
+def check_run(method: Method, hyper: PyTree, seeds: Sequence[int], plan: Plan) -> Plan:
+    """The plan with every "auto" decided, once seeds, hyper-parameters and plan are found good.
+
+    Raises:
+      InputError: naming the first that is not.
+    """
+    check_seeds(seeds)
+    check_hyper(hyper)
+    return resolve(plan, method, len(seeds))
+
+
 def run(
     method: Method,
     stream: Stream,
@@ -101,9 +112,7 @@ def run(
       InputError: for bad seeds, hyper-parameters or plan, before any compute.
       Diverged: when a metric is not finite.
     """
-    check_seeds(seeds)
-    check_hyper(hyper)
-    plan = resolve(plan, method, len(seeds))
+    plan = check_run(method, hyper, seeds, plan)
     hyper = jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), hyper)
     if method.needs.pooled:
         stream = pooled(stream)

@@ -15,7 +15,7 @@ from cls_jax.cli import run_main
 from cls_jax.experiment import RunConfig, StreamConfig, execute, make_method, make_stream
 from cls_jax.methods import METHODS
 from cls_jax.nets.choose import NetConfig
-from cls_jax.report import comparison_table, prepare_workdir, show, write_comparison
+from cls_jax.report import comparison_table, show, write_comparison
 from cls_jax.types import InputError
 
 Flat = lambda kind: Annotated[kind, arg(name="")]  # noqa: E731
@@ -35,7 +35,14 @@ Config = make_dataclass(
             Annotated[tuple[str, ...], arg(help=f"rows of the table: {', '.join(METHODS)}.")],
             ("sgd", "er", "dualnet"),
         ),
-        ("memory_size", Annotated[int, arg(help="slots of every method that has a memory, in place of its own number.")], 250),
+        (
+            "memory_size",
+            Annotated[
+                int,
+                arg(help="slots of every method that has a memory, in place of its own number."),
+            ],
+            250,
+        ),
         ("stream", Flat(StreamConfig), StreamConfig()),
         ("net", Flat(NetConfig), NetConfig()),
         ("run", Flat(RunConfig), RunConfig()),
@@ -71,9 +78,7 @@ def main(config) -> None:
         if hasattr(own, "memory_size"):
             own = replace(own, memory_size=config.memory_size)
         learners.append((make_method(name, own, stream, config.stream, config.net), flags.hyper))
-    if config.run.workdir is not None:
-        prepare_workdir(config.run.workdir, asdict(config))
-    results = execute(learners, stream, config.run)
+    results = execute(learners, stream, config.run, config)
     show(comparison_table(results))
     if config.run.workdir is not None:
         print(f"results in {write_comparison(config.run.workdir, asdict(config), results)}")

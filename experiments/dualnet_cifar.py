@@ -16,7 +16,7 @@ from cls_jax.cli import run_main
 from cls_jax.experiment import RunConfig, StreamConfig, execute, make_method, make_stream
 from cls_jax.methods.dualnet import DualNetConfig, DualNetHyper
 from cls_jax.nets.choose import NetConfig
-from cls_jax.report import prepare_workdir, show, tables, write
+from cls_jax.report import show, tables, write
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,7 @@ def main(config: Config) -> None:
     """Checks, trains, prints the table and writes the workdir."""
     stream = make_stream(config.stream)
     method = make_method("dualnet", config.method, stream, config.stream, config.net)
-    if config.run.workdir is not None:
-        prepare_workdir(config.run.workdir, asdict(config))
-    (result,) = execute([(method, config.hyper)], stream, config.run)
+    (result,) = execute([(method, config.hyper)], stream, config.run, config)
     show(tables(result))
     if config.run.workdir is not None:
         print(f"results in {write(config.run.workdir, asdict(config), result)}")
