@@ -2,7 +2,7 @@
 """Several methods on one stream at equal memory, in one table and one figure.
 
 --preset quick: sgd, er and dualnet on the bundled digits, as in dualnet_cifar.py.
---preset cifar10: the same on Split CIFAR-10, one pass; give --data-dir.
+--preset cifar10: the same on Split CIFAR-10, one pass, with DualNet's CORe50 rates.
 Each method has its own flags behind its name, e.g. --er.learning-rate 0.05.
 """
 
@@ -14,6 +14,8 @@ from tyro.conf import arg
 from cls_jax.cli import run_main
 from cls_jax.experiment import RunConfig, StreamConfig, execute, make_method, make_stream
 from cls_jax.methods import METHODS
+from cls_jax.methods.dualnet import DualNetConfig, DualNetHyper
+from cls_jax.methods.er import ErConfig
 from cls_jax.nets.choose import NetConfig
 from cls_jax.report import comparison_table, show, write_comparison
 from cls_jax.types import InputError
@@ -50,29 +52,30 @@ Config = make_dataclass(
     ],
     frozen=True,
 )
-QUICK = Config(net=NetConfig(width=8))
+# The protocol of DualNet's code: as many examples replayed as arrive (10 and 10; CORe50: 32 and 32).
 PRESETS = {
-    "quick": QUICK,
-    "cifar10": replace(
-        QUICK,
+    "quick": Config(net=NetConfig(width=8), er=FLAGS["er"](config=ErConfig(replay_size=10))),
+    "cifar10": Config(
         memory_size=500,
         net=NetConfig(width=16),
-        stream=StreamConfig(data="cifar10", view_flip=True),
+        stream=StreamConfig(data="cifar10", batch_size=32, normalisation="cifar10", view_flip=True),
+        er=FLAGS["er"](config=ErConfig(replay_size=32)),
+        dualnet=FLAGS["dualnet"](
+            config=DualNetConfig(replay_size=32),
+            hyper=DualNetHyper(ssl_learning_rate=1e-4, lookahead_step_size=0.1),
+        ),
     ),
 }
 
 
 def main(config) -> None:
     """Checks everything, runs one method after another, prints the table, writes the workdir."""
-    unknown = [name for name in config.methods if name not in METHODS]
-    if unknown or len(set(config.methods)) < max(len(config.methods), 1):
-        raise InputError(
-            f"methods is {' '.join(config.methods) or 'empty'}; "
-            f"name each once, from {', '.join(METHODS)}"
-        )
+    names = config.methods
+    if not names or len({*names} & {*METHODS}) < len(names):
+        raise InputError(f"methods is {names}; name each once, from {', '.join(METHODS)}")
     stream = make_stream(config.stream)
     learners = []
-    for name in config.methods:
+    for name in names:
         flags = getattr(config, name)
         own = flags.config
         if hasattr(own, "memory_size"):
