@@ -94,11 +94,7 @@ def write(workdir: str | Path, config: Mapping[str, Any], result: Result) -> Pat
     check_workdir(workdir, config)
     workdir = write_config(workdir, config)
     write_json(workdir / "results.json", _results(result))
-    for lane, seed in enumerate(result.seeds):
-        for v, view in enumerate(result.views):
-            for s, scenario in enumerate(SCENARIOS):
-                name = f"accuracy_{view}_{_key(scenario)}_seed{seed}.csv"
-                write_file(workdir / name, _csv(result.matrix[lane, v, s]))
+    _write_matrices(workdir, result, "accuracy")
     write_file(workdir / "accuracy_matrix.png", figures.accuracy_matrix(result))
     write_file(workdir / "accuracy_over_tasks.png", figures.accuracy_over_tasks(result))
     write_file(workdir / "summary.md", _summary(_sheet(result)))
@@ -111,13 +107,15 @@ def write_comparison(
     """Writes several methods side by side into ``workdir`` and returns it.
 
     config.json, comparison.json, comparison.csv (a row a method, seed and scenario),
-    comparison.md, comparison_over_tasks.png.
+    comparison.md, comparison_over_tasks.png, accuracy_<method>_<view>_<scenario>_seed<k>.csv.
     """
     _distinct(results)
     check_workdir(workdir, config)
     workdir = write_config(workdir, config)
     write_json(workdir / "comparison.json", [_results(result) for result in results])
     write_file(workdir / "comparison.csv", _comparison_csv(results))
+    for result in results:
+        _write_matrices(workdir, result, f"accuracy_{result.method}")
     write_file(workdir / "comparison.md", _summary(_comparison_sheet(results)))
     write_file(workdir / "comparison_over_tasks.png", figures.comparison_over_tasks(results))
     return workdir
@@ -152,6 +150,14 @@ def _results(result: Result) -> dict[str, Any]:
         "details": result.details,
         "scores": by_view,
     }
+
+
+def _write_matrices(workdir: Path, result: Result, prefix: str) -> None:
+    for lane, seed in enumerate(result.seeds):
+        for v, view in enumerate(result.views):
+            for s, scenario in enumerate(SCENARIOS):
+                name = f"{prefix}_{view}_{_key(scenario)}_seed{seed}.csv"
+                write_file(workdir / name, _csv(result.matrix[lane, v, s]))
 
 
 def _csv(matrix: np.ndarray) -> str:

@@ -1,0 +1,37 @@
+#!/usr/bin/env python
+"""Puts the tables of records/ into README.md; a test holds the two equal.
+
+A record is the workdir of compare.py with a NOTE.md that says in a few words what it is.
+"""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- records: made by experiments/records.py -->", "<!-- end of records -->"
+
+
+def block(records: Path) -> str:
+    """Markdown: of every record its stream, note, table and folder."""
+    parts = []
+    for folder in sorted(records.iterdir()):
+        if not (folder / "comparison.md").exists():
+            continue
+        lines = (folder / "comparison.md").read_text(encoding="utf-8").splitlines()
+        title = lines[0].removeprefix("# ")
+        table = "\n".join(line for line in lines if line.startswith("|"))
+        note = (folder / "NOTE.md").read_text(encoding="utf-8").strip()
+        parts.append(f"**{title}** ([record](records/{folder.name}))\n\n{table}\n\n{note}")
+    return "\n\n".join(parts)
+
+
+def with_block(readme: str, records: str) -> str:
+    """The README with its table replaced."""
+    before, rest = readme.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n\n{records}\n\n{END}{after}"
+
+
+if __name__ == "__main__":
+    path = ROOT / "README.md"
+    text = with_block(path.read_text(encoding="utf-8"), block(ROOT / "records"))
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,53 @@
+"""What the README says is so: tables equal the records, commands equal CI's, names exist."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+sys.path.insert(0, str(ROOT / "experiments"))
+
+from records import block, with_block  # noqa: E402
+
+
+def test_tables_equal_the_records():
+    assert with_block(README, block(ROOT / "records")) == README
+
+
+def test_every_record_says_what_it_is():
+    for folder in (ROOT / "records").iterdir():
+        assert (folder / "NOTE.md").read_text(encoding="utf-8").strip()
+        assert (folder / "config.json").exists()
+        assert list(folder.glob("accuracy_*_seed0.csv"))
+
+
+def test_ci_runs_the_readmes_test_command():
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for part in ('pip install', '-e ".[test]"', "python -m pytest"):
+        assert part in ci
+        assert part in README
+
+
+def test_every_file_and_flag_that_the_readme_names_exists():
+    for path in re.findall(r"(?:cls_jax|experiments|tests|records)/[\w./-]*\w", README):
+        assert path == "cls_jax/methods/mine.py" or (ROOT / path).exists(), path
+    scripts = {"dualnet_cifar.py", "compare.py"}
+    for line in README.splitlines():
+        for script in scripts:
+            if f"python experiments/{script}" in line:
+                flags = set(re.findall(r"--[\w.-]+", line.split(script)[1]))
+                command = [sys.executable, f"experiments/{script}", "--help"]
+                told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+                assert all(flag in told.stdout for flag in flags), line
+
+
+def test_the_readmes_python_runs(tmp_path):
+    """The library example, as a reader would paste it."""
+    (code,) = re.findall(r"```python\n(# A whole run.*?)```", README, re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "class-IL" in done.stdout
