@@ -6,7 +6,7 @@ A script adds its method's Config and Hyper and its presets; see experiments/dua
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from cls_jax.augment import recipe
+from cls_jax.augment import Kind, Normalisation, recipe
 from cls_jax.console import console, fan_out, tensorboard
 from cls_jax.events import Result
 from cls_jax.methods import METHODS, Setting
@@ -53,10 +53,10 @@ class StreamConfig:
     class_order: Literal["shuffled", "label"] = "shuffled"
     drop_last: bool = False
     label_fraction: float = 1.0
-    normalisation: Literal["imagenet", "cifar10", "cifar100", "mnist", "half", "none"] = "half"
+    normalisation: Normalisation = "half"
     crop_padding: int | None = None
     flip: bool = False
-    views: Literal["kornia050", "standard"] = "kornia050"
+    views: Kind = "kornia050"
     view_padding: int = 4
     view_flip: bool = False
 

@@ -3,8 +3,7 @@
 Every loss takes ``valid`` bool[b] (None: every row counts). A row that is False is replaced before
 anything is computed, so whatever it holds, NaN included, moves neither value nor gradient; with no
 valid row the loss is 0 and so is its gradient. Float32 in is float32 out, float64 is float64, and
-narrower types are computed in float32. Matrix products run at the highest precision that the
-device has, because a loss is too small a part of a step to save on.
+narrower types are computed in float32. Matrix products run at the highest precision there is.
 """
 
 import math
@@ -145,8 +144,7 @@ def barlow_twins(
 
     Source: dualnet card section 4 ("Barlow Twins, exact"), oracle 1; Zbontar et al. 2021.
     Departs: a feature whose variance is below 1e-12 keeps its scale and correlates with nothing;
-      the official code divides 0 by 0 there. Dividing by sqrt(1e-12) instead would give
-      gradients of 1e6.
+      the official code divides 0 by 0 there.
     """
     valid, (za, zb) = _rows(valid, za, zb)
     num = valid.sum()
@@ -241,8 +239,7 @@ def byol(pa: Array, pb: Array, ta: Array, tb: Array, *, valid: Array | None = No
       float[], dimensionless, in [0, 4].
 
     Source: Grill et al. 2020, equation 2.
-    Departs: the paper adds the two directions; their mean keeps the scale of the other
-      two-view losses here. Twice this is the paper's.
+    Departs: the mean of the two directions, not their sum: half the paper's loss.
     """
     valid, (pa, pb, ta, tb) = _rows(valid, pa, pb, ta, tb)
     return _mean(2 - _cosine(pa, tb) - _cosine(pb, ta), valid)

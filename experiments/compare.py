@@ -52,7 +52,7 @@ Config = make_dataclass(
     ],
     frozen=True,
 )
-# The protocol of DualNet's code: as many examples replayed as arrive (10 and 10; CORe50: 32 and 32).
+# As in DualNet's code, as many examples are replayed as arrive: 10 and 10, CORe50: 32 and 32.
 PRESETS = {
     "quick": Config(net=NetConfig(width=8), er=FLAGS["er"](config=ErConfig(replay_size=10))),
     "cifar10": Config(
