@@ -84,13 +84,14 @@ def supervised(
 
     Raises:
       InputError: ``mean`` and ``std`` differ in length, ``std`` is not positive, or
-        ``crop_padding`` is negative.
+        ``crop_padding`` or ``size`` is out of range.
 
     Source: dualnet card section 3; baselines card section 1.
     """
     if len(mean) != len(std) or min(std) <= 0:
         raise InputError(f"mean={mean}, std={std}: give as many of each, std > 0")
     _check_padding("crop_padding", crop_padding or 0)
+    size = None if size is None else as_pair(size)
 
     def apply(key: Array, x: Array) -> Array:
         if x.ndim == 2:
@@ -128,13 +129,13 @@ def views(
       different keys.
 
     Raises:
-      InputError: unknown ``kind`` or negative ``padding``.
+      InputError: unknown ``kind``, or ``padding`` or ``size`` out of range.
 
     Source: dualnet card section 3 and quirk 10.
     """
-    if kind not in ("kornia050", "standard"):
-        raise InputError(f"kind={kind!r}: give 'kornia050' or 'standard'")
+    _check_kind("kind", kind)
     _check_padding("padding", padding)
+    size = as_pair(size)
     meaning = "kornia050" if kind == "kornia050" else "multiplicative"
 
     def view(key: Array, x: Array, blur_rate: float) -> Array:
@@ -212,6 +213,8 @@ def recipe(
     augment = Augment(train=train, test=lambda x: plain(None, x))
     if views is None:
         return augment
+    _check_kind("views", views)
+    _check_padding("view_padding", view_padding)
     if source_shape[-1] not in (1, 3):
         raise InputError(f"source_shape={source_shape}: views need 3 channels, or 1 (grey)")
     height, width = source_shape[:2]
@@ -223,6 +226,11 @@ def recipe(
         )
     view_a, view_b = _views(views, size=window, padding=view_padding, flip=view_flip)
     return augment._replace(view_a=view_a, view_b=view_b)
+
+
+def _check_kind(name: str, kind: str) -> None:
+    if kind not in ("kornia050", "standard"):
+        raise InputError(f"{name}={kind!r}: give 'kornia050' or 'standard'")
 
 
 def _check_padding(name: str, padding: int) -> None:

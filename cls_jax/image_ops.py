@@ -121,12 +121,8 @@ def colour_jitter(
         return x
     key_draw, key_time = jax.random.split(key)
     draws = jax.random.uniform(key_draw, (5, x.shape[0], 1, 1, 1), minval=-1)
-    b, c, s, turn = (
-        draws[0] * brightness,
-        draws[1] * contrast,
-        draws[2] * saturation,
-        draws[3] * hue,
-    )
+    strengths = (brightness, contrast, saturation, hue)
+    b, c, s, turn = (draws[i] * strength for i, strength in enumerate(strengths))
     fb, fc, fs = (jnp.maximum(1 + strength, 0) for strength in (b, c, s))
     zero, one = jnp.zeros_like(b), jnp.ones_like(b)
     time = jax.random.permutation(key_time, 4)  # of brightness, contrast, saturation, hue
@@ -244,5 +240,8 @@ def _is_colour(x: Array) -> bool:
 
 
 def as_pair(size: Size) -> tuple[int, int]:
-    """(height, width) of a size given as one number or as two."""
-    return (size, size) if isinstance(size, int) else tuple(size)
+    """(height, width) of a size given as one number or as two; InputError below 1."""
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1:
+        raise InputError(f"size={size}: give at least 1 pixel")
+    return height, width

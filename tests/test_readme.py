@@ -25,7 +25,7 @@ def test_every_record_says_what_it_is():
 
 def test_ci_runs_the_readmes_test_command():
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    for part in ('pip install', '-e ".[test]"', "python -m pytest"):
+    for part in ("pip install", '-e ".[test]"', "python -m pytest"):
         assert part in ci
         assert part in README
 
