@@ -78,11 +78,7 @@ def slow_learner(
             value = getattr(losses, config.objective)(a.z, b.z, valid=valid)
         return value, stats
 
-    def inner_step(key: Array, slow: Trainable, target: PyTree, draw: DrawFn, hyper):
-        key_draw, key_a, key_b = jax.random.split(key, 3)
-        x, valid = draw(key_draw)
-        xa, xb = augment.view_a(key_a, x), augment.view_b(key_b, x)
-
+    def inner_step(slow: Trainable, target: PyTree, xa: Array, xb: Array, valid: Array, hyper):
         def loss(params: PyTree):
             return objective(slow.vars.replace(params=params), target, xa, xb, valid)
 
@@ -93,12 +89,25 @@ def slow_learner(
             target = ema(target, vars, hyper.target_decay)
         return Trainable(vars=vars, opt={**slow.opt, "ssl": opt}), target, value
 
+    def images(key: Array, draw: DrawFn) -> tuple[Array, Array, Array]:
+        """Both views of one inner step's images, and which of them count."""
+        key_draw, key_a, key_b = jax.random.split(key, 3)
+        x, valid = draw(key_draw)
+        return augment.view_a(key_a, x), augment.view_b(key_b, x), valid
+
     def phase(key: Array, slow: Trainable, target: PyTree, draw: DrawFn, hyper):
+        # Memory does not change in the slow phase: the images of all its steps are drawn at once,
+        # which compiles the views once instead of once a step.
+        keys = jax.vmap(lambda k: jax.random.split(k, config.inner_steps))(
+            jax.random.split(key, config.n_outer)
+        )
+        xa, xb, valid = jax.vmap(lambda k: images(k, draw))(keys.ravel())
         values = []
-        for key_outer in jax.random.split(key, config.n_outer):
+        for outer in range(config.n_outer):
             anchor = slow.vars
-            for key_inner in jax.random.split(key_outer, config.inner_steps):
-                slow, target, value = inner_step(key_inner, slow, target, draw, hyper)
+            for inner in range(config.inner_steps):
+                i = outer * config.inner_steps + inner
+                slow, target, value = inner_step(slow, target, xa[i], xb[i], valid[i], hyper)
                 values.append(value)
             moved = lookahead(anchor, slow.vars, hyper.lookahead_step_size)
             if not config.lookahead_stats:
