@@ -14,6 +14,11 @@ ALIASES = {"--task-free": "--no-task-aware"}
 """Flags under the name the papers use; offered where the config has the field."""
 
 
+def flat(kind: type) -> Any:
+    """The type of a nested dataclass whose flags have no prefix."""
+    return Annotated[kind, tyro.conf.arg(name="")]
+
+
 def parse(
     config_class: type[Config],
     presets: Mapping[str, Config],

@@ -98,6 +98,9 @@ def forward_transfer(a: np.ndarray, initial: np.ndarray) -> np.ndarray:
     Args:
       a: the accuracy matrix; its first superdiagonal must be measured.
       initial: float[..., T], ``b``: accuracy of the untrained network on each task.
+
+    Raises:
+      InputError: shapes that do not fit.
     """
     a, initial = _checked(a), np.asarray(initial, np.float64)
     if initial.shape[-1:] != a.shape[-1:]:
@@ -113,6 +116,9 @@ def scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
 
     Args:
       matrix: float64[..., T + 1, T] as ``Result`` has it: row 0 is before training.
+
+    Raises:
+      InputError: another shape.
     """
     matrix = np.asarray(matrix, np.float64)
     if matrix.ndim < 2 or matrix.shape[-2] != matrix.shape[-1] + 1:

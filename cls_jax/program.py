@@ -59,7 +59,8 @@ class Tally:
 
     Attributes:
       sums: the metrics, summed over steps.
-      last_good: the newest metrics that were all finite, before the first that were not.
+      last_good: the newest metrics that were all finite, before the first that were not; NaN if
+        the chunk had none.
       bad_step: int32[] number of the first step with a metric that is not finite, or -1.
     """
 
@@ -195,7 +196,9 @@ def make_advance(
         per_lane = jax.vmap(one, in_axes=(0, None, 0, 0)) if lanes else one
         _, metrics = jax.eval_shape(per_lane, run, data, row, task)
         none = jnp.full(run.step.shape, -1, jnp.int32)
-        return Tally(sums=_zeros(metrics), last_good=_zeros(metrics), bad_step=none)
+        nan = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan), metrics)
+        zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), metrics)
+        return Tally(sums=zero, last_good=nan, bad_step=none)
 
     def whole(run: Run, tally: Tally, data: Examples, rows: Rows, task: Task, num_steps: Array):
         def body(i, carry):
@@ -217,10 +220,6 @@ def make_advance(
         return run, tally
 
     return scan if mode == "scan" else loop
-
-
-def _zeros(like: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
 
 
 def make_boundary(method: Method, stream: Stream, *, lanes: bool) -> Callable:

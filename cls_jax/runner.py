@@ -24,7 +24,7 @@ from cls_jax.program import (
     slice_rows,
     stack_rows,
 )
-from cls_jax.streams.stream import Examples, Schedule, Stream, pooled
+from cls_jax.streams.stream import Examples, Schedule, Stream, headline, pooled
 from cls_jax.types import Batch, InputError, PyTree, Task
 
 _SCHEDULE, _INIT = 0, 1  # purposes of a seed's key; program.py has the others
@@ -52,6 +52,11 @@ class Plan(NamedTuple):
 def resolve(plan: Plan, method: Method, num_seeds: int) -> Plan:
     """The plan with every "auto" decided.
 
+    Args:
+      plan: as the user gave it.
+      method: whose steps may be convolutional.
+      num_seeds: a single seed is never vmapped.
+
     Raises:
       InputError: for a chunk below 1 or an unknown choice.
     """
@@ -77,6 +82,9 @@ def resolve(plan: Plan, method: Method, num_seeds: int) -> Plan:
 
 def check_run(method: Method, hyper: PyTree, seeds: Sequence[int], plan: Plan) -> Plan:
     """The plan with every "auto" decided, once seeds, hyper-parameters and plan are found good.
+
+    Args:
+      method, hyper, seeds, plan: as for ``run``.
 
     Raises:
       InputError: naming the first that is not.
@@ -175,7 +183,7 @@ def _make_run(method: Method, stream: Stream, plan: Plan, *, lanes: bool) -> Cal
         now = score(now, -1)
         plans = [[_rows_of(method, s, p) for s in schedules] for p in range(num_phases)]
         total = sum(max(lane[t].live.size for lane in ph) for ph in plans for t in range(num_tasks))
-        done = 0
+        done, metrics = 0, {}
         for task in range(num_tasks):
             told = _told(first, task, lanes)
             number = task * (num_phases + 2)
@@ -190,7 +198,7 @@ def _make_run(method: Method, stream: Stream, plan: Plan, *, lanes: bool) -> Cal
                     part = slice_rows(rows, start, plan.chunk, lanes=lanes)
                     began = time.perf_counter()
                     now, tally = advance[p](now, part, told, num_steps)
-                    metrics = _collect(tally, part, seeds, task, lanes)
+                    metrics = _collect(tally, part, seeds, task, metrics)
                     seconds = time.perf_counter() - began
                     done += num_steps
                     pace.append((int(part.live.sum()), seconds))
@@ -251,8 +259,8 @@ def _example(stream: Stream, data: Examples) -> Batch:
     return Batch(x=x, y=index, task=index, valid=yes, labelled=yes)
 
 
-def _collect(tally: Tally, part, seeds, task: int, lanes: bool) -> dict[str, float]:
-    """Mean metrics of a chunk, on the host.
+def _collect(tally: Tally, part, seeds, task: int, before: dict[str, float]) -> dict[str, float]:
+    """Mean metrics of a chunk, on the host; ``before`` are those of the chunk before.
 
     Raises:
       Diverged: if a step of it was not finite.
@@ -262,10 +270,11 @@ def _collect(tally: Tally, part, seeds, task: int, lanes: bool) -> dict[str, flo
     if (bad >= 0).any():
         lane = int(np.argmax(bad >= 0))
         good = {k: float(np.atleast_1d(v)[lane]) for k, v in tally.last_good.items()}
-        shown = ", ".join(f"{k} {v:.4g}" for k, v in good.items())
+        good = before if np.isnan(list(good.values())).any() else good
+        shown = ", ".join(f"{k} {v:.4g}" for k, v in good.items()) or "none"
         raise Diverged(
-            f"training stopped being finite at step {bad[lane]} (task {task}, seed {seeds[lane]}); "
-            f"last finite metrics of this chunk: {shown}; lower the learning rate"
+            f"training stopped being finite at step {bad[lane]} (task {task + 1}, seed "
+            f"{seeds[lane]}); last finite metrics: {shown}; lower the learning rate"
         )
     steps = max(int(part.live.sum()), 1)
     return {name: float(np.sum(value)) / steps for name, value in tally.sums.items()}
@@ -286,14 +295,4 @@ def _started(method, stream, seeds, schedules, plan) -> Started:
         num_tasks=stream.num_tasks,
         num_steps=sum(r.live.size for r in rows),
         mode=plan.mode,
-    )
-
-
-def headline(stream: Stream) -> str:
-    """What data, how many classes, tasks and examples: the first line that a run prints."""
-    source = stream.source
-    shape = "x".join(map(str, source.train.x.shape[1:]))
-    return (
-        f"{stream.name} ({source.num_classes} in all); {len(source.train.y)} training and "
-        f"{len(source.test.y)} test examples of {shape} {source.train.x.dtype}"
     )

@@ -80,7 +80,12 @@ def lookahead(anchor: PyTree, fast: PyTree, step_size: Array | float) -> PyTree:
 
 
 def select(fire: Array, new: PyTree, old: PyTree) -> PyTree:
-    """``new`` where ``fire`` (bool[]) holds, else ``old``: a whole tree, bit for bit."""
+    """``new`` where ``fire`` holds, else ``old``: a whole tree, bit for bit.
+
+    Args:
+      fire: bool[].
+      new, old: trees of the same structure, shapes and dtypes.
+    """
     return jax.tree.map(lambda n, o: jnp.where(fire, n, o), new, old)
 
 

@@ -11,58 +11,48 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from cls_jax.cli import run_main
+from cls_jax.cli import flat, run_main
 from cls_jax.experiment import RunConfig, StreamConfig, execute, make_method, make_stream
 from cls_jax.methods import METHODS
-from cls_jax.methods.dualnet import DualNetConfig, DualNetHyper
-from cls_jax.methods.er import ErConfig
 from cls_jax.nets.choose import NetConfig
 from cls_jax.report import comparison_table, show, write_comparison
 from cls_jax.types import InputError
 
-Flat = lambda kind: Annotated[kind, arg(name="")]  # noqa: E731
 FLAGS = {
     name: make_dataclass(
         f"{name}_flags",
-        [("config", Flat(row.config), row.config()), ("hyper", Flat(row.hyper), row.hyper())],
+        [("config", flat(row.config), row.config()), ("hyper", flat(row.hyper), row.hyper())],
         frozen=True,
     )
     for name, row in METHODS.items()
 }
+HELP = {
+    "methods": arg(help=f"rows of the table: {', '.join(METHODS)}."),
+    "memory_size": arg(help="slots of every method that has a memory, in place of its own number."),
+}
 Config = make_dataclass(
     "Config",
     [
-        (
-            "methods",
-            Annotated[tuple[str, ...], arg(help=f"rows of the table: {', '.join(METHODS)}.")],
-            ("sgd", "er", "dualnet"),
-        ),
-        (
-            "memory_size",
-            Annotated[
-                int,
-                arg(help="slots of every method that has a memory, in place of its own number."),
-            ],
-            250,
-        ),
-        ("stream", Flat(StreamConfig), StreamConfig()),
-        ("net", Flat(NetConfig), NetConfig()),
-        ("run", Flat(RunConfig), RunConfig()),
+        ("methods", Annotated[tuple[str, ...], HELP["methods"]], ("sgd", "er", "dualnet")),
+        ("memory_size", Annotated[int, HELP["memory_size"]], 250),
+        ("stream", flat(StreamConfig), StreamConfig()),
+        ("net", flat(NetConfig), NetConfig()),
+        ("run", flat(RunConfig), RunConfig()),
         *[(name, kind, kind()) for name, kind in FLAGS.items()],
     ],
     frozen=True,
 )
 # As in DualNet's code, as many examples are replayed as arrive: 10 and 10, CORe50: 32 and 32.
 PRESETS = {
-    "quick": Config(net=NetConfig(width=8), er=FLAGS["er"](config=ErConfig(replay_size=10))),
+    "quick": Config(net=NetConfig(width=8), er=FLAGS["er"](METHODS["er"].config(replay_size=10))),
     "cifar10": Config(
         memory_size=500,
         net=NetConfig(width=16),
-        stream=StreamConfig(data="cifar10", batch_size=32, normalisation="cifar10", view_flip=True),
-        er=FLAGS["er"](config=ErConfig(replay_size=32)),
+        stream=StreamConfig("cifar10", batch_size=32, normalisation="cifar10", view_flip=True),
+        er=FLAGS["er"](METHODS["er"].config(replay_size=32)),
         dualnet=FLAGS["dualnet"](
-            config=DualNetConfig(replay_size=32),
-            hyper=DualNetHyper(ssl_learning_rate=1e-4, lookahead_step_size=0.1),
+            METHODS["dualnet"].config(replay_size=32),
+            METHODS["dualnet"].hyper(ssl_learning_rate=1e-4, lookahead_step_size=0.1),
         ),
     ),
 }
@@ -76,11 +66,10 @@ def main(config) -> None:
     stream = make_stream(config.stream)
     learners = []
     for name in names:
-        flags = getattr(config, name)
-        own = flags.config
+        own, hyper = getattr(config, name).config, getattr(config, name).hyper
         if hasattr(own, "memory_size"):
             own = replace(own, memory_size=config.memory_size)
-        learners.append((make_method(name, own, stream, config.stream, config.net), flags.hyper))
+        learners.append((make_method(name, own, stream, config.stream, config.net), hyper))
     results = execute(learners, stream, config.run, config)
     show(comparison_table(results))
     if config.run.workdir is not None:

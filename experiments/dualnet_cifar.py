@@ -8,11 +8,8 @@ task. Both take --data, e.g. --data cifar10 --data-dir ~/tensorflow_datasets.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Annotated
 
-from tyro.conf import arg
-
-from cls_jax.cli import run_main
+from cls_jax.cli import flat, run_main
 from cls_jax.experiment import RunConfig, StreamConfig, execute, make_method, make_stream
 from cls_jax.methods.dualnet import DualNetConfig, DualNetHyper
 from cls_jax.nets.choose import NetConfig
@@ -23,11 +20,11 @@ from cls_jax.report import show, tables, write
 class Config:
     """Everything about one experiment."""
 
-    stream: Annotated[StreamConfig, arg(name="")] = StreamConfig()
-    net: Annotated[NetConfig, arg(name="")] = NetConfig()
-    method: Annotated[DualNetConfig, arg(name="")] = DualNetConfig()
-    hyper: Annotated[DualNetHyper, arg(name="")] = DualNetHyper()
-    run: Annotated[RunConfig, arg(name="")] = RunConfig()
+    stream: flat(StreamConfig) = StreamConfig()
+    net: flat(NetConfig) = NetConfig()
+    method: flat(DualNetConfig) = DualNetConfig()
+    hyper: flat(DualNetHyper) = DualNetHyper()
+    run: flat(RunConfig) = RunConfig()
 
 
 PRESETS = {

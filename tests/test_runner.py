@@ -277,10 +277,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(uneven, over_seeds):
     def metric(state):
         return jnp.where(state.steps == 9, jnp.nan, 100.0 + state.steps)
 
-    message = r"step 9 \(task \d, seed 4\); .*loss 108.*lower the learning rate"
-    plan = Plan(chunk=6, mode="scan", over_seeds=over_seeds)
-    with pytest.raises(Diverged, match=message):
-        run(spy_method(metric=metric), uneven, {}, seeds=(4, 5), plan=plan)
+    for chunk, last in ((7, "108"), (9, r"10[34](\.\d)?")):  # the step, or the chunk, before
+        message = rf"step 9 \(task \d, seed 4\); last finite metrics: loss {last};"
+        plan = Plan(chunk=chunk, mode="scan", over_seeds=over_seeds)
+        with pytest.raises(Diverged, match=message):
+            run(spy_method(metric=metric), uneven, {}, seeds=(4, 5), plan=plan)
+    first = spy_method(metric=lambda state: jnp.log(state.steps - 1.0))
+    with pytest.raises(Diverged, match=r"step 0 \(task 1, seed 0\); last finite metrics: none;"):
+        run(first, uneven, {})
 
 
 def test_a_real_divergence_is_caught(uneven):

@@ -53,12 +53,13 @@ def toy_dualnets(num_classes: int, *, predictor: bool = False) -> DualNets:
         for width in WIDTHS:
             side = -(-side // 2)
             maps.append(jnp.zeros((x.shape[0], side, side, width), x.dtype))
-        return init_linen(fast, key, x, tuple(maps))
+        return init_linen(key, fast, x, tuple(maps))
 
     return DualNets(
-        init_slow=partial(init_linen, slow),
+        init_slow=lambda key, x: init_linen(key, slow, x),
         init_fast=init_fast,
         features=partial(apply_linen, slow, method="features"),
         embed=partial(apply_linen, slow),
         classify=partial(apply_linen, fast),
+        predictor=predictor,
     )

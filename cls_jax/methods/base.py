@@ -92,7 +92,7 @@ class Method(NamedTuple):
     convolutional: bool = False
 
 
-def fresh(net: Net, key: Array, x: Array, optimizer: optax.GradientTransformation) -> Trainable:
+def fresh(key: Array, net: Net, x: Array, optimizer: optax.GradientTransformation) -> Trainable:
     """A network just born, with the optimizer state that belongs to it."""
     vars = net.init(key, x)
     return Trainable(vars=vars, opt=optimizer.init(vars.params))

@@ -35,11 +35,16 @@ from cls_jax import losses
 from cls_jax.augment import Augment
 from cls_jax.memory import Memory
 from cls_jax.methods.base import Method, Needs, Phase
-from cls_jax.methods.dualnet_config import DualNetConfig, DualNetHyper, memory_policy
+from cls_jax.methods.dualnet_config import (
+    NEEDS_PREDICTOR,
+    DualNetConfig,
+    DualNetHyper,
+    memory_policy,
+)
 from cls_jax.methods.slow_learner import slow_learner
 from cls_jax.nets.dualnet import DualNets
 from cls_jax.sync import select
-from cls_jax.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
+from cls_jax.types import Array, Batch, InputError, Metrics, PyTree, Task, Trainable, Variables
 
 REFRESH = 64  # slots whose soft targets are computed in one forward pass (code)
 
@@ -85,9 +90,11 @@ def dualnet(
       The method; its hyper is DualNetHyper.
 
     Raises:
-      InputError: if a size does not fit, or the views are missing.
+      InputError: if a size does not fit, or the views or the predictor are missing.
     """
     policy = memory_policy(config, augment, num_tasks)
+    if config.objective in NEEDS_PREDICTOR and not nets.predictor:
+        raise InputError(f"objective is {config.objective!r}; build the nets with predictor=True")
     aware = config.task_aware
     ssl_init, slow_phase = slow_learner(config, nets, augment)
 
@@ -220,7 +227,9 @@ def dualnet(
         for key_inner in jax.random.split(key_fast, config.inner_steps):
             state, metrics = supervised_step(key_inner, state, batch)
         if config.semi_supervised:
-            state = select(labelled.any(), state, before)
+            some = labelled.any()
+            state = select(some, state, before)
+            metrics = {name: jnp.where(some, value, 0.0) for name, value in metrics.items()}
         return state, {**metrics, "ssl": ssl}
 
     def init(key: Array, example: Batch, hyper: DualNetHyper) -> DualNetState:

@@ -1,7 +1,7 @@
 """What a user of DualNet chooses, and what must fit together; the table stands in dualnet.py."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
 
 from flax import struct
 
@@ -61,7 +61,8 @@ class DualNetHyper:
 
     Attributes:
       learning_rate: of the supervised steps, slow and fast networks.
-      ssl_learning_rate: of the self-supervised steps; 0 switches them off.
+      ssl_learning_rate: of the self-supervised steps; at 0 they leave the weights alone, to the
+        rounding of the look-ahead.
       lookahead_step_size: how far the slow weights follow a self-supervised round, in [0, 1].
       temperature: softens logits and soft targets.
       soft_target_weight: of the soft-target loss on replay.
@@ -86,6 +87,10 @@ def memory_policy(config: DualNetConfig, augment: Augment, num_tasks: int) -> Me
     Raises:
       InputError: if a size does not fit, or ``augment`` has no self-supervised views.
     """
+    for field in ("objective", "ssl_optimizer", "kl_reduction", "snapshot"):
+        value, choices = getattr(config, field), get_args(get_type_hints(DualNetConfig)[field])
+        if value not in choices:
+            raise InputError(f"{field} is {value!r}; use one of {', '.join(choices)}")
     for name in ("n_outer", "inner_steps", "ssl_size"):
         check_range(name, getattr(config, name), 1)
     check_replay(config.memory_size, config.replay_size)

@@ -67,7 +67,7 @@ def er(config: ErConfig, net: Net, *, augment: Augment) -> Method:
     policy = reservoir(config.memory_size)
 
     def init(key: Array, example: Batch, hyper: ErHyper) -> ErState:
-        model = fresh(net, key, augment.test(example.x), optax.sgd(hyper.learning_rate))
+        model = fresh(key, net, augment.test(example.x), optax.sgd(hyper.learning_rate))
         memory = policy.init({"x": example.x, "y": example.y})
         return ErState(model=model, memory=memory, hyper=hyper)
 

@@ -47,7 +47,7 @@ def sgd(net: Net, *, augment: Augment) -> Method:
     """
 
     def init(key: Array, example: Batch, hyper: SgdHyper) -> SgdState:
-        model = fresh(net, key, augment.test(example.x), optax.sgd(hyper.learning_rate))
+        model = fresh(key, net, augment.test(example.x), optax.sgd(hyper.learning_rate))
         return SgdState(model=model, hyper=hyper)
 
     def step(key: Array, state: SgdState, batch: Batch) -> tuple[SgdState, Metrics]:

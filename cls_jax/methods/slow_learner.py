@@ -30,6 +30,16 @@ DrawFn = Callable[[Array], tuple[Array, Array]]
 """key -> (images uint8[n, h, w, c], valid bool[n]), drawn anew for every inner step."""
 
 
+class SlowConfig(Protocol):
+    """The choices that the slow phase looks at; see DualNetConfig."""
+
+    objective: Objective
+    n_outer: int
+    inner_steps: int
+    ssl_optimizer: Literal["sgd", "momentum"]
+    lookahead_stats: bool
+
+
 class SlowPhaseFn(Protocol):
     """All rounds of one batch: (slow, target, mean self-supervised loss float32[])."""
 
@@ -39,13 +49,12 @@ class SlowPhaseFn(Protocol):
 
 
 def slow_learner(
-    config, nets: DualNets, augment: Augment
+    config: SlowConfig, nets: DualNets, augment: Augment
 ) -> tuple[Callable[[PyTree, PyTree], PyTree], SlowPhaseFn]:
     """The slow phase of DualNet.
 
     Args:
-      config: with ``objective``, ``n_outer``, ``inner_steps``, ``ssl_optimizer`` and
-        ``lookahead_stats`` (DualNetConfig).
+      config: the choices of SlowConfig.
       nets: whose ``embed`` is trained; with predictor for SimSiam and BYOL.
       augment: whose ``view_a`` and ``view_b`` make the two views.
 

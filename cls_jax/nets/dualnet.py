@@ -81,7 +81,8 @@ class DualNets(NamedTuple):
     """Pure functions over two separate trees, slow and fast.
 
     ``init_slow(key, x)`` and ``init_fast(key, x)`` give Variables for inputs shaped like ``x``;
-    ``convolutional`` tells the runner which loop is fast on a CPU.
+    ``predictor`` tells whether ``embed`` gives a ``p``, and ``convolutional`` tells the runner
+    which loop is fast on a CPU.
     """
 
     init_slow: InitVarsFn
@@ -89,6 +90,7 @@ class DualNets(NamedTuple):
     features: FeaturesFn
     embed: EmbedFn
     classify: ClassifyFn
+    predictor: bool = False
     convolutional: bool = True
 
 
@@ -223,12 +225,13 @@ def dualnet(
     fast = _Fast(num_classes, width, dtype, unbiased_running)
 
     def init_fast(key: Array, x: Array) -> Variables:
-        return init_linen(fast, key, x, _blank_maps(x, width))
+        return init_linen(key, fast, x, _blank_maps(x, width))
 
     return DualNets(
-        init_slow=partial(init_linen, slow),
+        init_slow=lambda key, x: init_linen(key, slow, x),
         init_fast=init_fast,
         features=partial(apply_linen, slow, method="features"),
         embed=partial(apply_linen, slow),
         classify=partial(apply_linen, fast),
+        predictor=predictor,
     )

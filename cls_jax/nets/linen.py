@@ -20,13 +20,13 @@ def check_net(num_classes: int, width: int, dtype: str) -> None:
         raise InputError(f"dtype = {dtype!r}: give one of {', '.join(COMPUTE_DTYPES)}.")
 
 
-@partial(jax.jit, static_argnums=0)
-def init_linen(module: nn.Module, key: Array, *inputs: Array) -> Variables:
+@partial(jax.jit, static_argnums=1)
+def init_linen(key: Array, module: nn.Module, *inputs: Array) -> Variables:
     """Fresh variables of a linen module, without computing its forward pass.
 
     Args:
-      module: its ``__call__`` takes ``inputs`` and ``train``.
       key: typed PRNG key.
+      module: its ``__call__`` takes ``inputs`` and ``train``.
       *inputs: arrays of which only the shapes matter.
 
     Returns:

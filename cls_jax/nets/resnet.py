@@ -65,4 +65,5 @@ def resnet18(
     """
     check_net(num_classes, width, dtype)
     module = _ResNet18(num_classes, width, dtype, unbiased_running)
-    return Net(partial(init_linen, module), partial(apply_linen, module), convolutional=True)
+    init = lambda key, x: init_linen(key, module, x)  # noqa: E731
+    return Net(init, partial(apply_linen, module), convolutional=True)

@@ -102,6 +102,16 @@ class Stream(NamedTuple):
         return self.source.num_classes
 
 
+def headline(stream: Stream) -> str:
+    """What data, how many classes, tasks and examples: the first line that a run prints."""
+    source = stream.source
+    shape = "x".join(map(str, source.train.x.shape[1:]))
+    return (
+        f"{stream.name} ({source.num_classes} in all); {len(source.train.y)} training and "
+        f"{len(source.test.y)} test examples of {shape} {source.train.x.dtype}"
+    )
+
+
 def pooled(stream: Stream) -> Stream:
     """The same examples without tasks: each epoch drawn from all tasks at once, shuffled.
 

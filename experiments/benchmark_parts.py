@@ -1,0 +1,98 @@
+"""What benchmark.py measures with: synthetic data, operation counts, ceilings, peak memory."""
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cls_jax.methods.base import Method
+from cls_jax.nets.choose import NetConfig
+from cls_jax.streams.class_il import class_il
+from cls_jax.streams.stream import Examples, Source, Stream
+from cls_jax.types import Batch, PyTree
+
+TASKS, CLASSES = 5, 10
+
+
+def synthetic(batch_size: int, rows: int) -> Stream:
+    """``rows`` full batches at least of every task, drawn again and again from two."""
+    y = np.tile(np.arange(CLASSES, dtype=np.int32), batch_size)
+    x = np.random.default_rng(0).integers(0, 256, (y.size, 32, 32, 3), np.uint8)
+    examples = Examples(x, y)
+    names = tuple(map(str, range(CLASSES)))
+    source = Source("synthetic", examples, Examples(x[:CLASSES], y[:CLASSES]), names)
+    return class_il(source, tasks=TASKS, batch_size=batch_size, epochs=-(-rows // 2))
+
+
+def flops_of(function: Callable, *arguments: PyTree) -> float:
+    """Floating-point operations of one call, as XLA counts them in the program it is given."""
+    return float(jax.jit(function).lower(*arguments).cost_analysis()["flops"])
+
+
+def step_flops(method: Method, hyper: PyTree, stream: Stream) -> float:
+    """Floating-point operations of one step of the first phase; nothing is computed."""
+    b = stream.batch_size
+    number, yes = jnp.zeros(b, jnp.int32), jnp.ones(b, bool)
+    batch = Batch(jnp.asarray(stream.source.train.x[:b]), number, number, yes, yes)
+    hyper = jax.tree.map(jnp.float32, hyper)
+    key = jax.random.key(0)
+    state = jax.eval_shape(method.init, key, batch, hyper)
+    return flops_of(method.phases[0].step, key, state, batch)
+
+
+def ceilings(net: NetConfig, batch_size: int) -> dict[str, Callable[[], float]]:
+    """Name -> a function that measures once, in flop/s: what this device does at best."""
+    dtype, side = net.dtype, 1536 if jax.default_backend() == "cpu" else 8192
+
+    def convolve(pairs):
+        labels = ("NHWC", "HWIO", "NHWC")
+        conv = jax.lax.conv_general_dilated
+        return [conv(x, k, (1, 1), "SAME", dimension_numbers=labels) for x, k in pairs]
+
+    pairs = []
+    for stage in range(4):
+        edge, channels = 32 >> stage, net.width << stage
+        shapes = (batch_size, edge, edge, channels), (3, 3, channels, channels)
+        pairs.append(tuple(jnp.ones(shape, dtype) for shape in shapes))
+    square = jnp.ones((side, side), dtype)
+    return {
+        "matmul": _rate(jnp.matmul, square, square),
+        "convolution": _rate(convolve, pairs),
+    }
+
+
+def _rate(function: Callable, *arguments: PyTree) -> Callable[[], float]:
+    flops, compiled = flops_of(function, *arguments), jax.jit(function)
+    jax.block_until_ready(compiled(*arguments))
+
+    def measure() -> float:
+        start, calls = time.perf_counter(), 3
+        for _ in range(calls):
+            out = compiled(*arguments)
+        jax.block_until_ready(out)
+        return calls * flops / (time.perf_counter() - start)
+
+    return measure
+
+
+def twin_seconds(name: str, width: int, batch_size: int) -> float:
+    """Seconds of one update in PyTorch; runs in a process of its own."""
+    import benchmark_torch
+    import torch
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    return getattr(benchmark_torch, name)(width, batch_size, repeats=3)
+
+
+def peak_bytes() -> int:
+    """Most memory held so far: by the device if it tells, else by this process."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
