@@ -267,7 +267,7 @@ def test_requirements_and_pyproject_agree():
     wanted, extras = {}, project["project"]["optional-dependencies"]
     for line in (ROOT / "requirements.txt").read_text().splitlines():
         if line and line[0] != "#":
-            name, bounds = re.match(r"([\w-]+)(.*)", line).groups()
+            name, bounds = re.match(r"([\w-]+)([^#]*?)\s*(?:#.*)?$", line).groups()
             assert re.match(r">=", bounds), f"{name} has no lower bound"
             wanted[name] = bounds
     for extra in (line for group in extras.values() for line in group):
