@@ -5,7 +5,6 @@ Margins lie well inside what five seeds gave; the numbers stand beside each test
 
 from functools import cache
 
-import numpy as np
 import pytest
 
 from cls_jax.augment import recipe
@@ -15,43 +14,27 @@ from cls_jax.nets.choose import NetConfig
 from cls_jax.runner import run
 from cls_jax.streams.class_il import class_il
 from cls_jax.streams.sources import load
-from cls_jax.streams.stream import Examples, Source
 
 TASKS, CLASSES = 5, 10
-SEEDS = (0, 1, 2)
 
 
-def digits(per_class: int | None = None) -> Source:
-    """The 8x8 scans, all training examples or the first of each class."""
-    source = load("digits", size=8)
-    if per_class is None:
-        return source
-    first = [np.flatnonzero(source.train.y == c)[:per_class] for c in range(CLASSES)]
-    index = np.sort(np.concatenate(first))
-    return source._replace(train=Examples(source.train.x[index], source.train.y[index]))
-
-
-def setting(net: NetConfig) -> Setting:
-    """How every method here sees the digits."""
-    views = {"views": "standard", "view_padding": 1, "view_flip": False}
-    augment = recipe((8, 8, 3), normalisation="half", **views)
-    return Setting(net, augment, CLASSES, TASKS)
-
-
-def scores(name, net, stream, config, hyper):
+def scores(name, net, size, views, config, hyper, seeds, epochs):
     """Final (class-IL, task-IL) accuracy of each seed, float64[seeds, 2]."""
+    source = load("digits", size=size)
+    stream = class_il(source, tasks=TASKS, batch_size=10, epochs=epochs)
+    augment = recipe((size, size, 3), normalisation="half", views=views, view_flip=False)
     row = METHODS[name]
-    method = row.build(row.config(**config), setting(net))
-    result = run(method, stream, row.hyper(**hyper), seeds=SEEDS)
+    method = row.build(row.config(**config), Setting(net, augment, CLASSES, TASKS))
+    result = run(method, stream, row.hyper(**hyper), seeds=seeds)
     return average_accuracy(result.matrix[:, 0, :, 1:])
 
 
 @cache
 def mlp_scores(name):
-    """Three passes over each task of 287 examples, batches of 10."""
-    stream = class_il(digits(), tasks=TASKS, batch_size=10, epochs=3)
+    """Three passes over each task of 287 examples, batches of 10, 8x8 pixels."""
     config = {"memory_size": 100, "replay_size": 10} if name == "er" else {}
-    return scores(name, NetConfig(net="mlp"), stream, config, {"learning_rate": 0.05})
+    net, rate = NetConfig(net="mlp"), {"learning_rate": 0.05}
+    return scores(name, net, 8, None, config, rate, (0, 1, 2), epochs=3)
 
 
 def test_sgd_forgets_all_tasks_but_the_last_and_not_how_to_tell_their_classes_apart():
@@ -77,16 +60,14 @@ def test_joint_training_bounds_replay():
 
 @pytest.mark.slow
 def test_dualnet_remembers_what_sgd_forgets():
-    """Task-IL after one pass over 60 examples a class, width 4, seeds 0-4.
+    """The quick preset of experiments/compare.py, task-IL.
 
-    dualnet .894 .859 .859 .798 .840, sgd .755 .749 .592 .811 .581 (worse with a rate of 0.1); with
-    seeds 0-2 the means are .17 apart.
+    Seeds 0 and 1 over five programs that differ in rounding or rates: dualnet .950 to .994; sgd
+    .626 and .725. Smaller pictures make a bad test: their last maps are single pixels, and rounding
+    decides what a run becomes.
     """
-    stream = class_il(digits(per_class=60), tasks=TASKS, batch_size=10)
-    net = NetConfig(net="resnet18", width=4)
-    sizes = {"memory_size": 100, "replay_size": 10, "ssl_size": 16}
-    few = {"n_outer": 1, "inner_steps": 1}
-    dualnet = scores("dualnet", net, stream, {**sizes, **few}, {})[:, 1]
-    sgd = scores("sgd", net, stream, {}, {"learning_rate": 0.03})[:, 1]
-    assert dualnet.mean() > sgd.mean() + 0.05, (dualnet, sgd)
-    assert dualnet.min() > 0.75
+    net, seeds = NetConfig(net="resnet18", width=8), (0, 1)
+    dualnet = scores("dualnet", net, 32, "kornia050", {"memory_size": 250}, {}, seeds, 1)[:, 1]
+    sgd = scores("sgd", net, 32, "kornia050", {}, {}, seeds, 1)[:, 1]
+    assert dualnet.min() > 0.85, (dualnet, sgd)
+    assert dualnet.mean() > sgd.mean() + 0.1, (dualnet, sgd)

@@ -118,7 +118,9 @@ def test_comparison_marks_the_best_of_each_column(tmp_path):
 def test_comparison_files(tmp_path):
     results = comparison()
     report.write_comparison(tmp_path, CONFIG, results)
-    assert {path.name for path in tmp_path.iterdir()} == {
+    names = {path.name for path in tmp_path.iterdir()}
+    assert len([name for name in names if name.startswith("accuracy_")]) == 36  # 3 x 2 x 2 x 3
+    assert {name for name in names if not name.startswith("accuracy_")} == {
         *("config.json", "comparison.json", "comparison.csv", "comparison.md"),
         "comparison_over_tasks.png",
     }
