@@ -1,5 +1,6 @@
 """What the README says is so: tables equal the records, commands equal CI's, names exist."""
 
+import os
 import re
 import subprocess
 import sys
@@ -39,7 +40,8 @@ def test_every_file_and_flag_that_the_readme_names_exists():
             if f"python experiments/{script}" in line:
                 flags = set(re.findall(r"--[\w.-]+", line.split(script)[1]))
                 command = [sys.executable, f"experiments/{script}", "--help"]
-                told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+                env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+                told = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
                 assert all(flag in told.stdout for flag in flags), line
 
 
