@@ -1,9 +1,11 @@
 #!/usr/bin/env python
 """Puts the tables of records/ into README.md; a test holds the two equal.
 
-A record is the workdir of compare.py with a NOTE.md that says in a few words what it is.
+A record is the workdir of compare.py, or JSON files of benchmark.py, with a NOTE.md that says in a
+few words what it is.
 """
 
+import json
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -14,14 +16,32 @@ def block(records: Path) -> str:
     """Markdown: of every record its stream, note, table and folder."""
     parts = []
     for folder in sorted(records.iterdir()):
+        note = (folder / "NOTE.md").read_text(encoding="utf-8").strip()
         if not (folder / "comparison.md").exists():
+            parts.append(
+                f"**Speed** ([record](records/{folder.name}))\n\n{speed(folder)}\n\n{note}"
+            )
             continue
         lines = (folder / "comparison.md").read_text(encoding="utf-8").splitlines()
         title = lines[0].removeprefix("# ")
         table = "\n".join(line for line in lines if line.startswith("|"))
-        note = (folder / "NOTE.md").read_text(encoding="utf-8").strip()
         parts.append(f"**{title}** ([record](records/{folder.name}))\n\n{table}\n\n{note}")
     return "\n\n".join(parts)
+
+
+def speed(folder: Path) -> str:
+    """A row for every JSON file that benchmark.py wrote."""
+    names = "method", "ms a step", "examples/s", "compile s", "of conv ceiling", "ours / PyTorch"
+    rows = ["| " + " | ".join(names) + " |"]
+    rows.append("|---|---:|---:|---:|---:|---:|")
+    for path in sorted(folder.glob("*.json")):
+        n = json.loads(path.read_text(encoding="utf-8"))
+        ms, rate = 1e3 * n["seconds_per_step"], n["examples_per_second"]
+        rows.append(
+            f"| {n['method']} | {ms:.0f} | {rate:.0f} | {n['compile_seconds']:.0f} "
+            f"| {n['convolution_fraction']:.2f} | {n['ratio']:.2f} |"
+        )
+    return "\n".join(rows)
 
 
 def with_block(readme: str, records: str) -> str:
