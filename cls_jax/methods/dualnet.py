@@ -14,7 +14,7 @@ networks together: cross-entropy on the batch and on replay, and soft targets ke
 | K | inner_steps | 2 | code |
 | T | temperature | 2 | code |
 | lambda | soft_target_weight | 10 | code, ``memory_strength`` |
-| - | memory_per_task | 50 | code, task-aware; task-free: 100 a class in one reservoir |
+| - | memory_size | 850 | code, 17 tasks x 50; task-free there: 100 a class in one reservoir |
 | - | replay_size | 10 | code, miniImageNet |
 | - | ssl_size | 32 | code |
 
