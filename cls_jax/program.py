@@ -7,6 +7,7 @@ data, so chunks of any length give the same bits from one compilation.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, Protocol
 
 import jax
@@ -81,16 +82,22 @@ def live_rows(schedule: Schedule, number: int, phase: Phase, *, unlabelled: bool
     Args:
       schedule: of one seed.
       number: of the task.
-      phase: a "memory" phase has as many rows, all of them invalid.
+      phase: one on memory alone has its own number of rows, every example of them padding.
       unlabelled: keep examples without labels; otherwise they become padding.
     """
     mine = schedule.task == number
+    if phase.num_steps is not None:
+        zeros = lambda leaf: np.zeros((phase.num_steps, *leaf.shape[1:]), leaf.dtype)  # noqa: E731
+        return Rows(
+            index=zeros(schedule.index) - 1,
+            labelled=zeros(schedule.labelled),
+            live=np.ones(phase.num_steps, bool),
+            context=jax.tree.map(zeros, schedule.context),
+        )
     index, labelled = schedule.index[mine], schedule.labelled[mine]
     if not unlabelled:
         index = np.where(labelled, index, -1)
     keep = (index >= 0).any(axis=1)
-    if phase.source == "memory":
-        index = np.full_like(index, -1)
     pick = lambda leaf: leaf[mine][keep]  # noqa: E731
     return Rows(
         index=index[keep],
@@ -98,6 +105,16 @@ def live_rows(schedule: Schedule, number: int, phase: Phase, *, unlabelled: bool
         live=np.ones(int(keep.sum()), bool),
         context=jax.tree.map(pick, schedule.context),
     )
+
+
+def distinct_rows(rows: Rows) -> Rows:
+    """``rows`` (not stacked) with every example once: where it comes first."""
+    first = np.zeros(rows.index.size, bool)
+    first[np.unique(rows.index, return_index=True)[1]] = True
+    first = first.reshape(rows.index.shape) & (rows.index >= 0)
+    some = first.any(axis=1)
+    rows = rows.replace(index=np.where(first, rows.index, -1))
+    return jax.tree.map(lambda leaf: leaf[some], rows)
 
 
 def stack_rows(lanes: list[Rows]) -> Rows:
@@ -222,24 +239,29 @@ def make_advance(
     return scan if mode == "scan" else loop
 
 
-def make_boundary(method: Method, stream: Stream, *, lanes: bool) -> Callable:
-    """Builds ``boundary(fn, run, number, task) -> Run`` for the method's boundary functions.
+def make_boundary(method: Method, stream: Stream, data: Examples, *, lanes: bool) -> Callable:
+    """Builds ``boundary(fn, run, number, task, rows) -> Run`` for the method's boundary functions.
 
-    ``number`` tells the boundaries of a run apart, for the key; the Run is donated.
+    ``number`` tells the boundaries of a run apart, for the key; the Run is donated. ``rows`` are
+    those whose examples are handed over, always equally many, or None.
     """
     hidden = hidden_task(stream.num_classes)
     compiled: dict[Callable, Callable] = {}
 
-    def apply(fn: Callable, run: Run, number: Array, task: Task) -> Run:
+    def apply(fn: Callable, run: Run, number: Array, task: Task, rows: Rows | None, data) -> Run:
         key = jax.random.fold_in(jax.random.fold_in(run.key, BOUNDARIES), number)
         told = task if method.needs.told_task else hidden
-        return run.replace(state=fn(key, run.state, told, None))
+        batch = None
+        if rows is not None:
+            batch = jax.vmap(lambda row: gather(stream, method, data, row, task))(rows)
+            batch = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
+        return run.replace(state=fn(key, run.state, told, batch))
 
-    def boundary(fn: Callable, run: Run, number: int, task: Task) -> Run:
+    def boundary(fn: Callable, run: Run, number: int, task: Task, rows: Rows | None = None) -> Run:
         if fn not in compiled:
-            one = lambda run, number, task: apply(fn, run, number, task)  # noqa: E731
-            one = jax.vmap(one, in_axes=(0, None, 0)) if lanes else one
+            one = partial(apply, fn)
+            one = jax.vmap(one, in_axes=(0, None, 0, 0, None)) if lanes else one
             compiled[fn] = jax.jit(one, donate_argnums=0)
-        return compiled[fn](run, np.int32(number), task)
+        return compiled[fn](run, np.int32(number), task, rows, data)
 
     return boundary

@@ -16,11 +16,14 @@ from cls_jax.evaluate import make_evaluate, view_names
 from cls_jax.events import Evaluated, Observer, Progress, Result, Started
 from cls_jax.methods.base import Method
 from cls_jax.program import (
+    Rows,
     Run,
     Tally,
+    distinct_rows,
     live_rows,
     make_advance,
     make_boundary,
+    pad_rows,
     slice_rows,
     stack_rows,
 )
@@ -154,7 +157,7 @@ def _make_run(method: Method, stream: Stream, plan: Plan, *, lanes: bool) -> Cal
     data = Examples(*map(jnp.asarray, stream.source.train))
     kinds = {"mode": plan.mode, "lanes": lanes}
     advance = [make_advance(method, stream, phase, data, **kinds) for phase in method.phases]
-    boundary = make_boundary(method, stream, lanes=lanes)
+    boundary = make_boundary(method, stream, data, lanes=lanes)
     evaluate = make_evaluate(method, stream, lanes=lanes)
     num_tasks, num_phases = stream.num_tasks, len(method.phases)
     shape = (len(view_names(method)), 2, num_tasks + 1, num_tasks)
@@ -183,12 +186,17 @@ def _make_run(method: Method, stream: Stream, plan: Plan, *, lanes: bool) -> Cal
         now = score(now, -1)
         plans = [[_rows_of(method, s, p) for s in schedules] for p in range(num_phases)]
         total = sum(max(lane[t].live.size for lane in ph) for ph in plans for t in range(num_tasks))
+        begin_data = end_data = [None] * num_tasks
+        if method.needs.begin_data or method.needs.end_data:
+            whole = _whole_tasks(method, schedules, lanes)
+            begin_data = whole if method.needs.begin_data else begin_data
+            end_data = whole if method.needs.end_data else end_data
         done, metrics = 0, {}
         for task in range(num_tasks):
             told = _told(first, task, lanes)
             number = task * (num_phases + 2)
             if method.needs.boundaries:
-                now = boundary(method.begin_task, now, number, told)
+                now = boundary(method.begin_task, now, number, told, begin_data[task])
             for p, phase in enumerate(method.phases):
                 now = boundary(phase.enter, now, number + 1 + p, told)
                 rows = stack_rows([lane[task] for lane in plans[p]]) if lanes else plans[p][0][task]
@@ -209,7 +217,8 @@ def _make_run(method: Method, stream: Stream, plan: Plan, *, lanes: bool) -> Cal
                         )
                     )
             if method.needs.boundaries:
-                now = boundary(method.end_task, now, number + num_phases + 1, told)
+                last = number + num_phases + 1
+                now = boundary(method.end_task, now, last, told, end_data[task])
             if task == num_tasks - 1 or not method.needs.pooled:
                 now = score(now, task)
         return now
@@ -234,6 +243,14 @@ def _rows_of(method: Method, schedules: list[Schedule], number: int):
         live_rows(schedule, task, phase, unlabelled=unlabelled)
         for task in range(len(schedule.task_classes))
     ]
+
+
+def _whole_tasks(method: Method, schedules: list[list[Schedule]], lanes: bool) -> list[Rows]:
+    """Every example of each task once, in equally many rows for all tasks (and seeds)."""
+    plans = [[distinct_rows(rows) for rows in _rows_of(method, s, 0)] for s in schedules]
+    longest = max(rows.live.size for plan in plans for rows in plan)
+    tasks = [[pad_rows(rows, longest) for rows in task] for task in zip(*plans, strict=True)]
+    return [stack_rows(task) if lanes else task[0] for task in tasks]
 
 
 def _stack(schedules: list[Schedule]) -> Schedule:

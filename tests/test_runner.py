@@ -8,7 +8,7 @@ import pytest
 from flax import struct
 
 from cls_jax.events import Evaluated, Progress, Started
-from cls_jax.methods.base import Method, Needs, Phase
+from cls_jax.methods.base import Method, Needs, Phase, unchanged
 from cls_jax.runner import Diverged, Plan, run
 from cls_jax.streams.class_il import class_il
 from cls_jax.streams.stream import Examples, Source
@@ -220,11 +220,36 @@ def test_unlabelled_rows_are_padding_or_have_no_label():
     assert int(with_them.smallest_y) == -1
 
 
+def test_boundaries_get_every_example_of_the_task_once(uneven):
+    """Two epochs of schedule, one copy of each example; equal shapes for all tasks."""
+    method = spy_method(Needs(boundaries=True, begin_data=True, end_data=True))
+    shapes = []
+
+    def count(key, state, task, data):
+        shapes.append(data.x.shape)
+        assert data.x.shape[0] == data.y.shape[0] == data.valid.shape[0]
+        total = jnp.where(data.valid, data.x.sum(axis=1), 0.0).sum()
+        return state.replace(
+            boundaries=state.boundaries + data.valid.sum(dtype=jnp.int32), hyper=state.hyper + total
+        )
+
+    method = method._replace(begin_task=count, end_task=count)
+    for seeds in ((0,), (0, 1)):
+        result = run(method, uneven, jnp.float32(0), seeds=seeds)
+        for state in result.states:
+            assert int(state.boundaries) == 2 * 54
+            whole = 2 * uneven.source.train.x.sum()
+            np.testing.assert_allclose(state.hyper, whole, rtol=1e-4)
+    assert len(shapes) == 2  # one trace a run, for all tasks and both boundaries
+    quiet = method._replace(needs=Needs(boundaries=True, end_data=True), begin_task=unchanged)
+    assert int(run(quiet, uneven, jnp.float32(0)).states[0].boundaries) == 54
+
+
 def test_phases_follow_one_another_in_every_task(uneven):
     def phases(step, boundary):
         return (
             Phase("train", step, epochs=1),
-            Phase("replay", step, enter=boundary, epochs=3, source="memory"),
+            Phase("replay", step, enter=boundary, num_steps=7),
         )
 
     events = []
@@ -235,8 +260,8 @@ def test_phases_follow_one_another_in_every_task(uneven):
     assert changes == ["train", "replay"] * TASKS
     assert int(result.states[0].rows) == 54  # the memory phase brings no example
     steps = int(result.states[0].steps)
-    train = steps // 4
-    assert steps == train + 3 * train
+    assert steps == sum(event.num_steps for event in events if isinstance(event, Started))
+    assert steps > 3 * 7
     assert int(result.states[0].boundaries) == 234  # entered once a task, told which
 
 

@@ -1,11 +1,13 @@
 """What a continual-learning method is: a NamedTuple of pure functions, and the steps they share."""
 
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
+from cls_jax.augment import Augment
 from cls_jax.nets.net import Net
 from cls_jax.types import (
     Array,
@@ -39,6 +41,8 @@ class Needs(NamedTuple):
       boundaries: ``begin_task`` and ``end_task`` are called.
       unlabelled: the method learns from examples without labels; otherwise they become padding.
       pooled: the upper bound: all tasks at once, shuffled, in place of the stream.
+      begin_data, end_data: ``begin_task``, ``end_task`` get every example of the task once, as one
+        Batch of n_max rows; the rest of them are padding. Needs ``boundaries``.
     """
 
     told_task: bool = False
@@ -46,6 +50,8 @@ class Needs(NamedTuple):
     boundaries: bool = False
     unlabelled: bool = False
     pooled: bool = False
+    begin_data: bool = False
+    end_data: bool = False
 
 
 class Phase(NamedTuple):
@@ -56,15 +62,15 @@ class Phase(NamedTuple):
       step: the update.
       enter: called once as the phase of a task begins.
       epochs: passes over the task; None is what the stream says.
-      source: "task": batches of the task. "memory": the step draws all it needs itself, and the
-        batches arrive with every row invalid.
+      num_steps: a phase on memory alone: so many updates a task, whose batches arrive with every
+        row invalid, since the step draws all it needs itself; None: batches of the task.
     """
 
     name: str
     step: StepFn
     enter: BoundaryFn = unchanged
     epochs: int | None = None
-    source: Literal["task", "memory"] = "task"
+    num_steps: int | None = None
 
 
 class Method(NamedTuple):
@@ -121,6 +127,16 @@ def descend(
     updates, opt = optimizer.update(gradient, model.opt, model.vars.params)
     params = optax.apply_updates(model.vars.params, updates)
     return Trainable(vars=Variables(params=params, stats=stats), opt=opt), value
+
+
+def answer(net: Net, augment: Augment) -> PredictFn:
+    """The ``predict`` of a method whose state has one network, ``state.model``."""
+
+    def predict(state: PyTree, x: Array, task: Task) -> Array:
+        logits, _ = net.apply(state.model.vars, augment.test(x), train=False)
+        return logits.astype(jnp.float32)
+
+    return predict
 
 
 def check_replay(memory_size: int, replay_size: int) -> None:

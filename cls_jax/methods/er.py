@@ -20,9 +20,9 @@ from flax import struct
 from cls_jax.augment import Augment
 from cls_jax.losses import cross_entropy
 from cls_jax.memory import Memory, reservoir
-from cls_jax.methods.base import Method, Phase, check_replay, descend, fresh
+from cls_jax.methods.base import Method, Phase, answer, check_replay, descend, fresh
 from cls_jax.nets.net import Net
-from cls_jax.types import Array, Batch, Metrics, Task, Trainable, Variables
+from cls_jax.types import Array, Batch, Metrics, Trainable, Variables
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,5 @@ def er(config: ErConfig, net: Net, *, augment: Augment) -> Method:
         memory = policy.add(key_add, state.memory, {"x": batch.x, "y": batch.y}, batch.valid)
         return state.replace(model=model, memory=memory), {"loss": value}
 
-    def predict(state: ErState, x: Array, task: Task) -> Array:
-        logits, _ = net.apply(state.model.vars, augment.test(x), train=False)
-        return logits.astype(jnp.float32)
-
-    return Method("er", init, (Phase("train", step),), predict, convolutional=net.convolutional)
+    phases, predict = (Phase("train", step),), answer(net, augment)
+    return Method("er", init, phases, predict, convolutional=net.convolutional)

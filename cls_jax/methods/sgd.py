@@ -9,15 +9,14 @@ One network, cross-entropy over all classes on each batch, nothing remembered.
 Source: aimagelab/mammoth, models/sgd.py: no momentum, no weight decay.
 """
 
-import jax.numpy as jnp
 import optax
 from flax import struct
 
 from cls_jax.augment import Augment
 from cls_jax.losses import cross_entropy
-from cls_jax.methods.base import Method, Phase, descend, fresh
+from cls_jax.methods.base import Method, Phase, answer, descend, fresh
 from cls_jax.nets.net import Net
-from cls_jax.types import Array, Batch, Metrics, Task, Trainable, Variables
+from cls_jax.types import Array, Batch, Metrics, Trainable, Variables
 
 
 @struct.dataclass
@@ -60,8 +59,5 @@ def sgd(net: Net, *, augment: Augment) -> Method:
         model, value = descend(state.model, optax.sgd(state.hyper.learning_rate), loss)
         return state.replace(model=model), {"loss": value}
 
-    def predict(state: SgdState, x: Array, task: Task) -> Array:
-        logits, _ = net.apply(state.model.vars, augment.test(x), train=False)
-        return logits.astype(jnp.float32)
-
-    return Method("sgd", init, (Phase("train", step),), predict, convolutional=net.convolutional)
+    phases, predict = (Phase("train", step),), answer(net, augment)
+    return Method("sgd", init, phases, predict, convolutional=net.convolutional)

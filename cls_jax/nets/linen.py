@@ -43,10 +43,12 @@ def apply_linen(
     train: bool,
     valid: Array | None = None,
     method: str | None = None,
+    **options: bool,
 ) -> tuple[PyTree, PyTree]:
     """What a linen module (or one of its methods) gives, and the whole stats tree after it."""
     variables = {"params": vars.params, "batch_stats": vars.stats}
-    call = partial(module.apply, variables, *inputs, train=train, valid=valid, method=method)
+    options = {**options, "train": train, "valid": valid, "method": method}
+    call = partial(module.apply, variables, *inputs, **options)
     if not train:
         return call(), vars.stats
     outputs, after = call(mutable=["batch_stats"])

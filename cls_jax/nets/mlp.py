@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -15,12 +16,14 @@ class _Mlp(nn.Module):
     hidden: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, *, features: bool = False) -> Array:
         x = x.reshape(x.shape[0], -1)
         xavier = nn.initializers.xavier_uniform()
         for number, size in enumerate((*self.hidden, self.num_classes)):
             if number > 0:
                 x = nn.relu(x)
+            if features and number == len(self.hidden):
+                return x
             layer = nn.Dense(size, kernel_init=xavier, param_dtype=x.dtype, name=f"fc{number + 1}")
             x = layer(x)
         return x
@@ -35,7 +38,7 @@ def mlp(num_classes: int, hidden: Sequence[int] = (100, 100)) -> Net:
 
     Returns:
       Net; ``apply(vars, x float32[b, ...], train=…) -> (float32[b, num_classes], {})``. It has no
-      BatchNorm, so ``train`` and ``valid`` change nothing.
+      BatchNorm, so ``train`` and ``valid`` change nothing. Its features are the last hidden layer.
 
     Raises:
       InputError: a size is below 1.
@@ -63,9 +66,15 @@ def mlp(num_classes: int, hidden: Sequence[int] = (100, 100)) -> Net:
         return Variables(params=module.init(key, row)["params"], stats={})
 
     def apply(
-        vars: Variables, x: Array, *, train: bool, valid: Array | None = None
+        vars: Variables,
+        x: Array,
+        *,
+        train: bool,
+        valid: Array | None = None,
+        features: bool = False,
     ) -> tuple[Array, PyTree]:
         del train, valid
-        return module.apply({"params": vars.params}, x), {}
+        return module.apply({"params": vars.params}, x, features=features), {}
 
-    return Net(init=init, apply=apply)
+    head = f"fc{len(hidden) + 1}"
+    return Net(init, apply, features=partial(apply, features=True), head=head)

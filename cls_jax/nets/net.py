@@ -26,9 +26,17 @@ class InitVarsFn(Protocol):
 class Net(NamedTuple):
     """A network: ``init(key, x) -> Variables``, ``apply(vars, x, train=…) -> (outputs, stats)``.
 
-    ``convolutional`` tells the runner which loop is fast on a CPU.
+    Attributes:
+      init, apply: the network; its outputs are float32 logits unless it says otherwise.
+      convolutional: tells the runner which loop is fast on a CPU.
+      features: the same pass, ended before the last layer: float32[b, d]; None where a network has
+        no single last layer.
+      head: name of the last layer within ``Variables.params``: a Dense with "kernel" f32[d, C] and
+        "bias" f32[C].
     """
 
     init: InitVarsFn
     apply: ApplyFn
     convolutional: bool = False
+    features: ApplyFn | None = None
+    head: str | None = None

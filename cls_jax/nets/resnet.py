@@ -23,7 +23,9 @@ class _ResNet18(nn.Module):
     unbiased_running: bool
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, valid: Array | None = None) -> Array:
+    def __call__(
+        self, x: Array, *, train: bool, valid: Array | None = None, features: bool = False
+    ) -> Array:
         kind, keep = (self.dtype, self.unbiased_running), keeping_dtype(self.dtype)
         x = Conv(self.width, dtype=self.dtype, name="conv1")(x)
         norm = BatchNorm(self.unbiased_running, self.dtype, name="bn1")
@@ -32,6 +34,8 @@ class _ResNet18(nn.Module):
             layer = Stage(self.width * 2**stage, min(stage, 1) + 1, *kind, name=f"layer{stage + 1}")
             x = layer(x, train=train, valid=valid)
         pooled = x.astype(keep).mean((1, 2))
+        if features:
+            return pooled
         return Dense(self.num_classes, dtype=str(keep), name="linear")(pooled)
 
 
@@ -55,7 +59,7 @@ def resnet18(
 
     Returns:
       Net; ``apply(vars, x float32[b, h, w, c], train=…, valid=bool[b]) -> (float32[b, num_classes],
-      stats)``.
+      stats)``; its features are float32[b, 8 * width].
 
     Raises:
       InputError: a size is below 1, or the dtype is unknown.
@@ -66,4 +70,5 @@ def resnet18(
     check_net(num_classes, width, dtype)
     module = _ResNet18(num_classes, width, dtype, unbiased_running)
     init = lambda key, x: init_linen(key, module, x)  # noqa: E731
-    return Net(init, partial(apply_linen, module), convolutional=True)
+    apply = partial(apply_linen, module)
+    return Net(init, apply, True, features=partial(apply, features=True), head="linear")
