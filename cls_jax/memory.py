@@ -83,15 +83,56 @@ def _scatter(slots: Items, index: Array, items: Items, keep: Array) -> Items:
     }
 
 
-def _policy(capacity, num_counters, place, filled) -> MemoryPolicy:
-    """A policy from ``place(key, seen, items, valid) -> (index, keep, seen)`` and ``filled``."""
+def after(memory: Memory, draw: Draw) -> Memory:
+    """The same memory, for writing: what is written to it waits for ``draw`` to be read.
+
+    Without this XLA may see no order between reading and writing one step's memory, and then
+    copies the whole of it in every step.
+    """
+    read = sum(leaf.max().astype(jnp.float32) for leaf in draw.items.values())
+    never = (read != read) & (read == 0)  # false, but only the values say so
+    return memory.replace(seen=memory.seen + never)
+
+
+def distinct(key: Array, n: Array, size: int) -> Array:
+    """int32[size] different numbers below ``n``, a uniform draw in random order.
+
+    The first ``size`` swaps of a Fisher-Yates shuffle, where step i swaps places i and j_i >= i:
+    nothing of the size ``n`` is touched, and chains of swaps are followed by pointer doubling, so
+    no step waits for another.
+
+    Args:
+      key: of the draw.
+      n: int32[]; if it is below ``size``, only the first ``n`` numbers drawn mean anything.
+      size: how many.
+    """
+    place = jnp.arange(size)
+    target = jax.random.randint(key, (size,), place, jnp.maximum(n, place + 1))
+
+    def last_swap_with(position: Array) -> Array:
+        """Of each step the last earlier one whose target was ``position`` (of that step), or -1."""
+        hit = (target[None, :] == position[:, None]) & (place[None, :] < place[:, None])
+        return jnp.where(hit, place, -1).max(axis=1)
+
+    mine, before = last_swap_with(place), last_swap_with(target)
+    root = jnp.where(mine < 0, place, mine)
+    for _ in range((size - 1).bit_length()):
+        root = root[root]
+    return jnp.where(before < 0, target, root[before])
+
+
+def _policy(capacity, num_counters, place, filled, *, in_front=False) -> MemoryPolicy:
+    """A policy from ``place(key, memory, items, valid) -> (index, keep, seen)`` and ``filled``.
+
+    ``in_front``: the filled slots are always the first ones.
+    """
 
     def init(items: Items) -> Memory:
         seen = jnp.zeros((num_counters,) if num_counters else (), jnp.int32)
         return Memory(slots=_empty(items, capacity), seen=seen)
 
     def add(key: Array, memory: Memory, items: Items, valid: Array) -> Memory:
-        index, keep, seen = place(key, memory.seen, items, valid)
+        index, keep, seen = place(key, memory, items, valid)
         return Memory(slots=_scatter(memory.slots, index, items, keep), seen=seen)
 
     def sample(key: Array, memory: Memory, size: int, *, where: Array | None = None) -> Draw:
@@ -101,11 +142,13 @@ def _policy(capacity, num_counters, place, filled) -> MemoryPolicy:
                 "draw fewer or enlarge the memory"
             )
         eligible = filled(memory) if where is None else filled(memory) & where
-        # The largest of independent random numbers: a uniform draw without replacement.
-        score = (jax.random.bits(key, (capacity,), jnp.uint32) >> 1).astype(jnp.int32)
-        score, index = jax.lax.top_k(jnp.where(eligible, score, -1), size)
+        number = eligible.sum()
+        index = distinct(key, number, size)
+        if where is not None or not in_front:  # from the k-th eligible slot to its index
+            index = jnp.searchsorted(jnp.cumsum(eligible), index + 1)
+            index = jnp.minimum(index, capacity - 1)
         items = {k: v[index] for k, v in memory.slots.items()}
-        return Draw(items=items, index=index, valid=score >= 0)
+        return Draw(items=items, index=index, valid=jnp.arange(size) < number)
 
     def write(memory: Memory, index: Array, items: Items, valid: Array) -> Memory:
         return memory.replace(slots=_scatter(memory.slots, index, items, valid))
@@ -136,14 +179,16 @@ def reservoir(capacity: int) -> MemoryPolicy:
     """
     _check_capacity("memory size", capacity)
 
-    def place(key: Array, seen: Array, items: Items, valid: Array):
+    def place(key: Array, memory: Memory, items: Items, valid: Array):
         del items
+        seen = memory.seen
         number = seen + jnp.cumsum(valid) - 1  # of each valid item, from 0
         drawn = jax.random.randint(key, valid.shape, 0, jnp.maximum(number, 0) + 1)
         index = jnp.where(number < capacity, number, drawn)
         return index, valid & (index < capacity), seen + valid.sum(dtype=jnp.int32)
 
-    return _policy(capacity, 0, place, lambda m: jnp.arange(capacity) < m.seen)
+    filled = lambda memory: jnp.arange(capacity) < memory.seen  # noqa: E731
+    return _policy(capacity, 0, place, filled, in_front=True)
 
 
 def ring_per_task(num_tasks: int, per_task: int) -> MemoryPolicy:
@@ -166,8 +211,9 @@ def ring_per_task(num_tasks: int, per_task: int) -> MemoryPolicy:
     _check_capacity("num_tasks", num_tasks)
     _check_capacity("memory per task", per_task)
 
-    def place(key: Array, seen: Array, items: Items, valid: Array):
+    def place(key: Array, memory: Memory, items: Items, valid: Array):
         del key
+        seen = memory.seen
         ring = jax.nn.one_hot(items["task"], num_tasks, dtype=jnp.int32) * valid[:, None]
         rank = jnp.cumsum(ring, axis=0) - 1  # of each item within its task's part of the batch
         task = jnp.clip(items["task"], 0, num_tasks - 1)
@@ -180,3 +226,46 @@ def ring_per_task(num_tasks: int, per_task: int) -> MemoryPolicy:
         return (jnp.arange(per_task) < memory.seen[:, None]).ravel()
 
     return _policy(num_tasks * per_task, num_tasks, place, filled)
+
+
+def class_balanced(capacity: int, num_classes: int) -> MemoryPolicy:
+    """The greedy balancing sampler: every class seen has the same share of the slots.
+
+    With K classes in memory an item is stored if its class (``items["y"]``) is new or holds less
+    than capacity / K items. In a full memory it takes the place of a random item of the largest
+    class (equally large classes are equally likely). ``Memory.seen`` int32[num_classes] counts the
+    items held, not those offered.
+
+    Args:
+      capacity: slots.
+      num_classes: labels are 0 to num_classes - 1.
+
+    Raises:
+      InputError: if either is below 1.
+
+    Source: Prabhu et al. 2020 (GDumb), algorithm 1.
+    """
+    _check_capacity("memory size", capacity)
+    _check_capacity("num_classes", num_classes)
+
+    def place(key: Array, memory: Memory, items: Items, valid: Array):
+        def one(carry, row):
+            count, label = carry  # items held of each class; the class of each slot
+            key, y, offered = row
+            held, classes = count.sum(), (count > 0).sum()
+            wanted = offered & ((count[y] == 0) | (count[y] * classes < capacity))
+            largest = (count[label] == count.max()) & (jnp.arange(capacity) < held)
+            choice = jax.random.randint(key, (), 0, jnp.maximum(largest.sum(), 1))
+            victim = jnp.searchsorted(jnp.cumsum(largest), choice + 1)
+            full = held == capacity
+            slot = jnp.where(full, victim, held)
+            new_count = count.at[label[slot]].add(-full.astype(jnp.int32)).at[y].add(1)
+            new = new_count, label.at[slot].set(y)
+            return jax.tree.map(lambda a, b: jnp.where(wanted, a, b), new, carry), (slot, wanted)
+
+        rows = jax.random.split(key, valid.size), items["y"], valid
+        (count, _), (index, keep) = jax.lax.scan(one, (memory.seen, memory.slots["y"]), rows)
+        return index, keep, count
+
+    filled = lambda memory: jnp.arange(capacity) < memory.seen.sum()  # noqa: E731
+    return _policy(capacity, num_classes, place, filled, in_front=True)

@@ -17,7 +17,8 @@ from flax import struct
 
 from cls_jax.evaluate import hidden_task
 from cls_jax.methods.base import Method, Phase
-from cls_jax.streams.stream import Examples, Schedule, Stream
+from cls_jax.rows import Rows
+from cls_jax.streams.stream import Examples, Stream
 from cls_jax.sync import select
 from cls_jax.types import Array, Batch, Metrics, PyTree, Task
 
@@ -42,19 +43,6 @@ class Run:
 
 
 @struct.dataclass
-class Rows:
-    """A stretch of a schedule without its empty rows, leaves [n, ...] (lanes: [seeds, n, ...]).
-
-    Lanes of unequal length end with rows that are not ``live``: there the run stands still.
-    """
-
-    index: np.ndarray
-    labelled: np.ndarray
-    live: np.ndarray
-    context: PyTree
-
-
-@struct.dataclass
 class Tally:
     """What leaves a chunk beside the run.
 
@@ -74,74 +62,6 @@ class AdvanceFn(Protocol):
     """Runs ``num_steps`` rows from the front of ``rows``; the Run that went in is donated."""
 
     def __call__(self, run: Run, rows: Rows, task: Task, num_steps: int) -> tuple[Run, Tally]: ...
-
-
-def live_rows(schedule: Schedule, number: int, phase: Phase, *, unlabelled: bool) -> Rows:
-    """The rows of one task as a method gets them, empty ones left out.
-
-    Args:
-      schedule: of one seed.
-      number: of the task.
-      phase: one on memory alone has its own number of rows, every example of them padding.
-      unlabelled: keep examples without labels; otherwise they become padding.
-    """
-    mine = schedule.task == number
-    if phase.num_steps is not None:
-        zeros = lambda leaf: np.zeros((phase.num_steps, *leaf.shape[1:]), leaf.dtype)  # noqa: E731
-        return Rows(
-            index=zeros(schedule.index) - 1,
-            labelled=zeros(schedule.labelled),
-            live=np.ones(phase.num_steps, bool),
-            context=jax.tree.map(zeros, schedule.context),
-        )
-    index, labelled = schedule.index[mine], schedule.labelled[mine]
-    if not unlabelled:
-        index = np.where(labelled, index, -1)
-    keep = (index >= 0).any(axis=1)
-    pick = lambda leaf: leaf[mine][keep]  # noqa: E731
-    return Rows(
-        index=index[keep],
-        labelled=labelled[keep],
-        live=np.ones(int(keep.sum()), bool),
-        context=jax.tree.map(pick, schedule.context),
-    )
-
-
-def distinct_rows(rows: Rows) -> Rows:
-    """``rows`` (not stacked) with every example once: where it comes first."""
-    first = np.zeros(rows.index.size, bool)
-    first[np.unique(rows.index, return_index=True)[1]] = True
-    first = first.reshape(rows.index.shape) & (rows.index >= 0)
-    some = first.any(axis=1)
-    rows = rows.replace(index=np.where(first, rows.index, -1))
-    return jax.tree.map(lambda leaf: leaf[some], rows)
-
-
-def stack_rows(lanes: list[Rows]) -> Rows:
-    """Several seeds side by side; the shorter ones are padded with rows that are not live."""
-    longest = max(rows.live.size for rows in lanes)
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *[pad_rows(r, longest) for r in lanes])
-
-
-def pad_rows(rows: Rows, length: int) -> Rows:
-    """``rows`` (not stacked) with dead rows behind, ``length`` in all."""
-
-    def pad(leaf: np.ndarray) -> np.ndarray:
-        return np.pad(leaf, [(0, length - len(leaf))] + [(0, 0)] * (leaf.ndim - 1))
-
-    dead = rows.live.size
-    padded = jax.tree.map(pad, rows)
-    padded.index[dead:] = -1
-    return padded
-
-
-def slice_rows(rows: Rows, start: int, chunk: int, *, lanes: bool) -> Rows:
-    """Rows ``start .. start + chunk``, padded to ``chunk``: every chunk has the same shape."""
-    if lanes:
-        parts = [jax.tree.map(lambda leaf, s=s: leaf[s], rows) for s in range(len(rows.live))]
-        parts = [slice_rows(part, start, chunk, lanes=False) for part in parts]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
-    return pad_rows(jax.tree.map(lambda leaf: leaf[start : start + chunk], rows), chunk)
 
 
 def gather(stream: Stream, method: Method, data: Examples, row: Rows, task: Task) -> Batch:
@@ -177,7 +97,8 @@ def make_advance(
       data: the training split on the device.
       mode: see the module's docstring.
       lanes: runs, rows and tasks are stacked over seeds; a lane whose row is not live keeps its
-        run as it was.
+        run as it was. Chunks that have such rows are a program of their own, because keeping costs
+        a copy of the state, memory included, at every step.
     """
 
     @jax.jit  # traced once; both uses below take it from the cache
@@ -186,7 +107,7 @@ def make_advance(
         state, metrics = phase.step(key, run.state, gather(stream, method, data, row, task))
         return state, {name: jnp.asarray(v, jnp.float32) for name, v in metrics.items()}
 
-    def counted(run: Run, tally: Tally, data: Examples, row: Rows, task: Task):
+    def counted(run: Run, tally: Tally, data: Examples, row: Rows, task: Task, ragged: bool):
         state, metrics = one(run, data, row, task)
         finite = jnp.all(jnp.stack([jnp.isfinite(v) for v in metrics.values()]))
         good = tally.bad_step < 0
@@ -199,12 +120,12 @@ def make_advance(
                 bad_step=jnp.where(good & ~finite, run.step, tally.bad_step),
             ),
         )
-        if lanes:
+        if ragged:
             new = select(row.live, new, (run.state, run.step, tally))
         return run.replace(state=new[0], step=new[1]), new[2]
 
     if lanes:
-        counted = jax.vmap(counted, in_axes=(0, 0, None, 0, 0))
+        counted = jax.vmap(counted, in_axes=(0, 0, None, 0, 0, None))
 
     def at(rows: Rows, i: Array | int) -> Rows:
         return jax.tree.map(lambda leaf: leaf[:, i] if lanes else leaf[i], rows)
@@ -217,26 +138,27 @@ def make_advance(
         zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), metrics)
         return Tally(sums=zero, last_good=nan, bad_step=none)
 
-    def whole(run: Run, tally: Tally, data: Examples, rows: Rows, task: Task, num_steps: Array):
+    def whole(
+        run: Run, tally: Tally, data: Examples, rows: Rows, task: Task, num_steps: Array, ragged
+    ):
         def body(i, carry):
-            return counted(*carry, data, at(rows, i), task)
+            return counted(*carry, data, at(rows, i), task, ragged)
 
         return jax.lax.fori_loop(0, num_steps, body, (run, tally))
 
-    whole = jax.jit(whole, donate_argnums=(0, 1))
-    single = jax.jit(counted, donate_argnums=(0, 1))
+    whole = jax.jit(whole, donate_argnums=(0, 1), static_argnums=6)
+    single = jax.jit(counted, donate_argnums=(0, 1), static_argnums=5)
 
-    def scan(run: Run, rows: Rows, task: Task, num_steps: int) -> tuple[Run, Tally]:
+    def advance(run: Run, rows: Rows, task: Task, num_steps: int) -> tuple[Run, Tally]:
         tally = fresh_tally(run, at(rows, 0), task)
-        return whole(run, tally, data, rows, task, np.int32(num_steps))
-
-    def loop(run: Run, rows: Rows, task: Task, num_steps: int) -> tuple[Run, Tally]:
-        tally = fresh_tally(run, at(rows, 0), task)
+        ragged = not rows.live[..., :num_steps].all()
+        if mode == "scan":
+            return whole(run, tally, data, rows, task, np.int32(num_steps), ragged)
         for i in range(num_steps):
-            run, tally = single(run, tally, data, at(rows, i), task)
+            run, tally = single(run, tally, data, at(rows, i), task, ragged)
         return run, tally
 
-    return scan if mode == "scan" else loop
+    return advance
 
 
 def make_boundary(method: Method, stream: Stream, data: Examples, *, lanes: bool) -> Callable:

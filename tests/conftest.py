@@ -32,6 +32,14 @@ CLASSES = 6
 
 SMALL_CONFIG = {
     "er": {"memory_size": 24, "replay_size": 6},
+    "clser": {"memory_size": 24, "replay_size": 6},
+    "mean_er": {"memory_size": 24, "replay_size": 6},
+    "der": {"memory_size": 24, "replay_size": 6},
+    "derpp": {"memory_size": 24, "replay_size": 6},
+    "er_ace": {"memory_size": 24, "replay_size": 6},
+    "agem": {"memory_size": 24, "replay_size": 6},
+    "gdumb": {"memory_size": 24, "fit_epochs": 3, "fit_batch_size": 8},
+    "icarl": {"memory_size": 24, "replay_size": 6},
     "dualnet": {
         "memory_size": 24,
         "replay_size": 6,

@@ -16,13 +16,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in FILES}
 """Module name without "cls_jax.", e.g. "methods.er" or "methods.__init__", to its file."""
 
-TREES = {"types", "checks", "sync", "losses", "memory", "augment", "image_ops", "metrics"}
+TREES = {"types", "checks", "sync", "losses", "memory", "herding", "augment", "image_ops", "metrics"}
 MAY_IMPORT = {
     "types": set(),
     "checks": {"types"},
     "sync": {"types"},
     "losses": {"types"},
     "memory": {"types"},
+    "herding": {"types"},
     "metrics": {"types"},
     "image_ops": {"types"},
     "augment": {"types", "image_ops"},
@@ -31,8 +32,21 @@ MAY_IMPORT = {
     "streams": {"types", "checks", "streams"},
     "events": {"types", "metrics"},
     "evaluate": {"types", "metrics", "methods", "streams"},
-    "program": {"types", "sync", "methods", "streams", "evaluate"},
-    "runner": {"types", "checks", "sync", "methods", "streams", "events", "evaluate", "program"},
+    "plan": {"types", "checks", "methods"},
+    "rows": {"types", "methods", "streams"},
+    "program": {"types", "sync", "methods", "streams", "evaluate", "rows"},
+    "runner": {
+        "types",
+        "checks",
+        "sync",
+        "methods",
+        "streams",
+        "events",
+        "evaluate",
+        "program",
+        "plan",
+        "rows",
+    },
     "workdir": {"types", "", "__init__"},
     "console": {"types", "events"},
     "figures": {"types", "metrics", "events", "console"},
@@ -71,7 +85,7 @@ LAZY = (
 """Heavy, or not always installed: imported inside the function that needs them."""
 
 FRONT_DOOR = (
-    r"(sync|losses|memory|augment|metrics|evaluate|runner|streams\.(class_il|sources|stream)"
+    r"(sync|losses|memory|herding|augment|metrics|evaluate|runner|streams\.(class_il|sources|stream)"
     r"|nets\.(mlp|resnet|dualnet)|methods\.(?!__init__|base|dualnet_config)\w+)"
 )
 """Modules whose functions are called by users and by new methods."""

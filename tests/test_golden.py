@@ -22,6 +22,9 @@ FOLDER = Path(__file__).parent / "golden"
 VARIANTS = {"dualnet_tf": ("dualnet", {"task_aware": False})}
 """Further programs of a row of the table."""
 
+TREES = ("model", "slow", "fast", "working", "plastic", "stable")
+"""What the networks of a state are called."""
+
 LEARNERS = {**{name: (name, {}) for name in METHODS}, **VARIANTS}
 
 
@@ -35,8 +38,8 @@ def measure(learner: str) -> dict[str, object]:
     progress = [event for event in events if isinstance(event, Progress)]
     losses = [round(event.metrics["loss"], 6) for event in progress]
     state = result.states[0]
-    trained = [getattr(state, tree) for tree in ("model", "slow", "fast") if hasattr(state, tree)]
-    leaves = jax.tree.leaves([tree.vars.params for tree in trained])
+    trees = [getattr(state, tree) for tree in TREES if hasattr(state, tree)]
+    leaves = jax.tree.leaves([tree.vars.params for tree in trees])
     params = np.concatenate([np.ravel(leaf).astype(np.float64) for leaf in leaves])
     found = {"loss": losses, "sum": round(params.sum(), 6)}
     found["sum_of_squares"] = round(np.square(params).sum(), 6)

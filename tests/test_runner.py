@@ -9,7 +9,7 @@ from flax import struct
 
 from cls_jax.events import Evaluated, Progress, Started
 from cls_jax.methods.base import Method, Needs, Phase, unchanged
-from cls_jax.runner import Diverged, Plan, run
+from cls_jax.runner import Diverged, Plan, run, sweep
 from cls_jax.streams.class_il import class_il
 from cls_jax.streams.stream import Examples, Source
 from cls_jax.types import InputError
@@ -140,7 +140,8 @@ def test_empty_batches_change_no_bit(uneven, mode):
     np.testing.assert_array_equal(plain.matrix, padded.matrix)
 
 
-def test_lanes_of_unequal_length_equal_their_own_runs(uneven):
+@pytest.mark.parametrize("name", ["er", "clser"])
+def test_lanes_of_unequal_length_equal_their_own_runs(uneven, name):
     """Vmapped: integers, memory and counters bitwise, floats to rounding."""
     seeds = (0, 1, 2, 3)
     lengths = set()
@@ -149,13 +150,40 @@ def test_lanes_of_unequal_length_equal_their_own_runs(uneven):
         index = uneven.schedule(key).index
         lengths.add(int((index >= 0).any(1).sum()))
     assert len(lengths) > 1, "the seeds must differ in length for this test to mean anything"
-    method, hyper = flat_method("er")
+    method, hyper = flat_method(name)
     single = run(method, uneven, hyper, seeds=seeds, plan=Plan(over_seeds="sequential"))
     lanes = run(method, uneven, hyper, seeds=seeds, plan=Plan(over_seeds="vmap"))
     for mine, theirs in zip(lanes.states, single.states, strict=True):
         chex.assert_trees_all_equal(mine.memory, theirs.memory)
         chex.assert_trees_all_close(mine, theirs, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(lanes.matrix, single.matrix, atol=0.08)
+
+
+@pytest.mark.parametrize("over_seeds", ["sequential", "vmap"])
+def test_a_sweep_is_the_runs_it_is_made_of(uneven, over_seeds):
+    """Values by seeds, one program: bitwise in turn, to rounding side by side."""
+    method, hyper = flat_method("clser")
+    hypers = [hyper.replace(consistency_weight=w) for w in (0.0, 3.0)]
+    plan = Plan(over_seeds=over_seeds)
+    results = sweep(method, uneven, hypers, seeds=(0, 7), plan=plan)
+    assert [result.seeds for result in results] == [(0, 7), (0, 7)]
+    for mine, value in zip(results, hypers, strict=True):
+        alone = run(method, uneven, value, seeds=(0, 7), plan=Plan(over_seeds="sequential"))
+        if over_seeds == "sequential":
+            chex.assert_trees_all_equal(mine.states, alone.states)
+        for one, other in zip(mine.states, alone.states, strict=True):
+            chex.assert_trees_all_equal(one.memory, other.memory)
+            chex.assert_trees_all_close(one, other, rtol=1e-3, atol=1e-4)
+    first, second = (result.states[0].working.vars.params for result in results)
+    assert not np.array_equal(jax.tree.leaves(first)[-1], jax.tree.leaves(second)[-1])
+
+
+def test_a_sweep_over_nothing_is_refused(uneven):
+    method, hyper = flat_method("er")
+    with pytest.raises(InputError, match="hypers is empty"):
+        sweep(method, uneven, [])
+    with pytest.raises(InputError, match="learning_rate is -1"):
+        sweep(method, uneven, [hyper, hyper.replace(learning_rate=-1.0)])
 
 
 def test_a_run_repeats_and_leaves_its_arguments_alone(uneven):
@@ -302,7 +330,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(uneven, over_seeds):
     def metric(state):
         return jnp.where(state.steps == 9, jnp.nan, 100.0 + state.steps)
 
-    for chunk, last in ((7, "108"), (9, r"10[34](\.\d)?")):  # the step, or the chunk, before
+    for chunk, last in ((7, "108"), (9, r"10[348](\.\d)?")):  # the step, or the chunk, before
         message = rf"step 9 \(task \d, seed 4\); last finite metrics: loss {last};"
         plan = Plan(chunk=chunk, mode="scan", over_seeds=over_seeds)
         with pytest.raises(Diverged, match=message):

@@ -1,4 +1,4 @@
-"""DualNets with one convolution a stage: everything a method can see, compiled in seconds."""
+"""Networks with all that a method can see, BatchNorm included, compiled in seconds."""
 
 from functools import partial
 
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from cls_jax.nets.dualnet import DualNets, Embedding
 from cls_jax.nets.layers import BatchNorm, Conv, Dense, max_pool_2x2
 from cls_jax.nets.linen import apply_linen, init_linen
+from cls_jax.nets.net import Net
 
 WIDTHS = (2, 3)
 
@@ -63,3 +64,18 @@ def toy_dualnets(num_classes: int, *, predictor: bool = False) -> DualNets:
         classify=partial(apply_linen, fast),
         predictor=predictor,
     )
+
+
+class Normed(nn.Module):
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x, *, train, valid=None):
+        x = Dense(5)(x.reshape(x.shape[0], -1))
+        return Dense(self.num_classes)(nn.relu(BatchNorm()(x, train=train, valid=valid)))
+
+
+def normed_net(num_classes: int) -> Net:
+    """A perceptron with BatchNorm: each output depends on the whole batch."""
+    module = Normed(num_classes)
+    return Net(lambda key, x: init_linen(key, module, x), partial(apply_linen, module))

@@ -9,7 +9,20 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from cls_jax.augment import Augment
-from cls_jax.methods import dualnet, dualnet_config, er, joint, sgd
+from cls_jax.methods import (
+    agem,
+    clser,
+    der,
+    dualnet,
+    dualnet_config,
+    er,
+    er_ace,
+    gdumb,
+    icarl,
+    joint,
+    mean_er,
+    sgd,
+)
 from cls_jax.methods.base import Method
 from cls_jax.nets.choose import NetConfig, make_dualnet, make_net
 
@@ -36,16 +49,33 @@ class Row(NamedTuple):
     build: Callable[[Any, Setting], Method]
 
 
-def _sgd(config: NoConfig, s: Setting) -> Method:
-    return sgd.sgd(make_net(s.net, s.num_classes), augment=s.augment)
+def _one_net(factory: Callable[..., Method]) -> Callable[[Any, Setting], Method]:
+    """``build`` for ``factory(config, net, *, augment) -> Method``."""
+
+    def build(config: Any, s: Setting) -> Method:
+        return factory(config, make_net(s.net, s.num_classes), augment=s.augment)
+
+    return build
 
 
-def _joint(config: NoConfig, s: Setting) -> Method:
-    return joint.joint(make_net(s.net, s.num_classes), augment=s.augment)
+def _no_config(factory: Callable[..., Method]) -> Callable[[Any, Setting], Method]:
+    """``build`` for ``factory(net, *, augment) -> Method``."""
+    return _one_net(lambda config, net, augment: factory(net, augment=augment))
 
 
-def _er(config: er.ErConfig, s: Setting) -> Method:
-    return er.er(config, make_net(s.net, s.num_classes), augment=s.augment)
+def _all_classes(factory: Callable[..., Method]) -> Callable[[Any, Setting], Method]:
+    """``build`` for ``factory(config, net, *, augment, num_classes) -> Method``."""
+
+    def build(config: Any, s: Setting) -> Method:
+        net = make_net(s.net, s.num_classes)
+        return factory(config, net, augment=s.augment, num_classes=s.num_classes)
+
+    return build
+
+
+def _agem(config: agem.AgemConfig, s: Setting) -> Method:
+    net = make_net(s.net, s.num_classes)
+    return agem.agem(config, net, augment=s.augment, num_tasks=s.num_tasks)
 
 
 def _dualnet(config: dualnet_config.DualNetConfig, s: Setting) -> Method:
@@ -57,8 +87,16 @@ def _dualnet(config: dualnet_config.DualNetConfig, s: Setting) -> Method:
 
 
 METHODS: dict[str, Row] = {
-    "sgd": Row(NoConfig, sgd.SgdHyper, _sgd),
-    "joint": Row(NoConfig, sgd.SgdHyper, _joint),
-    "er": Row(er.ErConfig, er.ErHyper, _er),
+    "sgd": Row(NoConfig, sgd.SgdHyper, _no_config(sgd.sgd)),
+    "joint": Row(NoConfig, sgd.SgdHyper, _no_config(joint.joint)),
+    "er": Row(er.ErConfig, er.ErHyper, _one_net(er.er)),
+    "clser": Row(clser.ClsErConfig, clser.ClsErHyper, _one_net(clser.clser)),
+    "mean_er": Row(mean_er.MeanErConfig, mean_er.MeanErHyper, _one_net(mean_er.mean_er)),
+    "der": Row(der.DerConfig, der.DerHyper, _one_net(der.der)),
+    "derpp": Row(der.DerConfig, der.DerppHyper, _one_net(der.derpp)),
+    "er_ace": Row(er_ace.ErAceConfig, er_ace.ErAceHyper, _one_net(er_ace.er_ace)),
+    "agem": Row(agem.AgemConfig, agem.AgemHyper, _agem),
+    "gdumb": Row(gdumb.GdumbConfig, gdumb.GdumbHyper, _all_classes(gdumb.gdumb)),
+    "icarl": Row(icarl.IcarlConfig, icarl.IcarlHyper, _all_classes(icarl.icarl)),
     "dualnet": Row(dualnet_config.DualNetConfig, dualnet_config.DualNetHyper, _dualnet),
 }

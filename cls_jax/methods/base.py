@@ -1,10 +1,11 @@
 """What a continual-learning method is: a NamedTuple of pure functions, and the steps they share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from cls_jax.augment import Augment
@@ -104,6 +105,26 @@ def fresh(key: Array, net: Net, x: Array, optimizer: optax.GradientTransformatio
     return Trainable(vars=vars, opt=optimizer.init(vars.params))
 
 
+def gradient_of(
+    loss: Callable[[Variables], tuple[Array, PyTree]], vars: Variables
+) -> tuple[tuple[Array, PyTree], PyTree]:
+    """``((value, aux), gradient)`` of ``loss: vars -> (value, aux)``, in ``vars.params`` alone."""
+
+    def of_params(params: PyTree) -> tuple[Array, PyTree]:
+        return loss(vars.replace(params=params))
+
+    return jax.value_and_grad(of_params, has_aux=True)(vars.params)
+
+
+def move(
+    model: Trainable, optimizer: optax.GradientTransformation, gradient: PyTree, stats: PyTree
+) -> Trainable:
+    """The model after one optimizer step along ``gradient``, with ``stats`` as its statistics."""
+    updates, opt = optimizer.update(gradient, model.opt, model.vars.params)
+    params = optax.apply_updates(model.vars.params, updates)
+    return Trainable(vars=Variables(params=params, stats=stats), opt=opt)
+
+
 def descend(
     model: Trainable,
     optimizer: optax.GradientTransformation,
@@ -119,21 +140,43 @@ def descend(
     Returns:
       The model after the step, and the loss before it.
     """
-
-    def of_params(params: PyTree) -> tuple[Array, PyTree]:
-        return loss(Variables(params=params, stats=model.vars.stats))
-
-    (value, stats), gradient = jax.value_and_grad(of_params, has_aux=True)(model.vars.params)
-    updates, opt = optimizer.update(gradient, model.opt, model.vars.params)
-    params = optax.apply_updates(model.vars.params, updates)
-    return Trainable(vars=Variables(params=params, stats=stats), opt=opt), value
+    (value, stats), gradient = gradient_of(loss, model.vars)
+    return move(model, optimizer, gradient, stats), value
 
 
-def answer(net: Net, augment: Augment) -> PredictFn:
-    """The ``predict`` of a method whose state has one network, ``state.model``."""
+def forward_each(
+    net: Net, vars: Variables, xs: Sequence[Array], valids: Sequence[Array]
+) -> tuple[list[Array], PyTree]:
+    """Training-mode outputs of several batches, each normalised by itself, one after another.
+
+    Every forward pass takes over the running statistics of the one before. A network without
+    statistics treats its rows one by one, so there a single pass over all of them is the same.
+
+    Args:
+      net, vars: the network.
+      xs: inputs float32[b_i, ...], in the order of their forwards.
+      valids: bool[b_i] each; a batch without a valid row leaves the statistics as they were.
+
+    Returns:
+      The outputs of each batch, and the statistics after the last.
+    """
+    if not jax.tree.leaves(vars.stats):
+        ends = np.cumsum([len(x) for x in xs])[:-1]
+        whole, valid = jnp.concatenate(xs), jnp.concatenate(valids)
+        outputs, stats = net.apply(vars, whole, train=True, valid=valid)
+        return jnp.split(outputs, ends), stats
+    each = []
+    for x, valid in zip(xs, valids, strict=True):
+        outputs, stats = net.apply(vars, x, train=True, valid=valid)
+        each, vars = [*each, outputs], vars.replace(stats=stats)
+    return each, vars.stats
+
+
+def answer(net: Net, augment: Augment, tree: str = "model") -> PredictFn:
+    """The ``predict`` by one network of the state, ``state.<tree>.vars``."""
 
     def predict(state: PyTree, x: Array, task: Task) -> Array:
-        logits, _ = net.apply(state.model.vars, augment.test(x), train=False)
+        logits, _ = net.apply(getattr(state, tree).vars, augment.test(x), train=False)
         return logits.astype(jnp.float32)
 
     return predict

@@ -19,7 +19,7 @@ from flax import struct
 
 from cls_jax.augment import Augment
 from cls_jax.losses import cross_entropy
-from cls_jax.memory import Memory, reservoir
+from cls_jax.memory import Memory, after, reservoir
 from cls_jax.methods.base import Method, Phase, answer, check_replay, descend, fresh
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, Batch, Metrics, Trainable, Variables
@@ -83,7 +83,8 @@ def er(config: ErConfig, net: Net, *, augment: Augment) -> Method:
             return cross_entropy(logits, y, valid=valid), stats
 
         model, value = descend(state.model, optax.sgd(state.hyper.learning_rate), loss)
-        memory = policy.add(key_add, state.memory, {"x": batch.x, "y": batch.y}, batch.valid)
+        items = {"x": batch.x, "y": batch.y}
+        memory = policy.add(key_add, after(state.memory, replay), items, batch.valid)
         return state.replace(model=model, memory=memory), {"loss": value}
 
     phases, predict = (Phase("train", step),), answer(net, augment)

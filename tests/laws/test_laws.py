@@ -19,16 +19,22 @@ BATCH = 4
 
 @cache
 def built(name):
-    """The method, its jitted parts, and a state that has seen two tasks (so memory has content)."""
+    """The method, its jitted parts, and a state in its second task (so memory has content)."""
     method, hyper = small_method(name)
     hyper = jax.tree.map(jnp.float32, hyper)
     parts = {"step": jax.jit(method.phases[0].step), "begin": jax.jit(method.begin_task)}
+    learns = next(phase.step for phase in method.phases if phase.name != "collect")
+    parts["learn"] = parts["step"] if learns is method.phases[0].step else jax.jit(learns)
     state = jax.jit(method.init)(jax.random.key(0), batch_of(0), hyper)
     for number in range(2):
-        state = parts["begin"](jax.random.key(number), state, task_of(number), None)
+        key, told = jax.random.key(number), task_of(number)
+        state = parts["begin"](key, state, told, data_of(method, number)["begin"])
         for s in range(4):
             key = jax.random.key(100 * number + s)
             state, _ = parts["step"](key, state, batch_of(number, s, told=method.needs.told_task))
+        if number == 0:
+            key, data = jax.random.key(2), data_of(method, 0)["end"]
+            state = jax.jit(method.end_task)(key, state, told, data)
     return method, hyper, parts, state
 
 
@@ -53,6 +59,16 @@ def batch_of(number, shift=0, told=True, valid=(True,) * BATCH, labelled=(True,)
     )
 
 
+def data_of(method, number):
+    """What the runner hands over as a task begins and as it ends."""
+    needs = method.needs
+    data = batch_of(number, told=needs.told_task)
+    return {
+        "begin": data if needs.begin_data else None,
+        "end": data if needs.end_data else None,
+    }
+
+
 def told_batch(name, **kind):
     return batch_of(1, 4, told=built(name)[0].needs.told_task, **kind)
 
@@ -71,12 +87,11 @@ def test_a_step_is_pure(name):
 def test_state_out_is_shaped_like_state_in(name):
     method, _, _, state = built(name)
     like = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
-    key, task = jax.random.key(0), task_of(2)
+    key, task, data = jax.random.key(0), task_of(2), data_of(method, 2)
     outs = [jax.eval_shape(p.step, key, state, told_batch(name))[0] for p in method.phases]
     outs += [jax.eval_shape(p.enter, key, state, task, None) for p in method.phases]
-    outs += [
-        jax.eval_shape(f, key, state, task, None) for f in (method.begin_task, method.end_task)
-    ]
+    outs += [jax.eval_shape(method.begin_task, key, state, task, data["begin"])]
+    outs += [jax.eval_shape(method.end_task, key, state, task, data["end"])]
     for out in outs:
         assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), out) == like
 
@@ -101,7 +116,7 @@ def test_one_trace_for_all_tasks(name):
     one_begin = jax.jit(chex.assert_max_traces(lambda *a: method.begin_task(*a), n=1))
     for number in range(TASKS):
         key = jax.random.key(number)
-        state = one_begin(key, state, task_of(number), None)
+        state = one_begin(key, state, task_of(number), data_of(method, number)["begin"])
         one_step.lower(key, state, batch_of(number, told=told))
 
 
@@ -112,7 +127,7 @@ def test_the_state_can_be_donated(name):
     assert len(set(pointers)) == len(pointers), "two leaves share a buffer"
     mine = jax.tree.map(jnp.copy, state)
     begin = jax.jit(lambda *a: method.begin_task(*a), donate_argnums=1)
-    out = begin(jax.random.key(0), mine, task_of(2), None)
+    out = begin(jax.random.key(0), mine, task_of(2), data_of(method, 2)["begin"])
     jax.block_until_ready(out)
     assert all(
         np.isfinite(leaf).all() for leaf in jax.tree.leaves(out) if leaf.dtype == jnp.float32
@@ -177,11 +192,12 @@ def test_hyper_is_data(name):
     """Another rate is another value: same program, another result."""
     _, _, parts, state = built(name)
     other = state.replace(hyper=state.hyper.replace(learning_rate=jnp.float32(0.0)))
-    programs = parts["step"]._cache_size()
-    moved, _ = parts["step"](jax.random.key(4), state, told_batch(name))
-    still, _ = parts["step"](jax.random.key(4), other, told_batch(name))
-    assert parts["step"]._cache_size() == programs
-    trained = "fast" if name == "dualnet" else "model"  # the slow tree also learns without labels
+    moved, _ = parts["learn"](jax.random.key(4), state, told_batch(name))
+    programs = parts["learn"]._cache_size()
+    still, _ = parts["learn"](jax.random.key(4), other, told_batch(name))
+    assert parts["learn"]._cache_size() == programs
+    # Of DualNet the fast tree: the slow one also learns without labels.
+    trained = next(tree for tree in ("fast", "working", "model") if hasattr(state, tree))
     before, after, frozen = (getattr(s, trained).vars.params for s in (state, moved, still))
     chex.assert_trees_all_equal(frozen, before)
     assert not np.array_equal(jax.tree.leaves(after)[-1], jax.tree.leaves(before)[-1])

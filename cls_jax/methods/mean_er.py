@@ -1,0 +1,123 @@
+"""Mean-ER: CLS-ER with a single averaged copy, which teaches and answers; the paper's ablation.
+
+| symbol | name | default | where from |
+|---|---|---|---|
+| eta | learning_rate | 0.1 | as clser, S-MNIST, buffer 500 |
+| lambda | consistency_weight | 2 | as clser |
+| r, alpha | ema_rate, ema_decay | 0.9, 0.99 | as clser's stable copy |
+| M, m | memory_size, replay_size | 500, 32 | as clser |
+
+Source: Arani et al. 2022 (arXiv 2201.12604), ablation "Mean-ER"; no best arguments are published,
+so the defaults are CLS-ER's. Departs: as clser.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from cls_jax.augment import Augment
+from cls_jax.losses import cross_entropy, logit_mse
+from cls_jax.memory import Memory, after, reservoir
+from cls_jax.methods.averaged import (
+    Averaged,
+    EmaBn,
+    Warmup,
+    check_averaging,
+    copy_of,
+    follow,
+    look,
+    replay_and_all,
+)
+from cls_jax.methods.base import Method, Phase, answer, check_replay, descend, fresh
+from cls_jax.nets.net import Net
+from cls_jax.types import Array, Batch, Metrics, Trainable, Variables
+
+
+@dataclass(frozen=True)
+class MeanErConfig:
+    """As ClsErConfig: memory_size, replay_size, ema_bn, warmup."""
+
+    memory_size: int = 500
+    replay_size: int = 32
+    ema_bn: EmaBn = "own"
+    warmup: Warmup = "steps"
+
+
+@struct.dataclass
+class MeanErHyper:
+    """learning_rate, consistency_weight >= 0; ema_rate in [0, 1]; ema_decay in [0, 1)."""
+
+    learning_rate: float = 0.1
+    consistency_weight: float = 2.0
+    ema_rate: float = 0.9
+    ema_decay: float = 0.99
+
+
+@struct.dataclass
+class MeanErState:
+    """working: trained; stable: its average; memory: slots {x, y}; step: int32[] updates."""
+
+    working: Trainable
+    stable: Averaged
+    memory: Memory
+    hyper: MeanErHyper
+    step: Array
+
+
+def mean_er(config: MeanErConfig, net: Net, *, augment: Augment) -> Method:
+    """Mean-ER.
+
+    Args:
+      config: sizes and choices.
+      net: outputs float32[b, num_classes] logits.
+      augment: ``train`` makes the inputs of the losses, ``test`` those of ``predict``.
+
+    Returns:
+      The method; its hyper is MeanErHyper, its view is "working".
+
+    Raises:
+      InputError: if the memory is smaller than one replay draw, or for an unknown choice.
+    """
+    check_replay(config.memory_size, config.replay_size)
+    check_averaging(config.ema_bn, config.warmup)
+    policy, m = reservoir(config.memory_size), config.replay_size
+    choices = {"ema_bn": config.ema_bn, "warmup": config.warmup}
+
+    def init(key: Array, example: Batch, hyper: MeanErHyper) -> MeanErState:
+        working = fresh(key, net, augment.test(example.x), optax.sgd(hyper.learning_rate))
+        memory = policy.init({"x": example.x, "y": example.y})
+        return MeanErState(working, copy_of(working.vars), memory, hyper, jnp.int32(0))
+
+    def step(key: Array, state: MeanErState, batch: Batch) -> tuple[MeanErState, Metrics]:
+        key_draw, key_augment, key_add, key_follow = jax.random.split(key, 4)
+        hyper, number = state.hyper, state.step + 1
+        replay = policy.sample(key_draw, state.memory, m)
+        x = augment.train(key_augment, jnp.concatenate([replay.items["x"], batch.x]))
+        y = jnp.concatenate([replay.items["y"], batch.y])
+        valid = jnp.concatenate([replay.valid, batch.valid])
+        targets, stable = look(net, state.stable, x[:m], replay.valid, config.ema_bn)
+
+        def loss(vars: Variables):
+            remembered, logits, stats = replay_and_all(net, vars, x, valid, m)
+            consistency = logit_mse(remembered, targets, valid=replay.valid)
+            total = cross_entropy(logits, y, valid=valid) + hyper.consistency_weight * consistency
+            return total, stats
+
+        working, value = descend(state.working, optax.sgd(hyper.learning_rate), loss)
+        items = {"x": batch.x, "y": batch.y}
+        memory = policy.add(key_add, after(state.memory, replay), items, batch.valid)
+        rule = {"rate": hyper.ema_rate, "decay": hyper.ema_decay, **choices}
+        stable = follow(key_follow, stable, working.vars, number, **rule)
+        return MeanErState(working, stable, memory, hyper, number), {"loss": value}
+
+    return Method(
+        "mean_er",
+        init,
+        (Phase("train", step),),
+        answer(net, augment, "stable"),
+        views={"working": answer(net, augment, "working")},
+        convolutional=net.convolutional,
+    )

@@ -1,0 +1,97 @@
+"""ER-ACE: the card's oracle, whole steps by hand, and which classes count as seen."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cls_jax.methods.er_ace import ErAceConfig, ErAceHyper, er_ace
+from cls_jax.types import InputError
+from tests.methods.by_hand import CLASSES, Pupil, batch, ce, descended, label_of
+
+RATE = 0.4
+
+
+def pupil(memory_size=8, replay_size=3, **changes):
+    return Pupil(er_ace, ErAceConfig(memory_size, replay_size), ErAceHyper(RATE), **changes)
+
+
+STREAM = [([0, 21, 5, 30], 4), ([41, 1, 62, 103], 3), ([80, 81, 42, 43], 4), ([100, 101, 2, 3], 4)]
+"""Classes 0 and 1; 2, 0 and 3 (5 is padding); 4 and 2; 5 and 0."""
+
+
+def test_steps_are_those_of_the_paper():
+    learner, params, seen = pupil(), pupil().params, set()
+    for number, (names, num_valid) in enumerate(STREAM):
+        held = set(learner.held()[: min(8, 4 * number)])
+        metrics = learner.step(names, num_valid)
+        stream, replayed = learner.shown(2)
+        assert sorted(stream) == sorted(names[:num_valid])
+        present = set(label_of(stream))
+        allowed = np.array([c in present or c not in seen for c in range(CLASSES)])
+        seen |= present
+        total, gradient = ce(params, stream, allowed)
+        terms = [(1, gradient)]
+        assert len(replayed) == (0 if number == 0 else 3)
+        if number > 0:
+            assert set(replayed) <= held
+            value, gradient = ce(params, replayed)
+            total, terms = total + value, [*terms, (1, gradient)]
+        params = descended(params, RATE, *terms)
+        np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
+        chex.assert_trees_all_close(learner.params, params, rtol=1e-4, atol=1e-6)
+        assert set(np.flatnonzero(learner.state.seen)) == seen
+    assert seen == set(range(CLASSES))
+    np.testing.assert_array_equal(learner.state.memory.slots["y"], label_of(learner.held()))
+
+
+@pytest.mark.parametrize(("seen", "expected"), [([0, 1, 2, 4, 5], np.log(2)), ([], np.log(6))])
+def test_oracle(seen, expected):
+    """Equal logits, one class in the batch, and of the others only the unseen ones: log 2."""
+    learner = pupil()
+    learner.state = learner.state.replace(
+        model=jax.tree.map(jnp.zeros_like, learner.state.model),
+        seen=jnp.zeros(CLASSES, bool).at[jnp.array(seen, int)].set(True),
+    )
+    np.testing.assert_allclose(learner.step([40, 41, 42, 43])["loss"], expected, rtol=1e-6)
+
+
+def test_the_stream_does_not_move_old_classes():
+    """With replay of an empty memory alone, the columns of absent seen classes stay."""
+    learner = pupil()
+    learner.state = learner.state.replace(seen=jnp.arange(CLASSES) < 4)
+    before = learner.params
+    learner.step([40, 41, 60, 61])
+    change = np.abs(learner.params["w2"] - before["w2"]).sum(0)
+    assert (change[[0, 1]] == 0).all()
+    assert (change[[2, 3, 4, 5]] > 0).all()
+
+
+def test_a_batch_of_padding_changes_nothing():
+    learner = pupil()
+    before = learner.state
+    metrics = learner.step([40, 41, 60, 61], num_valid=0)
+    assert metrics["loss"] == 0
+    chex.assert_trees_all_equal(learner.state, before)
+
+
+def test_one_forward_for_all_is_the_same_step():
+    """A network without statistics takes stream and replay in one pass."""
+    telling, silent = pupil(), pupil(tells=False)
+    for names, num_valid in STREAM:
+        telling.step(names, num_valid), silent.step(names, num_valid)
+    chex.assert_trees_all_close(telling.params, silent.params, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_equal(telling.state.memory, silent.state.memory)
+
+
+def test_a_draw_larger_than_the_memory_is_refused():
+    with pytest.raises(InputError, match="replay_size=9 must be between 1 and the memory's 8"):
+        pupil(replay_size=9)
+
+
+def test_seen_counts_what_is_valid_alone():
+    learner = pupil()
+    examples = batch([0, 20, 40, 60], num_valid=2)
+    state, _ = learner.step_fn(jax.random.key(0), learner.state, examples)
+    np.testing.assert_array_equal(state.seen, [True, True, False, False, False, False])
