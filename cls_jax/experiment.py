@@ -3,7 +3,8 @@
 A script adds its method's Config and Hyper and its presets; see experiments/dualnet_cifar.py.
 """
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from cls_jax.augment import Kind, Normalisation, recipe
@@ -13,7 +14,11 @@ from cls_jax.methods import METHODS, Setting
 from cls_jax.methods.base import Method
 from cls_jax.nets.choose import NetConfig
 from cls_jax.runner import Plan, check_run, run
+from cls_jax.streams.blurry import blurry
 from cls_jax.streams.class_il import class_il
+from cls_jax.streams.domain_il import permuted, rotated
+from cls_jax.streams.gcil import gcil
+from cls_jax.streams.mnist360 import mnist360
 from cls_jax.streams.sources import load
 from cls_jax.streams.stream import Stream
 from cls_jax.types import InputError, PyTree
@@ -29,13 +34,20 @@ class StreamConfig:
         fashion_mnist, svhn_cropped, ...
       data_dir: where tfds data sets lie; TFDS_DATA_DIR or ~/tensorflow_datasets if not given.
       image_size: resize images once to this many pixels square; as stored if not given.
+      scenario: class_il (also scored as task-IL); permuted or rotated (domain-IL: all classes in
+        every task, other pixels); mnist360 (one stream of turning pairs of digits); gcil (random
+        classes come back in random proportions); blurry (class_il with mixed boundaries).
       tasks: number of tasks, the classes divided evenly; or the number of classes of each task.
       batch_size: stream examples a step.
       epochs: passes over each task; 1 is the online protocol.
       class_order: shuffled by the seed, or by label.
       drop_last: drop a task's incomplete last batch instead of padding it.
       label_fraction: probability that a batch keeps its labels, in (0, 1]; below 1 methods that
-        can learn from unlabelled batches do so.
+        can learn from unlabelled batches do so. Of class_il only.
+      blur: share of each class that is spread over the other tasks, in [0, 1). Of blurry only.
+      distribution: of the classes of a task. Of gcil only.
+      samples_per_phase: examples of a task. Of gcil only.
+      replacement: whether an image may come twice, as in the official code. Of mnist360 only.
       normalisation: of the supervised inputs.
       crop_padding: random crops of training images padded by so many pixels; none if not given.
       flip: mirror training images at random.
@@ -47,12 +59,17 @@ class StreamConfig:
     data: str = "digits"
     data_dir: str | None = None
     image_size: int | None = None
+    scenario: Literal["class_il", "permuted", "rotated", "mnist360", "gcil", "blurry"] = "class_il"
     tasks: int | tuple[int, ...] = 5
     batch_size: int = 10
     epochs: int = 1
     class_order: Literal["shuffled", "label"] = "shuffled"
     drop_last: bool = False
     label_fraction: float = 1.0
+    blur: float = 0.1
+    distribution: Literal["uniform", "longtail"] = "uniform"
+    samples_per_phase: int = 1000
+    replacement: bool = True
     normalisation: Normalisation = "half"
     crop_padding: int | None = None
     flip: bool = False
@@ -84,18 +101,45 @@ class RunConfig:
 
 
 def make_stream(config: StreamConfig) -> Stream:
-    """Loads the data and splits it; every InputError comes before any compute."""
+    """Loads the data and makes the scenario; every InputError comes before any compute.
+
+    Raises:
+      InputError: for an unknown scenario, a setting that the scenario does not have, or one that
+        does not fit the data.
+    """
+    if config.scenario not in _SCENARIOS:
+        raise InputError(f"scenario is {config.scenario!r}; use one of {', '.join(_SCENARIOS)}")
+    make, honoured = _SCENARIOS[config.scenario]
+    everyones = {name for _, names in _SCENARIOS.values() for name in names}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name in everyones - set(honoured) and value != field.default:
+            raise InputError(
+                f"{field.name} is {value}, but the scenario {config.scenario} has no such setting; "
+                "leave it out or choose another scenario"
+            )
+    settings = {name: getattr(config, name) for name in honoured}
+    if isinstance(config.tasks, tuple) and "tasks" in honoured:
+        if len(config.tasks) == 1:
+            settings["tasks"] = config.tasks[0]
+        elif config.scenario not in ("class_il", "blurry"):
+            raise InputError(
+                f"tasks is {config.tasks}, but the scenario {config.scenario} does not split the "
+                "classes; give one number"
+            )
     source = load(config.data, config.data_dir, size=config.image_size)
-    tasks = config.tasks
-    return class_il(
-        source,
-        tasks=tasks[0] if isinstance(tasks, tuple) and len(tasks) == 1 else tasks,
-        batch_size=config.batch_size,
-        epochs=config.epochs,
-        class_order=config.class_order,
-        drop_last=config.drop_last,
-        label_fraction=config.label_fraction,
-    )
+    return make(source, batch_size=config.batch_size, epochs=config.epochs, **settings)
+
+
+_SCENARIOS: dict[str, tuple[Callable[..., Stream], tuple[str, ...]]] = {
+    "class_il": (class_il, ("tasks", "class_order", "drop_last", "label_fraction")),
+    "permuted": (permuted, ("tasks", "drop_last")),
+    "rotated": (rotated, ("tasks", "drop_last")),
+    "mnist360": (mnist360, ("replacement",)),
+    "gcil": (gcil, ("tasks", "drop_last", "distribution", "samples_per_phase")),
+    "blurry": (blurry, ("tasks", "drop_last", "class_order", "blur")),
+}
+"""Scenario -> what makes it, and its fields of the config besides data, batch size and epochs."""
 
 
 def make_method(

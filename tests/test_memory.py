@@ -1,5 +1,7 @@
 """Reservoir and ring against hand-worked cases, a slow loop and the law of large numbers."""
 
+from collections import Counter
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cls_jax.memory import Memory, after, distinct, reservoir, ring_per_task
+from cls_jax.memory import Memory, after, class_balanced, distinct, reservoir, ring_per_task
 from cls_jax.types import InputError
 
 
@@ -172,7 +174,9 @@ def test_policies_work_under_jit_and_vmap():
     assert isinstance(lanes, Memory)
 
 
-@pytest.mark.parametrize("bad", [lambda: reservoir(0), lambda: ring_per_task(2, 0)])
+@pytest.mark.parametrize(
+    "bad", [lambda: reservoir(0), lambda: ring_per_task(2, 0), lambda: class_balanced(0, 2)]
+)
 def test_a_memory_needs_a_slot(bad):
     with pytest.raises(InputError, match="must be at least 1, got 0"):
         bad()
@@ -231,3 +235,95 @@ def test_a_compiled_loop_writes_memory_in_place(lanes):
     assert shape in compiled
     copies = [line for line in compiled.splitlines() if f"= {shape}" in line and " copy(" in line]
     assert copies == []
+
+
+# --- class_balanced -------------------------------------------------------------------------------
+
+
+def empty_balanced(capacity, num_classes):
+    policy = class_balanced(capacity, num_classes)
+    return policy, policy.init({"x": jnp.zeros(1, jnp.int32), "y": jnp.zeros(1, jnp.int32)})
+
+
+def offer_labels(policy, memory, numbers, y, key, valid=None):
+    items = {"x": jnp.asarray(numbers, jnp.int32), "y": jnp.asarray(y, jnp.int32)}
+    valid = jnp.ones(len(y), bool) if valid is None else jnp.asarray(valid)
+    return policy.add(key, memory, items, valid)
+
+
+def slow_balanced(key, held, numbers, y, valid, capacity):
+    """Algorithm 1 of GDumb, one item at a time, with the same draws; ``held`` is [(x, y)]."""
+    held = list(held)
+    keys = jax.random.split(key, len(y))
+    for key_item, number, label, ok in zip(keys, numbers, y, valid, strict=True):
+        counts = Counter(label for _, label in held)
+        if not ok or (label in counts and counts[label] >= capacity / len(counts)):
+            continue
+        if len(held) < capacity:
+            held.append((number, label))
+            continue
+        most = max(counts.values())
+        victims = [slot for slot, (_, c) in enumerate(held) if counts[c] == most]
+        held[victims[int(jax.random.randint(key_item, (), 0, len(victims)))]] = (number, label)
+    return held
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 2**31 - 1),
+    st.integers(1, 9),
+    st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=24, max_size=24),
+)
+def test_class_balanced_equals_the_slow_loop(seed, capacity, offers):
+    policy, memory = empty_balanced(capacity, 4)
+    held = []
+    for start in range(0, 24, 8):
+        key = jax.random.fold_in(jax.random.key(seed), start)
+        y, valid = zip(*offers[start : start + 8], strict=True)
+        numbers = range(100 + start, 108 + start)
+        held = slow_balanced(key, held, numbers, y, valid, capacity)
+        garbage = [label if ok else 7 for label, ok in zip(y, valid, strict=True)]
+        memory = offer_labels(policy, memory, numbers, garbage, key, valid)
+        filled = np.asarray(policy.filled(memory))
+        assert filled.tolist() == [True] * len(held) + [False] * (capacity - len(held))
+        slots = zip(memory.slots["x"].tolist(), memory.slots["y"].tolist(), strict=True)
+        assert list(slots)[: len(held)] == held
+        assert memory.seen.tolist() == [sum(c == label for _, c in held) for label in range(4)]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 2**31 - 1),
+    st.integers(1, 12),
+    st.permutations(range(4)),
+    st.lists(st.integers(0, 3), min_size=13, max_size=13),
+)
+def test_classes_that_offer_enough_share_equally(seed, capacity, order, before):
+    """Whatever came before, a memory's worth of each class in turn evens the counts."""
+    policy, memory = empty_balanced(capacity, 4)
+    y = [*before, *np.repeat(order, 13)]
+    numbers = np.arange(1, len(y) + 1)
+    for start in range(0, len(y), 13):
+        key = jax.random.fold_in(jax.random.key(seed), start)
+        part = slice(start, start + 13)
+        memory = offer_labels(policy, memory, numbers[part], y[part], key)
+        assert int(memory.seen.sum()) <= capacity
+    assert int(memory.seen.sum()) == capacity
+    assert int(memory.seen.max() - memory.seen.min()) <= 1
+    held = np.asarray(memory.slots["x"])
+    assert len(set(held.tolist())) == capacity
+    assert set(held.tolist()) <= set(numbers.tolist())
+    np.testing.assert_array_equal(memory.slots["y"], np.asarray(y)[held - 1])
+
+
+def test_an_item_gives_way_at_random_within_the_largest_classes():
+    """Slots of class 0: 4, class 1: 4, class 2: 1. A third class takes each of the 8 as often."""
+    policy, memory = empty_balanced(9, 4)
+    memory = offer_labels(policy, memory, range(9), [0, 1] * 4 + [2], jax.random.key(0))
+    assert memory.seen.tolist() == [4, 4, 1, 0]
+    keys = jax.random.split(jax.random.key(1), 4000)
+    slots = jax.vmap(lambda key: offer_labels(policy, memory, [50], [3], key).slots["x"])(keys)
+    share = (np.asarray(slots) == 50).mean(0)
+    np.testing.assert_allclose(share, [1 / 8] * 8 + [0], atol=0.022)  # sd 0.0052
+    full = offer_labels(policy, memory, [50], [0], jax.random.key(2))  # 4 >= 9 / 3
+    chex.assert_trees_all_equal(full, memory)

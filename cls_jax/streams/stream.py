@@ -52,8 +52,9 @@ class Schedule:
       labelled: bool[num_steps, b]; False where the label is withheld.
       task_classes: bool[num_tasks, num_classes].
       test_index: int32[num_tasks, m] numbers of the test examples of each task; -1 is padding.
-      context: arguments of the stream's transform, leaves [num_steps, ...]; () if none.
-      test_context: the same for testing, leaves [num_tasks, ...].
+      context: arguments of the stream's transform, one a step, leaves [num_steps, ...], or one an
+        example, leaves [num_steps, b, ...]; () if none.
+      test_context: the same for testing, one a task, leaves [num_tasks, ...].
     """
 
     index: np.ndarray
@@ -116,17 +117,19 @@ def pooled(stream: Stream) -> Stream:
     """The same examples without tasks: each epoch drawn from all tasks at once, shuffled.
 
     Every row carries the number of the last task, so that the last row of the accuracy matrix is
-    the score of joint training, the usual upper bound.
+    the score of joint training, the usual upper bound. A context for each example (MNIST-360's
+    angles) stays with its example; one served again within a pass counts for the next epoch.
 
     Raises:
-      InputError: when a schedule is made of a stream that transforms its tasks differently.
+      InputError: when a schedule is made of a stream that transforms whole batches differently.
     """
 
     def schedule(key: Array, *, epochs: int | None = None, shuffle: int = 0) -> Schedule:
         table = stream.schedule(key, epochs=epochs, shuffle=shuffle)
-        if jax.tree.leaves(table.context):
+        contexts = zip(*map(jax.tree.leaves, (table.context, table.test_context)), strict=True)
+        if any(leaf.ndim == of_task.ndim for leaf, of_task in contexts):
             raise InputError(
-                f"stream {stream.name!r} transforms its tasks differently, so they cannot be "
+                f"stream {stream.name!r} transforms each task differently, so its tasks cannot be "
                 "pooled; leave joint out"
             )
         flat = table.index.ravel()
@@ -144,10 +147,15 @@ def pooled(stream: Stream) -> Stream:
         place = np.concatenate(
             [np.flatnonzero(member)[np.lexsort((noise, epoch))], np.flatnonzero(~member)]
         )
+
+        def move(leaf: np.ndarray) -> np.ndarray:
+            return leaf.reshape(flat.size, *leaf.shape[2:])[place].reshape(leaf.shape)
+
         return table.replace(
-            index=flat[place].reshape(table.index.shape),
-            labelled=table.labelled.ravel()[place].reshape(table.labelled.shape),
+            index=move(table.index),
+            labelled=move(table.labelled),
             task=np.full_like(table.task, stream.num_tasks - 1),
+            context=jax.tree.map(move, table.context),
         )
 
     return stream._replace(name=f"{stream.name}, pooled", schedule=schedule)

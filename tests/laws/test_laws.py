@@ -23,6 +23,7 @@ def built(name):
     method, hyper = small_method(name)
     hyper = jax.tree.map(jnp.float32, hyper)
     parts = {"step": jax.jit(method.phases[0].step), "begin": jax.jit(method.begin_task)}
+    # A phase "collect" only fills the memory; the one behind it learns.
     learns = next(phase.step for phase in method.phases if phase.name != "collect")
     parts["learn"] = parts["step"] if learns is method.phases[0].step else jax.jit(learns)
     state = jax.jit(method.init)(jax.random.key(0), batch_of(0), hyper)

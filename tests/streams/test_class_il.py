@@ -128,6 +128,15 @@ def test_bad_settings_are_named(change, message):
         class_il(source_of([6] * 6), **settings_)
 
 
+def test_the_smallest_task_of_any_order_bounds_the_batch():
+    source = source_of([4, 9, 9, 9])
+    with pytest.raises(InputError, match="larger than a task of 4 examples"):
+        class_il(source, tasks=(3, 1), batch_size=5)
+    with pytest.raises(InputError, match="larger than a task of 9 examples"):
+        class_il(source, tasks=(3, 1), batch_size=10, class_order="label")
+    class_il(source, tasks=(3, 1), batch_size=9, class_order="label")
+
+
 def test_a_class_without_examples_is_named():
     with pytest.raises(InputError, match=r"the test split of toy has no example of class 1 \(c1\)"):
         class_il(source_of([5, 5], [2, 0]), tasks=2, batch_size=2)
