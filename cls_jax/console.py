@@ -10,11 +10,8 @@ from rich.console import Console
 from rich.table import Column
 from rich.text import Text
 
-from cls_jax.events import Evaluated, Observer, Progress, Started
+from cls_jax.events import SCENARIOS, Evaluated, Observer, Progress, Started
 from cls_jax.types import InputError
-
-SCENARIOS = ("class-IL", "task-IL")
-"""Axis 2 of ``Result.matrix``, as tables and figures print it."""
 
 MAX_METRICS = 3
 """How many of a step's metrics fit on the live line."""
@@ -71,15 +68,20 @@ def tensorboard(workdir: str | Path | None) -> Iterator[Observer]:
         ) from error
     writer = SummaryWriter(str(Path(workdir) / "tensorboard"), flush_secs=10)
 
+    names = SCENARIOS
+
     def observe(event: Started | Progress | Evaluated) -> None:
-        if isinstance(event, Progress):
+        nonlocal names
+        if isinstance(event, Started):
+            names = event.scenarios
+        elif isinstance(event, Progress):
             for name, value in event.metrics.items():
                 tag = f"{seeds_text(event.seeds).replace(' ', '')}/{event.phase}/{name}"
                 writer.add_scalar(tag, value, event.step)
         elif isinstance(event, Evaluated):
             rows = event.matrix[:, 0, :, event.task + 1, :]  # [lanes, 2, T]
             for seed, of_seed in zip(event.seeds, rows, strict=True):
-                for scenario, row in zip(SCENARIOS, of_seed, strict=True):
+                for scenario, row in zip(names, of_seed, strict=False):
                     for j in np.flatnonzero(np.isfinite(row)):
                         tag = f"seed{seed}/{scenario}/task_{j + 1}"
                         writer.add_scalar(tag, row[j], event.task + 1)
@@ -89,23 +91,25 @@ def tensorboard(workdir: str | Path | None) -> Iterator[Observer]:
 
 
 def seeds_text(seeds: Sequence[int]) -> str:
-    """ "seed 3", "seeds 0-4" or "seeds 0,2,7"."""
+    """ "seed 3", "seeds 0-4" or "seeds 0,2,7"; each once, however many lanes have it."""
+    seeds = tuple(dict.fromkeys(seeds))
     if len(seeds) == 1:
         return f"seed {seeds[0]}"
-    if tuple(seeds) == tuple(range(seeds[0], seeds[0] + len(seeds))):
+    if seeds == tuple(range(seeds[0], seeds[0] + len(seeds))):
         return f"seeds {seeds[0]}-{seeds[-1]}"
     return "seeds " + ",".join(map(str, seeds))
 
 
-def task_line(event: Evaluated, method: str, num_tasks: int) -> str:
+def task_line(event: Evaluated, started: Started) -> str:
     """Accuracy on the tasks seen so far in percent: their mean, then (one by one).
 
     The method's own answer, mean over the event's seeds.
     """
+    num_tasks = started.num_tasks
     rows = 100 * event.matrix[:, 0, :, event.task + 1, : event.task + 1].mean(0)  # [2, task + 1]
     where = f"task {event.task + 1:>{len(str(num_tasks))}}/{num_tasks}"
-    parts = [method, seeds_text(event.seeds), where]
-    for scenario, row in zip(SCENARIOS, rows, strict=True):
+    parts = [started.method, seeds_text(event.seeds), where]
+    for scenario, row in zip(started.scenarios, rows, strict=False):
         each = " ".join(f"{value:.1f}" for value in row)
         parts.append(f"{scenario} {row.mean():5.1f} ({each})")
     return "  ".join(parts)
@@ -182,7 +186,7 @@ class _Console:
         if isinstance(event, Progress):
             self.move(event)
         elif event.task >= 0:
-            line = task_line(event, self.started.method, self.started.num_tasks)
+            line = task_line(event, self.started)
             self.to.print(Text(line), soft_wrap=True)
 
     def start(self, event: Started) -> None:

@@ -5,6 +5,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+SCENARIOS = ("class-IL", "task-IL")
+"""Axis 2 of ``Result.matrix``, as tables and figures print it."""
+
+_ONE_SCORE = {"domain_il": ("domain-IL",), "general": ("accuracy",), "gcil": ("class-IL",)}
+"""Scenarios whose tasks have no classes of their own: there a task-IL score says nothing more."""
+
+
+def scenario_names(stream: Mapping[str, object]) -> tuple[str, ...]:
+    """The front of axis 2 of ``Result.matrix`` that means something on a stream so described."""
+    return _ONE_SCORE.get(str(stream.get("scenario")), SCENARIOS)
+
 
 class Started(NamedTuple):
     """Sent once, before any compute.
@@ -16,6 +27,7 @@ class Started(NamedTuple):
       num_tasks: T.
       num_steps: updates of the first seed in all.
       mode: "loop" or "scan".
+      scenarios: names of the scores worth showing, in the order of ``Evaluated.matrix``'s axis 2.
     """
 
     headline: str
@@ -24,6 +36,7 @@ class Started(NamedTuple):
     num_tasks: int
     num_steps: int
     mode: str
+    scenarios: tuple[str, ...] = SCENARIOS
 
 
 class Progress(NamedTuple):
@@ -79,7 +92,7 @@ class Result(NamedTuple):
       states: the final state of each seed.
       seconds: wall time of the whole, compile and evaluation included.
       steps_per_second: updates a second in the chunks after the first, all lanes together.
-      details: mode, over_seeds, chunk and versions, for the record.
+      details: mode, over_seeds, chunk and the stream's settings, for the record.
     """
 
     method: str
@@ -90,3 +103,9 @@ class Result(NamedTuple):
     seconds: float
     steps_per_second: float
     details: Mapping[str, object]
+
+    @property
+    def scenarios(self) -> tuple[str, ...]:
+        """Names of the scores worth showing, in the order of axis 2."""
+        stream = self.details.get("stream")
+        return scenario_names(stream if isinstance(stream, Mapping) else {})

@@ -3,8 +3,9 @@
 A script adds its method's Config and Hyper and its presets; see experiments/dualnet_cifar.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 from cls_jax.augment import Kind, Normalisation, recipe
@@ -13,7 +14,8 @@ from cls_jax.events import Result
 from cls_jax.methods import METHODS, Setting
 from cls_jax.methods.base import Method
 from cls_jax.nets.choose import NetConfig
-from cls_jax.runner import Plan, check_run, run
+from cls_jax.plan import Plan, check_run
+from cls_jax.runner import sweep
 from cls_jax.streams.blurry import blurry
 from cls_jax.streams.class_il import class_il
 from cls_jax.streams.domain_il import permuted, rotated
@@ -90,6 +92,8 @@ class RunConfig:
         fast on this device.
       over_seeds: seeds one after another, in one program (vmap), or what is fast.
       tensorboard: write TensorBoard files into the workdir.
+      sweep: a field of the method's Hyper and its values, e.g. hyper.learning_rate 0.03 0.1; each
+        value gets all seeds, dense networks all of them in one program.
     """
 
     seeds: tuple[int, ...] = (0,)
@@ -98,6 +102,7 @@ class RunConfig:
     mode: Literal["auto", "loop", "scan"] = "auto"
     over_seeds: Literal["auto", "sequential", "vmap"] = "auto"
     tensorboard: bool = False
+    sweep: tuple[str, ...] = ()
 
 
 def make_stream(config: StreamConfig) -> Stream:
@@ -127,9 +132,12 @@ def make_stream(config: StreamConfig) -> Stream:
                 f"tasks is {config.tasks}, but the scenario {config.scenario} does not split the "
                 "classes; give one number"
             )
-    source = load(config.data, config.data_dir, size=config.image_size)
+    source = _loaded(config.data, config.data_dir, size=config.image_size)
     return make(source, batch_size=config.batch_size, epochs=config.epochs, **settings)
 
+
+_loaded = lru_cache(maxsize=1)(load)
+"""The cells of a table share one data set."""
 
 _SCENARIOS: dict[str, tuple[Callable[..., Stream], tuple[str, ...]]] = {
     "class_il": (class_il, ("tasks", "class_order", "drop_last", "label_fraction")),
@@ -164,13 +172,38 @@ def make_method(
     return METHODS[name].build(method_config, setting)
 
 
+def swept(hyper: PyTree, asked: Sequence[str]) -> dict[str, PyTree]:
+    """Label -> Hyper for every value of a sweep; without one, the Hyper as it is, labelled "".
+
+    Args:
+      hyper: where everything else comes from.
+      asked: a field, with or without "hyper." before it, and its values.
+
+    Raises:
+      InputError: for an unknown field, a value that is no number, or no value.
+    """
+    if not asked:
+        return {"": hyper}
+    name, *values = asked
+    name = name.removeprefix("hyper.")
+    known = [field.name for field in fields(hyper)]
+    if name not in known:
+        raise InputError(f"sweep names {asked[0]!r}; the method has {', '.join(known)}")
+    if not values or len(set(values)) < len(values):
+        raise InputError(f"sweep over {name} has the values {values}; give each once, at least one")
+    try:
+        return {f"{name}={value}": replace(hyper, **{name: float(value)}) for value in values}
+    except ValueError:
+        raise InputError(f"sweep over {name} has the values {values}; give numbers") from None
+
+
 def execute(
     methods: list[tuple[Method, PyTree]], stream: Stream, config: RunConfig, record: Any
 ) -> list[Result]:
     """Runs methods one after another on one stream, with the console and the logs asked for.
 
     Args:
-      methods: each with its Hyper.
+      methods: each with its Hyper, which a sweep varies.
       stream: what all of them see.
       config: seeds, plan and where to write.
       record: the whole config of the experiment, a dataclass; kept in the workdir, if there is one,
@@ -181,18 +214,20 @@ def execute(
       Diverged: when a metric is not finite.
     """
     plan = Plan(chunk=config.chunk, mode=config.mode, over_seeds=config.over_seeds)
-    for method, hyper in methods:
-        check_run(method, hyper, config.seeds, plan)
+    values = [swept(hyper, config.sweep) for _, hyper in methods]
+    for (method, _), hypers in zip(methods, values, strict=True):
+        for hyper in hypers.values():
+            check_run(method, hyper, config.seeds, plan)
     if config.tensorboard and config.workdir is None:
         raise InputError("tensorboard needs a folder; give --workdir")
     if config.workdir is not None:
         prepare_workdir(config.workdir, asdict(record))
     results = []
     logs = config.workdir if config.tensorboard else None
-    for number, (method, hyper) in enumerate(methods):
+    for number, ((method, _), hypers) in enumerate(zip(methods, values, strict=True)):
         with console(stream_line=number == 0) as see, tensorboard(logs) as log:
-            observe = fan_out(see, log)
-            results.append(
-                run(method, stream, hyper, seeds=config.seeds, plan=plan, observe=observe)
-            )
+            how = {"seeds": config.seeds, "plan": plan, "observe": fan_out(see, log)}
+            found = sweep(method, stream, list(hypers.values()), **how)
+        for label, result in zip(hypers, found, strict=True):
+            results.append(result._replace(method=f"{method.name} {label}".strip()))
     return results

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cls_jax.console import SCENARIOS
 from cls_jax.events import Result
 from cls_jax.metrics import accuracy_by_task
 
@@ -29,9 +28,10 @@ def accuracy_matrix(result: Result) -> bytes:
     matrix = 100 * result.matrix[:, 0, :, 1:, :].mean(0)  # [2, T, T]
     num_tasks = matrix.shape[-1]
     side = max(3.0, 0.36 * num_tasks)
-    figure = _figure(2 * side + 1.4, side + 0.9)
-    all_axes = figure.subplots(1, 2)
-    for axes, scenario, a in zip(all_axes, SCENARIOS, matrix, strict=True):
+    names = result.scenarios
+    figure = _figure(len(names) * side + 1.4, side + 0.9)
+    all_axes = figure.subplots(1, len(names), squeeze=False)[0]
+    for axes, scenario, a in zip(all_axes, names, matrix, strict=False):
         image = axes.imshow(np.ma.masked_invalid(a), cmap="cividis", vmin=0, vmax=100)
         axes.set_title(scenario)
         axes.set_xlabel("accuracy on task")
@@ -59,7 +59,7 @@ def accuracy_over_tasks(result: Result) -> bytes:
     """The answer's accuracy on the tasks seen so far: mean over seeds, band of one sample std."""
     figure = _figure(6.4, 4.2)
     axes = figure.subplots()
-    for number, scenario in enumerate(SCENARIOS):
+    for number, scenario in enumerate(result.scenarios):
         _curve(axes, result, number, label=scenario, style=number)
     _dress(axes, result.matrix.shape[-1])
     axes.legend(frameon=False)
@@ -69,14 +69,16 @@ def accuracy_over_tasks(result: Result) -> bytes:
 
 def comparison_over_tasks(results: Sequence[Result]) -> bytes:
     """The same curves for several methods, one panel a scenario."""
-    figure = _figure(10.0, 4.6)
-    all_axes = figure.subplots(1, 2, sharey=True)
-    for number, (axes, scenario) in enumerate(zip(all_axes, SCENARIOS, strict=True)):
+    names = results[0].scenarios
+    figure = _figure(1.6 + 4.2 * len(names), 4.6)
+    all_axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for number, (axes, scenario) in enumerate(zip(all_axes, names, strict=True)):
         for style, result in enumerate(results):
             _curve(axes, result, number, label=result.method, style=style)
         _dress(axes, max(result.matrix.shape[-1] for result in results))
         axes.set_title(scenario)
-    all_axes[1].set_ylabel("")
+    for axes in all_axes[1:]:
+        axes.set_ylabel("")
     handles, labels = all_axes[0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False

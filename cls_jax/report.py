@@ -6,22 +6,19 @@ Host only. Accuracies are percent in tables and figures, fractions in files. Tas
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from rich import box
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from cls_jax import figures
-from cls_jax.console import SCENARIOS, console, fan_out, tensorboard
+from cls_jax.console import console, fan_out, tensorboard
 from cls_jax.events import Result
 from cls_jax.metrics import Summary, scores, summarise
+from cls_jax.sheet import Sheet, page, rich_table, show
 from cls_jax.types import InputError
 from cls_jax.workdir import (
     check_workdir,
-    command,
     prepare_workdir,
     write_config,
     write_file,
@@ -33,6 +30,7 @@ __all__ = [
     "comparison_table",
     "console",
     "fan_out",
+    "finish",
     "prepare_workdir",
     "show",
     "tables",
@@ -51,30 +49,29 @@ COLUMNS = {
 """Column of a table -> score of ``metrics``."""
 
 
-class Sheet(NamedTuple):
-    """A table before it is drawn: plain text, so that the terminal and Markdown agree."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str
-    bold: frozenset[tuple[int, int]] = frozenset()
-
-
 def tables(result: Result) -> Table:
     """The scores of one run for the terminal: a row a view and scenario, mean ± sample std."""
-    return _rich(_sheet(result))
+    return rich_table(_sheet(result))
 
 
 def comparison_table(results: Sequence[Result]) -> Table:
     """Several methods for the terminal: a row a method, the best of each column in bold."""
-    return _rich(_comparison_sheet(results))
+    return rich_table(_comparison_sheet(results))
 
 
-def show(table: Table) -> None:
-    """Prints a table on stdout; a pipe or a file gets it in full width."""
-    to = Console(highlight=False)
-    (to if to.is_terminal else Console(highlight=False, width=200)).print(table)
+def finish(workdir: str | None, config: Mapping[str, Any], results: Sequence[Result]) -> None:
+    """Prints the table of one result, or the comparison of several, and writes the workdir.
+
+    Args:
+      workdir: None writes nothing.
+      config: every field of the experiment, as ``prepare_workdir`` was given.
+      results: of ``execute``.
+    """
+    one = len(results) == 1
+    show(tables(results[0]) if one else comparison_table(results))
+    if workdir is not None:
+        made = write(workdir, config, results[0]) if one else None
+        print(f"results in {made or write_comparison(workdir, config, results)}")
 
 
 def write(workdir: str | Path, config: Mapping[str, Any], result: Result) -> Path:
@@ -97,7 +94,7 @@ def write(workdir: str | Path, config: Mapping[str, Any], result: Result) -> Pat
     _write_matrices(workdir, result, "accuracy")
     write_file(workdir / "accuracy_matrix.png", figures.accuracy_matrix(result))
     write_file(workdir / "accuracy_over_tasks.png", figures.accuracy_over_tasks(result))
-    write_file(workdir / "summary.md", _summary(_sheet(result)))
+    write_file(workdir / "summary.md", page(_sheet(result)))
     return workdir
 
 
@@ -115,8 +112,8 @@ def write_comparison(
     write_json(workdir / "comparison.json", [_results(result) for result in results])
     write_file(workdir / "comparison.csv", _comparison_csv(results))
     for result in results:
-        _write_matrices(workdir, result, f"accuracy_{result.method}")
-    write_file(workdir / "comparison.md", _summary(_comparison_sheet(results)))
+        _write_matrices(workdir, result, f"accuracy_{result.method}".replace(" ", "_"))
+    write_file(workdir / "comparison.md", page(_comparison_sheet(results)))
     write_file(workdir / "comparison_over_tasks.png", figures.comparison_over_tasks(results))
     return workdir
 
@@ -139,7 +136,7 @@ def _results(result: Result) -> dict[str, Any]:
                 name: {**summarise(values)._asdict(), "values": values}
                 for name, values in scores(result.matrix[:, v, s]).items()
             }
-            for s, scenario in enumerate(SCENARIOS)
+            for s, scenario in enumerate(result.scenarios)
         }
     return {
         "method": result.method,
@@ -155,7 +152,7 @@ def _results(result: Result) -> dict[str, Any]:
 def _write_matrices(workdir: Path, result: Result, prefix: str) -> None:
     for lane, seed in enumerate(result.seeds):
         for v, view in enumerate(result.views):
-            for s, scenario in enumerate(SCENARIOS):
+            for s, scenario in enumerate(result.scenarios):
                 name = f"{prefix}_{view}_{_key(scenario)}_seed{seed}.csv"
                 write_file(workdir / name, _csv(result.matrix[lane, v, s]))
 
@@ -175,7 +172,7 @@ def _cell(value: float) -> str:
 def _comparison_csv(results: Sequence[Result]) -> str:
     lines = []
     for result in results:
-        for s, scenario in enumerate(SCENARIOS):
+        for s, scenario in enumerate(result.scenarios):
             every = scores(result.matrix[:, 0, s])
             if not lines:
                 lines.append(",".join(["method", "scenario", "seed", *every]))
@@ -200,7 +197,7 @@ def _seconds(seconds: float) -> str:
 def _sheet(result: Result) -> Sheet:
     rows = []
     for v, view in enumerate(result.views):
-        for s, scenario in enumerate(SCENARIOS):
+        for s, scenario in enumerate(result.scenarios):
             summaries = _summaries(result, v, s)
             cells = (_percent(summaries[name]) for name in COLUMNS.values())
             rows.append((view, scenario, *cells))
@@ -216,9 +213,12 @@ def _sheet(result: Result) -> Sheet:
 
 def _comparison_sheet(results: Sequence[Result]) -> Sheet:
     _distinct(results)
+    names = results[0].scenarios
     columns: dict[str, tuple[int, Callable[[Result], Summary]]] = {  # sign of the best, value
-        "class-IL ACC": (1, lambda r: _summaries(r, 0, 0)["average_accuracy"]),
-        "task-IL ACC": (1, lambda r: _summaries(r, 0, 1)["average_accuracy"]),
+        **{
+            f"{scenario} ACC": (1, lambda r, s=s: _summaries(r, 0, s)["average_accuracy"])
+            for s, scenario in enumerate(names)
+        },
         "forgetting": (-1, lambda r: _summaries(r, 0, 0)["forgetting"]),
         "LA": (1, lambda r: _summaries(r, 0, 0)["learning_accuracy"]),
     }
@@ -238,7 +238,7 @@ def _comparison_sheet(results: Sequence[Result]) -> Sheet:
         title=figures.stream_name(results[0]) or "comparison",
         header=("method", *columns, "seconds", "steps/s"),
         rows=tuple(map(tuple, texts)),
-        note=f"percent, {note}; forgetting and LA are class-IL; best in bold",
+        note=f"percent, {note}; forgetting and LA are {names[0]}; best in bold",
         bold=frozenset(bold),
     )
 
@@ -252,35 +252,3 @@ def _distinct(results: Sequence[Result]) -> None:
     names = [result.method for result in results]
     if not names or len(set(names)) < len(names):
         raise InputError(f"a comparison needs methods of different names; got {names}")
-
-
-def _rich(sheet: Sheet) -> Table:
-    table = Table(
-        title=Text(sheet.title),
-        caption=Text(sheet.note),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    for number, name in enumerate(sheet.header):
-        table.add_column(Text(name), justify="left" if number == 0 else "right", overflow="fold")
-    for i, row in enumerate(sheet.rows):
-        style = ["bold" if (i, j) in sheet.bold else "" for j in range(len(row))]
-        table.add_row(*(Text(text, style=style[j]) for j, text in enumerate(row)))
-    return table
-
-
-def _markdown(sheet: Sheet) -> str:
-    lines = [
-        "| " + " | ".join(sheet.header) + " |",
-        "|---" + "|---:" * (len(sheet.header) - 1) + "|",
-    ]
-    for i, row in enumerate(sheet.rows):
-        cells = (f"**{text}**" if (i, j) in sheet.bold else text for j, text in enumerate(row))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _summary(sheet: Sheet) -> str:
-    note = sheet.note[:1].upper() + sheet.note[1:]
-    return f"# {sheet.title}\n\n{_markdown(sheet)}\n\n{note}.\n\n```\n{command()}\n```\n"

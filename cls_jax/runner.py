@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cls_jax.evaluate import make_evaluate, view_names
-from cls_jax.events import Evaluated, Observer, Progress, Result, Started
+from cls_jax.events import Evaluated, Observer, Progress, Result, Started, scenario_names
 from cls_jax.methods.base import Method
 from cls_jax.plan import Plan, check_run
 from cls_jax.program import Run, make_advance, make_boundary
@@ -259,4 +259,5 @@ def _started(method, stream, seeds, schedules, plan) -> Started:
         num_tasks=stream.num_tasks,
         num_steps=sum(r.live.size for r in rows),
         mode=plan.mode,
+        scenarios=scenario_names(stream.describe),
     )

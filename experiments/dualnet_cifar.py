@@ -13,7 +13,7 @@ from cls_jax.cli import flat, run_main
 from cls_jax.experiment import RunConfig, StreamConfig, execute, make_method, make_stream
 from cls_jax.methods.dualnet import DualNetConfig, DualNetHyper
 from cls_jax.nets.choose import NetConfig
-from cls_jax.report import show, tables, write
+from cls_jax.report import finish
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,8 @@ def main(config: Config) -> None:
     """Checks, trains, prints the table and writes the workdir."""
     stream = make_stream(config.stream)
     method = make_method("dualnet", config.method, stream, config.stream, config.net)
-    (result,) = execute([(method, config.hyper)], stream, config.run, config)
-    show(tables(result))
-    if config.run.workdir is not None:
-        print(f"results in {write(config.run.workdir, asdict(config), result)}")
+    results = execute([(method, config.hyper)], stream, config.run, config)
+    finish(config.run.workdir, asdict(config), results)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,17 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in FILES}
 """Module name without "cls_jax.", e.g. "methods.er" or "methods.__init__", to its file."""
 
-TREES = {"types", "checks", "sync", "losses", "memory", "herding", "augment", "image_ops", "metrics"}
+TREES = {
+    "types",
+    "checks",
+    "sync",
+    "losses",
+    "memory",
+    "herding",
+    "augment",
+    "image_ops",
+    "metrics",
+}
 MAY_IMPORT = {
     "types": set(),
     "checks": {"types"},
@@ -49,10 +59,15 @@ MAY_IMPORT = {
     },
     "workdir": {"types", "", "__init__"},
     "console": {"types", "events"},
-    "figures": {"types", "metrics", "events", "console"},
-    "report": {"types", "metrics", "events", "console", "figures", "workdir"},
+    "figures": {"types", "metrics", "events"},
+    "sheet": {"workdir"},
+    "report": {"types", "metrics", "events", "console", "figures", "workdir", "sheet"},
     "cli": {"types", "runner"},
-    "experiment": TREES | {"nets", "methods", "streams", "runner", "events", "console", "workdir"},
+    "experiment": TREES
+    | {"nets", "methods", "streams", "plan", "runner", "events", "console", "workdir"},
+    "best_args": set(),
+    "presets": {"types", "best_args", "experiment", "methods", "nets"},
+    "reproduction": {"events", "metrics", "sheet", "workdir"},
     "__init__": set(),
 }
 """Room -> the rooms it may import. A new file at the top of cls_jax needs a row here."""
@@ -63,7 +78,7 @@ ONLY_IN = {
     "array_record": {"streams.prepared", "streams.classics", "streams.fetch"},
     "orbax": {"checkpoint", "workdir"},
     "matplotlib": {"figures"},
-    "rich": {"console", "report"},
+    "rich": {"console", "sheet", "report"},
     "tyro": {"cli"},
     "tensorboardX": {"console"},
     "sklearn": {"streams.sources"},

@@ -17,11 +17,14 @@ from cls_jax.methods import (
     dualnet_config,
     er,
     er_ace,
+    ewc_online,
     gdumb,
     icarl,
     joint,
+    lwf,
     mean_er,
     sgd,
+    si,
 )
 from cls_jax.methods.base import Method
 from cls_jax.nets.choose import NetConfig, make_dualnet, make_net
@@ -96,6 +99,9 @@ METHODS: dict[str, Row] = {
     "derpp": Row(der.DerConfig, der.DerppHyper, _one_net(der.derpp)),
     "er_ace": Row(er_ace.ErAceConfig, er_ace.ErAceHyper, _one_net(er_ace.er_ace)),
     "agem": Row(agem.AgemConfig, agem.AgemHyper, _agem),
+    "lwf": Row(NoConfig, lwf.LwfHyper, _no_config(lwf.lwf)),
+    "ewc_online": Row(NoConfig, ewc_online.EwcOnlineHyper, _no_config(ewc_online.ewc_online)),
+    "si": Row(NoConfig, si.SiHyper, _no_config(si.si)),
     "gdumb": Row(gdumb.GdumbConfig, gdumb.GdumbHyper, _all_classes(gdumb.gdumb)),
     "icarl": Row(icarl.IcarlConfig, icarl.IcarlHyper, _all_classes(icarl.icarl)),
     "dualnet": Row(dualnet_config.DualNetConfig, dualnet_config.DualNetHyper, _dualnet),

@@ -9,7 +9,7 @@ from flax import struct
 
 from cls_jax.types import Array, InputError, PyTree
 
-_POOL = 7  # purpose of the key in pooled; class_il uses small numbers
+_POOL = 7  # purpose of the key in pooled; the scenarios use small numbers
 
 
 class Examples(NamedTuple):

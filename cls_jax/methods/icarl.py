@@ -1,0 +1,268 @@
+"""iCaRL: learns representations by distillation, classifies by the nearest mean of exemplars.
+
+Every class is a sigmoid of its own. On classes of the task the target is the label, on past classes
+what the network said before the task. A task trains on its examples and on all exemplars; as it
+ends, herding chooses the exemplars of its classes and the older lists are cut, M // K each for K
+classes seen. A test image belongs to the class whose exemplars' mean feature is nearest.
+
+| symbol | name | default | where from |
+|---|---|---|---|
+| eta | learning_rate | 0.1 | DER's grid search for Seq-CIFAR-10 (aimagelab/mammoth) |
+| | l2_weight | 1e-5 | the same; 0 for Seq-MNIST |
+| M | memory_size | 500 | the middle of DER's three published buffers |
+| m | replay_size | 10 | ours: DER's replay batch for Seq-MNIST; see Departs |
+
+Source: Rebuffi et al. 2017 (CVPR; arXiv 1611.07725), algorithms 1 to 5, equation 1;
+aimagelab/mammoth, models/icarl.py and utils/buffer.py: features of unit length, class means
+averaged with those of the mirrored exemplars and brought back to unit length.
+Departs: the published codes shuffle the exemplars among the task's examples, so an epoch has more
+steps; here each step gets the stream's batch and, beside it, as many exemplars as such a union
+would have in expectation: of m drawn each is kept with probability r, so that an exemplar is seen
+about once an epoch, not exactly once. Where m is too few (r > 1), all are kept and weigh r. The
+loss is a mean over the classes seen, as in the paper and earlier versions of mammoth; its newest
+averages over all classes. A class that comes back in a later task is learned from its labels and
+herded anew from that task's examples and its old exemplars; disjoint tasks have no such class.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from cls_jax.augment import Augment
+from cls_jax.herding import class_means, herd, in_chunks, unit
+from cls_jax.losses import mask_logits
+from cls_jax.memory import Memory, reservoir
+from cls_jax.methods.base import Method, Needs, Phase, answer, check_replay, descend, fresh
+from cls_jax.nets.net import Net
+from cls_jax.types import (
+    Array,
+    Batch,
+    InputError,
+    Metrics,
+    PyTree,
+    Task,
+    Trainable,
+    Variables,
+)
+
+
+@dataclass(frozen=True)
+class IcarlConfig:
+    """Sizes, and one choice.
+
+    Attributes:
+      memory_size: exemplars in all.
+      replay_size: exemplars drawn a step.
+      mirror: average the class means with those of the mirrored exemplars, as the official code
+        does; for digits, whose mirror images are something else, better not. Vectors have none.
+    """
+
+    memory_size: int = 500
+    replay_size: int = 10
+    mirror: bool = True
+
+
+@struct.dataclass
+class IcarlHyper:
+    """float32[] within a run.
+
+    Attributes:
+      learning_rate: step length of plain SGD, >= 0.
+      l2_weight: of the sum of all squared parameters in the loss, >= 0.
+    """
+
+    learning_rate: float = 0.1
+    l2_weight: float = 1e-5
+
+
+@struct.dataclass
+class IcarlState:
+    """What iCaRL carries from step to step.
+
+    Attributes:
+      model: the network.
+      old: the network as it was before the task; its logits are the targets on past classes.
+      memory: slots {x, y, rank}; ``rank`` int32 is the place in the herding order of the class.
+      means: float32[num_classes, d] unit features, zero for a class without exemplars.
+      past, current: bool[num_classes] classes of earlier tasks alone, and of this task.
+      task_size: int32[] examples of this task.
+      hyper: IcarlHyper.
+    """
+
+    model: Trainable
+    old: Variables
+    memory: Memory
+    means: Array
+    past: Array
+    current: Array
+    task_size: Array
+    hyper: IcarlHyper
+
+
+def icarl(config: IcarlConfig, net: Net, *, augment: Augment, num_classes: int) -> Method:
+    """Incremental classifier and representation learning.
+
+    Args:
+      config: sizes, and whether class means are averaged with mirrored exemplars.
+      net: outputs float32[b, num_classes] logits; has ``features``.
+      augment: ``train`` makes the inputs of the loss, ``test`` those of herding and ``predict``.
+      num_classes: of the stream.
+
+    Returns:
+      The method; its hyper is IcarlHyper. It answers with minus the squared distance to each
+      class mean; the view "network" is the network's own logits. As a task ends, all its examples
+      go forward once, in chunks.
+
+    Raises:
+      InputError: if a class gets no exemplar, the memory is smaller than one replay draw, or the
+        network has no features.
+    """
+    if config.memory_size < num_classes:
+        raise InputError(
+            f"memory_size={config.memory_size} gives none of the {num_classes} classes an exemplar "
+            f"of its own; use at least {num_classes}"
+        )
+    check_replay(config.memory_size, config.replay_size)
+    if net.features is None:
+        raise InputError("icarl compares features and the network has none; use mlp or resnet18")
+    num_slots = config.memory_size
+    policy = reservoir(num_slots)  # its draw: from slots that are filled from the front
+
+    def features(vars: Variables, x: Array) -> Array:
+        return unit(net.features(vars, x, train=False)[0])
+
+    def init(key: Array, example: Batch, hyper: IcarlHyper) -> IcarlState:
+        x = augment.test(example.x)
+        model = fresh(key, net, x, optax.sgd(hyper.learning_rate))
+        size = jax.eval_shape(features, model.vars, x).shape[1]
+        return IcarlState(
+            model=model,
+            old=jax.tree.map(jnp.copy, model.vars),
+            memory=policy.init({"x": example.x, "y": example.y, "rank": example.y}),
+            means=jnp.zeros((num_classes, size)),
+            past=jnp.zeros(num_classes, bool),
+            current=jnp.zeros(num_classes, bool),
+            task_size=jnp.int32(0),
+            hyper=hyper,
+        )
+
+    def begin_task(key: Array, state: IcarlState, task: Task, data: Batch | None) -> IcarlState:
+        return state.replace(
+            old=jax.tree.map(jnp.copy, state.model.vars),
+            past=task.seen & ~task.classes,
+            current=jnp.copy(task.classes),
+            task_size=data.valid.sum(dtype=jnp.int32),
+        )
+
+    def step(key: Array, state: IcarlState, batch: Batch) -> tuple[IcarlState, Metrics]:
+        key_draw, key_keep, key_augment = jax.random.split(key, 3)
+
+        # As many exemplars beside the batch as the union of task and exemplars would have.
+        replay = policy.sample(key_draw, state.memory, config.replay_size)
+        share = batch.valid.sum() * state.memory.seen / jnp.maximum(state.task_size, 1)
+        rate = share / jnp.maximum(replay.valid.sum(), 1)
+        kept = replay.valid & jax.random.bernoulli(
+            key_keep, jnp.minimum(rate, 1), replay.valid.shape
+        )
+        weight = jnp.concatenate([1.0 * batch.valid, kept * jnp.maximum(rate, 1)])
+
+        # Labels on the task's classes, what the old network says on past ones.
+        x = augment.train(key_augment, jnp.concatenate([batch.x, replay.items["x"]]))
+        y = jnp.concatenate([batch.y, replay.items["y"]])
+        remembered, _ = net.apply(state.old, x, train=False)
+        targets = targets_of(remembered, y, state.past)
+
+        def loss(vars: Variables):
+            logits, stats = net.apply(vars, x, train=True, valid=weight > 0)
+            value = binary_cross_entropy(logits, targets, weight, state.past | state.current)
+            return value + state.hyper.l2_weight * _square(vars.params), stats
+
+        model, value = descend(state.model, optax.sgd(state.hyper.learning_rate), loss)
+        return state.replace(model=model), {"loss": value}
+
+    def end_task(key: Array, state: IcarlState, task: Task, data: Batch | None) -> IcarlState:
+        vars, slots, filled = state.model.vars, state.memory.slots, policy.filled(state.memory)
+        look = lambda x: features(vars, augment.test(x))  # noqa: E731
+
+        # Everything to choose from: the exemplars so far, and the task's examples.
+        x, y = jnp.concatenate([slots["x"], data.x]), jnp.concatenate([slots["y"], data.y])
+        seen = in_chunks(look, x)
+        valid = jnp.concatenate([filled, data.valid])
+        size = num_slots // jnp.maximum((state.past | state.current).sum(), 1)
+        mine = valid & state.current[y]
+        unranked = jnp.full(data.y.shape, len(y), jnp.int32)
+        rank = jnp.concatenate([slots["rank"], unranked])
+        rank = jnp.where(mine, herd(seen, y, mine, size, num_classes), rank)
+
+        # The best of each class, in front, class by class.
+        keep = valid & (rank < size)
+        order = jnp.lexsort((rank, y, ~keep))[:num_slots]
+        chosen = {"x": x[order], "y": y[order], "rank": rank[order]}
+        memory = Memory(slots=chosen, seen=keep.sum(dtype=jnp.int32))
+
+        # The mean feature of each class's exemplars.
+        mean = lambda f: class_means(f, chosen["y"], keep[order], num_classes)  # noqa: E731
+        means = mean(seen[order])
+        if config.mirror and x.ndim == 4:
+            means = (means + mean(in_chunks(look, chosen["x"][:, :, ::-1]))) / 2
+        return state.replace(memory=memory, means=unit(means))
+
+    def predict(state: IcarlState, x: Array, task: Task) -> Array:
+        seen = features(state.model.vars, augment.test(x))
+        distance = jnp.square(seen[:, None] - state.means).sum(axis=-1)
+        return mask_logits(-distance, (state.means != 0).any(axis=1))
+
+    return Method(
+        "icarl",
+        init,
+        (Phase("train", step),),
+        predict,
+        begin_task=begin_task,
+        end_task=end_task,
+        views={"network": answer(net, augment)},
+        needs=Needs(told_task=True, boundaries=True, begin_data=True, end_data=True),
+        convolutional=net.convolutional,
+    )
+
+
+def targets_of(old_logits: Array, y: Array, past: Array) -> Array:
+    """What each output should say: on past classes the old network's sigmoid, else the label.
+
+    Args:
+      old_logits: float32[b, C] of the network as it was before the task.
+      y: int32[b] labels.
+      past: bool[C].
+
+    Returns:
+      float32[b, C] in [0, 1].
+
+    Source: equation 1; baselines card O8: one past class with old logit 0, label 1: (0.5, 1).
+    """
+    return jnp.where(past, jax.nn.sigmoid(old_logits), jax.nn.one_hot(y, past.size))
+
+
+def binary_cross_entropy(logits: Array, targets: Array, weight: Array, classes: Array) -> Array:
+    """Mean over ``classes`` and, by ``weight``, over rows of ``-t log s - (1 - t) log(1 - s)``.
+
+    Args:
+      logits: float32[b, C]; s is their sigmoid.
+      targets: float32[b, C] in [0, 1].
+      weight: float32[b], 0 or at least 1; a row without weight has no influence, whatever it holds.
+      classes: bool[C].
+
+    Returns:
+      float32[], in nats; 0 if no row has weight.
+    """
+    counts = (weight > 0)[:, None] & classes
+    logits, targets = jnp.where(counts, logits, 0), jnp.where(counts, targets, 0)
+    each = jnp.where(counts, optax.sigmoid_binary_cross_entropy(logits, targets), 0)
+    of_row = each.sum(axis=1) / jnp.maximum(classes.sum(), 1)
+    return (weight * of_row).sum() / jnp.maximum(weight.sum(), 1)
+
+
+def _square(params: PyTree) -> Array:
+    """Sum of all squared parameters."""
+    return sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(params))

@@ -1,0 +1,143 @@
+"""Domain-IL: every task holds all classes and all examples, seen through another transform.
+
+The transform is applied on the device, so the data set lies there once, however many tasks.
+"""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from cls_jax.checks import check_range
+from cls_jax.streams.rotation import check_square, rotate, rotation
+from cls_jax.streams.stream import Schedule, Source, Stream
+from cls_jax.streams.tables import argsort, check_batch, num_rows, table
+from cls_jax.types import Array
+
+_DOMAIN, _SHUFFLE = range(2)  # purposes of the key
+
+
+def permuted(
+    source: Source, *, tasks: int = 20, batch_size: int, epochs: int = 1, drop_last: bool = False
+) -> Stream:
+    """Each task shows the pixels in a random order of its own, the first task too.
+
+    Args:
+      source: the data: images, whose channels stay together, or vectors.
+      tasks: number of domains.
+      batch_size: stream examples a step.
+      epochs: passes over each task.
+      drop_last: drop an epoch's incomplete last batch instead of padding it.
+
+    Returns:
+      The stream; ``context`` is the permutation, uint16[num_steps, h * w] (int32 for more than
+      65536 positions): position i of what is seen comes from position permutation[i].
+
+    Raises:
+      InputError: if tasks or epochs is below 1, or a batch is larger than the data.
+
+    Source: Kirkpatrick et al. 2017; aimagelab/mammoth, datasets/perm_mnist.py (20 tasks, batches of
+      128, the last one kept).
+    Departs: the permutations come from the stream's own key, not from a global generator that
+      training shares; positions are permuted, not single channels (on MNIST the same).
+    """
+    positions = int(np.prod(source.train.x.shape[1:3]))
+    dtype = np.uint16 if positions <= 1 << 16 else np.int32
+
+    def domains(key: Array) -> np.ndarray:
+        return argsort(key, (tasks, positions)).astype(dtype)
+
+    def transform(x: Array, permutation: Array) -> Array:
+        return x.reshape(len(x), positions, -1)[:, permutation].reshape(x.shape)
+
+    return _domain_il(source, "permuted", domains, transform, tasks, batch_size, epochs, drop_last)
+
+
+def rotated(
+    source: Source, *, tasks: int = 20, batch_size: int, epochs: int = 1, drop_last: bool = False
+) -> Stream:
+    """Each task shows the images rotated by a random angle of its own, uniform in [0, 180) degrees.
+
+    Args:
+      source: the data: square images.
+      tasks: number of domains.
+      batch_size: stream examples a step.
+      epochs: passes over each task.
+      drop_last: drop an epoch's incomplete last batch instead of padding it.
+
+    Returns:
+      The stream; ``context`` is the fixed-point matrix of the rotation, int32[num_steps, 6], see
+      ``rotation``. Counter-clockwise, nearest neighbour, zero outside.
+
+    Raises:
+      InputError: if the examples are not square images, tasks or epochs is below 1, or a batch is
+        larger than the data.
+
+    Source: Lopez-Paz and Ranzato 2017; aimagelab/mammoth, datasets/rot_mnist.py and
+      datasets/transforms/rotation.py (20 tasks, batches of 128, the last one kept).
+    Departs: the angles come from the stream's own key, not from a global generator that training
+      shares.
+    """
+    side = check_square(source)
+
+    def domains(key: Array) -> np.ndarray:
+        share = np.asarray(jax.random.bits(key, (tasks,))) / 2.0**32
+        return rotation(180 * share, side)
+
+    return _domain_il(source, "rotated", domains, rotate, tasks, batch_size, epochs, drop_last)
+
+
+def _domain_il(
+    source: Source,
+    domain: str,
+    domains: Callable[[Array], np.ndarray],
+    transform: Callable[[Array, Array], Array],
+    tasks: int,
+    batch_size: int,
+    epochs: int,
+    drop_last: bool,
+) -> Stream:
+    """``domains``: key -> the contexts of all tasks, [tasks, ...]."""
+    for name, value in (("tasks", tasks), ("batch_size", batch_size), ("epochs", epochs)):
+        check_range(name, value, 1)
+    n, default_epochs = source.train.y.size, epochs
+    check_batch(batch_size, n)
+    rows = num_rows(n, batch_size, drop_last)
+
+    def schedule(key: Array, *, epochs: int | None = None, shuffle: int = 0) -> Schedule:
+        passes = default_epochs if epochs is None else epochs
+        contexts = domains(jax.random.fold_in(key, _DOMAIN))
+        key_shuffle = jax.random.fold_in(jax.random.fold_in(key, _SHUFFLE), shuffle)
+        index = np.concatenate(
+            [
+                table(order, rows, batch_size, drop_last)
+                for t in range(tasks)
+                for order in argsort(jax.random.fold_in(key_shuffle, t), (passes, n))
+            ]
+        )
+        return Schedule(
+            index=index,
+            task=np.repeat(np.arange(tasks, dtype=np.int32), passes * rows),
+            labelled=np.ones(index.shape, bool),
+            task_classes=np.ones((tasks, source.num_classes), bool),
+            test_index=np.tile(np.arange(source.test.y.size, dtype=np.int32), (tasks, 1)),
+            context=np.repeat(contexts, passes * rows, axis=0),
+            test_context=contexts,
+        )
+
+    return Stream(
+        name=f"{source.name}, {tasks} {domain} tasks x {source.num_classes} classes",
+        source=source,
+        num_tasks=tasks,
+        batch_size=batch_size,
+        schedule=schedule,
+        describe={
+            "scenario": "domain_il",
+            "domain": domain,
+            "tasks": tasks,
+            "batch_size": batch_size,
+            "epochs": epochs,
+            "drop_last": drop_last,
+        },
+        transform=transform,
+    )

@@ -1,0 +1,121 @@
+"""Pieces that the scenarios share: shuffles, rows of a table, splits of the classes, checks.
+
+All of it runs on the host in NumPy; randomness comes from JAX keys, so it is the same everywhere.
+"""
+
+import jax
+import numpy as np
+
+from cls_jax.streams.stream import Source
+from cls_jax.types import Array, InputError
+
+
+def argsort(key: Array, shape: tuple[int, ...]) -> np.ndarray:
+    """Independent uniform permutations along the last axis, int[shape].
+
+    Leading rows do not depend on how many follow.
+    """
+    return np.argsort(np.asarray(jax.random.bits(key, shape)), axis=-1, kind="stable")
+
+
+def num_rows(n: int, batch_size: int, drop_last: bool) -> int:
+    """Batches that ``n`` examples make."""
+    return n // batch_size if drop_last else -(-n // batch_size)
+
+
+def table(index: np.ndarray, rows: int, batch_size: int, drop_last: bool) -> np.ndarray:
+    """int32[rows, batch_size]: the numbers in order, then -1."""
+    if drop_last:
+        index = index[: index.size // batch_size * batch_size]
+    filled = np.full(rows * batch_size, -1, np.int32)
+    filled[: index.size] = index
+    return filled.reshape(rows, batch_size)
+
+
+def members(labels: np.ndarray, classes: np.ndarray, width: int) -> np.ndarray:
+    """int32[num_tasks, width]: the examples of each row of ``classes`` bool[num_tasks, C], -1."""
+    numbers = [np.flatnonzero(row[labels]) for row in classes]
+    return np.concatenate([table(n, 1, width, False) for n in numbers])
+
+
+def class_groups(key: Array, sizes: tuple[int, ...], shuffled: bool) -> np.ndarray:
+    """bool[num_tasks, num_classes]: so many a task, in an order of the key or of labels."""
+    num_classes = sum(sizes)
+    order = argsort(key, (num_classes,)) if shuffled else np.arange(num_classes)
+    task_of_class = np.empty(num_classes, int)
+    task_of_class[order] = np.repeat(np.arange(len(sizes)), sizes)
+    return task_of_class == np.arange(len(sizes))[:, None]
+
+
+def totals(
+    of_class: np.ndarray, sizes: tuple[int, ...], shuffled: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of ``of_class`` over each task, int[num_tasks] twice: the least and the most.
+
+    They are equal in the order of the labels; else some order of the classes reaches either.
+    """
+    if shuffled:
+        rising = np.sort(of_class)
+        ends = rising, rising[::-1]
+        least, most = (np.array([end[:size].sum() for size in sizes]) for end in ends)
+        return least, most
+    exact = np.array([part.sum() for part in np.split(of_class, np.cumsum(sizes)[:-1])])
+    return exact, exact
+
+
+def class_counts(source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """Training and test examples of each class, int[num_classes] each.
+
+    Raises:
+      InputError: if a class has none.
+    """
+    both = []
+    for split, examples in (("train", source.train), ("test", source.test)):
+        counts = np.bincount(examples.y, minlength=source.num_classes)
+        empty = np.flatnonzero(counts == 0)
+        if empty.size:
+            raise InputError(
+                f"the {split} split of {source.name} has no example of class {empty[0]} "
+                f"({source.label_names[empty[0]]}); every class needs one in both splits"
+            )
+        both.append(counts)
+    return both[0], both[1]
+
+
+def task_sizes(source: Source, tasks: int | tuple[int, ...]) -> tuple[int, ...]:
+    """Number of classes of each task.
+
+    Raises:
+      InputError: if the classes cannot be split so.
+    """
+    num_classes = source.num_classes
+    if isinstance(tasks, int):
+        if tasks < 1 or num_classes % tasks:
+            fits = [t for t in range(1, num_classes + 1) if num_classes % t == 0]
+            raise InputError(
+                f"tasks={tasks} does not divide the {num_classes} classes of {source.name}; "
+                f"use one of {fits} or list the classes of each task"
+            )
+        return (num_classes // tasks,) * tasks
+    if any(size < 1 for size in tasks) or sum(tasks) != num_classes:
+        raise InputError(
+            f"tasks={tuple(tasks)} adds up to {sum(tasks)} classes but {source.name} has "
+            f"{num_classes}; give positive sizes that add up to {num_classes}"
+        )
+    return tuple(tasks)
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises InputError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        told = " or ".join(map(repr, choices))
+        raise InputError(f"{name} must be {told}, got {value!r}")
+
+
+def check_batch(batch_size: int, smallest: int, what: str = "a task") -> None:
+    """Raises InputError if a batch is larger than the smallest task."""
+    if batch_size > smallest:
+        raise InputError(
+            f"batch_size={batch_size} is larger than {what} of {smallest} examples; "
+            f"use at most {smallest}"
+        )

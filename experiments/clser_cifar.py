@@ -1,0 +1,47 @@
+#!/usr/bin/env python
+"""CLS-ER learns streams of colour pictures with a ResNet-18.
+
+--preset quick: scikit-learn's digits as 16x16 pictures, 5 tasks x 2 classes, a narrow net; minutes
+on two CPU cores. The others are cells of the published tables, e.g. s_cifar10_500: Split CIFAR-10,
+buffer 500, 50 epochs, ResNet width 64; for a GPU or TPU. --epochs 1 --width 16 shortens them.
+"""
+
+from dataclasses import asdict, dataclass
+
+from cls_jax.cli import flat, run_main
+from cls_jax.experiment import RunConfig, StreamConfig, execute, make_method, make_stream
+from cls_jax.methods.clser import ClsErConfig, ClsErHyper
+from cls_jax.nets.choose import NetConfig
+from cls_jax.presets import cells
+from cls_jax.report import finish
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything about one experiment."""
+
+    stream: flat(StreamConfig) = StreamConfig(image_size=16)
+    net: flat(NetConfig) = NetConfig(width=8)
+    method: flat(ClsErConfig) = ClsErConfig(memory_size=200, replay_size=10, warmup="updates")
+    hyper: flat(ClsErHyper) = ClsErHyper(consistency_weight=0.15)
+    run: flat(RunConfig) = RunConfig()
+
+
+TABLES = "s_cifar10", "s_tinyimagenet", "gcil_cifar100_uniform", "gcil_cifar100_longtail"
+PRESETS = {"quick": Config()} | {
+    f"{cell.table}_{cell.memory_size}": Config(cell.stream, cell.net, cell.config, cell.hyper)
+    for table in TABLES
+    for cell in cells(table, ["clser"])
+}
+
+
+def main(config: Config) -> None:
+    """Checks, trains, prints the table and writes the workdir."""
+    stream = make_stream(config.stream)
+    method = make_method("clser", config.method, stream, config.stream, config.net)
+    results = execute([(method, config.hyper)], stream, config.run, config)
+    finish(config.run.workdir, asdict(config), results)
+
+
+if __name__ == "__main__":
+    run_main(main, Config, PRESETS, default_preset="quick", description=__doc__)

@@ -1,0 +1,46 @@
+#!/usr/bin/env python
+"""CLS-ER learns MNIST's streams with a perceptron; seeds and sweeps run side by side.
+
+--preset quick: scikit-learn's digits, 5 tasks x 2 classes, three passes; seconds on two CPU cores.
+The others are cells of the published tables, e.g. s_mnist_500: Split MNIST, buffer 500. They need
+--data-dir, or a network. --sweep hyper.consistency_weight 0.5 1 2 runs several values at once.
+"""
+
+from dataclasses import asdict, dataclass
+
+from cls_jax.cli import flat, run_main
+from cls_jax.experiment import RunConfig, StreamConfig, execute, make_method, make_stream
+from cls_jax.methods.clser import ClsErConfig, ClsErHyper
+from cls_jax.nets.choose import NetConfig
+from cls_jax.presets import cells
+from cls_jax.report import finish
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything about one experiment."""
+
+    stream: flat(StreamConfig) = StreamConfig(epochs=3, normalisation="none", image_size=8)
+    net: flat(NetConfig) = NetConfig(net="mlp")
+    method: flat(ClsErConfig) = ClsErConfig(memory_size=200)
+    hyper: flat(ClsErHyper) = ClsErHyper()
+    run: flat(RunConfig) = RunConfig()
+
+
+PRESETS = {"quick": Config()} | {
+    f"{cell.table}_{cell.memory_size}": Config(cell.stream, cell.net, cell.config, cell.hyper)
+    for table in ("s_mnist", "p_mnist", "r_mnist", "mnist_360")
+    for cell in cells(table, ["clser"])
+}
+
+
+def main(config: Config) -> None:
+    """Checks, trains, prints the table and writes the workdir."""
+    stream = make_stream(config.stream)
+    method = make_method("clser", config.method, stream, config.stream, config.net)
+    results = execute([(method, config.hyper)], stream, config.run, config)
+    finish(config.run.workdir, asdict(config), results)
+
+
+if __name__ == "__main__":
+    run_main(main, Config, PRESETS, default_preset="quick", description=__doc__)

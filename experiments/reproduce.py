@@ -1,0 +1,79 @@
+#!/usr/bin/env python
+"""Runs the cells of a published table, prints published, ours and the difference; writes a record.
+
+python experiments/reproduce.py s_mnist --methods clser er --memory-sizes 500 --workdir runs/s_mnist
+TABLE "s_mnist_ablations" takes CLS-ER, buffer 500, apart. Flags after --epochs change the setting,
+which the table then says; published numbers stay beside it only for reading.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from cls_jax.cli import flat, run_main
+from cls_jax.experiment import RunConfig, execute, make_method, make_stream
+from cls_jax.presets import ablations, cells, changed, settings
+from cls_jax.reproduction import Cell, read_published, reproduction_sheet, write_reproduction
+from cls_jax.sheet import rich_table, show
+from cls_jax.types import InputError
+from cls_jax.workdir import prepare_workdir
+
+
+@dataclass(frozen=True)
+class Change:
+    """Departures from the published setting; none by default."""
+
+    data: str | None = None
+    tasks: int | None = None
+    epochs: int | None = None
+    width: int | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to reproduce; all rows and buffers of the table if not given."""
+
+    table: Positional[str] = "s_mnist"
+    methods: tuple[str, ...] = ()
+    memory_sizes: tuple[int, ...] = ()
+    data_dir: Annotated[str | None, arg(help="where tfds data sets lie.")] = None
+    change: flat(Change) = Change()
+    run: flat(RunConfig) = RunConfig(seeds=tuple(range(10)))
+
+
+def main(config: Config) -> None:
+    """Checks every cell, runs one after another, prints the table, writes the record."""
+    if config.run.sweep:
+        raise InputError("sweep varies a published number; use clser_mnist.py for that")
+    if config.table == "s_mnist_ablations":
+        wanted = ablations()
+    else:
+        wanted = [(p.method, p) for p in cells(config.table, config.methods, config.memory_sizes)]
+    changes = {name: value for name, value in asdict(config.change).items() if value is not None}
+    jobs = []
+    for label, preset in wanted:
+        preset = changed(preset, {**changes, "data_dir": config.data_dir})
+        stream = make_stream(preset.stream)
+        method = make_method(preset.method, preset.config, stream, preset.stream, preset.net)
+        jobs.append((label, preset, stream, method))
+    if config.run.workdir is not None:
+        prepare_workdir(config.run.workdir, asdict(config))
+    done = []
+    for label, preset, stream, method in jobs:
+        how = replace(config.run, workdir=None)
+        (result,) = execute([(method, preset.hyper)], stream, how, None)
+        done.append(Cell(label, preset.memory_size, settings(preset), result))
+    published = read_published(Path(__file__).with_name("published.toml"))
+    note = "changed: " + ", ".join(f"{k} {v}" for k, v in changes.items()) if changes else ""
+    sheet = reproduction_sheet(
+        config.table, done, [p for p in published if p.table == config.table], note
+    )
+    show(rich_table(sheet))
+    if config.run.workdir is not None:
+        print(f"results in {write_reproduction(config.run.workdir, sheet, done)}")
+
+
+if __name__ == "__main__":
+    run_main(main, Config, {"published": Config()}, default_preset="published", description=__doc__)

@@ -1,0 +1,229 @@
+"""MNIST-360 against a transcription of the official loader, Pillow, and rows made by hand."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cls_jax.methods import METHODS
+from cls_jax.runner import run
+from cls_jax.streams.mnist360 import mnist360
+from cls_jax.streams.rotation import rotation
+from cls_jax.streams.sources import load
+from cls_jax.streams.stream import Examples, Source, pooled
+from cls_jax.types import InputError
+from tests.conftest import small_setting, small_source
+from tests.streams.scenarios import check_runs, check_schedules
+
+MNIST_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851]
+
+
+def source_of(counts, seed=0):
+    """Images of one pixel in random order of classes; a tenth class of five comes on top."""
+    y = np.repeat(np.arange(len(counts) + 1), [*counts, 5]).astype(np.int32)
+    y = np.random.default_rng(seed).permutation(y)
+    x = np.ones((y.size, 1, 1, 1), np.uint8)
+    return Source("dots", Examples(x, y), Examples(x[:20], np.arange(20) % 10), tuple("0123456789"))
+
+
+def small_digits():
+    """All ten digits, 8x8 pixels and three channels, 60 of each for training and 12 for testing."""
+    whole = load("digits", size=8)
+
+    def take(split, n):
+        index = np.sort(np.concatenate([np.flatnonzero(split.y == c)[:n] for c in range(10)]))
+        return Examples(split.x[index], split.y[index])
+
+    return Source("digits", take(whole.train, 60), take(whole.test, 12), whole.label_names)
+
+
+def official(counts, batch_size):
+    """(class, chunk, degrees) of every served image, a list a batch, the official way."""
+    chunks, angle = [], []
+    for j, n in enumerate(counts):
+        step = n // 6 + 1
+        chunks.append([len(range(n)[k * step : (k + 1) * step]) for k in range(6)])
+        angle.append([(j - 1) * 60, 360.0 / n, 0])
+    batches, classes, rounds = [], [0, 1], 0
+    numbers = [len(chunks[j]) - 1 for j in classes]
+    left = [chunks[j].pop() for j in classes]
+    while True:
+        batch = []
+        first = min(round(left[0] / (left[0] + left[1]) * batch_size), left[0])
+        takes = [first, min(batch_size - first, left[1])]
+        for i in range(2):
+            for _ in range(takes[i]):
+                start, increase, served = angle[classes[i]]
+                batch.append((classes[i], numbers[i], (served * increase + start) % 360))
+                angle[classes[i]][2] += 1
+            left[i] -= takes[i]
+        batches.append(batch)
+        if left[0] <= 0 or left[1] <= 0:
+            classes = [(j + 1) % 9 for j in classes]
+            rounds += classes[0] == 0
+            if rounds == 3:
+                return batches
+            numbers = [len(chunks[j]) - 1 for j in classes]
+            left = [chunks[j].pop() for j in classes]
+
+
+def chunk_of(labels):
+    """The number of the chunk that each example belongs to: sixths of its class, in order."""
+    chunk = np.zeros(labels.size, int)
+    for j in range(9):
+        mine = np.flatnonzero(labels == j)
+        chunk[mine] = np.arange(mine.size) // (mine.size // 6 + 1)
+    return chunk
+
+
+def check_against_official(stream, counts, batch_size):
+    y = stream.source.train.y
+    chunk = chunk_of(y)
+    table = stream.schedule(jax.random.key(7))
+    batches = official(counts, batch_size)
+    assert len(table.index) == len(batches)
+    side = stream.source.train.x.shape[1]
+    for row, context, batch in zip(table.index, table.context, batches, strict=True):
+        assert (row[len(batch) :] == -1).all()
+        numbers = row[: len(batch)]
+        assert [(y[i], chunk[i]) for i in numbers] == [(j, k) for j, k, _ in batch]
+        degrees = np.array([degrees for *_, degrees in batch])
+        assert abs(context[: len(batch)] - rotation(degrees, side)).max() <= 1  # last place of 16
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    counts=st.lists(st.integers(36, 60), min_size=9, max_size=9),
+    batch_size=st.integers(1, 9),
+    replacement=st.booleans(),
+)
+def test_classes_chunks_and_angles_are_the_official_ones(counts, batch_size, replacement):
+    stream = mnist360(source_of(counts), batch_size=batch_size, replacement=replacement)
+    check_against_official(stream, counts, batch_size)
+
+
+def test_on_the_sizes_of_mnist():
+    """The shares use up both chunks of every pair: 54,051 images, as mammoth states the length."""
+    stream = mnist360(source_of(MNIST_COUNTS), replacement=False)
+    check_against_official(stream, MNIST_COUNTS, 16)
+    table = stream.schedule(jax.random.key(0))
+    np.testing.assert_array_equal(np.sort(table.index[table.index >= 0]), np.arange(54051))
+
+
+def test_the_first_rows_by_hand():
+    """36 of each: chunks of 7, 7, 7, 7, 7, 1, the last first. Batches of 4."""
+    stream = mnist360(source_of([36] * 9), batch_size=4, replacement=False)
+    table = stream.schedule(jax.random.key(0))
+    classes = np.where(table.index < 0, -1, stream.source.train.y[table.index])
+    assert classes[:5].tolist() == [
+        [0, 1, -1, -1],
+        [1, 1, 1, 1],  # 7 and 1 left: round(3.5) = 4 of class 1
+        [1, 1, 1, 2],
+        [2, 2, 2, 2],
+        [2, 2, 2, 3],
+    ]
+    degrees = np.array([-60, 0]), 10.0 * np.arange(1, 5)
+    np.testing.assert_array_equal(table.context[0, :2], rotation(degrees[0], 1))
+    np.testing.assert_array_equal(table.context[1], rotation(degrees[1], 1))
+
+
+def test_without_replacement_nothing_is_served_twice_in_a_pass():
+    source = source_of([50] * 9)
+    table = mnist360(source, batch_size=4, epochs=2, replacement=False).schedule(jax.random.key(1))
+    for part in np.split(table.index, 2):
+        numbers = part[part >= 0]
+        assert len(set(numbers)) == numbers.size
+    again = mnist360(source, batch_size=4, epochs=2).schedule(jax.random.key(1))
+    np.testing.assert_array_equal(again.index < 0, table.index < 0)
+    assert len(set(again.index.ravel())) < len(set(table.index[: len(table.index) // 2].ravel()))
+
+
+@pytest.mark.parametrize("replacement", [True, False])
+def test_every_image_of_a_chunk_is_equally_likely(replacement):
+    """400 passes: how often each image comes, within 5 standard deviations."""
+    stream = mnist360(source_of([40] * 9), batch_size=4, epochs=400, replacement=replacement)
+    y, table = stream.source.train.y, stream.schedule(jax.random.key(2))
+    counts = np.bincount(table.index[table.index >= 0], minlength=y.size)
+    group = 6 * y + chunk_of(y)
+    for g in np.unique(group):
+        mine = counts[group == g] / 400
+        expected = mine.mean()  # served images of the chunk over its size
+        if replacement:
+            spread = np.sqrt(expected / 400)
+        else:
+            spread = np.sqrt(max(expected * (1 - expected), 0) / 400)
+        assert abs(mine - expected).max() <= 5 * spread + 1e-9
+
+
+def test_test_images_turn_once_around_each_class():
+    source = small_digits()
+    stream = mnist360(source, batch_size=8)
+    table = stream.schedule(jax.random.key(0))
+    x, y = stream.source.test
+    np.testing.assert_array_equal(y, source.test.y[source.test.y < 9])
+    np.testing.assert_array_equal(table.test_index, np.arange(108)[None])
+    before = source.test.x[source.test.y < 9]
+    served = dict.fromkeys(range(9), 0)
+    for image, label, ours in zip(before, y, x, strict=True):
+        angle = served[int(label)] * 30.0  # twelve of each
+        theirs = Image.fromarray(image).rotate(angle, Image.Resampling.NEAREST)
+        np.testing.assert_array_equal(ours, theirs)
+        served[int(label)] += 1
+    assert not np.array_equal(x, before)
+    np.testing.assert_array_equal(stream.transform(x, table.test_context[0]), x)
+
+
+def test_it_is_one_task_of_nine_classes_and_the_key_alone_decides():
+    source = small_digits()
+    stream = mnist360(source, batch_size=8)
+    assert (stream.num_tasks, stream.num_classes) == (1, 9)
+    assert stream.describe["scenario"] == "general"
+    np.testing.assert_array_equal(stream.source.train.x, source.train.x[source.train.y < 9])
+    check_schedules(stream)
+    check_schedules(mnist360(source, batch_size=8, replacement=False))
+    one, two = (stream.schedule(jax.random.key(s)) for s in (0, 1))
+    np.testing.assert_array_equal(one.context, two.context)  # only the draws depend on the key
+
+
+def test_it_runs():
+    assert (check_runs(mnist360(small_digits(), batch_size=8))[:, -1] > 1 / 9).all()
+
+
+def test_joint_keeps_the_angle_of_each_example():
+    stream = mnist360(small_digits(), batch_size=8, replacement=False)
+    key = jax.random.key(5)
+    table, joint = stream.schedule(key), pooled(stream).schedule(key)
+
+    def pairs(table):
+        rows = np.concatenate([table.index[..., None], table.context], axis=-1).reshape(-1, 7)
+        return rows[rows[:, 0] >= 0]
+
+    before, after = pairs(table), pairs(joint)
+    assert not np.array_equal(before, after)
+    np.testing.assert_array_equal(*[rows[np.argsort(rows[:, 0])] for rows in (before, after)])
+    assert len(set(stream.source.train.y[joint.index[0]])) > 2  # more than a pair
+
+    setting = small_setting(num_classes=9, num_tasks=1)
+    method = METHODS["joint"].build(METHODS["joint"].config(), setting)
+    result = run(method, mnist360(small_digits(), batch_size=8), METHODS["joint"].hyper())
+    assert np.isfinite(result.matrix[0, 0, 0, -1, 0])
+
+
+def test_bad_settings_are_named():
+    dots = source_of([40] * 9)
+    with pytest.raises(InputError, match="digits6 has 6 classes but MNIST-360 needs nine"):
+        mnist360(small_source())
+    with pytest.raises(InputError, match=r"batch_size=15 is larger than a pair of chunks of 14 ex"):
+        mnist360(dots, batch_size=15)
+    with pytest.raises(InputError, match="batch_size is 0; give a value at least 1"):
+        mnist360(dots, batch_size=0)
+    with pytest.raises(InputError, match="epochs is 0; give a value at least 1"):
+        mnist360(dots, epochs=0)
+    few = source_of([40, 40, 40, 24, 40, 40, 40, 40, 40])
+    with pytest.raises(InputError, match=r"dots has 24 training examples of class 3, which cannot"):
+        mnist360(few)
+    wide = dots._replace(train=Examples(np.ones((365, 1, 2, 1), np.uint8), dots.train.y))
+    with pytest.raises(InputError, match="only square images can be rotated"):
+        mnist360(wide)
