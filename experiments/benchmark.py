@@ -4,7 +4,9 @@
 A real run on synthetic 32x32 pictures, timed chunk by chunk. Between chunks the same process times
 two ceilings, a matrix product and the 3x3 convolutions of a ResNet-18, and with --torch another
 process times the same work in eager PyTorch. All figures are minima over these turns, so a busy
-machine hurts all alike. Methods with a memory replay as many examples as the stream brings.
+machine hurts all alike. Methods with a memory replay as many examples as the stream brings, unless
+told otherwise. --net mlp sees 28x28 grey pictures. With --seeds 10 ten seeds run side by side in
+one program, and a step is one seed's.
 """
 
 import importlib.util
@@ -33,8 +35,12 @@ from cls_jax.streams.stream import Stream
 from cls_jax.types import InputError, PyTree
 from cls_jax.workdir import provenance, write_json
 
-TWINS = {"sgd": "resnet_step_seconds", "dualnet": "dualnet_update_seconds"}
-"""What benchmark_torch.py can do, by method; with the ResNet-18 in float32."""
+TWINS = {
+    ("sgd", "resnet18"): ("resnet_step_seconds", ("width", "batch_size")),
+    ("dualnet", "resnet18"): ("dualnet_update_seconds", ("width", "batch_size")),
+    ("clser", "mlp"): ("clser_step_seconds", ("batch_size", "replay_size", "memory_size")),
+}
+"""What benchmark_torch.py can do in float32, by method and net: a function and its sizes."""
 CEILINGS = {"matmul": "large matrix products", "convolution": "3x3 convolutions of a ResNet-18"}
 
 
@@ -45,6 +51,9 @@ class Config:
     Attributes:
       method: a row of the table of methods.
       batch_size: stream examples a step.
+      replay_size, memory_size: of methods that have a memory; as many as the stream brings, and 100
+        or more a task, if not given.
+      seeds: so many in one program.
       mode: compiled loop over steps (scan), Python loop over compiled steps (loop), or what is
         fast on this device.
       steps: in one timed chunk; 2 in mode "loop" and 500 in mode "scan" if not given.
@@ -57,6 +66,9 @@ class Config:
     method: str = "sgd"
     net: Annotated[NetConfig, arg(name="")] = NetConfig(width=16)
     batch_size: int = 32
+    replay_size: int | None = None
+    memory_size: int | None = None
+    seeds: int = 1
     mode: Literal["auto", "loop", "scan"] = "auto"
     steps: int | None = None
     turns: int = 9
@@ -70,7 +82,7 @@ def build(config: Config) -> tuple[Method, PyTree, Stream, Plan]:
     Raises:
       InputError: for anything that cannot be measured, before any compute.
     """
-    for name in ("batch_size", "turns", *(["steps"] if config.steps is not None else [])):
+    for name in ("batch_size", "seeds", "turns", *(["steps"] if config.steps is not None else [])):
         check_range(name, getattr(config, name), 1)
     if config.method not in METHODS:
         raise InputError(f"method is {config.method!r}; use one of {', '.join(METHODS)}")
@@ -80,23 +92,33 @@ def build(config: Config) -> tuple[Method, PyTree, Stream, Plan]:
         _check_twin(config)
     row = METHODS[config.method]
     own, hyper = row.config(), row.hyper()
-    sizes = {"replay_size": config.batch_size, "ssl_size": config.batch_size}
-    sizes["memory_size"] = TASKS * max(100, config.batch_size)
+    sizes = _sizes(config)
     own = replace(own, **{name: size for name, size in sizes.items() if hasattr(own, name)})
-    stream = synthetic(config.batch_size, 1)
+    shape = (28, 28, 1) if config.net.net == "mlp" else (32, 32, 3)
+    stream = synthetic(config.batch_size, 1, shape)
     method = make_method(config.method, own, stream, StreamConfig(), config.net)
-    plan = check_run(method, hyper, (0,), Plan(mode=config.mode))
+    over_seeds = "vmap" if config.seeds > 1 else "auto"
+    plan = check_run(method, hyper, range(config.seeds), Plan(None, config.mode, over_seeds))
     plan = plan._replace(chunk=config.steps or (2 if plan.mode == "loop" else 500))
     # One chunk compiles; tasks have equally many chunks, so that every chunk is whole.
     rows = plan.chunk * -(-(config.turns + 1) // TASKS)
-    return method, hyper, synthetic(config.batch_size, rows + rows % 2), plan
+    return method, hyper, synthetic(config.batch_size, rows + rows % 2, shape), plan
+
+
+def _sizes(config: Config) -> dict[str, int]:
+    b = config.batch_size
+    memory_size = config.memory_size or TASKS * max(100, b)
+    replay_size = config.replay_size or b
+    sizes = {"batch_size": b, "replay_size": replay_size, "memory_size": memory_size}
+    return {**sizes, "ssl_size": b, "width": config.net.width}
 
 
 def _check_twin(config: Config) -> None:
-    if config.method not in TWINS or config.net != replace(NetConfig(), width=config.net.width):
+    if (config.method, config.net.net) not in TWINS or config.net.dtype != "float32":
+        twins = " or ".join(f"{method} with {net}" for method, net in TWINS)
         raise InputError(
             f"PyTorch has no twin of {config.method} with {config.net.net} in {config.net.dtype}; "
-            f"with --torch use --method {' or '.join(TWINS)}, --net resnet18, --dtype float32"
+            f"with --torch use {twins} in float32"
         )
     if importlib.util.find_spec("torch") is None:
         raise InputError(
@@ -127,24 +149,25 @@ def measure(config: Config) -> dict[str, float | str]:
         for name, once in tops.items():
             best[name] = max(best.get(name, 0.0), once())
         if workers is not None and len(chunks) > 1:
-            size = TWINS[config.method], config.net.width, config.batch_size
-            seconds = workers.submit(twin_seconds, *size).result()
+            name, wanted = TWINS[config.method, config.net.net]
+            sizes = {size: _sizes(config)[size] for size in wanted}
+            seconds = workers.submit(twin_seconds, name, sizes).result()
             best["torch"] = min(best.get("torch", seconds), seconds)
         marks.append(time.process_time())
 
     # A process of its own: in one, the thread pools of XLA and PyTorch spin against each other.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn) if config.torch else nullcontext() as workers:
-        run(method, stream, hyper, plan=plan, observe=turn)
+        run(method, stream, hyper, seeds=range(config.seeds), plan=plan, observe=turn)
     chunk = min(chunks[1:])
-    seconds = chunk / plan.chunk
+    seconds = chunk / plan.chunk / config.seeds
     numbers = {
         "mode": plan.mode,
         "steps_per_chunk": plan.chunk,
         "timed_chunks": len(chunks) - 1,
         "compile_seconds": chunks[0] - chunk,
         "seconds_per_step": seconds,
-        "cpu_seconds_per_step": min(cpu[1:]) / plan.chunk,
+        "cpu_seconds_per_step": min(cpu[1:]) / plan.chunk / config.seeds,
         "steps_per_second": 1 / seconds,
         "examples_per_second": config.batch_size / seconds,
         "peak_bytes": best["peak_bytes"],
@@ -167,7 +190,7 @@ def lines(config: Config, numbers: dict[str, float | str]) -> list[str]:
     rate = n["flops_per_second"] / 1e9
     told = [
         f"{config.method}, {shape}, {net.dtype}, batch {config.batch_size}, mode {n['mode']}, "
-        f"{jax.devices()[0].device_kind}",
+        f"{jax.devices()[0].device_kind}" + (f", {config.seeds} seeds" * (config.seeds > 1)),
         f"{n['steps_per_second']:.5g} steps/s, {n['examples_per_second']:.5g} examples/s "
         f"({n['seconds_per_step'] * 1e3:.4g} ms a step, "
         f"{n['cpu_seconds_per_step'] * 1e3:.4g} ms of CPU time; best of {n['timed_chunks']} x "

@@ -19,10 +19,10 @@ from cls_jax.types import Batch, PyTree
 TASKS, CLASSES = 5, 10
 
 
-def synthetic(batch_size: int, rows: int) -> Stream:
+def synthetic(batch_size: int, rows: int, shape: tuple[int, ...] = (32, 32, 3)) -> Stream:
     """``rows`` full batches at least of every task, drawn again and again from two."""
     y = np.tile(np.arange(CLASSES, dtype=np.int32), batch_size)
-    x = np.random.default_rng(0).integers(0, 256, (y.size, 32, 32, 3), np.uint8)
+    x = np.random.default_rng(0).integers(0, 256, (y.size, *shape), np.uint8)
     examples = Examples(x, y)
     names = tuple(map(str, range(CLASSES)))
     source = Source("synthetic", examples, Examples(x[:CLASSES], y[:CLASSES]), names)
@@ -80,13 +80,13 @@ def _rate(function: Callable, *arguments: PyTree) -> Callable[[], float]:
     return measure
 
 
-def twin_seconds(name: str, width: int, batch_size: int) -> float:
+def twin_seconds(name: str, sizes: dict[str, int]) -> float:
     """Seconds of one update in PyTorch; runs in a process of its own."""
     import benchmark_torch
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
-    return getattr(benchmark_torch, name)(width, batch_size, repeats=3)
+    return getattr(benchmark_torch, name)(**sizes)
 
 
 def peak_bytes() -> int:

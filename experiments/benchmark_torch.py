@@ -1,8 +1,8 @@
 """The same work in eager PyTorch: seconds a step, for a ratio beside ours (torch is optional).
 
 One SGD step of the ResNet-18, and one whole DualNet batch update, on 32x32 images, in the better of
-both memory formats. Time it in a process of its own: in one process the thread pools of XLA and
-PyTorch spin against each other.
+both memory formats; one CLS-ER step of the MNIST perceptron with its buffer. Time it in a process
+of its own: in one process the thread pools of XLA and PyTorch spin against each other.
 """
 
 import copy
@@ -126,6 +126,55 @@ def dualnet_update_seconds(width: int = 16, batch_size: int = 32, repeats: int =
     return _best(build, repeats)
 
 
+def clser_step_seconds(
+    batch_size: int = 10, replay_size: int = 32, memory_size: int = 500, repeats: int = 300
+) -> float:
+    """Seconds of one CLS-ER step with its full buffer, mean of the fastest of ten stretches."""
+    sizes = [784, 100, 100, 10]
+    layers = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
+    working = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+    plastic, stable = copy.deepcopy(working), copy.deepcopy(working)
+    sgd = torch.optim.SGD(working.parameters(), lr=0.1)
+    slots, labels = torch.rand(memory_size, 784), torch.randint(0, 10, (memory_size,))
+    images, targets = torch.rand(1000, 784), torch.randint(0, 10, (1000,))
+    seen = [10 * memory_size]
+
+    def step(number: int) -> None:
+        at = number * batch_size % (len(images) - batch_size)
+        x, y = images[at : at + batch_size], targets[at : at + batch_size]
+        drawn = torch.randperm(memory_size)[:replay_size]
+        xm, ym = slots[drawn], labels[drawn]
+        with torch.no_grad():
+            zs, zp = stable(xm), plastic(xm)
+            better = zs.softmax(1).gather(1, ym[:, None]) > zp.softmax(1).gather(1, ym[:, None])
+            kept = torch.where(better, zs, zp)
+        sgd.zero_grad()
+        loss = 2 * F.mse_loss(working(xm), kept)
+        loss = loss + F.cross_entropy(working(torch.cat([x, xm])), torch.cat([y, ym]))
+        loss.backward()
+        sgd.step()
+        for i in range(batch_size):
+            place = int(torch.randint(0, seen[0] + 1, ()))
+            seen[0] += 1
+            if place < memory_size:
+                slots[place], labels[place] = x[i], y[i]
+        for rate, average in ((1.0, plastic), (0.9, stable)):
+            if torch.rand(()) < rate:
+                with torch.no_grad():
+                    for mean, weight in zip(
+                        average.parameters(), working.parameters(), strict=True
+                    ):
+                        mean.mul_(0.99).add_(weight, alpha=0.01)
+
+    stretches = []
+    for stretch in range(11):
+        start = time.perf_counter()
+        for number in range(repeats // 10):
+            step(stretch * repeats // 10 + number)
+        stretches.append((time.perf_counter() - start) / (repeats // 10))
+    return min(stretches[1:])
+
+
 def _descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
     optimizer.zero_grad()
     loss.backward()
@@ -148,3 +197,4 @@ if __name__ == "__main__":
     torch.set_num_threads(2)
     print(f"ResNet-18 step {resnet_step_seconds():.4f} s")
     print(f"DualNet update {dualnet_update_seconds():.4f} s")
+    print(f"CLS-ER step {clser_step_seconds():.6f} s")

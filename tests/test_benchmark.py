@@ -45,20 +45,32 @@ def test_the_smallest_case_gives_sane_numbers(call, mode, tmp_path, capsys):
     )
     assert all(numbers[name] > 0 for name in positive)
     assert numbers["examples_per_second"] == pytest.approx(3 * numbers["steps_per_second"])
-    # Three layers (3072, 100, 100, 10), forward, and backward but for the input's gradient.
-    products = 3072 * 100 + 100 * 100 + 100 * 10
-    expected = 2 * 3 * (3 * products - 3072 * 100)
+    # Three layers (784, 100, 100, 10), forward, and backward but for the input's gradient.
+    products = 784 * 100 + 100 * 100 + 100 * 10
+    expected = 2 * 3 * (3 * products - 784 * 100)
     assert numbers["flops_per_step"] == pytest.approx(expected, rel=0.5)
     # More than the ceiling would be a wrong count; ten times as much is room for noise.
     assert numbers["matmul_fraction"] < 10
     assert numbers["versions"]["jax"]
 
 
+def test_seeds_side_by_side_share_the_steps(call, tmp_path):
+    """A step is one seed's: the program's time is divided among the seeds."""
+    file = tmp_path / "numbers.json"
+    flags = ["--method", "clser", "--net", "mlp", "--batch-size", "3", "--steps", "2"]
+    flags += ["--replay-size", "5", "--memory-size", "20", "--turns", "2", "--seeds", "3"]
+    call(*flags, "--json", str(file))
+    numbers = json.loads(file.read_text())
+    assert (numbers["seeds"], numbers["replay_size"], numbers["memory_size"]) == (3, 5, 20)
+    assert numbers["examples_per_second"] == pytest.approx(3 * numbers["steps_per_second"])
+
+
 WRONG = {
-    "method": (["--method", "gdumb"], "use one of sgd"),
+    "method": (["--method", "replay"], "use one of sgd"),
     "batch size": (["--batch-size", "0"], "batch_size is 0"),
     "steps": (["--steps", "0"], "steps is 0"),
     "turns": (["--turns", "0"], "turns is 0"),
+    "seeds": (["--seeds", "0"], "seeds is 0"),
     "net": (["--method", "dualnet", "--net", "mlp"], "dualnet works on feature maps"),
     "twin": (["--torch", "--net", "mlp"], "PyTorch has no twin of sgd with mlp in float32"),
     "json": (["--json", "nowhere/numbers.json"], "nowhere"),
