@@ -197,6 +197,24 @@ def swept(hyper: PyTree, asked: Sequence[str]) -> dict[str, PyTree]:
         raise InputError(f"sweep over {name} has the values {values}; give numbers") from None
 
 
+def check_execution(
+    methods: list[tuple[Method, PyTree]], config: RunConfig
+) -> tuple[Plan, list[dict[str, PyTree]]]:
+    """The plan, and the Hypers of each method by label, once all of them are found good.
+
+    Raises:
+      InputError: for bad seeds, hyper-parameters, plan or sweep.
+    """
+    plan = Plan(chunk=config.chunk, mode=config.mode, over_seeds=config.over_seeds)
+    values = [swept(hyper, config.sweep) for _, hyper in methods]
+    for (method, _), hypers in zip(methods, values, strict=True):
+        for hyper in hypers.values():
+            check_run(method, hyper, config.seeds, plan)
+    if config.tensorboard and config.workdir is None:
+        raise InputError("tensorboard needs a folder; give --workdir")
+    return plan, values
+
+
 def execute(
     methods: list[tuple[Method, PyTree]], stream: Stream, config: RunConfig, record: Any
 ) -> list[Result]:
@@ -213,13 +231,7 @@ def execute(
       InputError: for bad seeds, hyper-parameters, plan or workdir, before any compute.
       Diverged: when a metric is not finite.
     """
-    plan = Plan(chunk=config.chunk, mode=config.mode, over_seeds=config.over_seeds)
-    values = [swept(hyper, config.sweep) for _, hyper in methods]
-    for (method, _), hypers in zip(methods, values, strict=True):
-        for hyper in hypers.values():
-            check_run(method, hyper, config.seeds, plan)
-    if config.tensorboard and config.workdir is None:
-        raise InputError("tensorboard needs a folder; give --workdir")
+    plan, values = check_execution(methods, config)
     if config.workdir is not None:
         prepare_workdir(config.workdir, asdict(record))
     results = []

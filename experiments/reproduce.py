@@ -13,7 +13,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from cls_jax.cli import flat, run_main
-from cls_jax.experiment import RunConfig, execute, make_method, make_stream
+from cls_jax.experiment import RunConfig, check_execution, execute, make_method, make_stream
 from cls_jax.presets import ablations, cells, changed, settings
 from cls_jax.reproduction import Cell, read_published, reproduction_sheet, write_reproduction
 from cls_jax.sheet import rich_table, show
@@ -57,6 +57,7 @@ def main(config: Config) -> None:
         preset = changed(preset, {**changes, "data_dir": config.data_dir})
         stream = make_stream(preset.stream)
         method = make_method(preset.method, preset.config, stream, preset.stream, preset.net)
+        check_execution([(method, preset.hyper)], config.run)
         jobs.append((label, preset, stream, method))
     if config.run.workdir is not None:
         prepare_workdir(config.run.workdir, asdict(config))

@@ -13,6 +13,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "experiments" / "dualnet_cifar.py"
 COMPARE = ROOT / "experiments" / "compare.py"
+CLSER = ROOT / "experiments" / "clser_mnist.py"
+REPRODUCE = ROOT / "experiments" / "reproduce.py"
 
 
 def call(script, *flags, cwd, **environment):
@@ -62,6 +64,42 @@ def test_compare_runs_from_flags_to_files(tmp_path):
     assert "learning_rate" in err
 
 
+def test_clser_sweeps_from_flags_to_files(tmp_path):
+    """Two values by two seeds in one program: a row each, matrices of both."""
+    flags = ["--data", f"npz:{tiny_npz(tmp_path / 'tiny.npz')}", "--tasks", "2", "--batch-size"]
+    flags += ["4", "--memory-size", "8", "--replay-size", "4", "--seeds", "0", "1"]
+    flags += ["--sweep", "hyper.consistency_weight", "0.5", "2", "--workdir", "out"]
+    code, out, err = call(CLSER, *flags, cwd=tmp_path)
+    assert code == 0, err
+    for value in ("0.5", "2"):
+        assert f"clser consistency_weight={value}" in out
+        name = f"accuracy_clser_consistency_weight={value}_answer_class_il_seed1.csv"
+        assert (tmp_path / "out" / name).exists()
+
+
+def test_reproduce_runs_from_a_table_to_its_record(tmp_path):
+    """Two cells on a data set of ours: the table says so, and what was published stands there."""
+    rng, y = np.random.default_rng(0), np.repeat(np.arange(10), 24)
+    x = (rng.integers(0, 30, (240, 28, 28)) + 22 * y[:, None, None]).astype(np.uint8)
+    np.savez(tmp_path / "ten.npz", train_x=x, train_y=y, test_x=x[::4], test_y=y[::4])
+    flags = ["s_mnist", "--methods", "sgd", "clser", "--memory-sizes", "200", "--seeds", "0", "1"]
+    flags += ["--data", "npz:ten.npz", "--workdir", "out"]
+    code, out, err = call(REPRODUCE, *flags, cwd=tmp_path)
+    assert code == 0, err
+    assert "89.54 ± 0.21" in out
+    assert "changed: data npz:ten.npz" in (tmp_path / "out" / "comparison.md").read_text()
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    matrices = {"accuracy_sgd_0.csv", "accuracy_clser_200.csv"}
+    assert files == {"config.json", "cells.json", "comparison.md", *matrices}
+    rows = (tmp_path / "out" / "accuracy_clser_200.csv").read_text().splitlines()
+    assert rows[0] == "network,score,seed,after_task,task_1,task_2,task_3,task_4,task_5"
+    assert len(rows) == 1 + 3 * 2 * 2 * 6  # networks, scores, seeds, rows of a matrix
+    cells = json.loads((tmp_path / "out" / "cells.json").read_text())
+    assert cells[1]["settings"]["source"]["stream.data"] == "ours"
+    ours = np.mean(cells[1]["scores"]["answer"]["class-IL"]["average_accuracy"]["values"])
+    assert f"{100 * ours:.2f}" in (tmp_path / "out" / "comparison.md").read_text()
+
+
 WRONG = {
     "unknown data": (["--data", "cifar11"], "cifar11"),
     "missing npz": (["--data", "npz:nowhere.npz"], "nowhere.npz"),
@@ -84,10 +122,44 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
+WRONG_ELSEWHERE = {
+    "buffer smaller than replay": (
+        CLSER,
+        ["--memory-size", "20", "--replay-size", "21"],
+        "replay_size=21 must be between 1 and the memory's 20 slots",
+    ),
+    "rate above 1": (
+        CLSER,
+        ["--stable-rate", "1.1"],
+        "stable_rate is 1.1; give a value at least 0",
+    ),
+    "decay 1": (CLSER, ["--plastic-decay", "1"], "plastic_decay is 1.0; give a value at least 0"),
+    "sweep unknown": (
+        CLSER,
+        ["--sweep", "hyper.temperature", "1", "2"],
+        "sweep names 'hyper.temperature'; the method has learning_rate",
+    ),
+    "sweep no number": (CLSER, ["--sweep", "stable_rate", "often"], "give numbers"),
+    "sweep without values": (CLSER, ["--sweep", "stable_rate"], "give each once, at least one"),
+    "sweep out of range": (CLSER, ["--sweep", "stable_rate", "0.5", "2"], "stable_rate is 2"),
+    "a setting of another scenario": (CLSER, ["--blur", "0.2"], "has no such setting"),
+    "digits as vectors of 9 classes": (CLSER, ["--scenario", "mnist360", "--tasks", "3"], "tasks"),
+    "blur 1": (CLSER, ["--scenario", "blurry", "--blur", "1"], "blur"),
+    "table": (REPRODUCE, ["s_mist"], "table is 's_mist'; use one of s_mnist"),
+    "row": (REPRODUCE, ["s_mnist", "--methods", "dualnet"], "s_mnist has no row 'dualnet'"),
+    "buffer": (
+        REPRODUCE,
+        ["s_mnist", "--methods", "er", "--memory-sizes", "300"],
+        "s_mnist has no er with memory_size=300; use one of 200, 500, 5120",
+    ),
+    "seeds": (REPRODUCE, ["--data", "digits", "--seeds", "1", "1"], "seeds holds 1 more than once"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG | WRONG_ELSEWHERE)
 def test_wrong_input_is_one_sentence_and_exit_code_2(name, tmp_path):
-    flags, told = WRONG[name]
-    code, out, err = call(SCRIPT, *flags, "--workdir", "out", cwd=tmp_path)
+    script, flags, told = WRONG_ELSEWHERE.get(name) or (SCRIPT, *WRONG[name])
+    code, out, err = call(script, *flags, "--workdir", "out", cwd=tmp_path)
     assert code == 2, err
     assert told in err
     assert "Traceback" not in err

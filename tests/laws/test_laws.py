@@ -2,6 +2,7 @@
 
 import inspect
 from functools import cache
+from typing import NamedTuple
 
 import chex
 import jax
@@ -10,33 +11,51 @@ import numpy as np
 import pytest
 
 from cls_jax.methods import METHODS
+from cls_jax.methods.base import Method
 from cls_jax.types import Batch, Task
 from tests.conftest import CLASSES, TASKS, small_method, small_source
 
 METHOD_NAMES = sorted(METHODS)
+PHASES = [(name, i) for name in METHOD_NAMES for i in range(len(small_method(name)[0].phases))]
+"""Every phase of every method, by its number."""
+
 BATCH = 4
+every_method = pytest.mark.parametrize("name", METHOD_NAMES)
+every_phase = pytest.mark.parametrize(("name", "phase"), PHASES)
+
+
+class Built(NamedTuple):
+    """A method, compiled: one step a phase, and a state from the midst of each phase."""
+
+    method: Method
+    steps: list
+    states: list
+
+    @property
+    def state(self):
+        """Of the last phase, in the second task, so that a memory has content."""
+        return self.states[-1]
 
 
 @cache
 def built(name):
-    """The method, its jitted parts, and a state in its second task (so memory has content)."""
     method, hyper = small_method(name)
     hyper = jax.tree.map(jnp.float32, hyper)
-    parts = {"step": jax.jit(method.phases[0].step), "begin": jax.jit(method.begin_task)}
-    # A phase "collect" only fills the memory; the one behind it learns.
-    learns = next(phase.step for phase in method.phases if phase.name != "collect")
-    parts["learn"] = parts["step"] if learns is method.phases[0].step else jax.jit(learns)
+    steps = [jax.jit(phase.step) for phase in method.phases]
     state = jax.jit(method.init)(jax.random.key(0), batch_of(0), hyper)
+    states = []
     for number in range(2):
-        key, told = jax.random.key(number), task_of(number)
-        state = parts["begin"](key, state, told, data_of(method, number)["begin"])
-        for s in range(4):
-            key = jax.random.key(100 * number + s)
-            state, _ = parts["step"](key, state, batch_of(number, s, told=method.needs.told_task))
+        key, told, data = jax.random.key(number), task_of(number), data_of(method, number)
+        state = jax.jit(method.begin_task)(key, state, told, data["begin"])
+        for phase, step in zip(method.phases, steps, strict=True):
+            state = jax.jit(phase.enter)(key, state, told, None)
+            for s in range(4):
+                key = jax.random.key(100 * number + s)
+                state, _ = step(key, state, batch_of(number, s, told=method.needs.told_task))
+            states.append(state)
         if number == 0:
-            key, data = jax.random.key(2), data_of(method, 0)["end"]
-            state = jax.jit(method.end_task)(key, state, told, data)
-    return method, hyper, parts, state
+            state = jax.jit(method.end_task)(jax.random.key(2), state, told, data["end"])
+    return Built(method, steps, states[len(steps) :])
 
 
 def task_of(number):
@@ -71,22 +90,23 @@ def data_of(method, number):
 
 
 def told_batch(name, **kind):
-    return batch_of(1, 4, told=built(name)[0].needs.told_task, **kind)
+    return batch_of(1, 4, told=built(name).method.needs.told_task, **kind)
 
 
-@pytest.mark.parametrize("name", METHOD_NAMES)
-def test_a_step_is_pure(name):
-    _, _, parts, state = built(name)
+@every_phase
+def test_a_step_is_pure(name, phase):
+    step, state = built(name).steps[phase], built(name).states[phase]
     before = jax.tree.map(np.array, state.replace(hyper=None))
-    one = parts["step"](jax.random.key(5), state, told_batch(name))
-    two = parts["step"](jax.random.key(5), state, told_batch(name))
+    one = step(jax.random.key(5), state, told_batch(name))
+    two = step(jax.random.key(5), state, told_batch(name))
     chex.assert_trees_all_equal(one, two)
     chex.assert_trees_all_equal(jax.tree.map(np.array, state.replace(hyper=None)), before)
 
 
-@pytest.mark.parametrize("name", METHOD_NAMES)
+@every_method
 def test_state_out_is_shaped_like_state_in(name):
-    method, _, _, state = built(name)
+    method, _, states = built(name)
+    state = states[-1]
     like = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
     key, task, data = jax.random.key(0), task_of(2), data_of(method, 2)
     outs = [jax.eval_shape(p.step, key, state, told_batch(name))[0] for p in method.phases]
@@ -97,10 +117,10 @@ def test_state_out_is_shaped_like_state_in(name):
         assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), out) == like
 
 
-@pytest.mark.parametrize("name", METHOD_NAMES)
-def test_metrics_are_finite_float_scalars_with_a_loss(name):
-    _, _, parts, state = built(name)
-    _, metrics = parts["step"](jax.random.key(1), state, told_batch(name))
+@every_phase
+def test_metrics_are_finite_float_scalars_with_a_loss(name, phase):
+    step, state = built(name).steps[phase], built(name).states[phase]
+    _, metrics = step(jax.random.key(1), state, told_batch(name))
     assert "loss" in metrics
     for value in metrics.values():
         assert value.shape == ()
@@ -108,22 +128,39 @@ def test_metrics_are_finite_float_scalars_with_a_loss(name):
         assert jnp.isfinite(value)
 
 
-@pytest.mark.parametrize("name", METHOD_NAMES)
+@every_method
 def test_one_trace_for_all_tasks(name):
-    method, _, _, state = built(name)
-    told = method.needs.told_task
-    chex.clear_trace_counter()
-    one_step = jax.jit(chex.assert_max_traces(lambda *a: method.phases[0].step(*a), n=1))
-    one_begin = jax.jit(chex.assert_max_traces(lambda *a: method.begin_task(*a), n=1))
+    method, _, states = built(name)
+    state, told = states[-1], method.needs.told_task
+
+    traces = []
+
+    def once(fn):
+        mine = len(traces)
+        traces.append(0)
+
+        def counted(*arguments):
+            traces[mine] += 1
+            return fn(*arguments)
+
+        return jax.jit(counted)
+
+    begin, end = once(method.begin_task), once(method.end_task)
+    enters = [once(phase.enter) for phase in method.phases]
+    steps = [once(phase.step) for phase in method.phases]
     for number in range(TASKS):
-        key = jax.random.key(number)
-        state = one_begin(key, state, task_of(number), data_of(method, number)["begin"])
-        one_step.lower(key, state, batch_of(number, told=told))
+        key, task, data = jax.random.key(number), task_of(number), data_of(method, number)
+        state = begin(key, state, task, data["begin"])
+        for enter, step in zip(enters, steps, strict=True):
+            state = enter(key, state, task, None)
+            step.lower(key, state, batch_of(number, told=told))
+        end.lower(key, state, task, data["end"])
+    assert traces == [1] * len(traces)
 
 
-@pytest.mark.parametrize("name", METHOD_NAMES)
+@every_method
 def test_the_state_can_be_donated(name):
-    method, _, _, state = built(name)
+    method, state = built(name).method, built(name).state
     pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state) if leaf.size]
     assert len(set(pointers)) == len(pointers), "two leaves share a buffer"
     mine = jax.tree.map(jnp.copy, state)
@@ -135,14 +172,14 @@ def test_the_state_can_be_donated(name):
     )
 
 
-@pytest.mark.parametrize("name", METHOD_NAMES)
-def test_padding_has_no_influence(name):
-    _, _, parts, state = built(name)
+@every_phase
+def test_padding_has_no_influence(name, phase):
+    step, state = built(name).steps[phase], built(name).states[phase]
     valid = jnp.array([True, True, True, False])
     batch = told_batch(name, valid=valid, labelled=valid)
     garbage = batch.replace(x=batch.x.at[3].set(255), y=batch.y.at[3].set(CLASSES - 1))
-    one = parts["step"](jax.random.key(2), state, batch)
-    two = parts["step"](jax.random.key(2), state, garbage)
+    one = step(jax.random.key(2), state, batch)
+    two = step(jax.random.key(2), state, garbage)
     chex.assert_trees_all_equal(one, two)
 
 
@@ -150,13 +187,13 @@ LEARNS_UNLABELLED = {"dualnet": {"semi_supervised": True}}
 """The runner turns unlabelled rows into padding for every other method (tests/test_runner.py)."""
 
 
-@pytest.mark.parametrize("name", METHOD_NAMES)
+@every_method
 def test_the_label_of_an_unlabelled_row_has_no_influence(name):
     method, _ = small_method(name, **LEARNS_UNLABELLED.get(name, {}))
     assert method.needs.unlabelled == (name in LEARNS_UNLABELLED)
     if not method.needs.unlabelled:
         return
-    state = built(name)[3]
+    state = built(name).state
     step = jax.jit(method.phases[0].step)
     for labelled in ([False] * BATCH, [True, True, False, False]):
         batch = told_batch(name, labelled=labelled)
@@ -165,9 +202,9 @@ def test_the_label_of_an_unlabelled_row_has_no_influence(name):
         chex.assert_trees_all_equal(out, step(jax.random.key(3), state, other))
 
 
-@pytest.mark.parametrize("name", METHOD_NAMES)
+@every_method
 def test_predictions_are_finite_logits_over_all_classes(name):
-    method, _, _, state = built(name)
+    method, state = built(name).method, built(name).state
     x = jnp.asarray(small_source().test.x[:5])
     for predict in (method.predict, *method.views.values()):
         logits = jax.jit(predict)(state, x, task_of(0))
@@ -176,9 +213,9 @@ def test_predictions_are_finite_logits_over_all_classes(name):
         assert jnp.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("name", METHOD_NAMES)
+@every_method
 def test_signatures_say_key_first(name):
-    method, _, _, _ = built(name)
+    method = built(name).method
     assert list(inspect.signature(method.init).parameters) == ["key", "example", "hyper"]
     for phase in method.phases:
         assert list(inspect.signature(phase.step).parameters) == ["key", "state", "batch"]
@@ -188,15 +225,21 @@ def test_signatures_say_key_first(name):
         assert list(inspect.signature(fn).parameters) == ["state", "x", "task"]
 
 
-@pytest.mark.parametrize("name", METHOD_NAMES)
+STILL = ("collect", "fisher")
+"""Phases that do not train the network."""
+
+
+@every_method
 def test_hyper_is_data(name):
     """Another rate is another value: same program, another result."""
-    _, _, parts, state = built(name)
+    method, steps, states = built(name)
+    learns = next(i for i, phase in enumerate(method.phases) if phase.name not in STILL)
+    step, state = steps[learns], states[learns]
     other = state.replace(hyper=state.hyper.replace(learning_rate=jnp.float32(0.0)))
-    moved, _ = parts["learn"](jax.random.key(4), state, told_batch(name))
-    programs = parts["learn"]._cache_size()
-    still, _ = parts["learn"](jax.random.key(4), other, told_batch(name))
-    assert parts["learn"]._cache_size() == programs
+    programs = step._cache_size()
+    moved, _ = step(jax.random.key(4), state, told_batch(name))
+    still, _ = step(jax.random.key(4), other, told_batch(name))
+    assert step._cache_size() == programs
     # Of DualNet the fast tree: the slow one also learns without labels.
     trained = next(tree for tree in ("fast", "working", "model") if hasattr(state, tree))
     before, after, frozen = (getattr(s, trained).vars.params for s in (state, moved, still))
@@ -204,15 +247,13 @@ def test_hyper_is_data(name):
     assert not np.array_equal(jax.tree.leaves(after)[-1], jax.tree.leaves(before)[-1])
 
 
-@pytest.mark.parametrize("name", METHOD_NAMES)
-def test_lanes_equal_single_runs_to_rounding(name):
-    method, _, _, state = built(name)
+@every_phase
+def test_lanes_equal_single_runs_to_rounding(name, phase):
+    step, state = built(name).steps[phase], built(name).states[phase]
     keys = jax.random.split(jax.random.key(6), 2)
-    lanes, _ = jax.jit(jax.vmap(method.phases[0].step, in_axes=(0, None, None)))(
-        keys, state, told_batch(name)
-    )
+    lanes, _ = jax.jit(jax.vmap(step, in_axes=(0, None, None)))(keys, state, told_batch(name))
     for lane, key in enumerate(keys):
-        single, _ = built(name)[2]["step"](key, state, told_batch(name))
+        single, _ = step(key, state, told_batch(name))
         mine = jax.tree.map(lambda leaf, i=lane: leaf[i], lanes)
         if hasattr(state, "memory"):
             whole = {k: v for k, v in mine.memory.slots.items() if v.dtype != jnp.float32}
