@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Puts the tables of records/ into README.md; a test holds the two equal.
 
-A record is the workdir of compare.py, or JSON files of benchmark.py, with a NOTE.md that says in a
-few words what it is.
+A record is the workdir of reproduce.py or compare.py, or JSON files of benchmark.py, with a NOTE.md
+that says in a few words what it is.
 """
 
 import json
@@ -30,16 +30,17 @@ def block(records: Path) -> str:
 
 
 def speed(folder: Path) -> str:
-    """A row for every JSON file that benchmark.py wrote."""
-    names = "method", "ms a step", "examples/s", "compile s", "of conv ceiling", "ours / PyTorch"
-    rows = ["| " + " | ".join(names) + " |"]
-    rows.append("|---|---:|---:|---:|---:|---:|")
+    """A row for every JSON file that benchmark.py wrote; a step is one seed's."""
+    names = "method", "net", "seeds", "ms a step", "examples/s", "compile s", "of ceiling"
+    rows = ["| " + " | ".join((*names, "ours / PyTorch")) + " |"]
+    rows.append("|---|---|---:|---:|---:|---:|---:|---:|")
     for path in sorted(folder.glob("*.json")):
         n = json.loads(path.read_text(encoding="utf-8"))
-        ms, rate = 1e3 * n["seconds_per_step"], n["examples_per_second"]
+        net, ms, rate = n["net"]["net"], 1e3 * n["seconds_per_step"], n["examples_per_second"]
+        top = n["matmul_fraction" if net == "mlp" else "convolution_fraction"]
         rows.append(
-            f"| {n['method']} | {ms:.0f} | {rate:.0f} | {n['compile_seconds']:.0f} "
-            f"| {n['convolution_fraction']:.2f} | {n['ratio']:.2f} |"
+            f"| {n['method']} | {net} | {n.get('seeds', 1)} | {ms:.3g} | {rate:,.0f} "
+            f"| {n['compile_seconds']:.0f} | {top:.2f} | {n['ratio']:.2f} |"
         )
     return "\n".join(rows)
 

@@ -2,8 +2,7 @@
 """Runs the cells of a published table, prints published, ours and the difference; writes a record.
 
 python experiments/reproduce.py s_mnist --methods clser er --memory-sizes 500 --workdir runs/s_mnist
-TABLE "s_mnist_ablations" takes CLS-ER, buffer 500, apart. Flags after --epochs change the setting,
-which the table then says; published numbers stay beside it only for reading.
+Table s_mnist_ablations takes CLS-ER apart. Changes of the setting are told below the table.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -63,8 +62,9 @@ def main(config: Config) -> None:
         prepare_workdir(config.run.workdir, asdict(config))
     done = []
     for label, preset, stream, method in jobs:
-        how = replace(config.run, workdir=None)
-        (result,) = execute([(method, preset.hyper)], stream, how, None)
+        quiet = replace(config.run, workdir=None)
+        method = method._replace(name=f"{label} {preset.memory_size or ''}".strip())
+        (result,) = execute([(method, preset.hyper)], stream, quiet, None)
         done.append(Cell(label, preset.memory_size, settings(preset), result))
     published = read_published(Path(__file__).with_name("published.toml"))
     note = "changed: " + ", ".join(f"{k} {v}" for k, v in changes.items()) if changes else ""

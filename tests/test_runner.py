@@ -179,6 +179,29 @@ def test_a_sweep_is_the_runs_it_is_made_of(uneven, over_seeds):
     assert not np.array_equal(jax.tree.leaves(first)[-1], jax.tree.leaves(second)[-1])
 
 
+def test_seeds_side_by_side_share_the_data_set():
+    """What the device holds grows by each seed's state, key, matrix and rows alone."""
+    n = 4000
+    y = np.repeat(np.arange(CLASSES, dtype=np.int32), n // CLASSES)
+    x = np.zeros((y.size, 200), np.float32)
+    source = Source("wide", Examples(x, y), Examples(x[::200], y[::200]), tuple("abcdef"))
+    stream = class_il(source, tasks=TASKS, batch_size=4)
+    method = spy_method()
+    held = {}
+
+    def look(seeds):
+        def observe(event):
+            if isinstance(event, Progress):
+                held[len(seeds)] = sum(array.nbytes for array in jax.live_arrays())
+
+        run(method, stream, {}, seeds=seeds, plan=Plan(chunk=50), observe=observe)
+
+    look((0, 1))
+    look((0, 1, 2, 3, 4, 5))
+    assert held[2] > x.nbytes
+    assert (held[6] - held[2]) / 4 < 0.01 * x.nbytes
+
+
 def test_a_sweep_over_nothing_is_refused(uneven):
     method, hyper = flat_method("er")
     with pytest.raises(InputError, match="hypers is empty"):

@@ -172,6 +172,29 @@ def clser(config: ClsErConfig, net: Net, *, augment: Augment) -> Method:
     )
 
 
+def advice(config: ClsErConfig, hyper: ClsErHyper, num_steps: int) -> str:
+    """A warning where a copy would still be made of initial weights at the end, else "".
+
+    With warm-up over steps that is so if ``num_steps * rate * (1 - decay) < 3``: the published
+    small rates belong to streams of many epochs.
+
+    Args:
+      config, hyper: of the method.
+      num_steps: of the whole stream.
+    """
+    if config.warmup == "updates":
+        return ""
+    for copy in ("stable", "plastic"):
+        rate, decay = (float(getattr(hyper, f"{copy}_{part}")) for part in ("rate", "decay"))
+        if num_steps * rate * (1 - decay) < 3:
+            return (
+                f"{copy}_rate {rate:g} and {copy}_decay {decay:g} are too slow for {num_steps} "
+                f"steps: the {copy} copy will be made of initial weights; use --warmup updates, "
+                "a higher rate or a lower decay"
+            )
+    return ""
+
+
 def better_teacher(stable_logits: Array, plastic_logits: Array, y: Array) -> Array:
     """Each row's logits from the copy that finds its true class likelier; plastic if equal.
 

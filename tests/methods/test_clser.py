@@ -12,7 +12,7 @@ from cls_jax.augment import Augment, recipe
 from cls_jax.losses import logit_mse
 from cls_jax.methods import METHODS, Setting
 from cls_jax.methods.averaged import copy_of, follow, look
-from cls_jax.methods.clser import ClsErConfig, ClsErHyper, better_teacher, clser
+from cls_jax.methods.clser import ClsErConfig, ClsErHyper, advice, better_teacher, clser
 from cls_jax.methods.er import ErConfig, ErHyper, er
 from cls_jax.methods.mean_er import MeanErConfig, MeanErHyper, mean_er
 from cls_jax.nets.choose import NetConfig
@@ -321,6 +321,17 @@ def test_the_stable_copy_answers_and_the_others_are_views():
         expected, _ = net.apply(tree.vars, x, train=False)
         np.testing.assert_allclose(predict(state, x, told), expected, rtol=1e-5)
     assert not np.allclose(method.predict(state, x, told), method.views["working"](state, x, told))
+
+
+def test_a_stream_too_short_for_the_averages_is_told():
+    """S-CIFAR-10's numbers: 78,000 steps are enough (7.8), one epoch's 1,560 are not (0.16)."""
+    hyper = ClsErHyper(0.1, 0.15, 0.1, 0.999, 0.9, 0.999)
+    assert advice(ClsErConfig(), hyper, 78_000) == ""
+    assert "stable_rate 0.1 and stable_decay 0.999 are too slow" in advice(
+        ClsErConfig(), hyper, 1_560
+    )
+    assert advice(ClsErConfig(warmup="updates"), hyper, 1_560) == ""
+    assert "plastic" in advice(ClsErConfig(), ClsErHyper(plastic_rate=0.001), 1_000)
 
 
 @pytest.mark.parametrize("name", ["clser", "mean_er"])
