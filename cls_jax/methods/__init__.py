@@ -94,7 +94,7 @@ METHODS: dict[str, Row] = {
     "joint": Row(NoConfig, sgd.SgdHyper, _no_config(joint.joint)),
     "er": Row(er.ErConfig, er.ErHyper, _one_net(er.er)),
     "clser": Row(clser.ClsErConfig, clser.ClsErHyper, _one_net(clser.clser)),
-    "mean_er": Row(mean_er.MeanErConfig, mean_er.MeanErHyper, _one_net(mean_er.mean_er)),
+    "mean_er": Row(clser.ClsErConfig, mean_er.MeanErHyper, _one_net(mean_er.mean_er)),
     "der": Row(der.DerConfig, der.DerHyper, _one_net(der.der)),
     "derpp": Row(der.DerConfig, der.DerppHyper, _one_net(der.derpp)),
     "er_ace": Row(er_ace.ErAceConfig, er_ace.ErAceHyper, _one_net(er_ace.er_ace)),

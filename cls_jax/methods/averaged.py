@@ -1,4 +1,4 @@
-"""An averaged copy of the working network: how it looks at replay and how it follows.
+"""An averaged copy of the working network: how it looks at replay, what it teaches, how it follows.
 
 CLS-ER has two such copies, Mean-ER one. The copy's parameters are a stochastic exponential moving
 average of the working ones. What happens to its BatchNorm statistics is ``ema_bn``'s choice:
@@ -14,11 +14,14 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import struct
 
+from cls_jax.losses import cross_entropy, logit_mse
+from cls_jax.methods.base import descend
 from cls_jax.nets.net import Net
 from cls_jax.sync import ema, ema_decay, select
-from cls_jax.types import Array, InputError, Variables
+from cls_jax.types import Array, InputError, PyTree, Trainable, Variables
 
 EmaBn = Literal["own", "ema", "copy"]
 Warmup = Literal["steps", "updates"]
@@ -99,16 +102,46 @@ def follow(
     return Averaged(vars=Variables(params=params, stats=stats), updates=copy.updates + fire)
 
 
-def replay_and_all(
+def learn(
+    net: Net,
+    working: Trainable,
+    hyper: PyTree,
+    x: Array,
+    y: Array,
+    valid: Array,
+    targets: Array,
+) -> tuple[Trainable, Array]:
+    """One step of plain SGD: cross-entropy of all rows, and the replay's logits kept as they were.
+
+    ``CE(h(x), y) + lambda mean (h(x_replay) - targets)^2``
+
+    Args:
+      net, working: the working network.
+      hyper: has ``learning_rate`` and ``consistency_weight`` (lambda), both >= 0.
+      x: float32[m + b, ...], the replay first.
+      y: int32[m + b].
+      valid: bool[m + b].
+      targets: float32[m, num_classes] logits to keep.
+
+    Returns:
+      The working network after the step, and the loss before it.
+    """
+    m = len(targets)
+
+    def loss(vars: Variables):
+        remembered, logits, stats = _replay_and_all(net, vars, x, valid, m)
+        consistency = logit_mse(remembered, targets, valid=valid[:m])
+        return cross_entropy(logits, y, valid=valid) + hyper.consistency_weight * consistency, stats
+
+    return descend(working, optax.sgd(hyper.learning_rate), loss)
+
+
+def _replay_and_all(
     net: Net, vars: Variables, x: Array, valid: Array, m: int
 ) -> tuple[Array, Array, Array]:
     """Training-mode logits of the replay alone, then of everything, and the statistics after both.
 
-    Args:
-      net, vars: the working network.
-      x: float32[m + b, ...], the replay first.
-      valid: bool[m + b].
-      m: how many rows are replay.
+    Where there are no statistics, one pass serves both.
     """
     if not jax.tree.leaves(vars.stats):
         logits, stats = net.apply(vars, x, train=True, valid=valid)

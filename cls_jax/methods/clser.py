@@ -32,7 +32,6 @@ import optax
 from flax import struct
 
 from cls_jax.augment import Augment
-from cls_jax.losses import cross_entropy, logit_mse
 from cls_jax.memory import Memory, after, reservoir
 from cls_jax.methods.averaged import (
     Averaged,
@@ -41,12 +40,12 @@ from cls_jax.methods.averaged import (
     check_averaging,
     copy_of,
     follow,
+    learn,
     look,
-    replay_and_all,
 )
-from cls_jax.methods.base import Method, Phase, answer, check_replay, descend, fresh
+from cls_jax.methods.base import Method, Phase, answer, check_replay, fresh
 from cls_jax.nets.net import Net
-from cls_jax.types import Array, Batch, Metrics, Trainable, Variables
+from cls_jax.types import Array, Batch, Metrics, Trainable
 
 
 @dataclass(frozen=True)
@@ -142,13 +141,7 @@ def clser(config: ClsErConfig, net: Net, *, augment: Augment) -> Method:
         targets = better_teacher(stable_logits, plastic_logits, y[:m])
 
         # Learn stream and replay, and keep the chosen logits.
-        def loss(vars: Variables):
-            remembered, logits, stats = replay_and_all(net, vars, x, valid, m)
-            consistency = logit_mse(remembered, targets, valid=replay.valid)
-            total = cross_entropy(logits, y, valid=valid) + hyper.consistency_weight * consistency
-            return total, stats
-
-        working, value = descend(state.working, optax.sgd(hyper.learning_rate), loss)
+        working, value = learn(net, state.working, hyper, x, y, valid, targets)
 
         # Store the stream's examples; both copies follow, each by its own draw.
         items = {"x": batch.x, "y": batch.y}

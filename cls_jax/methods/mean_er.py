@@ -11,39 +11,25 @@ Source: Arani et al. 2022 (arXiv 2201.12604), ablation "Mean-ER"; no best argume
 so the defaults are CLS-ER's. Departs: as clser.
 """
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
 from cls_jax.augment import Augment
-from cls_jax.losses import cross_entropy, logit_mse
 from cls_jax.memory import Memory, after, reservoir
 from cls_jax.methods.averaged import (
     Averaged,
-    EmaBn,
-    Warmup,
     check_averaging,
     copy_of,
     follow,
+    learn,
     look,
-    replay_and_all,
 )
-from cls_jax.methods.base import Method, Phase, answer, check_replay, descend, fresh
+from cls_jax.methods.base import Method, Phase, answer, check_replay, fresh
+from cls_jax.methods.clser import ClsErConfig
 from cls_jax.nets.net import Net
-from cls_jax.types import Array, Batch, Metrics, Trainable, Variables
-
-
-@dataclass(frozen=True)
-class MeanErConfig:
-    """As ClsErConfig: memory_size, replay_size, ema_bn, warmup."""
-
-    memory_size: int = 500
-    replay_size: int = 32
-    ema_bn: EmaBn = "own"
-    warmup: Warmup = "steps"
+from cls_jax.types import Array, Batch, Metrics, Trainable
 
 
 @struct.dataclass
@@ -67,11 +53,11 @@ class MeanErState:
     step: Array
 
 
-def mean_er(config: MeanErConfig, net: Net, *, augment: Augment) -> Method:
+def mean_er(config: ClsErConfig, net: Net, *, augment: Augment) -> Method:
     """Mean-ER.
 
     Args:
-      config: sizes and choices.
+      config: CLS-ER's.
       net: outputs float32[b, num_classes] logits.
       augment: ``train`` makes the inputs of the losses, ``test`` those of ``predict``.
 
@@ -100,13 +86,7 @@ def mean_er(config: MeanErConfig, net: Net, *, augment: Augment) -> Method:
         valid = jnp.concatenate([replay.valid, batch.valid])
         targets, stable = look(net, state.stable, x[:m], replay.valid, config.ema_bn)
 
-        def loss(vars: Variables):
-            remembered, logits, stats = replay_and_all(net, vars, x, valid, m)
-            consistency = logit_mse(remembered, targets, valid=replay.valid)
-            total = cross_entropy(logits, y, valid=valid) + hyper.consistency_weight * consistency
-            return total, stats
-
-        working, value = descend(state.working, optax.sgd(hyper.learning_rate), loss)
+        working, value = learn(net, state.working, hyper, x, y, valid, targets)
         items = {"x": batch.x, "y": batch.y}
         memory = policy.add(key_add, after(state.memory, replay), items, batch.valid)
         rule = {"rate": hyper.ema_rate, "decay": hyper.ema_decay, **choices}

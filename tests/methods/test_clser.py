@@ -14,7 +14,7 @@ from cls_jax.methods import METHODS, Setting
 from cls_jax.methods.averaged import copy_of, follow, look
 from cls_jax.methods.clser import ClsErConfig, ClsErHyper, advice, better_teacher, clser
 from cls_jax.methods.er import ErConfig, ErHyper, er
-from cls_jax.methods.mean_er import MeanErConfig, MeanErHyper, mean_er
+from cls_jax.methods.mean_er import MeanErHyper, mean_er
 from cls_jax.nets.choose import NetConfig
 from cls_jax.nets.mlp import mlp
 from cls_jax.nets.net import Net
@@ -295,7 +295,7 @@ def test_mean_er_is_clser_whose_copies_are_one():
     """Equal averages teach equally: the same working network as CLS-ER's after a step."""
     hyper = {"stable_rate": 1.0, "plastic_rate": 1.0}
     method, hyper = built(hyper=hyper, memory_size=8, replay_size=8)
-    single = mean_er(MeanErConfig(8, 8), mlp(3, (7,)), augment=PLAIN)
+    single = mean_er(ClsErConfig(8, 8), mlp(3, (7,)), augment=PLAIN)
     states = walk(method, hyper, steps=3)
     mine = states[2]
     theirs = single.init(jax.random.key(0), vectors(0), MeanErHyper(0.1, 2.0, 1.0, 0.99))
