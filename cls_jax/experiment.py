@@ -3,16 +3,19 @@
 A script adds its method's Config and Hyper and its presets; see experiments/dualnet_cifar.py.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Literal
 
+import jax
+
 from cls_jax.augment import Kind, Normalisation, recipe
 from cls_jax.console import console, fan_out, tensorboard
 from cls_jax.events import Result
 from cls_jax.methods import METHODS, Setting
-from cls_jax.methods.base import Method
+from cls_jax.methods.base import Method, no_advice
 from cls_jax.nets.choose import NetConfig
 from cls_jax.plan import Plan, check_run
 from cls_jax.runner import sweep
@@ -215,6 +218,15 @@ def check_execution(
     return plan, values
 
 
+def _advise(methods: list[tuple[Method, PyTree]], stream: Stream, seeds: Sequence[int]) -> None:
+    """Prints on stderr what the methods say of so short a stream."""
+    for method, hyper in methods:
+        if method.advice is not no_advice:
+            num_steps = len(stream.schedule(jax.random.key(seeds[0])).index)
+            if told := method.advice(hyper, num_steps):
+                print(f"warning: {told}", file=sys.stderr)
+
+
 def execute(
     methods: list[tuple[Method, PyTree]], stream: Stream, config: RunConfig, record: Any
 ) -> list[Result]:
@@ -234,6 +246,7 @@ def execute(
     plan, values = check_execution(methods, config)
     if config.workdir is not None:
         prepare_workdir(config.workdir, asdict(record))
+    _advise(methods, stream, config.seeds)
     results = []
     logs = config.workdir if config.tensorboard else None
     for number, ((method, _), hypers) in enumerate(zip(methods, values, strict=True)):

@@ -6,14 +6,11 @@ on two CPU cores. The others are cells of the published tables, e.g. s_cifar10_5
 buffer 500, 50 epochs, ResNet width 64; for a GPU or TPU. --epochs 1 --width 16 shortens them.
 """
 
-import sys
 from dataclasses import asdict, dataclass
-
-import jax
 
 from cls_jax.cli import flat, run_main
 from cls_jax.experiment import RunConfig, StreamConfig, execute, make_method, make_stream
-from cls_jax.methods.clser import ClsErConfig, ClsErHyper, advice
+from cls_jax.methods.clser import ClsErConfig, ClsErHyper
 from cls_jax.nets.choose import NetConfig
 from cls_jax.presets import cells
 from cls_jax.report import finish
@@ -42,9 +39,6 @@ def main(config: Config) -> None:
     """Checks, trains, prints the table and writes the workdir."""
     stream = make_stream(config.stream)
     method = make_method("clser", config.method, stream, config.stream, config.net)
-    steps = len(stream.schedule(jax.random.key(config.run.seeds[0])).index)
-    if told := advice(config.method, config.hyper, steps):
-        print(f"warning: {told}", file=sys.stderr)
     results = execute([(method, config.hyper)], stream, config.run, config)
     finish(config.run.workdir, asdict(config), results)
 

@@ -6,14 +6,11 @@ The others are cells of the published tables, e.g. s_mnist_500: Split MNIST, buf
 --data-dir, or a network. --sweep hyper.consistency_weight 0.5 1 2 runs several values at once.
 """
 
-import sys
 from dataclasses import asdict, dataclass
-
-import jax
 
 from cls_jax.cli import flat, run_main
 from cls_jax.experiment import RunConfig, StreamConfig, execute, make_method, make_stream
-from cls_jax.methods.clser import ClsErConfig, ClsErHyper, advice
+from cls_jax.methods.clser import ClsErConfig, ClsErHyper
 from cls_jax.nets.choose import NetConfig
 from cls_jax.presets import cells
 from cls_jax.report import finish
@@ -41,9 +38,6 @@ def main(config: Config) -> None:
     """Checks, trains, prints the table and writes the workdir."""
     stream = make_stream(config.stream)
     method = make_method("clser", config.method, stream, config.stream, config.net)
-    steps = len(stream.schedule(jax.random.key(config.run.seeds[0])).index)
-    if told := advice(config.method, config.hyper, steps):
-        print(f"warning: {told}", file=sys.stderr)
     results = execute([(method, config.hyper)], stream, config.run, config)
     finish(config.run.workdir, asdict(config), results)
 

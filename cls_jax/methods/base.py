@@ -31,6 +31,12 @@ def unchanged(key: Array, state: PyTree, task: Task, data: Batch | None) -> PyTr
     return state
 
 
+def no_advice(hyper: PyTree, num_steps: int) -> str:
+    """The advice of a method that has none."""
+    del hyper, num_steps
+    return ""
+
+
 class Needs(NamedTuple):
     """What a method must be given; the runner withholds everything else.
 
@@ -86,6 +92,7 @@ class Method(NamedTuple):
       views: further networks worth evaluating, by name.
       needs: what the runner must provide.
       convolutional: its steps contain convolutions (the runner's ``auto`` mode asks).
+      advice: (hyper, steps of the stream) -> a warning worth printing before a run, or "".
     """
 
     name: str
@@ -97,6 +104,7 @@ class Method(NamedTuple):
     views: Mapping[str, PredictFn] = {}
     needs: Needs = Needs()
     convolutional: bool = False
+    advice: Callable[[PyTree, int], str] = no_advice
 
 
 def fresh(key: Array, net: Net, x: Array, optimizer: optax.GradientTransformation) -> Trainable:

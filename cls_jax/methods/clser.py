@@ -25,6 +25,7 @@ network sees the replay twice, as in the code.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -162,6 +163,7 @@ def clser(config: ClsErConfig, net: Net, *, augment: Augment) -> Method:
         answer(net, augment, "stable"),
         views=views,
         convolutional=net.convolutional,
+        advice=partial(advice, config),
     )
 
 
