@@ -105,6 +105,11 @@ def gcil_cifar100(
     """GCIL on CIFAR-100: 20 phases of 1000 examples, 100 epochs (CLS-ER, uniform, 200: 200).
 
     The normalisation is CIFAR-10's, as in the official code.
+
+    Args:
+      method: row of the table.
+      memory_size: slots; 0 for a method without a memory.
+      distribution: of the classes.
     """
     pictures = {key: value for key, value in _PICTURES.items() if key != "class_order"}
     stream = StreamConfig(

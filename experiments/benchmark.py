@@ -41,7 +41,11 @@ TWINS = {
     ("clser", "mlp"): ("clser_step_seconds", ("batch_size", "replay_size", "memory_size")),
 }
 """What benchmark_torch.py can do in float32, by method and net: a function and its sizes."""
-CEILINGS = {"matmul": "large matrix products", "convolution": "3x3 convolutions of a ResNet-18"}
+CEILINGS = {
+    "matmul": "large matrix products",
+    "convolution": "3x3 convolutions of a ResNet-18",
+    "products": "the perceptron's products alone",
+}
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,8 @@ def measure(config: Config) -> dict[str, float | str]:
         cpu.append(time.process_time() - marks[-1])
         if len(chunks) == 2:  # before the ceilings take memory of their own
             best["peak_bytes"] = peak_bytes()
-            tops.update(ceilings(config.net, config.batch_size))
+            rows = config.batch_size + (_sizes(config)["replay_size"] if config.replay_size else 0)
+            tops.update(ceilings(config.net, rows, config.seeds))
         for name, once in tops.items():
             best[name] = max(best.get(name, 0.0), once())
         if workers is not None and len(chunks) > 1:
@@ -200,6 +205,8 @@ def lines(config: Config, numbers: dict[str, float | str]) -> list[str]:
         f"{n['flops_per_step'] / 1e9:.4g} GFLOP a step, {rate:.4g} GFLOP/s:",
     ]
     for name, text in CEILINGS.items():
+        if f"{name}_ceiling" not in n:
+            continue
         top, part = n[f"{name}_ceiling"] / 1e9, n[f"{name}_fraction"]
         told.append(f"  {part:.3f} of what {text} reach ({top:.4g} GFLOP/s)")
     if config.torch:

@@ -45,8 +45,12 @@ def step_flops(method: Method, hyper: PyTree, stream: Stream) -> float:
     return flops_of(method.phases[0].step, key, state, batch)
 
 
-def ceilings(net: NetConfig, batch_size: int) -> dict[str, Callable[[], float]]:
-    """Name -> a function that measures once, in flop/s: what this device does at best."""
+def ceilings(net: NetConfig, rows: int, seeds: int) -> dict[str, Callable[[], float]]:
+    """Name -> a function that measures once, in flop/s: what this device does at best.
+
+    ``rows`` are the examples of one forward pass; those of a perceptron are small, so it has a
+    ceiling of its own: nothing but its products, for as many seeds side by side.
+    """
     dtype, side = net.dtype, 1536 if jax.default_backend() == "cpu" else 8192
 
     def convolve(pairs):
@@ -57,13 +61,50 @@ def ceilings(net: NetConfig, batch_size: int) -> dict[str, Callable[[], float]]:
     pairs = []
     for stage in range(4):
         edge, channels = 32 >> stage, net.width << stage
-        shapes = (batch_size, edge, edge, channels), (3, 3, channels, channels)
+        shapes = (rows, edge, edge, channels), (3, 3, channels, channels)
         pairs.append(tuple(jnp.ones(shape, dtype) for shape in shapes))
     square = jnp.ones((side, side), dtype)
-    return {
+    tops = {
         "matmul": _rate(jnp.matmul, square, square),
         "convolution": _rate(convolve, pairs),
     }
+    if net.net == "mlp":
+        tops["products"] = _perceptron_rate(rows, seeds)
+    return tops
+
+
+def _perceptron_rate(rows: int, seeds: int, repeats: int = 200) -> Callable[[], float]:
+    """Forward and backward products of 784-100-100-10, ``repeats`` times in one compiled loop."""
+    sizes = [(784, 100), (100, 100), (100, 10)]
+    lanes = (seeds,) if seeds > 1 else ()
+    weights = [jnp.ones((*lanes, *size)) / 1000 for size in sizes]
+    start = jnp.ones((*lanes, rows, 784))
+
+    @jax.jit
+    def loop(x, weights):
+        def once(_, carry):
+            x, weights = carry
+            inputs = [x]
+            for w in weights:
+                inputs.append(inputs[-1] @ w)
+            g, new = inputs[-1], []
+            for i in (2, 1, 0):
+                new.append(weights[i] + 1e-9 * (jnp.swapaxes(inputs[i], -1, -2) @ g))
+                g = g @ jnp.swapaxes(weights[i], -1, -2) if i else g
+            return x, new[::-1]
+
+        return jax.lax.fori_loop(0, repeats, once, (x, weights))
+
+    forward = sum(a * b for a, b in sizes)
+    flops = 2 * repeats * seeds * rows * (3 * forward - 784 * 100)
+    jax.block_until_ready(loop(start, weights))
+
+    def measure() -> float:
+        begun = time.perf_counter()
+        jax.block_until_ready(loop(start, weights))
+        return flops / (time.perf_counter() - begun)
+
+    return measure
 
 
 def _rate(function: Callable, *arguments: PyTree) -> Callable[[], float]:

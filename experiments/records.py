@@ -1,32 +1,43 @@
 #!/usr/bin/env python
 """Puts the tables of records/ into README.md; a test holds the two equal.
 
-A record is the workdir of reproduce.py or compare.py, or JSON files of benchmark.py, with a NOTE.md
-that says in a few words what it is.
+A record is the workdir of reproduce.py, compare.py or a method's script, or JSON files of
+benchmark.py, with a NOTE.md that says in a few words what it is.
 """
 
 import json
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = "comparison.md", "summary.md"
 BEGIN, END = "<!-- records: made by experiments/records.py -->", "<!-- end of records -->"
 
 
 def block(records: Path) -> str:
     """Markdown: of every record its stream, note, table and folder."""
     parts = []
-    for folder in sorted(records.iterdir()):
+    for folder in sorted(records.iterdir(), key=_place):
         note = (folder / "NOTE.md").read_text(encoding="utf-8").strip()
-        if not (folder / "comparison.md").exists():
+        page = next((p for p in PAGES if (folder / p).exists()), None)
+        if page is None:
             parts.append(
                 f"**Speed** ([record](records/{folder.name}))\n\n{speed(folder)}\n\n{note}"
             )
             continue
-        lines = (folder / "comparison.md").read_text(encoding="utf-8").splitlines()
+        lines = (folder / page).read_text(encoding="utf-8").splitlines()
         title = lines[0].removeprefix("# ")
+        if (folder / "cells.json").exists():
+            cells = json.loads((folder / "cells.json").read_text(encoding="utf-8"))
+            title += f": {cells[0]['details']['stream']['name']}"
         table = "\n".join(line for line in lines if line.startswith("|"))
         parts.append(f"**{title}** ([record](records/{folder.name}))\n\n{table}\n\n{note}")
     return "\n\n".join(parts)
+
+
+def _place(folder: Path) -> tuple[bool, bool, bool, str]:
+    """Published tables first, Split MNIST before the others; speed last."""
+    ours = not (folder / "cells.json").exists()
+    return "benchmark" in folder.name, ours, "s_mnist" not in folder.name, folder.name
 
 
 def speed(folder: Path) -> str:
@@ -37,7 +48,7 @@ def speed(folder: Path) -> str:
     for path in sorted(folder.glob("*.json")):
         n = json.loads(path.read_text(encoding="utf-8"))
         net, ms, rate = n["net"]["net"], 1e3 * n["seconds_per_step"], n["examples_per_second"]
-        top = n["matmul_fraction" if net == "mlp" else "convolution_fraction"]
+        top = n["products_fraction" if net == "mlp" else "convolution_fraction"]
         rows.append(
             f"| {n['method']} | {net} | {n.get('seeds', 1)} | {ms:.3g} | {rate:,.0f} "
             f"| {n['compile_seconds']:.0f} | {top:.2f} | {n['ratio']:.2f} |"

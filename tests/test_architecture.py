@@ -100,7 +100,8 @@ LAZY = (
 """Heavy, or not always installed: imported inside the function that needs them."""
 
 FRONT_DOOR = (
-    r"(sync|losses|memory|herding|augment|metrics|evaluate|runner|streams\.(class_il|sources|stream)"
+    r"(sync|losses|memory|herding|augment|metrics|evaluate|runner|presets|reproduction"
+    r"|streams\.(class_il|domain_il|mnist360|gcil|blurry|rotation|sources|stream)"
     r"|nets\.(mlp|resnet|dualnet)|methods\.(?!__init__|base|dualnet_config)\w+)"
 )
 """Modules whose functions are called by users and by new methods."""
