@@ -90,6 +90,17 @@ def test_reservoir_oracle_of_the_baselines_card():
     pytest.fail("no key gave the draws of the oracle")
 
 
+def test_reservoir_oracle_of_the_clser_card(monkeypatch):
+    """Oracle 5: capacity 3, stream 0..9, NumPy's legacy generator with seed 0 -> [4, 1, 2]."""
+    rng = np.random.RandomState(0)
+    draws = np.array([0, 0, 0, *(rng.randint(0, n + 1) for n in range(3, 10))])
+    monkeypatch.setattr(jax.random, "randint", lambda *_: jnp.asarray(draws))
+    policy = reservoir(3)
+    empty = policy.init({"x": jnp.zeros(1, jnp.int32)})
+    memory = offer(policy, empty, range(10), jax.random.key(0))
+    assert memory.slots["x"].tolist() == [4, 1, 2]
+
+
 def test_sample_draws_without_replacement_and_uniformly():
     policy = reservoir(6)
     memory = offer(policy, policy.init({"x": jnp.zeros(1, jnp.int32)}), range(4), jax.random.key(0))

@@ -94,7 +94,7 @@ def test_oracle_3_the_likelier_copy_teaches():
     np.testing.assert_allclose(logit_mse(jnp.zeros((2, 3)), targets), 13 / 6, rtol=1e-6)
 
 
-def test_oracle_5_a_tie_goes_to_the_plastic_copy():
+def test_a_tie_goes_to_the_plastic_copy():
     stable, plastic = jnp.array([[1.0, 0, 0]]), jnp.array([[11.0, 10, 10]])
     np.testing.assert_array_equal(better_teacher(stable, plastic, jnp.array([0])), plastic)
 
@@ -289,6 +289,20 @@ def test_oracle_4_without_consistency_the_working_network_is_er():
     after, metrics = other.phases[0].step(jax.random.key(9), theirs, vectors(2))
     chex.assert_trees_all_close(params(after.model), params(states[3].working), rtol=1e-5)
     assert metrics["loss"] > 0
+
+
+def test_oracle_4_with_batch_statistics_only_these_differ_from_er():
+    """CLS-ER shows the replay once more, which moves running means and no parameter."""
+    method, hyper = built(normed(), {"consistency_weight": 0.0}, memory_size=8, replay_size=8)
+    other = er(ErConfig(memory_size=8, replay_size=8), normed(), augment=PLAIN)
+    states = walk(method, hyper.replace(learning_rate=0.01), steps=3)
+    mine = states[2]
+    theirs = other.init(jax.random.key(0), vectors(0), ErHyper(jnp.float32(0.01)))
+    theirs = theirs.replace(model=mine.working, memory=mine.memory)
+    after, _ = other.phases[0].step(jax.random.key(9), theirs, vectors(2))
+    working = states[3].working
+    chex.assert_trees_all_close(params(after.model), params(working), rtol=1e-4, atol=1e-6)
+    assert not np.allclose(after.model.vars.stats["mean"], working.vars.stats["mean"], rtol=1e-3)
 
 
 def test_mean_er_is_clser_whose_copies_are_one():
