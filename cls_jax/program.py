@@ -107,7 +107,9 @@ def make_advance(
         state, metrics = phase.step(key, run.state, gather(stream, method, data, row, task))
         return state, {name: jnp.asarray(v, jnp.float32) for name, v in metrics.items()}
 
-    def counted(run: Run, tally: Tally, data: Examples, row: Rows, task: Task, ragged: bool):
+    def counted(
+        ragged: bool, run: Run, tally: Tally, data: Examples, row: Rows, task: Task
+    ) -> tuple[Run, Tally]:
         state, metrics = one(run, data, row, task)
         finite = jnp.all(jnp.stack([jnp.isfinite(v) for v in metrics.values()]))
         good = tally.bad_step < 0
@@ -124,8 +126,9 @@ def make_advance(
             new = select(row.live, new, (run.state, run.step, tally))
         return run.replace(state=new[0], step=new[1]), new[2]
 
-    if lanes:
-        counted = jax.vmap(counted, in_axes=(0, 0, None, 0, 0, None))
+    def step_of(ragged: bool) -> Callable:
+        one_lane = partial(counted, ragged)
+        return jax.vmap(one_lane, in_axes=(0, 0, None, 0, 0)) if lanes else one_lane
 
     def at(rows: Rows, i: Array | int) -> Rows:
         return jax.tree.map(lambda leaf: leaf[:, i] if lanes else leaf[i], rows)
@@ -142,12 +145,12 @@ def make_advance(
         run: Run, tally: Tally, data: Examples, rows: Rows, task: Task, num_steps: Array, ragged
     ):
         def body(i, carry):
-            return counted(*carry, data, at(rows, i), task, ragged)
+            return step_of(ragged)(*carry, data, at(rows, i), task)
 
         return jax.lax.fori_loop(0, num_steps, body, (run, tally))
 
     whole = jax.jit(whole, donate_argnums=(0, 1), static_argnums=6)
-    single = jax.jit(counted, donate_argnums=(0, 1), static_argnums=5)
+    single = {ragged: jax.jit(step_of(ragged), donate_argnums=(0, 1)) for ragged in (False, True)}
 
     def advance(run: Run, rows: Rows, task: Task, num_steps: int) -> tuple[Run, Tally]:
         tally = fresh_tally(run, at(rows, 0), task)
@@ -155,7 +158,7 @@ def make_advance(
         if mode == "scan":
             return whole(run, tally, data, rows, task, np.int32(num_steps), ragged)
         for i in range(num_steps):
-            run, tally = single(run, tally, data, at(rows, i), task, ragged)
+            run, tally = single[ragged](run, tally, data, at(rows, i), task)
         return run, tally
 
     return advance
