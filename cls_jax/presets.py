@@ -8,7 +8,7 @@ Source: hyper-parameters stand in best_args.py, streams are those of NeurAI-Lab/
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -52,6 +52,23 @@ class Preset(NamedTuple):
     config: Any
     hyper: Any
     source: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Change:
+    """Departures from a published setting, which its table then tells; none by default.
+
+    Attributes:
+      data: another data set.
+      tasks: another number of tasks.
+      epochs: other passes over each task.
+      width: another width of the ResNet.
+    """
+
+    data: str | None = None
+    tasks: int | None = None
+    epochs: int | None = None
+    width: int | None = None
 
 
 def s_mnist(method: str, memory_size: int = 0) -> Preset:

@@ -1,8 +1,7 @@
 #!/usr/bin/env python
 """Runs the cells of a published table, prints published, ours and the difference; writes a record.
 
-python experiments/reproduce.py s_mnist --methods clser er --memory-sizes 500 --workdir runs/s_mnist
-Table s_mnist_ablations takes CLS-ER apart. Changes of the setting are told below the table.
+E.g. s_mnist --methods clser er --memory-sizes 500 --data-dir ~/tensorflow_datasets --workdir runs/s
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +12,7 @@ from tyro.conf import Positional, arg
 
 from cls_jax.cli import flat, run_main
 from cls_jax.experiment import RunConfig, check_execution, execute, make_method, make_stream
-from cls_jax.presets import ablations, cells, changed, settings
+from cls_jax.presets import TABLES, Change, ablations, cells, changed, settings
 from cls_jax.reproduction import Cell, read_published, reproduction_sheet, write_reproduction
 from cls_jax.sheet import rich_table, show
 from cls_jax.types import InputError
@@ -21,22 +20,14 @@ from cls_jax.workdir import prepare_workdir
 
 
 @dataclass(frozen=True)
-class Change:
-    """Departures from the published setting; none by default."""
-
-    data: str | None = None
-    tasks: int | None = None
-    epochs: int | None = None
-    width: int | None = None
-
-
-@dataclass(frozen=True)
 class Config:
     """What to reproduce; all rows and buffers of the table if not given."""
 
-    table: Positional[str] = "s_mnist"
-    methods: tuple[str, ...] = ()
-    memory_sizes: tuple[int, ...] = ()
+    table: Positional[Annotated[str, arg(help=f"{', '.join(TABLES)}, s_mnist_ablations.")]] = (
+        "s_mnist"
+    )
+    methods: Annotated[tuple[str, ...], arg(help="rows of the table.")] = ()
+    memory_sizes: Annotated[tuple[int, ...], arg(help="buffers of those that have one.")] = ()
     data_dir: Annotated[str | None, arg(help="where tfds data sets lie.")] = None
     change: flat(Change) = Change()
     run: flat(RunConfig) = RunConfig(seeds=tuple(range(10)))
