@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -87,6 +88,18 @@ def small_method(name: str, **changes):
     nets = toy_dualnets(CLASSES, predictor=config.objective in NEEDS_PREDICTOR)
     sizes = {"num_classes": CLASSES, "num_tasks": TASKS}
     return dualnet(config, nets, augment=setting.augment, **sizes), row.hyper()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Drops compiled programs before there are too many.
+
+    Each of them takes memory maps, a process may have 65,530 on Linux, and XLA crashes beyond.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 15_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Reservoir and ring against hand-worked cases, a slow loop and the law of large numbers."""
 
 from collections import Counter
+from functools import cache
 
 import chex
 import jax
@@ -251,8 +252,14 @@ def test_a_compiled_loop_writes_memory_in_place(lanes):
 # --- class_balanced -------------------------------------------------------------------------------
 
 
-def empty_balanced(capacity, num_classes):
+@cache
+def compiled_balanced(capacity, num_classes):
     policy = class_balanced(capacity, num_classes)
+    return policy._replace(add=jax.jit(policy.add))
+
+
+def empty_balanced(capacity, num_classes):
+    policy = compiled_balanced(capacity, num_classes)
     return policy, policy.init({"x": jnp.zeros(1, jnp.int32), "y": jnp.zeros(1, jnp.int32)})
 
 
