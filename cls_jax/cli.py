@@ -74,8 +74,9 @@ def run_main(
 ) -> Any:
     """Parses, calls ``main(config)`` and returns what it gives; arguments as ``parse``.
 
-    Exit codes: 2 for input that cannot work (one sentence on stderr), 1 for training that
-    diverged, 130 for Ctrl-C. Any other exception is a defect and keeps its traceback.
+    Exit codes: 2 for input that cannot work (one sentence on stderr), 1 for training that diverged
+    or a disk that failed, 130 for Ctrl-C, 0 for a run that SIGTERM stopped and that is saved. Any
+    other exception is a defect and keeps its traceback.
     """
     config = parse(
         config_class, presets, default_preset=default_preset, argv=argv, description=description
@@ -84,14 +85,19 @@ def run_main(
         return main(config)
     except KeyboardInterrupt:
         _stop("interrupted", 130)
-    except (ValueError, ArithmeticError) as error:
+    except Exception as error:
+        from cls_jax.checkpoint import SaveFailed
         from cls_jax.runner import Diverged
+        from cls_jax.stopping import Stopped
         from cls_jax.types import InputError
+        from cls_jax.workdir import command
 
-        if isinstance(error, InputError):
-            _stop(f"error: {error}", 2)
-        if isinstance(error, Diverged):
-            _stop(f"error: {error}", 1)
+        if isinstance(error, Stopped):
+            _stop(f"{error}; the same command goes on:\n  {command()}", error.code)
+        codes = {InputError: 2, Diverged: 1, SaveFailed: 1}
+        for kind, code in codes.items():
+            if isinstance(error, kind):
+                _stop(f"error: {error}", code)
         raise
 
 

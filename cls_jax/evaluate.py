@@ -7,7 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cls_jax.feed import Road
+from cls_jax.mesh import spread
 from cls_jax.methods.base import Method
+from cls_jax.placement import DATA, Placement
 from cls_jax.streams.stream import Schedule, Stream
 from cls_jax.types import Array, PyTree, Task
 
@@ -17,11 +20,13 @@ EVAL_BATCH = 256
 class EvaluateFn(Protocol):
     """Accuracy on tasks ``0 .. upto`` of one state: float32[views, 2, T], NaN beyond ``upto``.
 
+    ``road`` is that of the test split.
+
     Axis 1 is (class-IL, task-IL). With lanes, states and schedules carry a leading axis and so does
     what comes out.
     """
 
-    def __call__(self, state: PyTree, schedule: Schedule, upto: int) -> np.ndarray: ...
+    def __call__(self, state: PyTree, schedule: Schedule, road: Road, upto: int) -> np.ndarray: ...
 
 
 def hidden_task(num_classes: int) -> Task:
@@ -39,7 +44,7 @@ def _predictors(method: Method) -> list[Callable]:
     return [method.predict, *method.views.values()]
 
 
-def make_evaluate(method: Method, stream: Stream, *, lanes: bool) -> EvaluateFn:
+def make_evaluate(method: Method, stream: Stream, placement: Placement) -> EvaluateFn:
     """Builds the evaluation of ``method`` on the test sets of ``stream``; compiled once.
 
     class-IL: the largest logit of all classes is the answer. task-IL: the largest among the classes
@@ -48,19 +53,18 @@ def make_evaluate(method: Method, stream: Stream, *, lanes: bool) -> EvaluateFn:
 
     Args:
       method: whose ``predict`` and ``views`` are scored.
-      stream: its test examples live on the device from here on.
-      lanes: states and schedules are stacked over seeds.
+      stream: its test sets.
+      placement: of the lanes; where they are stacked, so are states and schedules.
 
     Returns:
       An EvaluateFn.
     """
-    data_x, data_y = jnp.asarray(stream.source.test.x), jnp.asarray(stream.source.test.y)
     told = method.needs.told_task_at_test
 
-    def count(state, data_x, data_y, index, classes, number, context):
+    def count(state, data, index, classes, number, context):
         """int32[views, 2]: right answers among the rows of ``index``."""
         valid = index >= 0
-        x, y = data_x[index], data_y[index]
+        x, y = spread(data.x[index]), data.y[index]
         if stream.transform is not None:
             x = stream.transform(x, context)
         hidden = hidden_task(stream.num_classes)
@@ -74,11 +78,9 @@ def make_evaluate(method: Method, stream: Stream, *, lanes: bool) -> EvaluateFn:
             scores.append(jnp.stack([jnp.sum(r & valid) for r in right]))
         return jnp.stack(scores)
 
-    if lanes:
-        count = jax.vmap(count, in_axes=(0, None, None, 0, 0, None, 0))
-    count = jax.jit(count)
+    count = placement.compile(count, (0, DATA, 0, 0, None, 0))
 
-    def evaluate(state: PyTree, schedule: Schedule, upto: int) -> np.ndarray:
+    def evaluate(state: PyTree, schedule: Schedule, road: Road, upto: int) -> np.ndarray:
         index = schedule.test_index
         width = index.shape[-1]
         batch = min(EVAL_BATCH, width)
@@ -86,7 +88,7 @@ def make_evaluate(method: Method, stream: Stream, *, lanes: bool) -> EvaluateFn:
         index = _pad_last(index, len(starts) * batch)
         rows: list[Array | float] = []
         for j in range(stream.num_tasks):
-            pick = lambda leaf, j=j: leaf[:, j] if lanes else leaf[j]  # noqa: E731
+            pick = lambda leaf, j=j: leaf[:, j] if placement.stacked else leaf[j]  # noqa: E731
             if j > upto:
                 continue
             context = jax.tree.map(pick, schedule.test_context)
@@ -96,7 +98,8 @@ def make_evaluate(method: Method, stream: Stream, *, lanes: bool) -> EvaluateFn:
                 if (part < 0).all():
                     continue
                 classes = pick(schedule.task_classes)
-                right += count(state, data_x, data_y, part, classes, np.int32(j), context)
+                data, part = road.look(part)
+                right += count(state, data, part, classes, np.int32(j), context)
             total = (pick(schedule.test_index) >= 0).sum(axis=-1)
             rows.append(np.asarray(right, np.float64) / total[..., None, None])
         missing = np.full_like(rows[0], np.nan)

@@ -1,24 +1,17 @@
-"""What every experiment script shares: flags that fix data, network and execution, and one call.
+"""What is learned by what: the flags that fix a stream, and a method fitted to it.
 
 A script adds its method's Config and Hyper and its presets; see experiments/dualnet_cifar.py.
 """
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
-from typing import Any, Literal
-
-import jax
+from typing import Any, Literal, NamedTuple
 
 from cls_jax.augment import Kind, Normalisation, recipe
-from cls_jax.console import console, fan_out, tensorboard
-from cls_jax.events import Result
 from cls_jax.methods import METHODS, Setting
-from cls_jax.methods.base import Method, no_advice
+from cls_jax.methods.base import Method
 from cls_jax.nets.choose import NetConfig
-from cls_jax.plan import Plan, check_run
-from cls_jax.runner import sweep
 from cls_jax.streams.blurry import blurry
 from cls_jax.streams.class_il import class_il
 from cls_jax.streams.domain_il import permuted, rotated
@@ -27,7 +20,6 @@ from cls_jax.streams.mnist360 import mnist360
 from cls_jax.streams.sources import load
 from cls_jax.streams.stream import Stream
 from cls_jax.types import InputError, PyTree
-from cls_jax.workdir import prepare_workdir
 
 
 @dataclass(frozen=True)
@@ -83,31 +75,6 @@ class StreamConfig:
     view_flip: bool = False
 
 
-@dataclass(frozen=True)
-class RunConfig:
-    """How it is run and where the results go.
-
-    Attributes:
-      seeds: one run each; a seed fixes class order, initial weights and every draw.
-      workdir: folder of the results; nothing is written if not given.
-      chunk: steps between two looks of the progress bar; chosen by the mode if not given.
-      mode: compiled loop over steps (scan), Python loop over compiled steps (loop), or what is
-        fast on this device.
-      over_seeds: seeds one after another, in one program (vmap), or what is fast.
-      tensorboard: write TensorBoard files into the workdir.
-      sweep: a field of the method's Hyper and its values, e.g. hyper.learning_rate 0.03 0.1; each
-        value gets all seeds, dense networks all of them in one program.
-    """
-
-    seeds: tuple[int, ...] = (0,)
-    workdir: str | None = None
-    chunk: int | None = None
-    mode: Literal["auto", "loop", "scan"] = "auto"
-    over_seeds: Literal["auto", "sequential", "vmap"] = "auto"
-    tensorboard: bool = False
-    sweep: tuple[str, ...] = ()
-
-
 def make_stream(config: StreamConfig) -> Stream:
     """Loads the data and makes the scenario; every InputError comes before any compute.
 
@@ -156,10 +123,27 @@ _SCENARIOS: dict[str, tuple[Callable[..., Stream], tuple[str, ...]]] = {
 def make_method(
     name: str, method_config: Any, stream: Stream, config: StreamConfig, net: NetConfig
 ) -> Method:
-    """The method of the table's row ``name``, fitted to the stream."""
-    images = stream.source.train.x.ndim == 4
+    """The method of the table's row ``name``, fitted to the stream.
+
+    Raises:
+      InputError: for a network or an augmentation that does not fit the data.
+    """
+    sizes = stream.num_classes, stream.num_tasks
+    return fit_method(name, method_config, config, net, stream.source.train.x.shape[1:], sizes)
+
+
+def fit_method(
+    name: str,
+    method_config: Any,
+    config: StreamConfig,
+    net: NetConfig,
+    shape: tuple[int, ...],
+    sizes: tuple[int, int],
+) -> Method:
+    """``make_method`` without the data: for examples of ``shape``, (classes, tasks) ``sizes``."""
+    images = len(shape) == 3
     augment = recipe(
-        stream.source.train.x.shape[1:],
+        shape,
         normalisation=config.normalisation,
         crop_padding=config.crop_padding,
         flip=config.flip,
@@ -168,91 +152,51 @@ def make_method(
         view_flip=config.view_flip,
     )
     if not images and net.net != "mlp":
-        raise InputError(f"{stream.source.name} holds vectors, not images; use --net mlp")
+        raise InputError(f"data {config.data} holds vectors, not images; use --net mlp")
     if hasattr(method_config, "semi_supervised") and config.label_fraction < 1.0:
         method_config = replace(method_config, semi_supervised=True)
-    setting = Setting(net, augment, stream.num_classes, stream.num_tasks)
-    return METHODS[name].build(method_config, setting)
+    return METHODS[name].build(method_config, Setting(net, augment, *sizes))
 
 
-def swept(hyper: PyTree, asked: Sequence[str]) -> dict[str, PyTree]:
-    """Label -> Hyper for every value of a sweep; without one, the Hyper as it is, labelled "".
+class Learner(NamedTuple):
+    """A method with all it needs to run, and the words from which it can be built again.
 
-    Args:
-      hyper: where everything else comes from.
-      asked: a field, with or without "hyper." before it, and its values.
+    Attributes:
+      method, hyper, stream: what learns what.
+      recipe: row of the table, configs, shapes; JSON-ready.
+    """
+
+    method: Method
+    hyper: PyTree
+    stream: Stream
+    recipe: Mapping[str, Any]
+
+
+def make_learner(
+    name: str,
+    method_config: Any,
+    hyper: PyTree,
+    stream: Stream,
+    config: StreamConfig,
+    net: NetConfig,
+    *,
+    label: str | None = None,
+) -> Learner:
+    """The method of the table's row ``name`` on ``stream``, called ``label`` if given.
 
     Raises:
-      InputError: for an unknown field, a value that is no number, or no value.
+      InputError: as ``make_method``.
     """
-    if not asked:
-        return {"": hyper}
-    name, *values = asked
-    name = name.removeprefix("hyper.")
-    known = [field.name for field in fields(hyper)]
-    if name not in known:
-        raise InputError(f"sweep names {asked[0]!r}; the method has {', '.join(known)}")
-    if not values or len(set(values)) < len(values):
-        raise InputError(f"sweep over {name} has the values {values}; give each once, at least one")
-    try:
-        return {f"{name}={value}": replace(hyper, **{name: float(value)}) for value in values}
-    except ValueError:
-        raise InputError(f"sweep over {name} has the values {values}; give numbers") from None
-
-
-def check_execution(
-    methods: list[tuple[Method, PyTree]], config: RunConfig
-) -> tuple[Plan, list[dict[str, PyTree]]]:
-    """The plan, and the Hypers of each method by label, once all of them are found good.
-
-    Raises:
-      InputError: for bad seeds, hyper-parameters, plan or sweep.
-    """
-    plan = Plan(chunk=config.chunk, mode=config.mode, over_seeds=config.over_seeds)
-    values = [swept(hyper, config.sweep) for _, hyper in methods]
-    for (method, _), hypers in zip(methods, values, strict=True):
-        for hyper in hypers.values():
-            check_run(method, hyper, config.seeds, plan)
-    if config.tensorboard and config.workdir is None:
-        raise InputError("tensorboard needs a folder; give --workdir")
-    return plan, values
-
-
-def _advise(methods: list[tuple[Method, PyTree]], stream: Stream, seeds: Sequence[int]) -> None:
-    """Prints on stderr what the methods say of so short a stream."""
-    for method, hyper in methods:
-        if method.advice is not no_advice:
-            num_steps = len(stream.schedule(jax.random.key(seeds[0])).index)
-            if told := method.advice(hyper, num_steps):
-                print(f"warning: {told}", file=sys.stderr)
-
-
-def execute(
-    methods: list[tuple[Method, PyTree]], stream: Stream, config: RunConfig, record: Any
-) -> list[Result]:
-    """Runs methods one after another on one stream, with the console and the logs asked for.
-
-    Args:
-      methods: each with its Hyper, which a sweep varies.
-      stream: what all of them see.
-      config: seeds, plan and where to write.
-      record: the whole config of the experiment, a dataclass; kept in the workdir, if there is one,
-        which is made only once everything has been checked.
-
-    Raises:
-      InputError: for bad seeds, hyper-parameters, plan or workdir, before any compute.
-      Diverged: when a metric is not finite.
-    """
-    plan, values = check_execution(methods, config)
-    if config.workdir is not None:
-        prepare_workdir(config.workdir, asdict(record))
-    _advise(methods, stream, config.seeds)
-    results = []
-    logs = config.workdir if config.tensorboard else None
-    for number, ((method, _), hypers) in enumerate(zip(methods, values, strict=True)):
-        with console(stream_line=number == 0) as see, tensorboard(logs) as log:
-            how = {"seeds": config.seeds, "plan": plan, "observe": fan_out(see, log)}
-            found = sweep(method, stream, list(hypers.values()), **how)
-        for label, result in zip(hypers, found, strict=True):
-            results.append(result._replace(method=f"{method.name} {label}".strip()))
-    return results
+    method = make_method(name, method_config, stream, config, net)
+    x = stream.source.train.x
+    words = {
+        "row": name,
+        "method": asdict(method_config),
+        "net": asdict(net),
+        "stream": asdict(config),
+        "shape": x.shape[1:],
+        "dtype": x.dtype.name,
+        "num_classes": stream.num_classes,
+        "num_tasks": stream.num_tasks,
+    }
+    return Learner(method._replace(name=label or method.name), hyper, stream, words)

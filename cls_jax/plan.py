@@ -6,7 +6,9 @@ from typing import Literal, NamedTuple
 import jax
 
 from cls_jax.checks import check_hyper, check_seeds
+from cls_jax.feed import CHUNK_BYTES, DEVICE_BYTES, num_bytes
 from cls_jax.methods.base import Method
+from cls_jax.streams.stream import Stream
 from cls_jax.types import InputError, PyTree
 
 
@@ -17,52 +19,114 @@ class Plan(NamedTuple):
       chunk: steps between two looks of Python; None is 20 in mode "loop" and 500 in mode "scan".
       mode: "loop", "scan", or "auto": loop for convolutional steps on a CPU, else scan.
       over_seeds: "sequential" (bitwise the single runs), "vmap" (one program for all seeds, equal
-        to rounding), or "auto": vmap where the mode is scan.
+        to rounding), "devices" (one seed a device, bitwise the single runs), or "auto": vmap where
+        the mode is scan and one device computes, else sequential.
+      devices: over "devices" how many seeds at a time, else over how many devices each batch is
+        split; None: all local devices for seeds, all devices of a run of several processes, else 1.
+      data: whether examples lie on the "device" or are gathered on the "host", a chunk ahead;
+        "auto": on the host from feed.DEVICE_BYTES on.
+      profile: a folder for a JAX profiler trace of the second chunk; None writes none.
     """
 
     chunk: int | None = None
     mode: Literal["auto", "loop", "scan"] = "auto"
-    over_seeds: Literal["auto", "sequential", "vmap"] = "auto"
+    over_seeds: Literal["auto", "sequential", "vmap", "devices"] = "auto"
+    devices: int | None = None
+    data: Literal["auto", "device", "host"] = "auto"
+    profile: str | None = None
 
 
-def resolve(plan: Plan, method: Method, num_seeds: int) -> Plan:
-    """The plan with every "auto" decided.
+CHOICES = {
+    "mode": ("auto", "loop", "scan"),
+    "over_seeds": ("auto", "sequential", "vmap", "devices"),
+    "data": ("auto", "device", "host"),
+}
+
+
+def resolve(plan: Plan, method: Method, stream: Stream, num_lanes: int) -> Plan:
+    """The plan with every choice made.
 
     Args:
       plan: as the user gave it.
       method: whose steps may be convolutional.
-      num_seeds: a single seed is never vmapped.
+      stream: its batches must divide evenly over devices; its data may be too large for one.
+      num_lanes: a single one is never vmapped.
 
     Raises:
-      InputError: for a chunk below 1 or an unknown choice.
+      InputError: for a number below 1, an unknown choice, more devices than there are, or choices
+        that exclude each other.
     """
-    if plan.chunk is not None and plan.chunk < 1:
-        raise InputError(f"chunk must be at least 1 step, got {plan.chunk}")
-    for name, choices in (
-        ("mode", ("auto", "loop", "scan")),
-        ("over_seeds", ("auto", "sequential", "vmap")),
-    ):
+    for name, unit in (("chunk", "step"), ("devices", "device")):
+        value = getattr(plan, name)
+        if value is not None and value < 1:
+            raise InputError(f"{name} must be at least 1 {unit}, got {value}")
+    for name, choices in CHOICES.items():
         if getattr(plan, name) not in choices:
             raise InputError(f"{name} must be one of {choices}, got {getattr(plan, name)!r}")
-    mode, over_seeds = plan.mode, plan.over_seeds
+    mode, over_seeds, devices, data = plan.mode, plan.over_seeds, plan.devices, plan.data
     if mode == "auto":
         slow_in_loops = method.convolutional and jax.default_backend() == "cpu"
         mode = "loop" if slow_in_loops else "scan"
-    if num_seeds == 1:
+    devices = _num_devices(plan, num_lanes)
+    if over_seeds == "auto":
+        over_seeds = "vmap" if mode == "scan" and devices == 1 else "sequential"
+    if num_lanes == 1:
         over_seeds = "sequential"
-    elif over_seeds == "auto":
-        over_seeds = "vmap" if mode == "scan" else "sequential"
+    if over_seeds == "vmap" and devices > 1:
+        raise InputError(
+            f"over_seeds is 'vmap' and devices {devices}; use 'devices' for one seed a device, or "
+            "'sequential' to split each batch over the devices"
+        )
+    if over_seeds == "sequential" and stream.batch_size % devices:
+        raise InputError(
+            f"devices is {devices}, over which batches of {stream.batch_size} cannot be split "
+            "evenly; give a batch_size that is a multiple of it"
+        )
+    if data == "auto":
+        data = "host" if num_bytes(stream.source.train) > DEVICE_BYTES else "device"
     chunk = plan.chunk or (20 if mode == "loop" else 500)
-    return Plan(chunk=chunk, mode=mode, over_seeds=over_seeds)
+    if data == "host":
+        example = num_bytes(stream.source.train) // max(len(stream.source.train.y), 1)
+        chunk = min(chunk, max(1, CHUNK_BYTES // max(1, stream.batch_size * example)))
+    return Plan(chunk, mode, over_seeds, devices, data, plan.profile)
+
+
+def _num_devices(plan: Plan, num_lanes: int) -> int:
+    processes, local = jax.process_count(), jax.local_device_count()
+    if plan.over_seeds == "devices" and num_lanes > 1:
+        if processes > 1:
+            raise InputError(
+                "over_seeds is 'devices', which is for one process; start one process for each "
+                "part of the seeds, or leave it out to split batches over all processes"
+            )
+        there, devices = local, min(plan.devices or local, num_lanes)
+    else:
+        there = jax.device_count()
+        devices = plan.devices or (there if processes > 1 else 1)
+        if processes > 1 and devices != there:
+            raise InputError(
+                f"devices is {devices}, but the {processes} processes have {there}; leave it out"
+            )
+    if (plan.devices or devices) > there:
+        raise InputError(
+            f"devices is {plan.devices}, but JAX sees {there} ({jax.default_backend()}); give at "
+            "most that many (to try it on a CPU: set the variable JAX_NUM_CPU_DEVICES)"
+        )
+    return devices
 
 
 def check_run(
-    method: Method, hyper: PyTree, seeds: Sequence[int], plan: Plan, num_lanes: int | None = None
+    method: Method,
+    stream: Stream,
+    hyper: PyTree,
+    seeds: Sequence[int],
+    plan: Plan,
+    num_lanes: int | None = None,
 ) -> Plan:
-    """The plan with every "auto" decided, once seeds, hyper-parameters and plan are found good.
+    """The plan with every choice made, once seeds, hyper-parameters and plan are found good.
 
     Args:
-      method, hyper, seeds, plan: as for ``run``.
+      method, stream, hyper, seeds, plan: as for ``run``.
       num_lanes: runs in all; as many as seeds if not given.
 
     Raises:
@@ -70,4 +134,4 @@ def check_run(
     """
     check_seeds(seeds)
     check_hyper(hyper)
-    return resolve(plan, method, num_lanes or len(seeds))
+    return resolve(plan, method, stream, num_lanes or len(seeds))

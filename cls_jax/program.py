@@ -15,14 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from cls_jax.evaluate import hidden_task
+from cls_jax.evaluate import hidden_task, view_names
+from cls_jax.mesh import gathered, spread
 from cls_jax.methods.base import Method, Phase
+from cls_jax.placement import DATA, Placement
 from cls_jax.rows import Rows
 from cls_jax.streams.stream import Examples, Stream
 from cls_jax.sync import select
 from cls_jax.types import Array, Batch, Metrics, PyTree, Task
 
-STEPS, BOUNDARIES = 2, 3  # purposes of a run's key; runner.py has the others
+INIT, STEPS, BOUNDARIES = 1, 2, 3  # purposes of a run's key; journey.py has 0
 
 
 @struct.dataclass
@@ -42,6 +44,29 @@ class Run:
     matrix: Array
 
 
+def birth(
+    method: Method, shape: tuple[int, ...], dtype: str, sizes: tuple[int, int], hyper, seed
+) -> Run:
+    """A lane's Run before anything was learned.
+
+    Args:
+      method: whose ``init`` makes the state.
+      shape, dtype: of one example.
+      sizes: batch size and number of tasks.
+      hyper, seed: of the lane.
+    """
+    b, num_tasks = sizes
+    yes, zero = jnp.ones((b,), bool), jnp.zeros((b,), jnp.int32)
+    example = Batch(jnp.zeros((b, *shape), dtype), y=zero, task=zero, valid=yes, labelled=yes)
+    key = jax.random.key(seed)
+    return Run(
+        state=method.init(jax.random.fold_in(key, INIT), example, hyper),
+        key=key,
+        step=jnp.int32(0),
+        matrix=jnp.full((len(view_names(method)), 2, num_tasks + 1, num_tasks), jnp.nan),
+    )
+
+
 @struct.dataclass
 class Tally:
     """What leaves a chunk beside the run.
@@ -59,15 +84,20 @@ class Tally:
 
 
 class AdvanceFn(Protocol):
-    """Runs ``num_steps`` rows from the front of ``rows``; the Run that went in is donated."""
+    """Runs ``num_steps`` rows from the front of ``rows``; the Run that went in is donated.
 
-    def __call__(self, run: Run, rows: Rows, task: Task, num_steps: int) -> tuple[Run, Tally]: ...
+    ``data`` are the examples that ``rows`` number, as ``feed.py`` hands them over.
+    """
+
+    def __call__(
+        self, run: Run, data: Examples, rows: Rows, task: Task, num_steps: int
+    ) -> tuple[Run, Tally]: ...
 
 
 def gather(stream: Stream, method: Method, data: Examples, row: Rows, task: Task) -> Batch:
     """The batch of one row: examples from the device, what must not be seen blanked out."""
     valid = row.index >= 0
-    x, y = data.x[row.index], data.y[row.index]
+    x, y = spread(data.x[row.index]), data.y[row.index]
     if stream.transform is not None:
         x = stream.transform(x, row.context)
     labelled = valid & row.labelled
@@ -85,20 +115,18 @@ def make_advance(
     method: Method,
     stream: Stream,
     phase: Phase,
-    data: Examples,
+    placement: Placement,
     *,
     mode: Literal["loop", "scan"],
-    lanes: bool,
 ) -> AdvanceFn:
     """Builds and caches the compiled chunk of one phase.
 
     Args:
       method, stream, phase: what runs.
-      data: the training split on the device.
+      placement: of the lanes. Where they are stacked, a lane whose row is not live keeps its run as
+        it was. Chunks that have such rows are a program of their own, because keeping costs a copy
+        of the state, memory included, at every step.
       mode: see the module's docstring.
-      lanes: runs, rows and tasks are stacked over seeds; a lane whose row is not live keeps its
-        run as it was. Chunks that have such rows are a program of their own, because keeping costs
-        a copy of the state, memory included, at every step.
     """
 
     @jax.jit  # traced once; both uses below take it from the cache
@@ -110,7 +138,7 @@ def make_advance(
     def counted(
         ragged: bool, run: Run, tally: Tally, data: Examples, row: Rows, task: Task
     ) -> tuple[Run, Tally]:
-        state, metrics = one(run, data, row, task)
+        state, metrics = gathered(one(run, data, row, task))
         finite = jnp.all(jnp.stack([jnp.isfinite(v) for v in metrics.values()]))
         good = tally.bad_step < 0
         new = (
@@ -126,67 +154,73 @@ def make_advance(
             new = select(row.live, new, (run.state, run.step, tally))
         return run.replace(state=new[0], step=new[1]), new[2]
 
-    def step_of(ragged: bool) -> Callable:
-        one_lane = partial(counted, ragged)
-        return jax.vmap(one_lane, in_axes=(0, 0, None, 0, 0)) if lanes else one_lane
+    def fresh_tally(run: Run, data: Examples, rows: Rows, task: Task) -> Tally:
+        row = jax.tree.map(lambda leaf: leaf[0], rows)
+        _, metrics = jax.eval_shape(one, run, data, row, task)
+        return Tally(
+            sums={name: jnp.float32(0) for name in metrics},
+            last_good={name: jnp.float32(jnp.nan) for name in metrics},
+            bad_step=jnp.int32(-1),
+        )
 
-    def at(rows: Rows, i: Array | int) -> Rows:
-        return jax.tree.map(lambda leaf: leaf[:, i] if lanes else leaf[i], rows)
-
-    def fresh_tally(run: Run, row: Rows, task: Task) -> Tally:
-        per_lane = jax.vmap(one, in_axes=(0, None, 0, 0)) if lanes else one
-        _, metrics = jax.eval_shape(per_lane, run, data, row, task)
-        none = jnp.full(run.step.shape, -1, jnp.int32)
-        nan = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan), metrics)
-        zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), metrics)
-        return Tally(sums=zero, last_good=nan, bad_step=none)
-
-    def whole(
-        run: Run, tally: Tally, data: Examples, rows: Rows, task: Task, num_steps: Array, ragged
-    ):
+    def whole(ragged: bool, run: Run, data: Examples, rows: Rows, task: Task, num_steps: Array):
         def body(i, carry):
-            return step_of(ragged)(*carry, data, at(rows, i), task)
+            row = jax.tree.map(lambda leaf: leaf[i], rows)
+            return counted(ragged, *carry, data, row, task)
 
-        return jax.lax.fori_loop(0, num_steps, body, (run, tally))
+        return jax.lax.fori_loop(0, num_steps, body, (run, fresh_tally(run, data, rows, task)))
 
-    whole = jax.jit(whole, donate_argnums=(0, 1), static_argnums=6)
-    single = {ragged: jax.jit(step_of(ragged), donate_argnums=(0, 1)) for ragged in (False, True)}
+    def compiled(fn: Callable, in_axes: tuple, donate: tuple[int, ...]) -> dict[bool, Callable]:
+        both = (False, True) if placement.stacked else (False,)
+        return {ragged: placement.compile(partial(fn, ragged), in_axes, donate) for ragged in both}
 
-    def advance(run: Run, rows: Rows, task: Task, num_steps: int) -> tuple[Run, Tally]:
-        tally = fresh_tally(run, at(rows, 0), task)
+    wholes = compiled(whole, (0, DATA, 0, 0, None), (0,))
+    singles = compiled(counted, (0, 0, DATA, 0, 0), (0, 1))
+    tallies = placement.compile(fresh_tally, (0, DATA, 0, 0))
+
+    def advance(
+        run: Run, data: Examples, rows: Rows, task: Task, num_steps: int
+    ) -> tuple[Run, Tally]:
         ragged = not rows.live[..., :num_steps].all()
         if mode == "scan":
-            return whole(run, tally, data, rows, task, np.int32(num_steps), ragged)
+            return wholes[ragged](run, data, rows, task, np.int32(num_steps))
+        tally = tallies(run, data, rows, task)
         for i in range(num_steps):
-            run, tally = single[ragged](run, tally, data, at(rows, i), task)
+            row = jax.tree.map(lambda leaf: leaf[:, i] if placement.stacked else leaf[i], rows)  # noqa: B023
+            run, tally = singles[ragged](run, tally, data, row, task)
         return run, tally
 
     return advance
 
 
-def make_boundary(method: Method, stream: Stream, data: Examples, *, lanes: bool) -> Callable:
-    """Builds ``boundary(fn, run, number, task, rows) -> Run`` for the method's boundary functions.
+def make_boundary(method: Method, stream: Stream, placement: Placement) -> Callable:
+    """Builds ``boundary(fn, run, data, number, task, rows) -> Run`` for boundary functions.
 
-    ``number`` tells the boundaries of a run apart, for the key; the Run is donated. ``rows`` are
-    those whose examples are handed over, always equally many, or None.
+    ``number`` tells the boundaries of a run apart, for the key; the Run is donated. ``rows``, which
+    number ``data``, are those whose examples are handed over, always equally many, or None.
     """
     hidden = hidden_task(stream.num_classes)
     compiled: dict[Callable, Callable] = {}
 
-    def apply(fn: Callable, run: Run, number: Array, task: Task, rows: Rows | None, data) -> Run:
+    def apply(fn: Callable, run: Run, data: Examples, number: Array, task: Task, rows: Rows | None):
         key = jax.random.fold_in(jax.random.fold_in(run.key, BOUNDARIES), number)
         told = task if method.needs.told_task else hidden
         batch = None
         if rows is not None:
             batch = jax.vmap(lambda row: gather(stream, method, data, row, task))(rows)
             batch = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
-        return run.replace(state=fn(key, run.state, told, batch))
+        return run.replace(state=gathered(fn(key, run.state, told, batch)))
 
-    def boundary(fn: Callable, run: Run, number: int, task: Task, rows: Rows | None = None) -> Run:
+    def boundary(
+        fn: Callable,
+        run: Run,
+        data: Examples | None,
+        number: int,
+        task: Task,
+        rows: Rows | None = None,
+    ) -> Run:
         if fn not in compiled:
-            one = partial(apply, fn)
-            one = jax.vmap(one, in_axes=(0, None, 0, 0, None)) if lanes else one
-            compiled[fn] = jax.jit(one, donate_argnums=0)
-        return compiled[fn](run, np.int32(number), task, rows, data)
+            compiled[fn] = placement.compile(partial(apply, fn), (0, DATA, None, 0, 0), (0,))
+        return compiled[fn](run, data, np.int32(number), task, rows)
 
     return boundary

@@ -23,6 +23,7 @@ from cls_jax.workdir import (
     write_config,
     write_file,
     write_json,
+    writing,
 )
 
 __all__ = [
@@ -70,8 +71,10 @@ def finish(workdir: str | None, config: Mapping[str, Any], results: Sequence[Res
     one = len(results) == 1
     show(tables(results[0]) if one else comparison_table(results))
     if workdir is not None:
-        made = write(workdir, config, results[0]) if one else None
-        print(f"results in {made or write_comparison(workdir, config, results)}")
+        with writing(workdir):
+            made = write(workdir, config, results[0]) if one else None
+            made = made or write_comparison(workdir, config, results)
+        print(f"results in {made}")
 
 
 def write(workdir: str | Path, config: Mapping[str, Any], result: Result) -> Path:
@@ -88,8 +91,9 @@ def write(workdir: str | Path, config: Mapping[str, Any], result: Result) -> Pat
     Raises:
       InputError: the folder holds another experiment.
     """
-    check_workdir(workdir, config)
-    workdir = write_config(workdir, config)
+    if not check_workdir(workdir, config):
+        write_config(workdir, config)
+    workdir = Path(workdir)
     write_json(workdir / "results.json", _results(result))
     _write_matrices(workdir, result, "accuracy")
     write_file(workdir / "accuracy_matrix.png", figures.accuracy_matrix(result))
@@ -107,8 +111,9 @@ def write_comparison(
     comparison.md, comparison_over_tasks.png, accuracy_<method>_<view>_<scenario>_seed<k>.csv.
     """
     _distinct(results)
-    check_workdir(workdir, config)
-    workdir = write_config(workdir, config)
+    if not check_workdir(workdir, config):
+        write_config(workdir, config)
+    workdir = Path(workdir)
     write_json(workdir / "comparison.json", [_results(result) for result in results])
     write_file(workdir / "comparison.csv", _comparison_csv(results))
     for result in results:

@@ -1,13 +1,16 @@
 """The folder of one experiment: whose it is, what made it; no file in it is ever half written."""
 
+import contextlib
 import functools
+import hashlib
+import itertools
 import json
 import os
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,16 +22,20 @@ from cls_jax.types import InputError
 
 CONFIG = "config.json"
 
-WHERE_NOT_WHAT = frozenset({"workdir", "data_dir", "tensorboard"})
+HOW_NOT_WHAT = frozenset(
+    "workdir data_dir tensorboard chunk mode over_seeds devices data_on save_every keep restart "  # noqa: SIM905
+    "profile compile_cache coordinator num_processes process_id".split()
+)
 """Fields that may differ between two runs of one and the same experiment."""
 
 
-def check_workdir(workdir: str | Path, config: Mapping[str, Any]) -> bool:
+def check_workdir(workdir: str | Path, config: Mapping[str, Any], **more: Any) -> bool:
     """Whether ``workdir`` holds this experiment already; writes nothing.
 
     Args:
       workdir: a folder, there or not yet there.
       config: every field of the experiment, nested mappings allowed.
+      **more: what else must be the same, by name: the data, the software.
 
     Raises:
       InputError: it is a file, cannot be written, or holds another experiment.
@@ -42,8 +49,11 @@ def check_workdir(workdir: str | Path, config: Mapping[str, Any]) -> bool:
     if not (workdir / CONFIG).exists():
         return False
     try:
-        old = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))["config"]
-        differences = _differences(old, plain(config))
+        record = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
+        differences = _differences(record["config"], plain(config))
+        for name, value in more.items():
+            old, new = ({name: given} for given in (record.get(name, value), value))
+            differences += _differences(plain(old), plain(new))
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
         raise InputError(
             f"workdir {workdir} holds a {CONFIG} that is not a record of cls_jax; "
@@ -54,37 +64,119 @@ def check_workdir(workdir: str | Path, config: Mapping[str, Any]) -> bool:
         more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise InputError(
             f"workdir {workdir} holds another experiment ({shown}{more}); "
-            "give another --workdir or remove that folder"
+            "give another --workdir, or --restart to move that one aside"
         )
     return True
 
 
-def prepare_workdir(workdir: str | Path, config: Mapping[str, Any]) -> Path:
+def prepare_workdir(workdir: str | Path, config: Mapping[str, Any], **more: Any) -> Path:
     """The folder, made, with its config.json; call it last before the compute starts.
 
-    A folder that holds the same experiment is taken again, and stderr says so.
+    A folder that holds the same experiment is taken again, and its config.json remembers that.
+
+    Args:
+      workdir, config, **more: as ``check_workdir``.
 
     Raises:
       InputError: as ``check_workdir``, or the folder could not be made.
     """
     workdir = Path(workdir)
-    if check_workdir(workdir, config):
-        print(
-            f"{workdir} holds this same experiment; its results will be rewritten", file=sys.stderr
-        )
-    return write_config(workdir, config)
-
-
-def write_config(workdir: str | Path, config: Mapping[str, Any]) -> Path:
-    """The folder, made, with a config.json of ``config`` and ``provenance()``."""
-    workdir = Path(workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / CONFIG, {"config": config, **provenance()})
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"workdir {workdir}: {reason}; give another --workdir") from error
+    if not check_workdir(workdir, config, **more):
+        return write_config(workdir, config, **more)
+    with writing(workdir):
+        record = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
+        record.setdefault("resumed", []).append(provenance())
+        write_json(workdir / CONFIG, record)
     return workdir
+
+
+@contextlib.contextmanager
+def claimed(
+    workdir: str | Path, config: Mapping[str, Any], *, restart: bool = False, **more: Any
+) -> Iterator[Path]:
+    """The folder, prepared, for this process alone.
+
+    Args:
+      workdir, config, **more: as ``check_workdir``.
+      restart: an experiment that is there is moved aside first, to the first free name WORKDIR.1,
+        WORKDIR.2, ...; nothing is ever deleted.
+
+    Raises:
+      InputError: as ``check_workdir``, or another process is using the folder.
+    """
+    workdir = Path(workdir)
+    if restart and (workdir / CONFIG).exists():
+        names = (workdir.with_name(f"{workdir.name}.{n}") for n in itertools.count(1))
+        aside = next(path for path in names if not path.exists())
+        with locked(workdir), writing(workdir):
+            workdir.rename(aside)
+        print(f"{workdir} was moved to {aside}", file=sys.stderr)
+    check_workdir(workdir, config, **more)
+    with writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+    with locked(workdir):
+        yield prepare_workdir(workdir, config, **more)
+
+
+def write_config(workdir: str | Path, config: Mapping[str, Any], **more: Any) -> Path:
+    """The folder, made, with a config.json of ``config``, ``more`` and ``provenance()``."""
+    workdir = Path(workdir)
+    with writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / CONFIG, {"config": config, **more, **provenance()})
+    return workdir
+
+
+@contextlib.contextmanager
+def writing(workdir: str | Path) -> Iterator[None]:
+    """Inside, a disk that is full or cannot be written is told in one sentence.
+
+    Raises:
+      InputError: instead of OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"workdir {workdir}: {error.strerror or error}; mend that and run the same command "
+            "again, or give another --workdir"
+        ) from error
+
+
+@contextlib.contextmanager
+def locked(workdir: str | Path) -> Iterator[None]:
+    """Inside, no other process can be in here with the same folder; a killed one lets go.
+
+    Raises:
+      InputError: another process is.
+    """
+    import fcntl
+
+    with writing(workdir):
+        file = open(Path(workdir) / ".lock", "a+")  # noqa: SIM115
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise InputError(
+                f"workdir {workdir} is in use by process {file.read().strip() or 'unknown'}; wait "
+                "for it, or give another --workdir"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def software() -> dict[str, str]:
+    """What computes: versions of the packages that fix the numbers, and a digest of our code."""
+    digest = hashlib.blake2b(digest_size=8)
+    package = Path(cls_jax.__file__).resolve().parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    return {name: metadata.version(name) for name in packages} | {"cls_jax": digest.hexdigest()}
 
 
 def provenance() -> dict[str, Any]:
@@ -171,7 +263,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [
         f"{name}: {_shown(old, name)} → {_shown(new, name)}"
         for name in dict.fromkeys((*new, *old))
-        if name.split(".")[-1] not in WHERE_NOT_WHAT
+        if name.split(".")[-1] not in HOW_NOT_WHAT
         and (name not in old or name not in new or old[name] != new[name])
     ]
 

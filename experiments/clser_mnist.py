@@ -6,14 +6,14 @@ The others are cells of the published tables, e.g. s_mnist_500: Split MNIST, buf
 --data-dir, or a network. --sweep hyper.consistency_weight 0.5 1 2 runs several values at once.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from cls_jax.cli import flat, run_main
-from cls_jax.experiment import RunConfig, StreamConfig, execute, make_method, make_stream
+from cls_jax.execution import RunConfig, run_one
+from cls_jax.experiment import StreamConfig
 from cls_jax.methods.clser import ClsErConfig, ClsErHyper
 from cls_jax.nets.choose import NetConfig
 from cls_jax.presets import cells
-from cls_jax.report import finish
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,8 @@ PRESETS = {"quick": Config()} | {
 
 
 def main(config: Config) -> None:
-    """Checks, trains, prints the table and writes the workdir."""
-    stream = make_stream(config.stream)
-    method = make_method("clser", config.method, stream, config.stream, config.net)
-    results = execute([(method, config.hyper)], stream, config.run, config)
-    finish(config.run.workdir, asdict(config), results)
+    """Checks, trains or goes on, prints the table and writes the workdir."""
+    run_one("clser", config)
 
 
 if __name__ == "__main__":

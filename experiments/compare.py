@@ -12,7 +12,8 @@ from typing import Annotated
 from tyro.conf import arg
 
 from cls_jax.cli import flat, run_main
-from cls_jax.experiment import RunConfig, StreamConfig, execute, make_method, make_stream
+from cls_jax.execution import RunConfig, begin, execute
+from cls_jax.experiment import StreamConfig, make_learner, make_stream
 from cls_jax.methods import METHODS
 from cls_jax.nets.choose import NetConfig
 from cls_jax.report import comparison_table, show, write_comparison
@@ -63,14 +64,15 @@ def main(config) -> None:
     names = config.methods
     if not names or len({*names} & {*METHODS}) < len(names):
         raise InputError(f"methods is {names}; name each once, from {', '.join(METHODS)}")
+    begin(config.run)
     stream = make_stream(config.stream)
     learners = []
     for name in names:
         own, hyper = getattr(config, name).config, getattr(config, name).hyper
         if hasattr(own, "memory_size"):
             own = replace(own, memory_size=config.memory_size)
-        learners.append((make_method(name, own, stream, config.stream, config.net), hyper))
-    results = execute(learners, stream, config.run, config)
+        learners.append(make_learner(name, own, hyper, stream, config.stream, config.net))
+    results = execute(learners, config.run, config)
     show(comparison_table(results))
     if config.run.workdir is not None:
         print(f"results in {write_comparison(config.run.workdir, asdict(config), results)}")

@@ -7,13 +7,13 @@ The official code has no CIFAR setting: "paper" takes its miniImageNet rates and
 task. Both take --data, e.g. --data cifar10 --data-dir ~/tensorflow_datasets.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from cls_jax.cli import flat, run_main
-from cls_jax.experiment import RunConfig, StreamConfig, execute, make_method, make_stream
+from cls_jax.execution import RunConfig, run_one
+from cls_jax.experiment import StreamConfig
 from cls_jax.methods.dualnet import DualNetConfig, DualNetHyper
 from cls_jax.nets.choose import NetConfig
-from cls_jax.report import finish
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,8 @@ PRESETS = {
 
 
 def main(config: Config) -> None:
-    """Checks, trains, prints the table and writes the workdir."""
-    stream = make_stream(config.stream)
-    method = make_method("dualnet", config.method, stream, config.stream, config.net)
-    results = execute([(method, config.hyper)], stream, config.run, config)
-    finish(config.run.workdir, asdict(config), results)
+    """Checks, trains or goes on, prints the table and writes the workdir."""
+    run_one("dualnet", config)
 
 
 if __name__ == "__main__":

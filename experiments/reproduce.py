@@ -4,19 +4,19 @@
 E.g. s_mnist --methods clser er --memory-sizes 500 --data-dir ~/tensorflow_datasets --workdir runs/s
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from cls_jax.cli import flat, run_main
-from cls_jax.experiment import RunConfig, check_execution, execute, make_method, make_stream
+from cls_jax.execution import RunConfig, begin, execute
+from cls_jax.experiment import make_learner, make_stream
 from cls_jax.presets import TABLES, Change, ablations, cells, changed, settings
 from cls_jax.reproduction import Cell, read_published, reproduction_sheet, write_reproduction
 from cls_jax.sheet import rich_table, show
 from cls_jax.types import InputError
-from cls_jax.workdir import prepare_workdir
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,20 @@ def main(config: Config) -> None:
     else:
         wanted = [(p.method, p) for p in cells(config.table, config.methods, config.memory_sizes)]
     changes = {name: value for name, value in asdict(config.change).items() if value is not None}
-    jobs = []
+    begin(config.run)
+    learners, presets = [], []
     for label, preset in wanted:
         preset = changed(preset, {**changes, "data_dir": config.data_dir})
         stream = make_stream(preset.stream)
-        method = make_method(preset.method, preset.config, stream, preset.stream, preset.net)
-        check_execution([(method, preset.hyper)], config.run)
-        jobs.append((label, preset, stream, method))
-    if config.run.workdir is not None:
-        prepare_workdir(config.run.workdir, asdict(config))
-    done = []
-    for label, preset, stream, method in jobs:
-        quiet = replace(config.run, workdir=None)
-        method = method._replace(name=f"{label} {preset.memory_size or ''}".strip())
-        (result,) = execute([(method, preset.hyper)], stream, quiet, None)
-        done.append(Cell(label, preset.memory_size, settings(preset), result))
+        kinds = preset.method, preset.config, preset.hyper, stream, preset.stream, preset.net
+        name = f"{label} {preset.memory_size or ''}".strip()
+        learners.append(make_learner(*kinds, label=name))
+        presets.append((label, preset))
+    results = execute(learners, config.run, config)
+    done = [
+        Cell(label, preset.memory_size, settings(preset), result)
+        for (label, preset), result in zip(presets, results, strict=True)
+    ]
     published = read_published(Path(__file__).with_name("published.toml"))
     note = "changed: " + ", ".join(f"{k} {v}" for k, v in changes.items()) if changes else ""
     sheet = reproduction_sheet(

@@ -5,6 +5,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 
+from cls_jax.mesh import spread
 from cls_jax.types import Array, InputError, PyTree, Variables
 
 COMPUTE_DTYPES = ("float32", "bfloat16", "float64")
@@ -48,7 +49,7 @@ def apply_linen(
     """What a linen module (or one of its methods) gives, and the whole stats tree after it."""
     variables = {"params": vars.params, "batch_stats": vars.stats}
     options = {**options, "train": train, "valid": valid, "method": method}
-    call = partial(module.apply, variables, *inputs, **options)
+    call = partial(module.apply, variables, spread(inputs[0]), *inputs[1:], **options)
     if not train:
         return call(), vars.stats
     outputs, after = call(mutable=["batch_stats"])

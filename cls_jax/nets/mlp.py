@@ -7,6 +7,7 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
+from cls_jax.mesh import spread
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, InputError, PyTree, Variables
 
@@ -74,7 +75,7 @@ def mlp(num_classes: int, hidden: Sequence[int] = (100, 100)) -> Net:
         features: bool = False,
     ) -> tuple[Array, PyTree]:
         del train, valid
-        return module.apply({"params": vars.params}, x, features=features), {}
+        return module.apply({"params": vars.params}, spread(x), features=features), {}
 
     head = f"fc{len(hidden) + 1}"
     return Net(init, apply, features=partial(apply, features=True), head=head)

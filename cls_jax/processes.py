@@ -1,0 +1,74 @@
+"""Several processes as one run, on JAX's own runtime; and what every process sets up first."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from cls_jax.types import InputError
+
+
+def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Makes this process one of several; call it before anything else asks JAX for a device.
+
+    Args:
+      coordinator: HOST:PORT of process 0, the same for all; "auto" where the cluster tells (a TPU
+        pod slice, SLURM, Open MPI); None: this process is alone.
+      num_processes, process_id: how many, and which this is, from 0; "auto" finds them out.
+
+    Raises:
+      InputError: for settings that do not fit together, or a cluster that does not tell.
+    """
+    if coordinator is None:
+        if num_processes is not None or process_id is not None:
+            raise InputError(
+                "num_processes and process_id need a coordinator; give --coordinator HOST:PORT, "
+                "the same for every process"
+            )
+        return
+    if coordinator == "auto":
+        try:
+            jax.distributed.initialize()
+        except (ValueError, RuntimeError) as error:
+            raise InputError(
+                f"coordinator is 'auto', but no cluster tells who is in the run ({error}); give "
+                "--coordinator HOST:PORT --num-processes N --process-id K"
+            ) from error
+        return
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit():
+        raise InputError(f"coordinator is {coordinator!r}; give HOST:PORT or 'auto'")
+    if num_processes is None or process_id is None or not 0 <= process_id < num_processes:
+        raise InputError(
+            f"num_processes is {num_processes} and process_id {process_id}; give every process the "
+            "same --num-processes N and its own --process-id from 0 to N - 1"
+        )
+    jax.distributed.initialize(coordinator, num_processes, process_id)
+
+
+def is_first() -> bool:
+    """Whether this process writes the reports: process 0 of the run."""
+    return jax.process_index() == 0
+
+
+def agree(values: Sequence[float]) -> list[float]:
+    """The largest of each value over all processes of the run; all of them must ask."""
+    if jax.process_count() == 1:
+        return list(values)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(np.asarray(values, np.float32)).max(0).tolist()
+
+
+def cache_programs() -> None:
+    """Keeps compiled programs in the user's cache directory, for later processes.
+
+    ``$XDG_CACHE_HOME/cls_jax/xla``, or ``~/.cache/cls_jax/xla``; a directory that JAX was already
+    told (``JAX_COMPILATION_CACHE_DIR``) is left alone. It may be deleted at any time.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "cls_jax" / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -1,0 +1,54 @@
+"""SIGTERM and Ctrl-C become a wish that a run grants between two chunks, after it is saved."""
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+
+class Stopped(Exception):
+    """A run that was asked to stop is saved.
+
+    Attributes:
+      code: what the process should exit with: 130 after Ctrl-C, else 0.
+    """
+
+    def __init__(self, by: int | None, step: int) -> None:
+        super().__init__(f"stopped and saved after step {step}")
+        self.code = 130 if by == signal.SIGINT else 0
+
+
+class Wish:
+    """Whether this process has been asked to stop, and by which signal; None: not asked."""
+
+    def __init__(self) -> None:
+        self.asked: int | None = None
+
+
+@contextlib.contextmanager
+def heeded() -> Iterator[Wish]:
+    """While inside, the first SIGTERM or SIGINT is only noted; a second one acts as ever.
+
+    Outside the main thread, where Python has no signal handlers, nothing is noted.
+    """
+    wish = Wish()
+    if threading.current_thread() is not threading.main_thread():
+        yield wish
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def note(number: int, frame: object) -> None:
+        del frame
+        wish.asked = number
+        signal.signal(number, before[number])
+        name = signal.Signals(number).name
+        print(f"{name}: finishing this chunk, then saving; once more to stop now", file=sys.stderr)
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield wish
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
