@@ -1,3 +1,18 @@
 """cls_jax: continual learning with complementary learning systems, as pure functions of pytrees."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cls_jax.trained import Trained, load
+
 __version__ = "0.1.0"
+__all__ = ["Trained", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """``load`` and ``Trained``, which load JAX only when they are asked for."""
+    if name in __all__:
+        from cls_jax import trained
+
+        return getattr(trained, name)
+    raise AttributeError(f"module 'cls_jax' has no attribute {name!r}")

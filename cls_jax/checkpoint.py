@@ -78,20 +78,8 @@ class Checkpoints:
 
     def restore(self, names: Sequence[str], like: PyTree) -> tuple[dict[str, Kept], Meter]:
         """Each lane that is kept, where it had come furthest, and what all has cost."""
-        kept: dict[str, Kept] = {}
-        spent = Meter()
-        groups = sorted(p for p in self.folder.glob("*") if p.is_dir())
-        for group in groups:
-            found = _newest_whole(group, like)
-            if found is None:
-                continue
-            about, lanes = found
-            place, used = Place(*about["place"]), False
-            for name, run in zip(about["lanes"], lanes, strict=True):
-                if name in names and (name not in kept or kept[name].place < place):
-                    kept[name], used = Kept(place, run), True
-            if used:
-                spent = Meter(*map(max, spent, about["meter"]))
+        kept, spent = read_lanes(self.folder, like)
+        kept = {name: one for name, one in kept.items() if name in names}
         if kept and is_first():
             print(self._told_of(kept, len(names)), file=sys.stderr)
         return kept, spent
@@ -186,6 +174,25 @@ class Checkpoints:
                 f"({_line(error)}); the checkpoint before is kept: free some space or mend the "
                 "disk, and run the same command again"
             ) from error
+
+
+def read_lanes(folder: Path, like: PyTree) -> tuple[dict[str, Kept], Meter]:
+    """Every lane that is kept in ``folder``, where it had come furthest, and what all has cost.
+
+    Args:
+      folder: of one method.
+      like: one lane's Run, as shapes, dtypes and shardings.
+    """
+    kept: dict[str, Kept] = {}
+    spent = Meter()
+    for group in sorted(path for path in folder.glob("*") if path.is_dir()):
+        if (found := _newest_whole(group, like)) is not None:
+            about, lanes = found
+            place, spent = Place(*about["place"]), Meter(*map(max, spent, about["meter"]))
+            for name, run in zip(about["lanes"], lanes, strict=True):
+                if name not in kept or kept[name].place < place:
+                    kept[name] = Kept(place, run)
+    return kept, spent
 
 
 def _newest_whole(group: Path, like: PyTree) -> tuple[dict[str, Any], list[PyTree]] | None:

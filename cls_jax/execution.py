@@ -221,7 +221,11 @@ def _kept(
             if is_first():
                 with writing(workdir):
                     folder.mkdir(parents=True, exist_ok=True)
-                    words = {"sweep": list(hypers), "seeds": config.seeds}
+                    words = {
+                        "name": learner.method.name,
+                        "sweep": list(hypers),
+                        "seeds": config.seeds,
+                    }
                     hyper = {"hyper": asdict(learner.hyper)}
                     write_json(folder / "recipe.json", {**learner.recipe, **hyper, **words})
             every, title = interval(config.save_every), learner.method.name

@@ -121,6 +121,11 @@ class Meter(NamedTuple):
     stepping: float = 0.0
 
 
+def lane_name(seed: int, value: int, num_values: int) -> str:
+    """The name under which one run is kept: of a seed, and of a value of a sweep."""
+    return f"value{value}_seed{seed}" if num_values > 1 else f"seed{seed}"
+
+
 class Kept(NamedTuple):
     """One lane as it was saved: where it was, and its Run without a lane axis."""
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from cls_jax.evaluate import view_names
 from cls_jax.events import Observer, Result, Started, scenario_names
-from cls_jax.itinerary import Forget, Keeper, Kept, Place, end
+from cls_jax.itinerary import Forget, Keeper, Kept, Place, end, lane_name
 from cls_jax.journey import Diverged, Lane, make_journey, schedules_of
 from cls_jax.methods.base import Method
 from cls_jax.plan import Plan, check_run
@@ -86,7 +86,7 @@ def sweep(
         stream = pooled(stream)
     as_arrays = lambda hyper: jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), hyper)  # noqa: E731
     lanes = [
-        Lane(f"value{number}_seed{seed}" if len(hypers) > 1 else f"seed{seed}", value, seed)
+        Lane(lane_name(seed, number, len(hypers)), value, seed)
         for number, value in enumerate(map(as_arrays, hypers))
         for seed in seeds
     ]

@@ -1,0 +1,151 @@
+"""A run read back from its workdir, ready to predict; the data set is not needed."""
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cls_jax.checkpoint import read_lanes
+from cls_jax.evaluate import EVAL_BATCH, hidden_task
+from cls_jax.experiment import StreamConfig, fit_method
+from cls_jax.itinerary import Place, lane_name
+from cls_jax.methods import METHODS
+from cls_jax.methods.base import Method
+from cls_jax.nets.choose import NetConfig
+from cls_jax.program import Run, birth
+from cls_jax.types import InputError, PyTree, Task
+
+
+class Trained(NamedTuple):
+    """One seed of one method, as it was last saved.
+
+    Attributes:
+      name: of the method, with the value of a sweep.
+      seed: of the run.
+      method: its pure functions.
+      run: state, key, step and accuracy matrix.
+      place: how far it is.
+      stream: the flags of its stream.
+      shape: of one example, raw.
+      num_classes: of the stream.
+    """
+
+    name: str
+    seed: int
+    method: Method
+    run: Run
+    place: Place
+    stream: StreamConfig
+    shape: tuple[int, ...]
+    num_classes: int
+
+    @property
+    def state(self) -> PyTree:
+        """The method's state."""
+        return self.run.state
+
+    @property
+    def over(self) -> bool:
+        """Whether the run had come to its end."""
+        return self.place.over
+
+    def predict(self, x: np.ndarray, task: Task | None = None) -> np.ndarray:
+        """float32[n, num_classes] logits of the method's answer.
+
+        Args:
+          x: raw examples as the stream has them: uint8[n, h, w, c] or float32[n, d].
+          task: for a method that uses the task at test; it is not told if not given.
+
+        Raises:
+          InputError: for examples of another shape.
+        """
+        x = np.asarray(x)
+        if x.shape[1:] != self.shape:
+            raise InputError(f"x has shape {x.shape}; give [n, {', '.join(map(str, self.shape))}]")
+        task = hidden_task(self.num_classes) if task is None else task
+        logits = []
+        for start in range(0, len(x), EVAL_BATCH):
+            part = x[start : start + EVAL_BATCH]
+            padded = np.concatenate([part, np.repeat(part[:1], EVAL_BATCH - len(part), axis=0)])
+            answer = _answer(self.method.predict, self.state, padded, task)
+            logits.append(np.asarray(answer)[: len(part)])
+        return np.concatenate(logits) if logits else np.zeros((0, self.num_classes), np.float32)
+
+
+_answer = jax.jit(lambda predict, *given: predict(*given), static_argnums=0)
+
+
+def load(workdir: str | Path, *, method: str | None = None, seed: int | None = None) -> Trained:
+    """The run that was saved in ``workdir``.
+
+    Args:
+      workdir: of an experiment, finished or not.
+      method: its name, where the workdir has several.
+      seed: of the run; the first if not given.
+
+    Raises:
+      InputError: nothing was saved there, or not this.
+    """
+    found = load_all(workdir)
+    fitting = [one for one in found if method in (None, one.name) and seed in (None, one.seed)]
+    if not fitting:
+        there = ", ".join(f"{one.name} seed {one.seed}" for one in found)
+        raise InputError(
+            f"workdir {workdir} has no {method or 'run'} with seed {seed}; it has {there}"
+        )
+    names = list(dict.fromkeys(one.name for one in fitting))
+    if len(names) > 1:
+        raise InputError(f"workdir {workdir} has several methods: {', '.join(names)}; name one")
+    return fitting[0]
+
+
+def load_all(workdir: str | Path) -> list[Trained]:
+    """Every run that was saved in ``workdir``: methods by name, seeds in order.
+
+    Raises:
+      InputError: there is none.
+    """
+    recipes = sorted(Path(workdir).glob("checkpoints/*/recipe.json"))
+    found = [one for path in recipes for one in _read(path)]
+    if not found:
+        raise InputError(
+            f"workdir {workdir} holds no saved run; give the --workdir of a run that was saved"
+        )
+    return found
+
+
+def _read(path: Path) -> Iterator[Trained]:
+    recipe = json.loads(path.read_text(encoding="utf-8"))
+    row, shape = METHODS[recipe["row"]], tuple(recipe["shape"])
+    stream = StreamConfig(**_tuples(recipe["stream"]))
+    sizes = recipe["num_classes"], recipe["num_tasks"]
+    config, net = row.config(**_tuples(recipe["method"])), NetConfig(**recipe["net"])
+    method = fit_method(recipe["row"], config, stream, net, shape, sizes)
+    hyper = jax.tree.map(jnp.float32, row.hyper(**recipe["hyper"]))
+    newborn = partial(birth, method, shape, recipe["dtype"], (stream.batch_size, sizes[1]))
+    where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        jax.eval_shape(newborn, hyper, np.uint32(0)),
+    )
+    labels, seeds = recipe["sweep"], recipe["seeds"]
+    names = {
+        lane_name(seed, value, len(labels)): (f"{recipe['name']} {label}".strip(), seed)
+        for value, label in enumerate(labels)
+        for seed in seeds
+    }
+    kept, _ = read_lanes(path.parent, like)
+    for lane, (name, seed) in names.items():
+        if lane in kept:
+            place, run = kept[lane]
+            yield Trained(name, seed, method, run, place, stream, shape, sizes[0])
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples that they were."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
