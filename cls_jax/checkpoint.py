@@ -8,6 +8,7 @@ its seeds grouped in another way or on other devices.
 
 import contextlib
 import hashlib
+import logging
 import re
 import shutil
 import sys
@@ -72,6 +73,7 @@ class Checkpoints:
         self.folder, self.title = folder, title
         self.every, self.last, self.wish = every, last, wish
         self._open: tuple[str, Any] | None = None
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs what it also raises
         self._saved_at, self._saved_step = time.monotonic(), 0
 
     # --- back ---------------------------------------------------------------------------------
@@ -128,6 +130,9 @@ class Checkpoints:
     def _save(self, names: Sequence[str], run: PyTree, place: Place, meter: Meter) -> None:
         import orbax.checkpoint as ocp
 
+        needed = 2**20 + 5 * sum(leaf.nbytes for leaf in jax.tree.leaves(run.state)) // 4
+        if is_first() and (free := shutil.disk_usage(self.folder).free) < needed:
+            raise OSError(f"{needed / 2**20:.1f} MiB are needed and {free / 2**20:.1f} are free")
         manager = self._manager("+".join(_short(names)))
         about = {
             "lanes": list(names),
@@ -171,7 +176,7 @@ class Checkpoints:
                 shutil.rmtree(torn, ignore_errors=True)
             raise SaveFailed(
                 f"{self.folder}: the run could not be saved in task {place.task + 1} "
-                f"({_line(error)}); the checkpoint before is kept: free some space or mend the "
+                f"({_line(error)}); what was saved before is kept: free some space or mend the "
                 "disk, and run the same command again"
             ) from error
 
@@ -231,6 +236,8 @@ def _abstract(size: tuple[int, ...], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDty
 
 def _line(error: Exception) -> str:
     """An error of someone else's on one short line."""
+    if "No space left" in str(error):
+        return "no space is left on the disk"
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 

@@ -7,6 +7,7 @@ version for CI; records/ has what the long one gave.
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,28 +45,34 @@ def start(script: list[str], workdir: Path, *mine: str) -> subprocess.CompletedP
 
 
 def survive(
-    script: list[str], moments: list[tuple[str, int, float]], folder: Path
+    script: list[str], moments: Iterator[tuple[str, int, float]], kills: int, folder: Path
 ) -> tuple[list[Attempt], list[str]]:
     """What was tried, and what differs in the end.
+
+    A run that ends before its next kill is compared, and another one begun.
 
     Args:
       script: path and arguments, without a workdir.
       moments: (moment, number, delay) of each kill, see sabotage.py.
-      folder: for the two workdirs.
+      kills: how many.
+      folder: for the workdirs.
     """
-    quiet, mined = folder / "quiet", folder / "mined"
+    quiet, mined, found = folder / "quiet", folder / "mined0", []
     done = start(script, quiet)
     assert done.returncode == 0, done.stderr
-    attempts = []
-    for moment in moments:
-        began = time.monotonic()
+    attempts: list[Attempt] = []
+    while sum(attempt.killed for attempt in attempts) < kills:
+        moment, began = next(moments), time.monotonic()
         done = start(script, mined, *map(str, moment))
         killed = done.returncode == -signal.SIGKILL
         assert killed or done.returncode == 0, done.stderr
         attempts.append(Attempt(*moment, killed, time.monotonic() - began))
+        if not killed:
+            found += differences(quiet, mined)
+            mined = folder / f"mined{len(attempts)}"
     done = start(script, mined)
     assert done.returncode == 0, done.stderr
-    return attempts, differences(quiet, mined)
+    return attempts, found + differences(quiet, mined)
 
 
 def differences(one: Path, other: Path) -> list[str]:
@@ -88,15 +96,12 @@ def differences(one: Path, other: Path) -> list[str]:
     return found + (["results.json"] if scores[0] != scores[1] else [])
 
 
-def random_moments(count: int, seed: int, clock: tuple[float, float]) -> list:
-    """So many kills, each kind in turn, at random numbers and delays."""
+def random_moments(seed: int, clock: tuple[float, float]) -> Iterator[tuple[str, int, float]]:
+    """Kills of each kind in turn, at random numbers and delays, without end."""
     draw = random.Random(seed)
-    moments = []
-    for i in range(count):
-        moment = MOMENTS[i % len(MOMENTS)]
+    for moment in itertools.cycle(MOMENTS):
         delay = draw.uniform(*clock) if moment == "clock" else draw.choice([0, 0.01, 0.05, 0.2])
-        moments.append((moment, draw.randint(1, 3), round(delay, 3)))
-    return moments
+        yield moment, draw.randint(1, 3), round(delay, 3)
 
 
 def main() -> None:
@@ -110,16 +115,19 @@ def main() -> None:
     asked = parser.parse_args()
     script = asked.script[1:] if asked.script[:1] == ["--"] else asked.script
     with tempfile.TemporaryDirectory() as folder:
-        moments = random_moments(asked.kills, asked.seed, tuple(asked.clock))
-        attempts, found = survive(script, moments, Path(folder))
+        moments = random_moments(asked.seed, tuple(asked.clock))
+        attempts, found = survive(script, moments, asked.kills, Path(folder))
+    from cls_jax.workdir import commit
+
     result = {
         "script": script,
+        "commit": commit(),
         "attempts": [attempt._asdict() for attempt in attempts],
         "killed": sum(attempt.killed for attempt in attempts),
         "differences": found,
     }
     asked.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"{result['killed']} of {asked.kills} killed; differences: {found or 'none'}")
+    print(f"{result['killed']} kills; differences: {found or 'none'}")
     sys.exit(bool(found))
 
 
