@@ -64,7 +64,7 @@ class Checkpoints:
         """Keeps runs in ``folder``.
 
         Args:
-          folder: of this method alone, there already.
+          folder: of this method alone.
           title: of the method, for messages.
           every: how often a run is saved; it is always saved at its end, and when it must stop.
           last: how many checkpoints of a group stay.
@@ -130,6 +130,7 @@ class Checkpoints:
     def _save(self, names: Sequence[str], run: PyTree, place: Place, meter: Meter) -> None:
         import orbax.checkpoint as ocp
 
+        self.folder.mkdir(parents=True, exist_ok=True)
         needed = 2**20 + 5 * sum(leaf.nbytes for leaf in jax.tree.leaves(run.state)) // 4
         if is_first() and (free := shutil.disk_usage(self.folder).free) < needed:
             raise OSError(f"{needed / 2**20:.1f} MiB are needed and {free / 2**20:.1f} are free")

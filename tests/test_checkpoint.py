@@ -1,0 +1,247 @@
+"""Saved runs: the bits come back, from any leg, in any grouping; torn and full disks are told."""
+
+import shutil
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cls_jax import checkpoint
+from cls_jax.checkpoint import Checkpoints, Interval, SaveFailed, fingerprint, interval
+from cls_jax.itinerary import Forget
+from cls_jax.plan import Plan
+from cls_jax.runner import run, sweep
+from cls_jax.stopping import Stopped, Wish
+from cls_jax.streams.class_il import class_il
+from cls_jax.types import InputError
+from tests.conftest import TASKS
+from tests.test_runner import flat_method, uneven_source
+
+ALWAYS = Interval(steps=1)
+
+
+@pytest.fixture(scope="module")
+def uneven():
+    return class_il(uneven_source(), tasks=TASKS, batch_size=4, epochs=2)
+
+
+class After(Checkpoints):
+    """Is asked to stop at the ``number``-th offer."""
+
+    def __init__(self, folder, number, every=ALWAYS, last=2):
+        super().__init__(folder, "it", every=every, last=last, wish=Wish())
+        self.left = number
+
+    def offer(self, *args):
+        self.left -= 1
+        if self.left == 0:
+            self.wish.asked = 15
+        super().offer(*args)
+
+
+SMALL = (Plan(chunk=3),)
+
+
+def stopped_runs(folder, number, every=ALWAYS, plans=SMALL, **how):
+    """Runs from stop to stop, each life ``number`` offers long, over ``plans`` in turn."""
+    lives = 0
+    while True:
+        keep = After(folder, number, every)
+        try:
+            return lives, sweep(keep=keep, plan=plans[lives % len(plans)], **how)
+        except Stopped:
+            lives += 1
+            assert lives < 200
+
+
+def assert_same(one, other):
+    """Bit for bit, every leaf of every state and the matrices."""
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a.matrix, b.matrix)
+        for x, y in zip(a.states, b.states, strict=True):
+            assert fingerprint(x) == fingerprint(y)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("sgd", 1), ("clser", 5), ("gdumb", 5), ("ewc_online", 5), ("icarl", 5), ("joint", 5)],
+)
+def test_a_run_stopped_again_and_again_is_the_run_that_was_not(tmp_path, uneven, name, number):
+    method, hyper = flat_method(name, **({"cutmix": False} if name == "gdumb" else {}))
+    how = {"method": method, "stream": uneven, "hypers": [hyper], "seeds": (4,)}
+    lives, found = stopped_runs(tmp_path, number, **how)
+    assert lives >= 2
+    assert_same(found, sweep(**how, plan=Plan(chunk=5)))
+
+
+@pytest.mark.parametrize("over_seeds", ["sequential", "vmap"])
+def test_all_lanes_of_a_sweep_come_back(tmp_path, uneven, over_seeds):
+    method, hyper = flat_method("er")
+    hypers = [hyper, hyper.replace(learning_rate=0.01)]
+    how = {"method": method, "stream": uneven, "hypers": hypers, "seeds": (1, 2)}
+    plan = Plan(chunk=4, over_seeds=over_seeds)
+    lives, found = stopped_runs(tmp_path, 11, plans=(plan,), **how)
+    assert lives >= 1
+    assert_same(found, sweep(**how, plan=plan))
+
+
+def test_lanes_go_on_grouped_in_another_way(tmp_path, uneven):
+    method, hyper = flat_method("er")
+    how = {"method": method, "stream": uneven, "hypers": [hyper], "seeds": (1, 2, 3)}
+    plans = [Plan(chunk=4, over_seeds=over) for over in ("vmap", "sequential")]
+    lives, found = stopped_runs(tmp_path, 6, plans=plans, **how)
+    assert lives > 2
+    (whole,) = sweep(**how, plan=plans[1])
+    for a, b in zip(found[0].states, whole.states, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, a.memory.slots, b.memory.slots)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-5), a, b)
+
+
+def test_a_finished_run_is_read_not_repeated(tmp_path, uneven, capsys):
+    method, hyper = flat_method("sgd")
+    first = run(method, uneven, hyper, keep=After(tmp_path, 0))
+
+    def never(*args):
+        raise AssertionError("a step was made")
+
+    idle = method._replace(phases=(method.phases[0]._replace(step=never),))
+    second = run(idle, uneven, hyper, keep=After(tmp_path, 0))
+    assert_same([first], [second])
+    assert second.seconds == pytest.approx(first.seconds, rel=0.2)
+    assert "it is finished in" in capsys.readouterr().err
+
+
+def test_only_the_last_few_stay_and_never_is_only_the_end(tmp_path, uneven):
+    method, hyper = flat_method("sgd")
+    run(method, uneven, hyper, keep=After(tmp_path / "a", 0, last=3), plan=Plan(chunk=2))
+    assert len([p for p in (tmp_path / "a" / "seed0").iterdir() if p.name.isdigit()]) == 3
+    run(method, uneven, hyper, keep=After(tmp_path / "b", 0, every=interval("never")))
+    assert [p.name for p in (tmp_path / "b" / "seed0").iterdir()] == ["1"]
+
+
+def broken(path, how):
+    """Damages one checkpoint's largest file."""
+    victim = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    if how == "cut":
+        victim.write_bytes(content[: len(content) // 2])
+    elif how == "lost":
+        victim.unlink()
+    else:
+        content[len(content) // 2] ^= 0xFF
+        victim.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["cut", "lost", "flipped"])
+def test_a_torn_checkpoint_gives_way_to_the_one_before(tmp_path, uneven, capsys, how):
+    method, hyper = flat_method("clser")
+    with pytest.raises(Stopped):
+        run(method, uneven, hyper, keep=After(tmp_path, 8), plan=Plan(chunk=2))
+    newest = max((tmp_path / "seed0").iterdir(), key=lambda p: int(p.name))
+    broken(newest, how)
+    resumed = run(method, uneven, hyper, keep=After(tmp_path, 0), plan=Plan(chunk=2))
+    told = capsys.readouterr().err
+    assert f"warning: checkpoint seed0/{newest.name} cannot be read" in told
+    assert "it goes on from" in told
+    assert_same([resumed], [run(method, uneven, hyper, plan=Plan(chunk=2))])
+
+
+def test_nothing_whole_is_nothing(tmp_path, uneven, capsys):
+    method, hyper = flat_method("sgd")
+    with pytest.raises(Stopped):
+        run(method, uneven, hyper, keep=After(tmp_path, 3, every=interval("never")))
+    broken(tmp_path / "seed0" / "1", "lost")
+    resumed = run(method, uneven, hyper, keep=After(tmp_path, 0))
+    assert "goes on" not in capsys.readouterr().err
+    assert_same([resumed], [run(method, uneven, hyper)])
+
+
+def test_a_full_disk_is_one_sentence_and_what_was_saved_stays(tmp_path, uneven, monkeypatch):
+    method, hyper = flat_method("sgd")
+    with pytest.raises(Stopped):
+        run(method, uneven, hyper, keep=After(tmp_path, 4), plan=Plan(chunk=2))
+    before = sorted(p.name for p in (tmp_path / "seed0").iterdir())
+    real = shutil.disk_usage
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: SimpleNamespace(free=4096))
+    with pytest.raises(SaveFailed, match=r"are needed and 0\.0 are free.*run the same command"):
+        run(method, uneven, hyper, keep=After(tmp_path, 0), plan=Plan(chunk=2))
+    assert sorted(p.name for p in (tmp_path / "seed0").iterdir()) == before
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", real)
+    resumed = run(method, uneven, hyper, keep=After(tmp_path, 0), plan=Plan(chunk=2))
+    assert_same([resumed], [run(method, uneven, hyper)])
+
+
+def test_a_save_that_fails_behind_the_run_is_told_too(tmp_path, uneven, monkeypatch):
+    """The disk fills while orbax writes: the files cannot be opened any more."""
+    import orbax.checkpoint as ocp
+
+    def full(self):
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device [os_error_code='28']")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "check_for_errors", full)
+    method, hyper = flat_method("sgd")
+    with pytest.raises(SaveFailed, match="no space is left on the disk"):
+        run(method, uneven, hyper, keep=After(tmp_path, 0), plan=Plan(chunk=2))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("90s", Interval(seconds=90)),
+        ("0.5s", Interval(seconds=0.5)),
+        ("5m", Interval(seconds=300)),
+        ("1h", Interval(seconds=3600)),
+        ("200steps", Interval(steps=200)),
+        ("1 step", Interval(steps=1)),
+        ("never", Interval()),
+    ],
+)
+def test_intervals(text, expected):
+    assert interval(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "60", "s", "-5s", "0steps", "often", "5 minutes"])
+def test_bad_intervals_are_named(text):
+    with pytest.raises(InputError, match=f"save_every is '{text}'; give e.g. 60s"):
+        interval(text)
+
+
+def test_time_decides_when_to_save(tmp_path, uneven, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    keep = Checkpoints(tmp_path, "it", every=Interval(seconds=10), last=99, wish=Wish())
+    saves = []
+    offer = keep.offer
+
+    def count(names, state, place, meter):
+        now[0] += 4
+        before = keep._saved_at
+        offer(names, state, place, meter)
+        saves.append(keep._saved_at != before)
+
+    keep.offer = count
+    method, hyper = flat_method("sgd")
+    run(method, uneven, hyper, keep=keep, plan=Plan(chunk=2))
+    assert saves[:9] == [False, False, True] * 3
+    assert saves[-1]
+
+
+def test_a_fingerprint_sees_every_bit_and_no_device(tmp_path):
+    tree = {"a": jnp.arange(6.0).reshape(2, 3), "k": jax.random.key(1), "n": jnp.int32(3)}
+    same = jax.tree.map(jnp.copy, tree)
+    assert fingerprint(tree) == fingerprint(same)
+    for changed in (
+        {**tree, "a": tree["a"].at[1, 1].add(1e-6)},
+        {**tree, "a": tree["a"].reshape(3, 2)},
+        {**tree, "a": -tree["a"]},  # minus zero
+        {**tree, "k": jax.random.key(2)},
+        {**tree, "n": jnp.uint32(3)},
+        {"b": tree["a"], "k": tree["k"], "n": tree["n"]},
+    ):
+        assert fingerprint(changed) != fingerprint(tree)
+
+
+def test_forgetting_keeps_nothing():
+    assert Forget().restore(["seed0"], None)[0] == {}
