@@ -96,10 +96,19 @@ def write(workdir: str | Path, config: Mapping[str, Any], result: Result) -> Pat
     workdir = Path(workdir)
     write_json(workdir / "results.json", _results(result))
     _write_matrices(workdir, result, "accuracy")
-    write_file(workdir / "accuracy_matrix.png", figures.accuracy_matrix(result))
-    write_file(workdir / "accuracy_over_tasks.png", figures.accuracy_over_tasks(result))
+    redraw(workdir, result)
     write_file(workdir / "summary.md", page(_sheet(result)))
     return workdir
+
+
+def redraw(workdir: Path, result: Result, prefix: str = "") -> list[Path]:
+    """Draws the figures of one run into ``workdir`` and returns their paths."""
+    drawn = {"accuracy_matrix": figures.accuracy_matrix(result)}
+    drawn["accuracy_over_tasks"] = figures.accuracy_over_tasks(result)
+    paths = [workdir / f"{prefix}{name}.png" for name in drawn]
+    for path, content in zip(paths, drawn.values(), strict=True):
+        write_file(path, content)
+    return paths
 
 
 def write_comparison(

@@ -1,7 +1,7 @@
 """A run read back from its workdir, ready to predict; the data set is not needed."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,13 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from cls_jax.checkpoint import read_lanes
-from cls_jax.evaluate import EVAL_BATCH, hidden_task
+from cls_jax.evaluate import EVAL_BATCH, hidden_task, make_evaluate, view_names
+from cls_jax.events import Result
 from cls_jax.experiment import StreamConfig, fit_method
+from cls_jax.feed import make_road
 from cls_jax.itinerary import Place, lane_name
+from cls_jax.journey import schedules_of
 from cls_jax.methods import METHODS
 from cls_jax.methods.base import Method
 from cls_jax.nets.choose import NetConfig
+from cls_jax.placement import Placement
 from cls_jax.program import Run, birth
+from cls_jax.streams.stream import Stream
 from cls_jax.types import InputError, PyTree, Task
 
 
@@ -117,6 +122,55 @@ def load_all(workdir: str | Path) -> list[Trained]:
             f"workdir {workdir} holds no saved run; give the --workdir of a run that was saved"
         )
     return found
+
+
+def score(trained: Trained, stream: Stream) -> np.ndarray:
+    """float32[views, 2, T] accuracy on every task of ``stream``, as ``Result.matrix`` has a row.
+
+    Args:
+      trained: any saved run; its seed fixes the class order.
+      stream: on its own data or on others of the same shape and classes.
+
+    Raises:
+      InputError: for data that do not fit.
+    """
+    shape, classes = stream.source.train.x.shape[1:], stream.num_classes
+    if (shape, classes) != (trained.shape, trained.num_classes):
+        raise InputError(
+            f"data {stream.source.name} has examples {[*shape]} and {classes} classes, but "
+            f"{trained.name} was trained on {[*trained.shape]} and {trained.num_classes}; give "
+            "data like these"
+        )
+    placement = Placement()
+    evaluate = make_evaluate(trained.method, stream, placement)
+    road = make_road(stream.source.test, placement, 1, on_host=False)
+    schedule = schedules_of(trained.method, stream, trained.seed)[0]
+    return evaluate(trained.state, schedule, road, stream.num_tasks - 1)
+
+
+def results(found: Sequence[Trained], stream: Stream) -> list[Result]:
+    """One Result a method, from the matrices that were saved; costs are not known (NaN).
+
+    Args:
+      found: of ``load_all``.
+      stream: that they were trained on, for its name.
+    """
+    by_name: dict[str, list[Trained]] = {}
+    for one in found:
+        by_name.setdefault(one.name, []).append(one)
+    return [
+        Result(
+            method=name,
+            seeds=tuple(one.seed for one in mine),
+            views=view_names(mine[0].method),
+            matrix=np.stack([np.asarray(one.run.matrix, np.float64) for one in mine]),
+            states=tuple(one.state for one in mine),
+            seconds=float("nan"),
+            steps_per_second=float("nan"),
+            details={"stream": {"name": stream.name, **stream.describe}},
+        )
+        for name, mine in by_name.items()
+    ]
 
 
 def _read(path: Path) -> Iterator[Trained]:
