@@ -23,13 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cls_jax.itinerary import Kept, Meter, Place
-from cls_jax.processes import agree, is_first
+from cls_jax.processes import SaveFailed, agree, is_first
 from cls_jax.stopping import Stopped, Wish
 from cls_jax.types import InputError, PyTree
-
-
-class SaveFailed(RuntimeError):
-    """A checkpoint could not be written; the message says why, what is kept, and what to do."""
 
 
 class Interval(NamedTuple):

@@ -86,7 +86,7 @@ def run_main(
     except KeyboardInterrupt:
         _stop("interrupted", 130)
     except Exception as error:
-        from cls_jax.checkpoint import SaveFailed
+        from cls_jax.processes import SaveFailed
         from cls_jax.runner import Diverged
         from cls_jax.stopping import Stopped
         from cls_jax.types import InputError

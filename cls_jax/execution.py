@@ -17,7 +17,7 @@ from cls_jax.experiment import Learner, make_learner, make_stream
 from cls_jax.itinerary import Forget, Keeper
 from cls_jax.methods.base import no_advice
 from cls_jax.plan import Plan, check_run
-from cls_jax.processes import cache_programs, is_first, join
+from cls_jax.processes import cache_programs, is_first, join, no_one_waits
 from cls_jax.report import finish
 from cls_jax.runner import sweep
 from cls_jax.stopping import heeded
@@ -177,7 +177,7 @@ def execute(learners: Sequence[Learner], config: RunConfig, record: Any) -> list
     plan, values = check_execution(learners, config)
     _advise(learners, config.seeds)
     results, shown = [], None
-    with _kept(learners, values, config, record) as keepers:
+    with no_one_waits(), _kept(learners, values, config, record) as keepers:
         for learner, hypers, keep in zip(learners, values, keepers, strict=True):
             logs = config.workdir if config.tensorboard and is_first() else None
             first_look, shown = learner.stream is not shown, learner.stream

@@ -1,13 +1,19 @@
 """Several processes as one run, on JAX's own runtime; and what every process sets up first."""
 
+import contextlib
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from cls_jax.types import InputError
+
+
+class SaveFailed(RuntimeError):
+    """A checkpoint could not be written; the message says why, what is kept, and what to do."""
 
 
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -60,6 +66,29 @@ def agree(values: Sequence[float]) -> list[float]:
     from jax.experimental import multihost_utils
 
     return multihost_utils.process_allgather(np.asarray(values, np.float32)).max(0).tolist()
+
+
+@contextlib.contextmanager
+def no_one_waits() -> Iterator[None]:
+    """Inside, an error of one of several processes ends it at once, in one sentence.
+
+    Python's own end would wait minutes for processes that are gone. What a process raises for
+    itself (bad input, a wish to stop) passes, because then all of them do. Alone, nothing changes.
+    """
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, SaveFailed) as error:
+        if jax.process_count() == 1:
+            raise
+        reason = " ".join(str(error).split())[:160]
+        print(
+            f"error: process {jax.process_index()} of {jax.process_count()} cannot go on without "
+            f"the others ({reason}); what was saved is kept: start all processes again with the "
+            "same commands",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
 
 
 def cache_programs() -> None:

@@ -1,0 +1,113 @@
+"""Two processes over loopback are one run: equal to one process, and it survives a killed peer."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cls_jax.checkpoint import fingerprint
+from cls_jax.processes import agree, cache_programs, is_first, join
+from cls_jax.trained import load
+from cls_jax.types import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = [
+    "experiments/clser_mnist.py", "--tasks", "2", "--epochs", "1", "--chunk", "20",
+    "--save-every", "20steps",
+]  # fmt: skip
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as some:
+        some.bind(("127.0.0.1", 0))
+        return some.getsockname()[1]
+
+
+def pair(workdir: Path, *mine: str) -> list[tuple[int, str]]:
+    """(exit code, stderr) of two processes; the second may carry a mine, see sabotage.py."""
+    port, started = free_port(), []
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for number in (0, 1):
+        sabotage = ["tests/sabotage.py", *mine] if mine and number == 1 else []
+        who = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2"]
+        command = [sys.executable, *sabotage, *SCRIPT, "--workdir", str(workdir), *who]
+        command += ["--process-id", str(number)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
+    try:
+        return [(p.returncode, err) for p in started for _, err in [p.communicate(timeout=400)]]
+    finally:
+        for process in started:
+            process.kill()
+
+
+def test_two_processes_are_one_run_and_survive_a_killed_peer(tmp_path):
+    whole = pair(tmp_path / "pair")
+    assert [code for code, _ in whole] == [0, 0], whole
+    assert "task 2/2" in whole[0][1]
+    assert "task 2/2" not in whole[1][1]  # only process 0 reports
+    files = {path.name for path in (tmp_path / "pair").iterdir()}
+    assert {"results.json", "config.json", "accuracy_matrix.png", "checkpoints"} <= files
+
+    alone = [sys.executable, *SCRIPT, "--workdir", str(tmp_path / "alone")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(alone, cwd=ROOT, env=environment, check=True, capture_output=True)
+    two, one = load(tmp_path / "pair"), load(tmp_path / "alone")
+    assert two.over
+    assert one.over
+    assert fingerprint(two.state.memory.slots) == fingerprint(one.state.memory.slots)
+    # Rounding grows over 144 steps (on_devices.py has the tight comparison, over few steps).
+    np.testing.assert_allclose(two.run.matrix, one.run.matrix, atol=0.2)
+
+    began = time.monotonic()
+    (code, told), (killed, _) = pair(tmp_path / "mined", "steps", "4", "0.02")
+    assert killed == -signal.SIGKILL
+    assert code == 1
+    assert "error: process 0 of 2 cannot go on without the others" in told
+    assert "start all processes again with the same commands" in told
+    assert "Traceback" not in told
+    assert time.monotonic() - began < 200
+    assert not load(tmp_path / "mined").over
+
+    again = pair(tmp_path / "mined")
+    assert [code for code, _ in again] == [0, 0], again
+    assert "clser goes on from" in again[0][1]
+    assert fingerprint(load(tmp_path / "mined").run) == fingerprint(two.run)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((None, 2, None), "num_processes and process_id need a coordinator"),
+        ((None, None, 0), "num_processes and process_id need a coordinator"),
+        (("here", 2, 0), "coordinator is 'here'; give HOST:PORT or 'auto'"),
+        (("here:", 2, 0), "coordinator is 'here:'"),
+        (("here:1", None, 0), "num_processes is None and process_id 0"),
+        (("here:1", 2, 2), "num_processes is 2 and process_id 2"),
+        (("auto", None, None), "no cluster tells who is in the run"),
+    ],
+)
+def test_processes_that_cannot_find_each_other_are_told(given, message):
+    with pytest.raises(InputError, match=message):
+        join(*given)
+
+
+def test_alone_there_is_nothing_to_agree_on():
+    join(None, None, None)
+    assert is_first()
+    assert agree([0.0, 3.0]) == [0.0, 3.0]
+
+
+def test_a_cache_that_jax_was_told_is_left_alone():
+    import jax
+
+    told = jax.config.jax_compilation_cache_dir
+    cache_programs()
+    assert jax.config.jax_compilation_cache_dir == told
