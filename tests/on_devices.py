@@ -106,6 +106,7 @@ def test_the_work_is_really_split(flat):
 @pytest.mark.parametrize(("name", "seeds"), [("clser", range(10)), ("gdumb", range(3))])
 def test_a_seed_a_device_is_the_single_run_bit_for_bit(flat, name, seeds):
     method, hyper = flat_method(name, **({"cutmix": False} if name == "gdumb" else {}))
+    hyper = hyper.replace(learning_rate=0.02)
     plans = [Plan(chunk=7, over_seeds=over) for over in ("sequential", "devices")]
     one, many = (run(method, flat, hyper, seeds=seeds, plan=plan) for plan in plans)
     assert_same([many], [one])
@@ -121,7 +122,7 @@ def test_dualnet_seeds_on_devices_are_the_single_runs(pictures):
 
 def test_a_sweep_fills_the_devices_in_rounds(flat):
     method, hyper = flat_method("er")
-    hypers = [hyper.replace(learning_rate=rate) for rate in (0.03, 0.1, 0.3)]
+    hypers = [hyper.replace(learning_rate=rate) for rate in (0.003, 0.01, 0.02)]
     how = {"method": method, "stream": flat, "hypers": hypers, "seeds": (0, 1, 2)}
     one = sweep(**how, plan=Plan(over_seeds="sequential"))
     assert_same(sweep(**how, plan=Plan(over_seeds="devices", devices=4)), one)
@@ -140,6 +141,7 @@ def lives(folder, plans, number, **how):
 
 def test_seeds_move_from_eight_devices_to_one_and_back(tmp_path, flat):
     method, hyper = flat_method("clser")
+    hyper = hyper.replace(learning_rate=0.02)
     how = {"method": method, "stream": flat, "hypers": [hyper], "seeds": tuple(range(8))}
     plans = [
         Plan(chunk=5, over_seeds="devices"),
@@ -201,6 +203,7 @@ def test_impossible_devices_are_named(flat, plan, seeds, message):
 @pytest.mark.parametrize("over_seeds", ["sequential", "devices"])
 def test_examples_from_the_host_are_the_same(flat, over_seeds):
     method, hyper = flat_method("clser")
+    hyper = hyper.replace(learning_rate=0.02)
     plans = [Plan(chunk=5, over_seeds=over_seeds, data=data) for data in ("device", "host")]
     one, other = (run(method, flat, hyper, seeds=(0, 1), plan=plan) for plan in plans)
     assert_same([one], [other])
