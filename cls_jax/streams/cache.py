@@ -65,19 +65,19 @@ def cache_folder(data_dir: str | os.PathLike | None) -> Path:
 class Store:
     """Where the pictures of a set go while it is decoded, and who tells the user of it."""
 
-    def __init__(self, folder: Path | None, remark: str) -> None:
+    def __init__(self, folder: Path | None, name: str, remark: str = "") -> None:
         """Files in ``folder``, or memory where it is None; ``remark`` ends the line told."""
-        self._folder, self._remark, self._name = folder, remark, ""
+        self._folder, self._name, self._remark = folder, name, remark
         self._bar: Progress | None = None
 
-    def begin(self, name: str, total: int) -> None:
+    def begin(self, total: int) -> None:
         """Tells that ``total`` pictures are coming: a bar on a terminal, elsewhere one line."""
-        self._name, terminal = name, sys.stderr.isatty()
+        terminal = sys.stderr.isatty()
         if self._folder is None or not terminal:
-            print(f"preparing {name}: {total} pictures, {self._remark}", file=sys.stderr)
+            print(f"preparing {self._name}: {total} pictures, {self._remark}", file=sys.stderr)
         if terminal:
             self._bar = _bar()
-            self._task = self._bar.add_task(f"preparing {name}", total=total)
+            self._task = self._bar.add_task(f"preparing {self._name}", total=total)
             self._bar.start()
 
     def close(self) -> None:
@@ -159,9 +159,9 @@ class Store:
 
 def _unwritten(name: str, folder: Path, error: OSError) -> InputError:
     return InputError(
-        f"the decoded pictures of {name} cannot be kept in {folder} "
-        f"({error.strerror or error}); free space there, or give another data_dir (--data-dir), or "
-        "XDG_CACHE_HOME where there is none"
+        f"the decoded pictures of {name} cannot be kept in {folder} ({error.strerror or error}); "
+        "free space there, or give data_dir (--data-dir), or without it XDG_CACHE_HOME, another "
+        "directory"
     )
 
 
@@ -206,13 +206,13 @@ def cached(path: Path, name: str, make: Callable[[Store], Source]) -> Source:
         if error.errno in _FULL:
             raise _unwritten(name, path.parent, error) from error
         remark = (
-            f"into memory, since {path.parent} cannot be written ({error.strerror}); give data_dir "
-            "(--data-dir) or XDG_CACHE_HOME a directory where it can be done once"
+            f"into memory, since {path.parent} cannot be written ({error.strerror or error}); give "
+            "data_dir (--data-dir), or without it XDG_CACHE_HOME, a directory to keep them"
         )
-        with contextlib.closing(Store(None, remark)) as store:
+        with contextlib.closing(Store(None, name, remark)) as store:
             return make(store)
     try:
-        with contextlib.closing(Store(aside, f"once, into {path}")) as store:
+        with contextlib.closing(Store(aside, name, f"once, into {path}")) as store:
             source = make(store)
             store.finish(source)
         try:

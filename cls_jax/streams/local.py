@@ -189,7 +189,7 @@ def load_folder(directory: str, data_dir: str | None = None, size: int | None = 
     both = [file for split in (train, test) for files in split.values() for file in files]
 
     def make(store: Store) -> Source:
-        store.begin(root.name, len(both))
+        store.begin(len(both))
         splits = (_decode(*each, size, store) for each in (("train", train), ("test", test)))
         return Source(root.name, *splits, tuple(train))
 

@@ -179,7 +179,7 @@ def _read(title: str, folder: Path, size: int | None, store: Store) -> Source:
             f"data set {title!r} in {folder} lacks {len(lost)} of its files, e.g. "
             f"{Path(lost[0]).name}; copy the folder again, or delete it to have it prepared anew"
         )
-    store.begin(title, sum(split.num_examples for split in used.values()))
+    store.begin(sum(split.num_examples for split in used.values()))
     train, held = (_split(title, builder, split, folder, size, store) for split in used)
     if train.x.shape[1:] != held.x.shape[1:]:
         raise _ragged(title, train.x.shape[1:], held.x.shape[1:])

@@ -332,7 +332,7 @@ def test_a_write_that_fails_midway_is_told(pets, caches):
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_the_store_keeps_rows_in_the_order_asked_for(tmp_path, in_memory):
-    store = Store(None if in_memory else tmp_path, "")
+    store = Store(None if in_memory else tmp_path, "numbers")
     x = store.rows("train", len(NUMBERS), (np.asfortranarray(row) for row in NUMBERS))
     np.testing.assert_array_equal(x, NUMBERS)
     order = np.random.default_rng(1).permutation(len(NUMBERS))
@@ -356,7 +356,7 @@ def test_on_a_terminal_a_bar_moves_and_goes(monkeypatch):
     path = Path(os.devnull) / "cache"
 
     def make(store):
-        store.begin("numbers", len(NUMBERS))
+        store.begin(len(NUMBERS))
         store.rows("train", len(NUMBERS), NUMBERS)
         return Source("numbers", *(Examples(NUMBERS, NUMBERS[:, 0, 0, 0]),) * 2, ("0",))
 
