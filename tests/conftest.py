@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cls_jax_tests_")  # not the user's own
 
 import jax
 import numpy as np
@@ -22,10 +23,10 @@ from cls_jax.streams.sources import load
 from cls_jax.streams.stream import Examples, Source
 from tests.toy_nets import toy_dualnets
 
-# Several tests compile the same convolutional step: what one compiled, the next one loads.
-CACHE = tempfile.mkdtemp(prefix="cls_jax_tests_")
+CACHE = os.environ["XDG_CACHE_HOME"]
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
-jax.config.update("jax_compilation_cache_dir", CACHE)
+# Several tests compile the same convolutional step: what one compiled, the next one loads.
+jax.config.update("jax_compilation_cache_dir", os.path.join(CACHE, "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 TASKS = 3

@@ -78,7 +78,7 @@ ONLY_IN = {
     "array_record": {"streams.prepared", "streams.classics", "streams.fetch"},
     "orbax": {"checkpoint", "workdir"},
     "matplotlib": {"figures"},
-    "rich": {"console", "sheet", "report"},
+    "rich": {"console", "sheet", "report", "streams.cache"},
     "tyro": {"cli"},
     "tensorboardX": {"console"},
     "sklearn": {"streams.sources"},

@@ -1,15 +1,15 @@
-"""Sources from the user's own files: an .npz of arrays, a folder of pictures; and their cache."""
+"""Sources from the user's own files: an .npz of arrays, a folder of pictures."""
 
-import contextlib
-import hashlib
 import os
-import uuid
 import zipfile
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from cls_jax.streams.cache import Store, cache_folder, cached, file_digest
 from cls_jax.streams.stream import Examples, Source
 from cls_jax.types import InputError
 
@@ -19,6 +19,7 @@ _NPZ_KEYS = (
     ("train_images", "train_labels", "test_images", "test_labels"),
 )
 _FOLDER_SIZE = 32
+_THREADS = 8  # more of them wait for the GIL
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow mode
 
 
@@ -46,54 +47,6 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     picture = Image.fromarray(image[:, :, 0] if channels == 1 else image, _MODES[channels])
     resized = picture.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(resized).reshape(size, size, channels)
-
-
-def file_digest(parts: Iterable[str], files: Iterable[tuple[str, os.stat_result]]) -> str:
-    """16 hex digits that change when a file is renamed, resized or rewritten, or a part changes.
-
-    The contents are not read: name, length and modification time stand for them.
-    """
-    digest = hashlib.blake2b("\0".join(parts).encode(), digest_size=8)
-    for name, stat in files:
-        digest.update(f"\n{name}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
-    return digest.hexdigest()
-
-
-def cached(path: Path | None, make: Callable[[], Source]) -> Source:
-    """The source stored at ``path``, or else ``make()``, which is then stored there.
-
-    Decoding is slow and happens once. The file is written under another name and moved into place,
-    so a killed process leaves no half cache; a directory that cannot be written is no error.
-    """
-    if path is None:
-        return make()
-    broken = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-    with contextlib.suppress(*broken), np.load(path, allow_pickle=False) as stored:
-        return Source(
-            str(stored["name"]),
-            Examples(stored["train_x"], stored["train_y"]),
-            Examples(stored["test_x"], stored["test_y"]),
-            tuple(str(name) for name in stored["label_names"]),
-        )
-    source = make()
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(exist_ok=True)
-        temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                np.savez(
-                    file,
-                    name=source.name,
-                    train_x=source.train.x,
-                    train_y=source.train.y,
-                    test_x=source.test.x,
-                    test_y=source.test.y,
-                    label_names=np.array(source.label_names),
-                )
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return source
 
 
 def load_npz(file: str, size: int | None = None) -> Source:
@@ -207,7 +160,7 @@ def _npz_labels(path: Path, key: str, y: np.ndarray) -> np.ndarray:
 def load_folder(directory: str, data_dir: str | None = None, size: int | None = None) -> Source:
     """The source in a folder of pictures; see ``sources.load`` for how it must be laid out."""
     size = _FOLDER_SIZE if size is None else size
-    root = Path(directory).expanduser()
+    root = Path(directory).expanduser().absolute()
     if not root.is_dir():
         raise InputError(f"no folder {root}; folder:DIR needs DIR/train/<class>/ and "
                          "DIR/test/<class>/, or DIR/<class>/")  # fmt: skip
@@ -237,30 +190,36 @@ def load_folder(directory: str, data_dir: str | None = None, size: int | None = 
             train[name] = [f for f, out in zip(files, mask, strict=True) if not out]
             test[name] = [f for f, out in zip(files, mask, strict=True) if out]
 
-    def make() -> Source:
-        return Source(root.name, _decode(train, size), _decode(test, size), tuple(train))
+    both = [file for split in (train, test) for files in split.values() for file in files]
 
-    if data_dir is None:
-        return make()
-    files = sorted(f for split in (train, test) for group in split.values() for f in group)
-    stats = ((f.relative_to(root).as_posix(), f.stat()) for f in files)
-    digest = file_digest(("folder", root.name, str(size)), stats)
-    cache = Path(data_dir).expanduser()
-    return cached(cache / ".cls_jax" / f"folder-{root.resolve().name}-{digest}.npz", make)
+    def make(store: Store) -> Source:
+        store.begin(len(both))
+        splits = (_decode(*each, size, store) for each in (("train", train), ("test", test)))
+        return Source(root.name, *splits, tuple(train))
+
+    stats = ((file.removeprefix(str(root)), os.stat(file)) for file in both)
+    digest = file_digest(("folder", root.name, str(root.resolve()), str(size)), stats)
+    folder = cache_folder(data_dir) / f"folder-{root.name[:40]}-{digest}"
+    return cached(folder, root.name, make)
 
 
-def _visible(directory: Path) -> list[Path]:
+def _visible(directory: str | os.PathLike) -> list[os.DirEntry]:
     """The entries of a directory by name, without the hidden ones."""
-    return sorted(child for child in directory.iterdir() if not child.name.startswith("."))
+    with os.scandir(directory) as entries:
+        return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
 
 
-def _pictures(directory: Path) -> dict[str, list[Path]]:
+def _pictures(directory: Path) -> dict[str, list[str]]:
     """Class name -> its picture files, both by name; every suffix that Pillow knows counts."""
     from PIL import Image
 
     suffixes = Image.registered_extensions()
+
+    def picture(entry: os.DirEntry) -> bool:
+        return os.path.splitext(entry.name)[1].lower() in suffixes and entry.is_file()
+
     classes = {
-        child.name: [f for f in _visible(child) if f.suffix.lower() in suffixes and f.is_file()]
+        child.name: [entry.path for entry in _visible(child) if picture(entry)]
         for child in _visible(directory)
         if child.is_dir()
     }
@@ -278,18 +237,40 @@ def _pictures(directory: Path) -> dict[str, list[Path]]:
     return classes
 
 
-def _decode(classes: dict[str, list[Path]], size: int) -> Examples:
+def _decode(split: str, classes: dict[str, list[str]], size: int, store: Store) -> Examples:
     """Every picture as RGB, resized once; labels number the class folders by name."""
+    labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes.values()])
+    files = [file for group in classes.values() for file in group]
+    x = store.rows(split, len(files), _pixels(files, size))
+    return Examples(x, labels.astype(np.int32))
+
+
+def _pixels(files: list[str], size: int) -> Iterator[np.ndarray]:
+    """The pictures in the order of ``files``; a thread a core, since Pillow releases the GIL."""
+    threads = min(_THREADS, os.cpu_count() or 1)
+    block = max(1, min(64, 2**20 // (3 * size * size)))
+
+    def decode(start: int) -> list[np.ndarray]:
+        return [_picture(file, size) for file in files[start : start + block]]
+
+    coming: deque[Future] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(files), block):
+            coming.append(pool.submit(decode, start))
+            if len(coming) > threads:
+                yield from coming.popleft().result()
+        while coming:
+            yield from coming.popleft().result()
+
+
+def _picture(file: str, size: int) -> np.ndarray:
+    """uint8[size, size, 3] of one file."""
     from PIL import Image
 
-    labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes.values()])
-    x = np.empty((len(labels), size, size, 3), np.uint8)
-    for i, file in enumerate(f for files in classes.values() for f in files):
-        try:
-            with Image.open(file) as picture:
-                x[i] = resize(np.asarray(picture.convert("RGB")), size)
-        except Exception as error:  # Pillow's plugins raise whatever they like on a broken file
-            raise InputError(
-                f"{file} cannot be decoded as a picture ({error}); repair or remove it"
-            ) from error
-    return Examples(x, labels.astype(np.int32))
+    try:
+        with Image.open(file) as picture:
+            return resize(np.asarray(picture.convert("RGB")), size)
+    except Exception as error:  # Pillow's plugins raise whatever they like on a broken file
+        raise InputError(
+            f"{file} cannot be decoded as a picture ({error}); repair or remove it"
+        ) from error

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from cls_jax.streams.cache import Store, cache_folder, cached, file_digest
 from cls_jax.streams.classics import CLASSICS, prepare_classic
 from cls_jax.streams.fetch import build, staging, unreachable_host
-from cls_jax.streams.local import cached, file_digest, resize
+from cls_jax.streams.local import resize
 from cls_jax.streams.stream import Examples, Source
 from cls_jax.types import InputError
 
@@ -48,12 +49,12 @@ def load_tfds(name: str, data_dir: str | None = None, size: int | None = None) -
     files = sorted(f for f in folder.iterdir() if f.is_file())
     parts = folder.relative_to(root).parts
     digest = file_digest((*parts, str(size)), ((f.name, f.stat()) for f in files))
-    cache = root / ".cls_jax" / f"{'-'.join(parts)}-{digest}.npz"
+    cache = cache_folder(root) / f"{'-'.join(parts)}-{digest}"
     title = dataset if config is None else f"{dataset}/{config}"
 
-    def make() -> Source:
+    def make(store: Store) -> Source:
         try:
-            return _read(title, folder, size)
+            return _read(title, folder, size, store)
         except InputError:
             raise
         except Exception as error:  # a damaged file is told by whatever its reader raises
@@ -62,7 +63,7 @@ def load_tfds(name: str, data_dir: str | None = None, size: int | None = None) -
                 "again, or delete it to have it prepared anew"
             ) from error
 
-    return cached(cache, make)
+    return cached(cache, title, make)
 
 
 def _find(root: Path, dataset: str, config: str | None, version: str | None) -> Path | None:
@@ -148,7 +149,7 @@ def _has_tensorflow() -> bool:
     return importlib.util.find_spec("tensorflow") is not None
 
 
-def _read(title: str, folder: Path, size: int | None) -> Source:
+def _read(title: str, folder: Path, size: int | None, store: Store) -> Source:
     """A prepared version folder as a source, every example decoded."""
     import tensorflow_datasets as tfds
 
@@ -178,7 +179,8 @@ def _read(title: str, folder: Path, size: int | None) -> Source:
             f"data set {title!r} in {folder} lacks {len(lost)} of its files, e.g. "
             f"{Path(lost[0]).name}; copy the folder again, or delete it to have it prepared anew"
         )
-    train, held = (_split(title, builder, split, folder, size) for split in used)
+    store.begin(sum(split.num_examples for split in used.values()))
+    train, held = (_split(title, builder, split, folder, size, store) for split in used)
     if train.x.shape[1:] != held.x.shape[1:]:
         raise _ragged(title, train.x.shape[1:], held.x.shape[1:])
     names = getattr(info.features["label"], "names", None)
@@ -192,37 +194,45 @@ def _read(title: str, folder: Path, size: int | None) -> Source:
     return Source(title, train, held, names)
 
 
-def _split(title: str, builder: Any, split: str, folder: Path, size: int | None) -> Examples:
+def _split(
+    title: str, builder: Any, split: str, folder: Path, size: int | None, store: Store
+) -> Examples:
     """One split as arrays, in the order of ``id`` if there is one, else as stored."""
     count = builder.info.splits[split].num_examples
-    x, y, ids = None, np.empty(count, np.int64), []
-    read = 0
-    for read, example in enumerate(_examples(title, builder, split), 1):
-        image = np.asarray(example["image"])
-        if image.dtype != np.uint8 or image.ndim != 3 or np.ndim(example["label"]) != 0:
+    place = "train" if split == "train" else "test"
+    y, ids = np.empty(count, np.int64), []
+
+    def images() -> Iterator[np.ndarray]:
+        read, shape = 0, None
+        for read, example in enumerate(_examples(title, builder, split), 1):
+            image = np.asarray(example["image"])
+            if image.dtype != np.uint8 or image.ndim != 3 or np.ndim(example["label"]) != 0:
+                raise InputError(
+                    f"data set {title!r} holds images {image.dtype}{[*image.shape]} with labels of "
+                    f"shape {[*np.shape(example['label'])]}; only uint8[h, w, c] with one integer "
+                    "label can be read"
+                )
+            image = image if size is None else resize(image, size)
+            shape = image.shape if shape is None else shape
+            if image.shape != shape:
+                raise _ragged(title, shape, image.shape)
+            if read <= count:
+                y[read - 1] = example["label"]
+                ids.append(example.get("id"))
+                yield image
+        if read == 0 or read != count:
             raise InputError(
-                f"data set {title!r} holds images {image.dtype}{[*image.shape]} with labels of "
-                f"shape {[*np.shape(example['label'])]}; only uint8[h, w, c] with one integer "
-                "label can be read"
+                f"data set {title!r} in {folder} holds {read} examples in split {split!r}, not the "
+                f"{count} of its dataset_info.json; delete the folder to have it prepared anew"
             )
-        image = image if size is None else resize(image, size)
-        x = np.empty((count, *image.shape), np.uint8) if x is None else x
-        if image.shape != x.shape[1:]:
-            raise _ragged(title, x.shape[1:], image.shape)
-        if read <= count:
-            x[read - 1], y[read - 1] = image, example["label"]
-            ids.append(example.get("id"))
-    if x is None or read != count:
-        raise InputError(
-            f"data set {title!r} in {folder} holds {read} examples in split {split!r}, not the "
-            f"{count} of its dataset_info.json; delete the folder to have it prepared anew"
-        )
+
+    x = store.rows(place, count, images())
     if y.min() < 0:
         raise InputError(f"data set {title!r} hides the labels of its split {split!r}; take another"
                          " set, or give its labelled part as npz:FILE or folder:DIR")  # fmt: skip
     if np.ndim(ids[0]) == 0 and ids[0] is not None:
         order = np.argsort(np.array(ids), kind="stable")
-        x, y = x[order], y[order]
+        x, y = store.reordered(place, x, order), y[order]
     return Examples(x, y.astype(np.int32))
 
 

@@ -1,7 +1,8 @@
 """Where the examples come from: one function, every kind of data set a user may have.
 
-Everything is read into memory once, as the raw pixels; streams index it (see ``stream.py``). The
-heavy packages (tfds, scikit-learn, Pillow) are imported when a source that needs them is asked for.
+Everything is decoded once, to raw pixels, which streams index (see ``stream.py``): in memory, or in
+a cache on disk that is mapped (see ``cache.py``). The heavy packages (tfds, scikit-learn, Pillow)
+are imported when a source that needs them is asked for.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ _DIGITS_SIZE = 32
 def load(
     name: str, data_dir: str | os.PathLike | None = None, *, size: int | None = None
 ) -> Source:
-    """A labelled data set wholly in memory, by name.
+    """A labelled data set by name.
 
     There is never a substitute: a set that is not there and cannot be fetched is an error, within
     seconds. Reading is deterministic and knows no seed: the same files give the same arrays.
@@ -39,15 +40,18 @@ def load(
         fashion_mnist are prepared here, without TensorFlow, from the official archive put into
         ``data_dir`` or else downloaded; others with the extra ``cls_jax[tf]``.
       data_dir: where tfds data sets lie; default the variable TFDS_DATA_DIR, else
-        ~/tensorflow_datasets. What was decoded is cached in its subfolder .cls_jax, which may be
-        deleted at any time; for ``folder:`` only where ``data_dir`` is given.
+        ~/tensorflow_datasets. What was decoded from them, and from ``folder:``, is cached in its
+        subfolder .cls_jax; that of ``folder:`` without ``data_dir`` in $XDG_CACHE_HOME/cls_jax/data
+        or ~/.cache/cls_jax/data. Caches may be deleted at any time.
       size: pixels; images are resized once to size x size (bilinear, antialiased). Default: as
         stored; 32 for ``digits`` and ``folder:``.
 
     Returns:
-      The source: train and test, x uint8[n, h, w, c] or float32[n, d], y int32[n]. A tfds set
-      without a test split is tested on its validation split. Its examples stand in the order of
-      their feature ``id`` if there is one, else as stored.
+      The source: train and test, x uint8[n, h, w, c] or float32[n, d], y int32[n]. Of a folder or
+      a tfds set x is a read-only map of the cache's file, or in memory where none can be written
+      (one line on stderr says so). A tfds set without a test split is tested on its validation
+      split. Its examples stand in the order of their feature ``id`` if there is one, else as
+      stored.
 
     Raises:
       InputError: one sentence that names what was asked for, what was found and the remedy.

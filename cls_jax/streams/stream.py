@@ -13,14 +13,17 @@ _POOL = 7  # purpose of the key in pooled; the scenarios use small numbers
 
 
 class Examples(NamedTuple):
-    """A split held in memory: x uint8[n, h, w, c] (or float32[n, d]) and y int32[n]."""
+    """A split: x uint8[n, h, w, c] (or float32[n, d]) and y int32[n].
+
+    ``x`` is in memory, or a read-only ``np.memmap`` of what was decoded once (see ``cache.py``).
+    """
 
     x: np.ndarray
     y: np.ndarray
 
 
 class Source(NamedTuple):
-    """A labelled data set, wholly in memory.
+    """A labelled data set.
 
     Attributes:
       name: as the first printed line tells it, e.g. "cifar10".

@@ -346,6 +346,7 @@ def test_folder_with_its_own_split(tmp_path):
         paint(root / split / "dog" / "b.GIF", 9, "P")
         paint(root / split / "dog" / "a.bmp", 77, "L")
         (root / split / "dog" / "notes.txt").write_text("no picture")
+    before = files_under(tmp_path)
     source = load(f"folder:{root}")
     assert (source.name, source.label_names) == ("pets", ("cat", "dog"))
     assert source.train.x.shape == (3, 32, 32, 3)
@@ -353,7 +354,7 @@ def test_folder_with_its_own_split(tmp_path):
     assert source.train.x[0, 5, 5].tolist() == [255, 0, 0]
     assert source.train.x[1, 5, 5].tolist() == [77, 77, 77]  # a.bmp before b.GIF
     assert load(f"folder:{root}", size=7).test.x.shape == (3, 7, 7, 3)
-    assert not list(tmp_path.rglob("*.npz"))
+    assert files_under(tmp_path) == before
 
 
 def test_folder_without_a_split_holds_out_every_fifth(tmp_path):
@@ -364,26 +365,6 @@ def test_folder_without_a_split_holds_out_every_fifth(tmp_path):
     assert source.test.x[:, 0, 0, 0].tolist() == [1, 6, 1, 6]
     assert source.train.x[:, 0, 0, 0].tolist() == [0, 2, 3, 4, 5] * 2
     assert source.test.y.tolist() == [0, 0, 1, 1]
-
-
-def test_folder_is_decoded_once_and_again_after_a_change(tmp_path, monkeypatch):
-    root, cache = tmp_path / "pets", tmp_path / "cache"
-    for name in ("cat", "dog"):
-        for i in range(2):
-            paint(root / name / f"{i}.png", (i, 0, 0))
-    cache.mkdir()
-    first = load(f"folder:{root}", cache)
-    with monkeypatch.context() as patch:
-        patch.setattr("cls_jax.streams.local._decode", None)
-        assert describe(load(f"folder:{root}", cache)) == describe(first)
-        with pytest.raises(TypeError):
-            load(f"folder:{root}", cache, size=9)
-    paint(root / "cat" / "0.png", (200, 0, 0))
-    os.utime(root / "cat" / "0.png", (1, 1))
-    assert load(f"folder:{root}", cache).train.x[0, 0, 0, 0] == 200
-    for file in (cache / ".cls_jax").iterdir():  # a damaged cache is made again
-        file.write_bytes(b"PK\x03\x04")
-    assert load(f"folder:{root}", cache).train.x[0, 0, 0, 0] == 200
 
 
 def test_folder_refusals(tmp_path):
@@ -612,6 +593,7 @@ def test_a_prepared_set_is_decoded_once_and_again_after_a_change(copy, tmp_path,
     for name in ("cifar10", "cifar10:3.0.2"):
         again = load(name, tmp_path)
         assert again.label_names == first.label_names
+        assert isinstance(again.train.x, np.memmap)
         assert describe(again) == describe(first)
     os.utime(next(copy.glob("*-train*")), (1, 1))
     with pytest.raises(pytest.fail.Exception, match="decoded again"):
@@ -621,17 +603,6 @@ def test_a_prepared_set_is_decoded_once_and_again_after_a_change(copy, tmp_path,
 def test_where_no_cache_can_be_written_the_set_is_read_all_the_same(copy, tmp_path):
     (tmp_path / ".cls_jax").write_text("a file in the way")
     np.testing.assert_array_equal(load("cifar10", tmp_path).train.x, CIFAR_X["train"])
-
-
-def test_a_killed_process_leaves_no_half_cache(copy, tmp_path, monkeypatch):
-    def half(file, **arrays):
-        file.write(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(np, "savez", half)
-    with pytest.raises(KeyboardInterrupt):
-        load("cifar10", tmp_path)
-    assert list((tmp_path / ".cls_jax").iterdir()) == []
 
 
 def test_size_resizes_a_prepared_set(copy, tmp_path):
