@@ -19,7 +19,8 @@ class Placement(NamedTuple):
     Attributes:
       lanes: "one": the group is one lane and has no lane axis; "vmap": the first axis of every leaf
         is the lane, all in one program; "devices": so too, each lane on a device of its own
-        (``jax.pmap``, no communication, so a lane has the bits of a single run).
+        (``jax.pmap``, no communication). In mode "scan" a lane there has the bits of a single run;
+        in mode "loop" XLA fuses single steps differently, and convolutions differ by rounding.
       mesh: the devices over which "one" splits its batches; None: the first device.
     """
 
@@ -64,10 +65,8 @@ class Placement(NamedTuple):
     def share(self, data: Examples, num_lanes: int) -> Examples:
         """Examples that all lanes read, on the device; one copy a device."""
         if self.lanes == "devices":
-            devices = Mesh(np.asarray(jax.local_devices()[:num_lanes]), ("lanes",))
-            rows = jax.NamedSharding(devices, jax.P("lanes"))
-            copies = (np.broadcast_to(leaf, (num_lanes, *leaf.shape)) for leaf in data)
-            return Examples(*(jax.device_put(leaf, rows) for leaf in copies))
+            copies = Examples(*(np.broadcast_to(leaf, (num_lanes, *leaf.shape)) for leaf in data))
+            return jax.device_put(copies, _one_a_device(num_lanes))
         if self.mesh is None:
             return Examples(*map(jnp.asarray, data))
         sharding = meshes.whole(self.mesh)
@@ -88,13 +87,20 @@ class Placement(NamedTuple):
         """States of single lanes as the group's."""
         if not self.stacked:
             return lanes[0]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes)
+        group = jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes)
+        return jax.device_put(group, _one_a_device(len(lanes))) if self.lanes == "devices" else group
 
     def unstack(self, group: PyTree, num_lanes: int) -> list[PyTree]:
         """The group's state as those of single lanes."""
         if not self.stacked:
             return [group]
         return [jax.tree.map(lambda leaf, i=i: leaf[i], group) for i in range(num_lanes)]
+
+
+def _one_a_device(num_lanes: int) -> jax.sharding.Sharding:
+    """Of leaves whose first axis is the lane."""
+    devices = Mesh(np.asarray(jax.local_devices()[:num_lanes]), ("lanes",))
+    return jax.NamedSharding(devices, jax.P("lanes"))
 
 
 DATA = -1
