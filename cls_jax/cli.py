@@ -19,6 +19,12 @@ def flat(kind: type) -> Any:
     return Annotated[kind, tyro.conf.arg(name="")]
 
 
+def positional(kind: Any, metavar: str) -> Any:
+    """The type of a field that is given without a flag; the help calls its values ``metavar``."""
+    mark = tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+    return Annotated[tyro.conf.Positional[kind], mark]
+
+
 def parse(
     config_class: type[Config],
     presets: Mapping[str, Config],
@@ -29,7 +35,8 @@ def parse(
 ) -> Config:
     """The config that a command line asks for.
 
-    ``--preset NAME`` says where every other flag starts from, wherever it stands on the line. The
+    ``--preset NAME`` says where every other flag starts from, wherever it stands on the line; with
+    a single preset there is nothing to choose, and no such flag. The
     string below a field of ``config_class`` is its help; a bool is ``--flag`` or ``--no-flag``, a
     nested dataclass ``--net.width``. Wrong input ends the process with code 2 and names the
     nearest flag.
@@ -44,8 +51,18 @@ def parse(
     arguments = list(sys.argv[1:] if argv is None else argv)
     aliases = _aliases(presets[default_preset])
     arguments = [aliases.get(argument, argument) for argument in arguments]
-    preset = _preset(arguments, presets, default_preset)
     told = [f"{alias} is the same as {flag}." for alias, flag in aliases.items()]
+    description = "\n".join([description.strip(), *told]).strip()
+    if len(presets) == 1:
+        default = presets[default_preset]
+        return tyro.cli(
+            config_class,
+            prog=_program(),
+            args=arguments,
+            default=default,
+            description=description,
+        )
+    preset = _preset(arguments, presets, default_preset)
     preset_type = Annotated[
         Literal[tuple(presets)],
         tyro.conf.arg(help="where all other flags start from"),
@@ -56,9 +73,10 @@ def parse(
     )
     parsed = tyro.cli(
         both,
+        prog=_program(),
         args=arguments,
         default=both(preset, presets[preset]),
-        description="\n".join([description.strip(), *told]).strip(),
+        description=description,
     )
     return parsed.config
 
@@ -86,15 +104,18 @@ def run_main(
     except KeyboardInterrupt:
         _stop("interrupted", 130)
     except Exception as error:
+        from cls_jax.errors import InputError
+
+        if isinstance(error, InputError):
+            _stop(f"error: {error}", 2)
         from cls_jax.processes import SaveFailed
         from cls_jax.runner import Diverged
         from cls_jax.stopping import Stopped
-        from cls_jax.types import InputError
         from cls_jax.workdir import command
 
         if isinstance(error, Stopped):
             _stop(f"{error}; the same command goes on:\n  {command()}", error.code)
-        codes = {InputError: 2, Diverged: 1, SaveFailed: 1}
+        codes = {Diverged: 1, SaveFailed: 1}
         for kind, code in codes.items():
             if isinstance(error, kind):
                 _stop(f"error: {error}", code)
@@ -109,6 +130,12 @@ def _names(config: Any) -> set[str]:
         flat = any(getattr(mark, "name", None) == "" for mark in marks)
         names |= _names(getattr(config, field.name)) if flat else {field.name}
     return names
+
+
+def _program() -> str | None:
+    """ "python -m cls_jax.report" of a module; None of a script, whose path says it."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return None if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 def _aliases(config: Any) -> dict[str, str]:

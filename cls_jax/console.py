@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Column
 from rich.text import Text
 
+from cls_jax.errors import InputError
 from cls_jax.events import SCENARIOS, Evaluated, Observer, Progress, Started
-from cls_jax.types import InputError
 
 MAX_METRICS = 3
 """How many of a step's metrics fit on the live line."""

@@ -109,3 +109,9 @@ class Result(NamedTuple):
         """Names of the scores worth showing, in the order of axis 2."""
         stream = self.details.get("stream")
         return scenario_names(stream if isinstance(stream, Mapping) else {})
+
+    @property
+    def stream_name(self) -> str:
+        """What the run was on, "" if its details do not say."""
+        stream = self.details.get("stream", "")
+        return str(stream.get("name", "") if isinstance(stream, Mapping) else stream)

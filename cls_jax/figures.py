@@ -6,7 +6,7 @@ display is touched. Colours: cividis and Okabe-Ito, both safe for the colour-bli
 
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,8 +69,10 @@ def accuracy_over_tasks(result: Result) -> bytes:
 
 def comparison_over_tasks(results: Sequence[Result]) -> bytes:
     """The same curves for several methods, one panel a scenario."""
-    names = results[0].scenarios
-    figure = _figure(1.6 + 4.2 * len(names), 4.6)
+    names, width = results[0].scenarios, 1.6 + 4.2 * len(results[0].scenarios)
+    longest = max(len(result.method) for result in results)
+    columns = min(max(1, int(width / (0.7 + longest / 12))), len(results), 6)  # 12 letters an inch
+    figure = _figure(width, 4.4 + 0.2 * -(-len(results) // columns))
     all_axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for number, (axes, scenario) in enumerate(zip(all_axes, names, strict=True)):
         for style, result in enumerate(results):
@@ -80,10 +82,8 @@ def comparison_over_tasks(results: Sequence[Result]) -> bytes:
     for axes in all_axes[1:]:
         axes.set_ylabel("")
     handles, labels = all_axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False
-    )
-    figure.suptitle(stream_name(results[0]) or "average accuracy", fontsize=11)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+    figure.suptitle(_wrapped(stream_names(results) or "average accuracy", figure), fontsize=11)
     return _png(figure)
 
 
@@ -117,23 +117,24 @@ def _dress(axes: "Axes", num_tasks: int) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def stream_name(result: Result) -> str:
-    """What the run was on, "" if its details do not say."""
-    stream = result.details.get("stream", "")
-    return str(stream.get("name", "") if isinstance(stream, Mapping) else stream)
+def stream_names(results: Sequence[Result]) -> str:
+    """What the runs were on, each stream once; "" if their details do not say."""
+    return "; ".join(dict.fromkeys(filter(None, (result.stream_name for result in results))))
 
 
 def _title(result: Result, figure: "Figure") -> str:
     n = len(result.seeds)
     parts = [
         result.method,
-        stream_name(result),
+        result.stream_name,
         f"{n} seeds" if n > 1 else f"seed {result.seeds[0]}",
     ]
-    text = " · ".join(part for part in parts if part)
-    return textwrap.fill(
-        text, int(11 * figure.get_figwidth()), break_on_hyphens=False
-    )  # 11 letters an inch at this size
+    return _wrapped(" · ".join(part for part in parts if part), figure)
+
+
+def _wrapped(title: str, figure: "Figure") -> str:
+    """In as many lines as it needs: 11 letters an inch at the size of a title."""
+    return textwrap.fill(title, int(11 * figure.get_figwidth()), break_on_hyphens=False)
 
 
 def _figure(width: float, height: float) -> "Figure":

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cls_jax.types import InputError
+from cls_jax.errors import InputError
 
 
 class Summary(NamedTuple):

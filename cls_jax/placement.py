@@ -88,7 +88,9 @@ class Placement(NamedTuple):
         if not self.stacked:
             return lanes[0]
         group = jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes)
-        return jax.device_put(group, _one_a_device(len(lanes))) if self.lanes == "devices" else group
+        return (
+            jax.device_put(group, _one_a_device(len(lanes))) if self.lanes == "devices" else group
+        )
 
     def unstack(self, group: PyTree, num_lanes: int) -> list[PyTree]:
         """The group's state as those of single lanes."""

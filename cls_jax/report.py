@@ -1,10 +1,11 @@
 """What a run leaves for people: tables, a workdir of JSON, CSV, Markdown and figures.
 
-Host only. Accuracies are percent in tables and figures, fractions in files. Tasks are counted from
-1 in everything printed.
+``python -m cls_jax.report WORKDIR ...`` sets finished runs side by side. Host only. Accuracies are
+percent in tables and figures, fractions in files. Tasks are counted from 1 in everything printed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,20 @@ import numpy as np
 from rich.table import Table
 
 from cls_jax import figures
+from cls_jax.cli import positional, run_main
 from cls_jax.console import console, fan_out, tensorboard
+from cls_jax.errors import InputError
 from cls_jax.events import Result
 from cls_jax.metrics import Summary, scores, summarise
 from cls_jax.sheet import Sheet, page, rich_table, show
-from cls_jax.types import InputError
+from cls_jax.stored import gather, number, score_key, write_run, write_runs
 from cls_jax.workdir import (
+    CONFIG,
+    check_place,
     check_workdir,
     prepare_workdir,
     write_config,
     write_file,
-    write_json,
     writing,
 )
 
@@ -32,6 +36,7 @@ __all__ = [
     "console",
     "fan_out",
     "finish",
+    "main",
     "prepare_workdir",
     "show",
     "tables",
@@ -94,8 +99,7 @@ def write(workdir: str | Path, config: Mapping[str, Any], result: Result) -> Pat
     if not check_workdir(workdir, config):
         write_config(workdir, config)
     workdir = Path(workdir)
-    write_json(workdir / "results.json", _results(result))
-    _write_matrices(workdir, result, "accuracy")
+    write_run(workdir, result)
     redraw(workdir, result)
     write_file(workdir / "summary.md", page(_sheet(result)))
     return workdir
@@ -122,65 +126,21 @@ def write_comparison(
     _distinct(results)
     if not check_workdir(workdir, config):
         write_config(workdir, config)
-    workdir = Path(workdir)
-    write_json(workdir / "comparison.json", [_results(result) for result in results])
+    return _write_side_by_side(Path(workdir), results)
+
+
+def _write_side_by_side(workdir: Path, results: Sequence[Result]) -> Path:
+    """All of ``write_comparison`` but config.json, into a folder that is there."""
     write_file(workdir / "comparison.csv", _comparison_csv(results))
-    for result in results:
-        _write_matrices(workdir, result, f"accuracy_{result.method}".replace(" ", "_"))
     write_file(workdir / "comparison.md", page(_comparison_sheet(results)))
     write_file(workdir / "comparison_over_tasks.png", figures.comparison_over_tasks(results))
+    write_runs(workdir, results)
     return workdir
-
-
-def _key(scenario: str) -> str:
-    """ "class_il" of "class-IL": for file names and JSON keys."""
-    return scenario.lower().replace("-", "_")
 
 
 def _summaries(result: Result, view: int, scenario: int) -> dict[str, Summary]:
     every = scores(result.matrix[:, view, scenario])
     return {name: summarise(values) for name, values in every.items()}
-
-
-def _results(result: Result) -> dict[str, Any]:
-    by_view: dict[str, Any] = {}
-    for v, view in enumerate(result.views):
-        by_view[view] = {
-            _key(scenario): {
-                name: {**summarise(values)._asdict(), "values": values}
-                for name, values in scores(result.matrix[:, v, s]).items()
-            }
-            for s, scenario in enumerate(result.scenarios)
-        }
-    return {
-        "method": result.method,
-        "seeds": result.seeds,
-        "num_tasks": result.matrix.shape[-1],
-        "seconds": result.seconds,
-        "steps_per_second": result.steps_per_second,
-        "details": result.details,
-        "scores": by_view,
-    }
-
-
-def _write_matrices(workdir: Path, result: Result, prefix: str) -> None:
-    for lane, seed in enumerate(result.seeds):
-        for v, view in enumerate(result.views):
-            for s, scenario in enumerate(result.scenarios):
-                name = f"{prefix}_{view}_{_key(scenario)}_seed{seed}.csv"
-                write_file(workdir / name, _csv(result.matrix[lane, v, s]))
-
-
-def _csv(matrix: np.ndarray) -> str:
-    """One accuracy matrix [T + 1, T]; empty where not measured."""
-    lines = [",".join(["after_task", *(f"task_{j + 1}" for j in range(matrix.shape[1]))])]
-    for i, row in enumerate(matrix):
-        lines.append(",".join(["before" if i == 0 else str(i), *map(_cell, row)]))
-    return "\n".join(lines) + "\n"
-
-
-def _cell(value: float) -> str:
-    return f"{value:.6f}" if np.isfinite(value) else ""
 
 
 def _comparison_csv(results: Sequence[Result]) -> str:
@@ -191,8 +151,8 @@ def _comparison_csv(results: Sequence[Result]) -> str:
             if not lines:
                 lines.append(",".join(["method", "scenario", "seed", *every]))
             for lane, seed in enumerate(result.seeds):
-                cells = (_cell(values[lane]) for values in every.values())
-                lines.append(",".join([result.method, _key(scenario), str(seed), *cells]))
+                cells = (number(values[lane]) for values in every.values())
+                lines.append(",".join([result.method, score_key(scenario), str(seed), *cells]))
     return "\n".join(lines) + "\n"
 
 
@@ -215,7 +175,7 @@ def _sheet(result: Result) -> Sheet:
             summaries = _summaries(result, v, s)
             cells = (_percent(summaries[name]) for name in COLUMNS.values())
             rows.append((view, scenario, *cells))
-    stream = figures.stream_name(result)
+    stream = result.stream_name
     speed = f"{_seconds(result.seconds)} s, {result.steps_per_second:,.0f} steps/s"
     return Sheet(
         title=result.method + (f" on {stream}" if stream else ""),
@@ -249,7 +209,7 @@ def _comparison_sheet(results: Sequence[Result]) -> Sheet:
         row += [_seconds(result.seconds), f"{result.steps_per_second:,.0f}"]
     note = "; ".join(dict.fromkeys(_over(result) for result in results))
     return Sheet(
-        title=figures.stream_name(results[0]) or "comparison",
+        title=figures.stream_names(results) or "comparison",
         header=("method", *columns, "seconds", "steps/s"),
         rows=tuple(map(tuple, texts)),
         note=f"percent, {note}; forgetting and LA are {names[0]}; best in bold",
@@ -266,3 +226,58 @@ def _distinct(results: Sequence[Result]) -> None:
     names = [result.method for result in results]
     if not names or len(set(names)) < len(names):
         raise InputError(f"a comparison needs methods of different names; got {names}")
+
+
+COMMAND = """Finished runs in one table and one figure.
+
+python -m cls_jax.report runs/a runs/b --out runs/both
+"""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What ``python -m cls_jax.report`` compares.
+
+    Attributes:
+      workdirs: folders of finished runs, one or more.
+      out: folder for the table, the matrices and the figure; nothing is written if not given.
+    """
+
+    workdirs: positional(tuple[str, ...], "WORKDIR ...") = ()
+    out: str | None = None
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints finished runs side by side, one table for all, and writes them with their figure.
+
+    Exit codes as ``cli.run_main``.
+
+    Args:
+      argv: the arguments; those of the process if None.
+    """
+    run_main(_compare, Config, {"": Config()}, default_preset="", argv=argv, description=COMMAND)
+
+
+def _compare(config: Config) -> None:
+    results = gather(config.workdirs)
+    _distinct(results)
+    if config.out is not None:
+        _check_out(Path(config.out), config.workdirs)
+    show(tables(results[0]) if len(results) == 1 else comparison_table(results))
+    if config.out is not None:
+        with writing(config.out, "out"):
+            Path(config.out).mkdir(parents=True, exist_ok=True)
+            _write_side_by_side(Path(config.out), results)
+        print(f"results in {config.out}")
+
+
+def _check_out(out: Path, workdirs: Sequence[str]) -> None:
+    """Raises InputError unless a comparison may be written there."""
+    own = out.resolve() in [Path(workdir).resolve() for workdir in workdirs]
+    if own or (out / CONFIG).exists():
+        raise InputError(f"out {out} is the workdir of an experiment; give another --out")
+    check_place(out, "out")
+
+
+if __name__ == "__main__":
+    main()

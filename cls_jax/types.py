@@ -9,19 +9,14 @@ from typing import Any, Protocol
 import jax
 from flax import struct
 
+from cls_jax.errors import InputError as InputError
+
 Array = jax.Array
 PyTree = Any
 Metrics = Mapping[str, Array]
 """Scalars worth looking at after a step, float32[] each. The keys never change within a phase;
 ``"loss"`` is the total that was minimised last, and the runner stops when any value is not finite.
 """
-
-
-class InputError(ValueError):
-    """Something the user gave cannot work; the message names it, its value and the remedy.
-
-    Command lines print the message alone and exit with code 2.
-    """
 
 
 @struct.dataclass

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import cls_jax
-from cls_jax.types import InputError
+from cls_jax.errors import InputError
 
 CONFIG = "config.json"
 
@@ -41,11 +41,7 @@ def check_workdir(workdir: str | Path, config: Mapping[str, Any], **more: Any) -
       InputError: it is a file, cannot be written, or holds another experiment.
     """
     workdir = Path(workdir)
-    nearest = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        raise InputError(f"workdir {workdir}: {nearest} is a file; give another --workdir")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"workdir {workdir}: {nearest} cannot be written; give another --workdir")
+    check_place(workdir)
     if not (workdir / CONFIG).exists():
         return False
     try:
@@ -67,6 +63,15 @@ def check_workdir(workdir: str | Path, config: Mapping[str, Any], **more: Any) -
             "give another --workdir, or --restart to move that one aside"
         )
     return True
+
+
+def check_place(folder: Path, flag: str = "workdir") -> None:
+    """Raises InputError unless the folder given with ``--flag`` can be written, or made."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise InputError(f"{flag} {folder}: {nearest} is a file; give another --{flag}")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"{flag} {folder}: {nearest} cannot be written; give another --{flag}")
 
 
 def prepare_workdir(workdir: str | Path, config: Mapping[str, Any], **more: Any) -> Path:
@@ -128,8 +133,12 @@ def write_config(workdir: str | Path, config: Mapping[str, Any], **more: Any) ->
 
 
 @contextlib.contextmanager
-def writing(workdir: str | Path) -> Iterator[None]:
+def writing(workdir: str | Path, flag: str = "workdir") -> Iterator[None]:
     """Inside, a disk that is full or cannot be written is told in one sentence.
+
+    Args:
+      workdir: the folder that is written.
+      flag: where it was given.
 
     Raises:
       InputError: instead of OSError.
@@ -138,8 +147,8 @@ def writing(workdir: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"workdir {workdir}: {error.strerror or error}; mend that and run the same command "
-            "again, or give another --workdir"
+            f"{flag} {workdir}: {error.strerror or error}; mend that and run the same command "
+            f"again, or give another --{flag}"
         ) from error
 
 

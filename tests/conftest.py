@@ -77,16 +77,16 @@ def small_setting(**changes) -> Setting:
     return setting._replace(**changes)
 
 
-def small_method(name: str, **changes):
+def small_method(name: str, *, dtype: str = "float32", **changes):
     """(method, hyper) of the table's row ``name`` with the suite's sizes and ``changes``.
 
     DualNet gets toy networks: a ResNet-18's gradient takes half a minute to compile.
     """
-    row, setting = METHODS[name], small_setting()
+    row, setting = METHODS[name], small_setting(net=NetConfig(net="mlp", dtype=dtype))
     config = row.config(**{**SMALL_CONFIG.get(name, {}), **changes})
     if name != "dualnet":
         return row.build(config, setting), row.hyper()
-    nets = toy_dualnets(CLASSES, predictor=config.objective in NEEDS_PREDICTOR)
+    nets = toy_dualnets(CLASSES, predictor=config.objective in NEEDS_PREDICTOR, dtype=dtype)
     sizes = {"num_classes": CLASSES, "num_tasks": TASKS}
     return dualnet(config, nets, augment=setting.augment, **sizes), row.hyper()
 

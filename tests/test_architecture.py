@@ -28,13 +28,14 @@ TREES = {
     "metrics",
 }
 MAY_IMPORT = {
-    "types": set(),
+    "errors": set(),
+    "types": {"errors"},
     "checks": {"types"},
     "sync": {"types"},
     "losses": {"types"},
     "memory": {"types"},
     "herding": {"types"},
-    "metrics": {"types"},
+    "metrics": {"errors"},
     "image_ops": {"types"},
     "augment": {"types", "image_ops"},
     "nets": {"types", "nets"},
@@ -57,12 +58,14 @@ MAY_IMPORT = {
         "plan",
         "rows",
     },
-    "workdir": {"types", "", "__init__"},
-    "console": {"types", "events"},
+    "workdir": {"errors", "", "__init__"},
+    "console": {"errors", "events"},
     "figures": {"types", "metrics", "events"},
     "sheet": {"workdir"},
-    "report": {"types", "metrics", "events", "console", "figures", "workdir", "sheet"},
-    "cli": {"types", "runner"},
+    "stored": {"errors", "metrics", "events", "workdir"},
+    "report": {"errors", "metrics", "events", "console", "figures", "workdir", "sheet", "stored"}
+    | {"cli"},
+    "cli": {"errors", "runner", "checkpoint", "stopping", "workdir"},
     "experiment": TREES
     | {"nets", "methods", "streams", "plan", "runner", "events", "console", "workdir"},
     "best_args": set(),
@@ -100,7 +103,7 @@ LAZY = (
 """Heavy, or not always installed: imported inside the function that needs them."""
 
 FRONT_DOOR = (
-    r"(sync|losses|memory|herding|augment|metrics|evaluate|runner|presets|reproduction"
+    r"(sync|losses|memory|herding|augment|metrics|evaluate|runner|presets|reproduction|stored"
     r"|streams\.(class_il|domain_il|mnist360|gcil|blurry|rotation|sources|stream)"
     r"|nets\.(mlp|resnet|dualnet)|methods\.(?!__init__|base|dualnet_config)\w+)"
 )

@@ -15,10 +15,11 @@ WIDTHS = (2, 3)
 
 class Slow(nn.Module):
     predictor: bool
+    dtype: str
 
     def setup(self):
-        self.convs = [Conv(width) for width in WIDTHS]
-        self.norms = [BatchNorm() for _ in WIDTHS]
+        self.convs = [Conv(width, dtype=self.dtype) for width in WIDTHS]
+        self.norms = [BatchNorm(dtype=self.dtype) for _ in WIDTHS]
         self.projector = Dense(4)
         self.predictor_head = Dense(4)
 
@@ -30,24 +31,27 @@ class Slow(nn.Module):
         return tuple(maps)
 
     def __call__(self, x, *, train, valid=None):
-        z = self.projector(self.features(x, train=train, valid=valid)[-1].mean((1, 2)))
+        last = self.features(x, train=train, valid=valid)[-1]
+        z = self.projector(last.astype(jnp.float32).mean((1, 2)))
         return Embedding(z, self.predictor_head(z) if self.predictor else None)
 
 
 class Fast(nn.Module):
     num_classes: int
+    dtype: str
 
     @nn.compact
     def __call__(self, x, maps, *, train, valid=None):
         for width, slow_map in zip(WIDTHS, maps, strict=True):
-            x = nn.relu(BatchNorm()(Conv(width)(x), train=train, valid=valid))
+            x = Conv(width, dtype=self.dtype)(x)
+            x = nn.relu(BatchNorm(dtype=self.dtype)(x, train=train, valid=valid))
             x = max_pool_2x2(x) * slow_map
-        return Dense(self.num_classes)(x.mean((1, 2)))
+        return Dense(self.num_classes)(x.astype(jnp.float32).mean((1, 2)))
 
 
-def toy_dualnets(num_classes: int, *, predictor: bool = False) -> DualNets:
+def toy_dualnets(num_classes: int, *, predictor: bool = False, dtype: str = "float32") -> DualNets:
     """Two stages instead of four, one convolution each, BatchNorm included."""
-    slow, fast = Slow(predictor), Fast(num_classes)
+    slow, fast = Slow(predictor, dtype), Fast(num_classes, dtype)
 
     def init_fast(key, x):
         maps, side = [], x.shape[1]

@@ -18,7 +18,8 @@ class NetConfig:
       net: "resnet18" for images, "mlp" (two hidden layers of 100) for small or flat inputs;
         DualNet always has its own two networks.
       width: channels of the first stage of a ResNet-18 (64 in the papers).
-      dtype: compute dtype; parameters, statistics and losses are float32.
+      dtype: compute dtype of convolutions and hidden layers; parameters, statistics, optimizer
+        states, logits and losses are float32.
     """
 
     net: Literal["resnet18", "mlp"] = "resnet18"
@@ -30,15 +31,13 @@ def make_net(config: NetConfig, num_classes: int) -> Net:
     """The network of a one-network method.
 
     Raises:
-      InputError: for an unknown net or an mlp in another dtype than float32.
+      InputError: for an unknown net, or numbers that it cannot have.
     """
     if config.net == "resnet18":
         return resnet18(num_classes, config.width, dtype=config.dtype)
     if config.net != "mlp":
         raise InputError(f"net is {config.net!r}; use 'resnet18' or 'mlp'")
-    if config.dtype != "float32":
-        raise InputError(f"dtype is {config.dtype!r}, which the mlp does not have; use 'float32'")
-    return mlp(num_classes)
+    return mlp(num_classes, dtype=config.dtype)
 
 
 def make_dualnet(config: NetConfig, num_classes: int, *, predictor: bool = False) -> DualNets:

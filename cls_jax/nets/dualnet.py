@@ -220,7 +220,7 @@ def dualnet(
     Departs: no assertion on the image side; the trees are slow and fast as the paper means them
       (the repository's own helpers forget bn1 and f_conv2, and nothing calls them).
     """
-    check_net(num_classes, width, dtype)
+    check_net(num_classes, dtype, width)
     slow = _Slow(width, predictor, dtype, unbiased_running)
     fast = _Fast(num_classes, width, dtype, unbiased_running)
 

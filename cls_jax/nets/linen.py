@@ -11,11 +11,17 @@ from cls_jax.types import Array, InputError, PyTree, Variables
 COMPUTE_DTYPES = ("float32", "bfloat16", "float64")
 
 
-def check_net(num_classes: int, width: int, dtype: str) -> None:
-    """Raises InputError unless a network of this size and compute dtype can be built."""
+def check_net(num_classes: int, dtype: str, width: int | None = None) -> None:
+    """Raises InputError unless a network of this size and compute dtype can be built.
+
+    Args:
+      num_classes: size of the output.
+      dtype: compute dtype.
+      width: channels of the first stage; None: the network has no such number.
+    """
     if num_classes < 1:
         raise InputError(f"num_classes = {num_classes}: give the number of classes, at least 1.")
-    if width < 1:
+    if width is not None and width < 1:
         raise InputError(f"width = {width}: give the channels of the first stage, at least 1.")
     if dtype not in COMPUTE_DTYPES:
         raise InputError(f"dtype = {dtype!r}: give one of {', '.join(COMPUTE_DTYPES)}.")

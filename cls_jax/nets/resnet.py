@@ -67,7 +67,7 @@ def resnet18(
     Source: CLS-ER, NeurAI-Lab/CLS-ER backbone/ResNet18.py (from aimagelab/mammoth); 11,173,962
       parameters for 10 classes.
     """
-    check_net(num_classes, width, dtype)
+    check_net(num_classes, dtype, width)
     module = _ResNet18(num_classes, width, dtype, unbiased_running)
     init = lambda key, x: init_linen(key, module, x)  # noqa: E731
     apply = partial(apply_linen, module)

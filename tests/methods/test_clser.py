@@ -105,7 +105,7 @@ def test_oracle_6_two_steps_of_the_mnist_mlp():
     The last weights are sines of 2e9, which float64 rounds to 5e-7: hence seven digits.
     """
     with jax.enable_x64(True):
-        net = mlp(10)
+        net = mlp(10, dtype="float64")
         index = np.arange(2 * 784, dtype=np.float64).reshape(2, 784)
         data = [batch_of(np.sin(1e-4 * index**2 + t), y) for t, y in ((0.0, [0, 1]), (1.0, [2, 1]))]
         shapes = jax.eval_shape(net.init, jax.random.key(0), data[0].x)

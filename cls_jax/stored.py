@@ -1,0 +1,213 @@
+"""Finished results as files of a workdir, and back; no JAX is needed for it.
+
+One run is results.json and accuracy_<view>_<scenario>_seed<k>.csv, several side by side are
+comparison.json and accuracy_<method>_<view>_<scenario>_seed<k>.csv. The JSON, which says what there
+is, comes last: where it stands everything stands.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cls_jax.errors import InputError
+from cls_jax.events import Result
+from cls_jax.metrics import scores, summarise
+from cls_jax.workdir import write_file, write_json
+
+RUN, COMPARISON = "results.json", "comparison.json"
+
+
+def write_run(workdir: Path, result: Result) -> None:
+    """Writes the matrices and results.json of one run into a folder that is there."""
+    _write_matrices(workdir, result, "accuracy")
+    write_json(workdir / RUN, _record(result))
+
+
+def write_runs(workdir: Path, results: Sequence[Result]) -> None:
+    """Writes the matrices and comparison.json of several runs into a folder that is there."""
+    for result in results:
+        _write_matrices(workdir, result, _prefix(result.method))
+    write_json(workdir / COMPARISON, [_record(result) for result in results])
+
+
+def read(workdir: str | Path) -> list[Result]:
+    """The results that ``write_run`` or ``write_runs`` left in a folder.
+
+    Args:
+      workdir: of a finished run.
+
+    Returns:
+      One Result for each method, in the order written. Accuracies have the six decimals of the
+      files; ``states`` is empty; a score that the scenario does not have is NaN in ``matrix``.
+
+    Raises:
+      InputError: no such folder, nothing finished in it, or a file that is damaged or missing.
+    """
+    workdir = Path(workdir)
+    if not workdir.is_dir():
+        raise InputError(f"workdir {workdir}: there is no such folder")
+    path = next((workdir / name for name in (RUN, COMPARISON) if (workdir / name).exists()), None)
+    if path is None and (workdir / "cells.json").exists():
+        raise InputError(f"workdir {workdir} is a table of reproduce.py; see its comparison.md")
+    if path is None:
+        raise InputError(f"workdir {workdir} has no finished results; run its command to the end")
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+        bare = [_bare(record) for record in ([records] if path.name == RUN else records)]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        raise InputError(f"{path} is damaged; run the command of that workdir again") from None
+    for result in bare:
+        prefix = "accuracy" if path.name == RUN else _prefix(result.method)
+        for name, place in _files(result, prefix):
+            result.matrix[place] = _read_matrix(workdir / name, result.matrix.shape[-1])
+    return bare
+
+
+def gather(workdirs: Sequence[str | Path]) -> list[Result]:
+    """The results of several workdirs, fit to stand side by side, in the order given.
+
+    A method that is in several of them is labelled "er (a)" after its workdir, and so is every
+    method where the streams have different names. ``details["workdir"]`` says where it was read.
+
+    Raises:
+      InputError: as ``read``; no workdir, one of them twice, or runs that have other scores or
+        another number of tasks.
+    """
+    if not workdirs:
+        raise InputError("no workdir is given; name at least one, e.g. runs/first")
+    places = [Path(workdir).resolve() for workdir in workdirs]
+    for n, place in enumerate(places):
+        if place in places[:n]:
+            raise InputError(f"workdir {workdirs[n]} is given twice; name each once")
+    found = [(str(w), result) for w in workdirs for result in read(w)]
+    _check_alike(found)
+    short = [place.name for place in places]
+    names = short if len(set(short)) == len(short) else list(map(str, workdirs))
+    name_of = dict(zip(map(str, workdirs), names, strict=True))
+    methods = Counter(result.method for _, result in found)
+    one_stream = len({result.stream_name for _, result in found}) == 1
+    gathered = []
+    for workdir, result in found:
+        alone = one_stream and methods[result.method] == 1
+        label = result.method if alone else f"{result.method} ({name_of[workdir]})"
+        details = {"workdir": workdir, **result.details}
+        gathered.append(result._replace(method=label, details=details))
+    return gathered
+
+
+def score_key(scenario: str) -> str:
+    """ "class_il" of "class-IL": for file names and JSON keys."""
+    return scenario.lower().replace("-", "_")
+
+
+def number(value: float) -> str:
+    """Six decimals, as in every CSV file; empty where not measured."""
+    return f"{value:.6f}" if np.isfinite(value) else ""
+
+
+def _prefix(method: str) -> str:
+    return f"accuracy_{method}".replace(" ", "_").replace("/", "_")
+
+
+def _files(result: Result, prefix: str) -> list[tuple[str, tuple[int, int, int]]]:
+    """Name of each matrix's file, and where the matrix stands in ``result.matrix``."""
+    return [
+        (f"{prefix}_{view}_{score_key(scenario)}_seed{seed}.csv", (lane, v, s))
+        for lane, seed in enumerate(result.seeds)
+        for v, view in enumerate(result.views)
+        for s, scenario in enumerate(result.scenarios)
+    ]
+
+
+def _write_matrices(workdir: Path, result: Result, prefix: str) -> None:
+    for name, place in _files(result, prefix):
+        write_file(workdir / name, _csv(result.matrix[place]))
+
+
+def _header(num_tasks: int) -> str:
+    return ",".join(["after_task", *(f"task_{j + 1}" for j in range(num_tasks))])
+
+
+def _csv(matrix: np.ndarray) -> str:
+    """One accuracy matrix [T + 1, T]; empty where not measured."""
+    lines = [_header(matrix.shape[1])]
+    for i, row in enumerate(matrix):
+        lines.append(",".join(["before" if i == 0 else str(i), *map(number, row)]))
+    return "\n".join(lines) + "\n"
+
+
+def _read_matrix(path: Path, num_tasks: int) -> np.ndarray:
+    """float64[T + 1, T] of one file.
+
+    Rounded to float32, as the accuracies were before they were written: so a quotient of six
+    decimals or fewer is the same number again, and a table's last digit too.
+    """
+    if not path.exists():
+        raise InputError(f"{path} is missing; run the command of that workdir again")
+    try:
+        header, *lines = path.read_text(encoding="utf-8").splitlines()
+        rows = [[float(cell or "nan") for cell in line.split(",")[1:]] for line in lines]
+        a = np.array(rows, np.float32).astype(np.float64)
+        whole = header == _header(num_tasks) and a.shape == (num_tasks + 1, num_tasks)
+    except (OSError, ValueError):
+        whole = False
+    if not whole or ((a < 0) | (a > 1)).any():
+        raise InputError(
+            f"{path} is damaged: not {num_tasks + 1} rows of {num_tasks} accuracies in [0, 1]; "
+            "run the command of that workdir again"
+        )
+    return a
+
+
+def _record(result: Result) -> dict[str, Any]:
+    """All but the matrices and the states; scores from them."""
+    by_view: dict[str, Any] = {}
+    for v, view in enumerate(result.views):
+        by_view[view] = {
+            score_key(scenario): {
+                name: {**summarise(values)._asdict(), "values": values}
+                for name, values in scores(result.matrix[:, v, s]).items()
+            }
+            for s, scenario in enumerate(result.scenarios)
+        }
+    return {
+        "method": result.method,
+        "seeds": result.seeds,
+        "num_tasks": result.matrix.shape[-1],
+        "seconds": result.seconds,
+        "steps_per_second": result.steps_per_second,
+        "details": result.details,
+        "scores": by_view,
+    }
+
+
+def _bare(record: Mapping[str, Any]) -> Result:
+    """The Result of a record, its matrix not yet read."""
+    seeds, views = tuple(map(int, record["seeds"])), tuple(record["scores"])
+    shape = (len(seeds), len(views), 2, record["num_tasks"] + 1, record["num_tasks"])
+    if 0 in shape:
+        raise ValueError("nothing was measured")
+    seconds, rate = (
+        float("nan" if record[name] is None else record[name])
+        for name in ("seconds", "steps_per_second")
+    )
+    details = dict(record["details"])
+    matrix = np.full(shape, np.nan)
+    return Result(str(record["method"]), seeds, views, matrix, (), seconds, rate, details)
+
+
+def _check_alike(found: Sequence[tuple[str, Result]]) -> None:
+    """Raises InputError unless all have the same scores over as many tasks."""
+
+    def told(workdir: str, result: Result) -> str:
+        tasks = result.matrix.shape[-1]
+        return f"{workdir} has {' and '.join(result.scenarios)} over {tasks} tasks"
+
+    kinds = [(result.scenarios, result.matrix.shape[-1]) for _, result in found]
+    for kind, other in zip(kinds, found, strict=True):
+        if kind != kinds[0]:
+            raise InputError(f"{told(*found[0])}, {told(*other)}; compare runs of one kind")

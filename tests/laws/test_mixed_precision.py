@@ -1,0 +1,83 @@
+"""Compute in bfloat16, for every method: what is kept, optimised and reported stays float32."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cls_jax.methods import METHODS
+from cls_jax.nets.choose import NetConfig
+from tests.conftest import SMALL_CONFIG, small_method, small_setting
+from tests.laws.test_laws import batch_of, data_of, task_of
+
+FULL, LOW = jnp.dtype("float32"), jnp.dtype("bfloat16")
+every_method = pytest.mark.parametrize("name", sorted(METHODS))
+
+
+def convolutional(name, dtype):
+    """The method on the narrowest networks that the command line can ask for."""
+    row = METHODS[name]
+    net = NetConfig(width=1, dtype=dtype)
+    return row.build(row.config(**SMALL_CONFIG.get(name, {})), small_setting(net=net)), row.hyper()
+
+
+def training(method, hyper, run):
+    """The state in the midst of the second task, and the metrics of every step on the way.
+
+    ``run(fn, *arguments)`` computes, or only tells shapes and dtypes.
+    """
+    told, hyper = method.needs.told_task, jax.tree.map(jnp.float32, hyper)
+    state = run(method.init, jax.random.key(0), batch_of(0), hyper)
+    every = []
+    for number in range(2):
+        key, task, data = jax.random.key(number), task_of(number), data_of(method, number)
+        state = run(method.begin_task, key, state, task, data["begin"])
+        for phase in method.phases:
+            state = run(phase.enter, key, state, task, None)
+            for s in range(2):
+                key = jax.random.key(10 * number + s)
+                state, metrics = run(phase.step, key, state, batch_of(number, s, told=told))
+                every.append(metrics)
+        if number == 0:
+            state = run(method.end_task, jax.random.key(2), state, task, data["end"])
+    return state, every
+
+
+def compute(fn, *arguments):
+    return jax.jit(fn)(*arguments)
+
+
+def kinds(tree):
+    """Shape and dtype of every leaf."""
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+
+@every_method
+def test_state_and_metrics_are_kept_in_float32(name):
+    """Parameters, statistics, optimizer states, memory, logits and losses, told without compute."""
+    found = {}
+    for dtype in (FULL.name, LOW.name):
+        method, hyper = convolutional(name, dtype)
+        state, metrics = training(method, hyper, jax.eval_shape)
+        x = batch_of(0).x
+        predicts = (method.predict, *method.views.values())
+        logits = [jax.eval_shape(predict, state, x, task_of(0)) for predict in predicts]
+        found[dtype] = kinds((state.replace(hyper=None), metrics, logits))
+        floats = {leaf.dtype for leaf in jax.tree.leaves((metrics, logits))}
+        assert floats == {FULL}
+    assert found[LOW.name] == found[FULL.name]
+
+
+@every_method
+def test_bfloat16_trains_and_its_metrics_are_finite(name):
+    """A little off the float32 run, since its forwards are rounded, and never far."""
+    state, every = training(*small_method(name, dtype=LOW.name), compute)
+    full, full_every = training(*small_method(name), compute)
+    assert kinds(state) == kinds(full)
+    for metrics in every:
+        for value in metrics.values():
+            assert value.dtype == FULL
+            assert jnp.isfinite(value)
+    first, full_first = ([float(m["loss"]) for m in each] for each in (every, full_every))
+    assert first != full_first
+    np.testing.assert_allclose(first[0], full_first[0], rtol=0.05)
