@@ -19,8 +19,8 @@ class Placement(NamedTuple):
     Attributes:
       lanes: "one": the group is one lane and has no lane axis; "vmap": the first axis of every leaf
         is the lane, all in one program; "devices": so too, each lane on a device of its own
-        (``jax.pmap``, no communication). In mode "scan" a lane there has the bits of a single run;
-        in mode "loop" XLA fuses single steps differently, and convolutions differ by rounding.
+        (``jax.pmap``, no communication): the bits of single runs for dense networks, equal to
+        rounding for convolutions, whose layouts XLA may choose otherwise there.
       mesh: the devices over which "one" splits its batches; None: the first device.
     """
 

@@ -19,7 +19,7 @@ class Plan(NamedTuple):
       chunk: steps between two looks of Python; None is 20 in mode "loop" and 500 in mode "scan".
       mode: "loop", "scan", or "auto": loop for convolutional steps on a CPU, else scan.
       over_seeds: "sequential" (bitwise the single runs), "vmap" (one program for all seeds, equal
-        to rounding), "devices" (one seed a device; in mode "scan" bitwise the single runs), or
+        to rounding), "devices" (one seed a device; bitwise the single runs for dense networks), or
         "auto": vmap where the mode is scan and one device computes, else sequential.
       devices: over "devices" how many seeds at a time, else over how many devices each batch is
         split; None: all local devices for seeds, all devices of a run of several processes, else 1.

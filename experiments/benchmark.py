@@ -102,7 +102,8 @@ def build(config: Config) -> tuple[Method, PyTree, Stream, Plan]:
     stream = synthetic(config.batch_size, 1, shape)
     method = make_method(config.method, own, stream, StreamConfig(), config.net)
     over_seeds = "vmap" if config.seeds > 1 else "auto"
-    plan = check_run(method, hyper, range(config.seeds), Plan(None, config.mode, over_seeds))
+    plan = Plan(None, config.mode, over_seeds)
+    plan = check_run(method, stream, hyper, range(config.seeds), plan)
     plan = plan._replace(chunk=config.steps or (2 if plan.mode == "loop" else 500))
     # One chunk compiles; tasks have equally many chunks, so that every chunk is whole.
     rows = plan.chunk * -(-(config.turns + 1) // TASKS)
