@@ -101,7 +101,16 @@ def run_one(name: str, config: Any) -> None:
     begin(config.run)
     stream = make_stream(config.stream)
     learner = make_learner(name, config.method, config.hyper, stream, config.stream, config.net)
-    results = execute([learner], config.run, config)
+    conclude(config, execute([learner], config.run, config))
+
+
+def conclude(config: Any, results: Sequence[Result]) -> None:
+    """Prints the table of ``results`` and writes the workdir; process 0 does, if there are several.
+
+    Args:
+      config: the whole config of the experiment; has ``run``.
+      results: of ``execute``.
+    """
     if is_first():
         finish(config.run.workdir, asdict(config), results)
 
@@ -212,7 +221,7 @@ def _kept(
         "data": {source.name: describe(source)["fingerprint"] for source in sources},
         "software": software(),
     }
-    claim = claimed(config.workdir, asdict(record), restart=config.restart, **same)
+    claim = claimed(config.workdir, asdict(record), same, restart=config.restart)
     with claim if is_first() else nullcontext(Path(config.workdir)) as workdir, heeded() as wish:
         _meet("workdir")
         keepers = []

@@ -45,7 +45,12 @@ class Run:
 
 
 def birth(
-    method: Method, shape: tuple[int, ...], dtype: str, sizes: tuple[int, int], hyper, seed
+    method: Method,
+    shape: tuple[int, ...],
+    dtype: str,
+    sizes: tuple[int, int],
+    hyper: PyTree,
+    seed: Array,
 ) -> Run:
     """A lane's Run before anything was learned.
 

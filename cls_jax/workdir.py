@@ -29,13 +29,15 @@ HOW_NOT_WHAT = frozenset(
 """Fields that may differ between two runs of one and the same experiment."""
 
 
-def check_workdir(workdir: str | Path, config: Mapping[str, Any], **more: Any) -> bool:
+def check_workdir(
+    workdir: str | Path, config: Mapping[str, Any], same: Mapping[str, Any] | None = None
+) -> bool:
     """Whether ``workdir`` holds this experiment already; writes nothing.
 
     Args:
       workdir: a folder, there or not yet there.
       config: every field of the experiment, nested mappings allowed.
-      **more: what else must be the same, by name: the data, the software.
+      same: what else must be the same, by name: the data, the software.
 
     Raises:
       InputError: it is a file, cannot be written, or holds another experiment.
@@ -47,7 +49,7 @@ def check_workdir(workdir: str | Path, config: Mapping[str, Any], **more: Any) -
     try:
         record = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
         differences = _differences(record["config"], plain(config))
-        for name, value in more.items():
+        for name, value in (same or {}).items():
             old, new = ({name: given} for given in (record.get(name, value), value))
             differences += _differences(plain(old), plain(new))
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
@@ -74,20 +76,22 @@ def check_place(folder: Path, flag: str = "workdir") -> None:
         raise InputError(f"{flag} {folder}: {nearest} cannot be written; give another --{flag}")
 
 
-def prepare_workdir(workdir: str | Path, config: Mapping[str, Any], **more: Any) -> Path:
+def prepare_workdir(
+    workdir: str | Path, config: Mapping[str, Any], same: Mapping[str, Any] | None = None
+) -> Path:
     """The folder, made, with its config.json; call it last before the compute starts.
 
     A folder that holds the same experiment is taken again, and its config.json remembers that.
 
     Args:
-      workdir, config, **more: as ``check_workdir``.
+      workdir, config, same: as ``check_workdir``.
 
     Raises:
       InputError: as ``check_workdir``, or the folder could not be made.
     """
     workdir = Path(workdir)
-    if not check_workdir(workdir, config, **more):
-        return write_config(workdir, config, **more)
+    if not check_workdir(workdir, config, same):
+        return write_config(workdir, config, same)
     with writing(workdir):
         record = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
         record.setdefault("resumed", []).append(provenance())
@@ -97,12 +101,16 @@ def prepare_workdir(workdir: str | Path, config: Mapping[str, Any], **more: Any)
 
 @contextlib.contextmanager
 def claimed(
-    workdir: str | Path, config: Mapping[str, Any], *, restart: bool = False, **more: Any
+    workdir: str | Path,
+    config: Mapping[str, Any],
+    same: Mapping[str, Any],
+    *,
+    restart: bool = False,
 ) -> Iterator[Path]:
     """The folder, prepared, for this process alone.
 
     Args:
-      workdir, config, **more: as ``check_workdir``.
+      workdir, config, same: as ``check_workdir``.
       restart: an experiment that is there is moved aside first, to the first free name WORKDIR.1,
         WORKDIR.2, ...; nothing is ever deleted.
 
@@ -116,19 +124,21 @@ def claimed(
         with locked(workdir), writing(workdir):
             workdir.rename(aside)
         print(f"{workdir} was moved to {aside}", file=sys.stderr)
-    check_workdir(workdir, config, **more)
+    check_workdir(workdir, config, same)
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     with locked(workdir):
-        yield prepare_workdir(workdir, config, **more)
+        yield prepare_workdir(workdir, config, same)
 
 
-def write_config(workdir: str | Path, config: Mapping[str, Any], **more: Any) -> Path:
-    """The folder, made, with a config.json of ``config``, ``more`` and ``provenance()``."""
+def write_config(
+    workdir: str | Path, config: Mapping[str, Any], same: Mapping[str, Any] | None = None
+) -> Path:
+    """The folder, made, with a config.json of ``config``, ``same`` and ``provenance()``."""
     workdir = Path(workdir)
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / CONFIG, {"config": config, **more, **provenance()})
+        write_json(workdir / CONFIG, {"config": config, **(same or {}), **provenance()})
     return workdir
 
 

@@ -6,17 +6,16 @@
 Each method has its own flags behind its name, e.g. --er.learning-rate 0.05.
 """
 
-from dataclasses import asdict, make_dataclass, replace
+from dataclasses import make_dataclass, replace
 from typing import Annotated
 
 from tyro.conf import arg
 
 from cls_jax.cli import flat, run_main
-from cls_jax.execution import RunConfig, begin, execute
+from cls_jax.execution import RunConfig, begin, conclude, execute
 from cls_jax.experiment import StreamConfig, make_learner, make_stream
 from cls_jax.methods import METHODS
 from cls_jax.nets.choose import NetConfig
-from cls_jax.report import comparison_table, show, write_comparison
 from cls_jax.types import InputError
 
 FLAGS = {
@@ -72,10 +71,7 @@ def main(config) -> None:
         if hasattr(own, "memory_size"):
             own = replace(own, memory_size=config.memory_size)
         learners.append(make_learner(name, own, hyper, stream, config.stream, config.net))
-    results = execute(learners, config.run, config)
-    show(comparison_table(results))
-    if config.run.workdir is not None:
-        print(f"results in {write_comparison(config.run.workdir, asdict(config), results)}")
+    conclude(config, execute(learners, config.run, config))
 
 
 if __name__ == "__main__":

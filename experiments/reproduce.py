@@ -14,6 +14,7 @@ from cls_jax.cli import flat, run_main
 from cls_jax.execution import RunConfig, begin, execute
 from cls_jax.experiment import make_learner, make_stream
 from cls_jax.presets import TABLES, Change, ablations, cells, changed, settings
+from cls_jax.processes import is_first
 from cls_jax.reproduction import Cell, read_published, reproduction_sheet, write_reproduction
 from cls_jax.sheet import rich_table, show
 from cls_jax.types import InputError
@@ -52,6 +53,8 @@ def main(config: Config) -> None:
         learners.append(make_learner(*kinds, label=name))
         presets.append((label, preset))
     results = execute(learners, config.run, config)
+    if not is_first():
+        return
     done = [
         Cell(label, preset.memory_size, settings(preset), result)
         for (label, preset), result in zip(presets, results, strict=True)

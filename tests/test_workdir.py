@@ -10,7 +10,14 @@ import pytest
 
 from cls_jax import workdir as wd
 from cls_jax.types import InputError
-from cls_jax.workdir import check_workdir, plain, prepare_workdir, write_file, write_json
+from cls_jax.workdir import (
+    check_workdir,
+    claimed,
+    plain,
+    prepare_workdir,
+    write_file,
+    write_json,
+)
 
 CONFIG = {
     "method": "dualnet",
@@ -38,13 +45,65 @@ def test_prepare_makes_the_folder_with_its_record(tmp_path):
     assert record["commit"] is None or len(record["commit"].removesuffix("-dirty")) == 40
 
 
-def test_the_same_experiment_is_taken_again_and_says_so(tmp_path, capsys):
+def test_the_same_experiment_is_taken_again_and_remembers_it(tmp_path):
     prepare_workdir(tmp_path, CONFIG)
-    assert capsys.readouterr().err == ""
-    moved = {**CONFIG, "workdir": "runs/elsewhere"}  # where, not what
+    moved = {**CONFIG, "workdir": "runs/elsewhere", "chunk": 3, "devices": 8}  # how, not what
     assert check_workdir(tmp_path, moved) is True
     prepare_workdir(tmp_path, moved)
-    assert "same experiment; its results will be rewritten" in capsys.readouterr().err
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record["config"] == wd.plain(CONFIG)
+    assert [set(one) for one in record["resumed"]] == [set(wd.provenance())]
+
+
+def test_other_data_or_software_is_refused_by_name(tmp_path):
+    same = {"data": {"digits": "aa"}, "software": {"jax": "0.10.2", "cls_jax": "11"}}
+    prepare_workdir(tmp_path, CONFIG, same)
+    assert check_workdir(tmp_path, CONFIG, same)
+    for other, told in (
+        ({**same, "data": {"digits": "bb"}}, 'data.digits: "aa" → "bb"'),
+        ({**same, "data": {"mnist": "aa"}}, 'data.mnist: absent → "aa"; data.digits: "aa"'),
+        ({**same, "software": {"jax": "0.12", "cls_jax": "11"}}, 'software.jax: "0.10.2" → "0.12"'),
+    ):
+        with pytest.raises(InputError, match=f"another experiment \\({told}"):
+            check_workdir(tmp_path, CONFIG, other)
+
+
+def test_software_names_what_fixes_the_numbers(tmp_path, monkeypatch):
+    found = wd.software()
+    assert {"jax", "jaxlib", "flax", "optax", "numpy", "cls_jax"} == set(found)
+    monkeypatch.setattr(wd.cls_jax, "__file__", str(tmp_path / "__init__.py"))
+    (tmp_path / "__init__.py").write_text("other = 1")
+    assert wd.software()["cls_jax"] != found["cls_jax"]
+
+
+def test_a_workdir_is_for_one_process_at_a_time(tmp_path):
+    with claimed(tmp_path / "w", CONFIG, {}) as folder:
+        assert (folder / "config.json").exists()
+        with (
+            pytest.raises(InputError, match=f"w is in use by process {os.getpid()}; wait for it"),
+            claimed(tmp_path / "w", CONFIG, {}),
+        ):
+            pass
+    with claimed(tmp_path / "w", CONFIG, {}):
+        pass
+
+
+def test_restarting_moves_aside_and_deletes_nothing(tmp_path, capsys):
+    workdir = tmp_path / "w"
+    for expected in ({"w"}, {"w", "w.1"}, {"w", "w.1", "w.2"}):
+        with claimed(workdir, {**CONFIG, "learning_rate": len(expected)}, {}, restart=True):
+            (workdir / f"mine{len(expected)}").touch()
+        assert {path.name for path in tmp_path.iterdir()} == expected
+    assert (tmp_path / "w.1" / "mine1").exists()
+    assert (tmp_path / "w.2" / "mine2").exists()
+    assert f"{workdir} was moved to {workdir}.2" in capsys.readouterr().err
+
+
+def test_what_is_no_experiment_is_not_moved(tmp_path):
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "mine").touch()
+    with claimed(tmp_path / "w", CONFIG, {}, restart=True):
+        assert (tmp_path / "w" / "mine").exists()
 
 
 def test_another_experiment_is_refused_with_its_differences(tmp_path):
@@ -56,7 +115,7 @@ def test_another_experiment_is_refused_with_its_differences(tmp_path):
     assert str(refusal.value) == (
         f"workdir {tmp_path} holds another experiment "
         "(learning_rate: 0.03 → 0.1; net.width: 16 → 32); "
-        "give another --workdir or remove that folder"
+        "give another --workdir, or --restart to move that one aside"
     )
     assert (tmp_path / "config.json").read_bytes() == before
 
