@@ -221,8 +221,9 @@ def provenance() -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command line of this process, ready to be pasted into a shell."""
-    return shlex.join(["python", *sys.orig_argv[1:]])
+    """The command line of this process, or of %run in a notebook, ready for a shell."""
+    asked = sys.argv if "ipykernel" in sys.modules else sys.orig_argv[1:]
+    return shlex.join(["python", *asked])
 
 
 @functools.cache
