@@ -202,16 +202,11 @@ def provenance() -> dict[str, Any]:
     """What made a result: command line, commit, versions, device."""
     import jax
 
-    device = jax.devices()[0]
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    device, mine = jax.devices()[0], {"cls_jax": cls_jax.__version__}
     return {
         "command": command(),
         "commit": commit(),
-        "versions": {
-            "cls_jax": cls_jax.__version__,
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in packages},
-        },
+        "versions": {**software(), **mine, "python": platform.python_version()},
         "device": {
             "platform": device.platform,
             "kind": device.device_kind,
@@ -222,8 +217,8 @@ def provenance() -> dict[str, Any]:
 
 def command() -> str:
     """The command line of this process, or of %run in a notebook, ready for a shell."""
-    asked = sys.argv if "ipykernel" in sys.modules else sys.orig_argv[1:]
-    return shlex.join(["python", *asked])
+    in_notebook = any("kernel_launcher" in part for part in sys.orig_argv)  # Jupyter's, Colab's
+    return shlex.join(["python", *(sys.argv if in_notebook else sys.orig_argv[1:])])
 
 
 @functools.cache

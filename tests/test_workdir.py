@@ -215,3 +215,7 @@ def test_commit_is_that_of_the_package_or_none(tmp_path, monkeypatch):
 def test_command_can_be_pasted(monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", ["/a/b/python3", "-m", "x.y", "--workdir", "my runs"])
     assert wd.command() == "python -m x.y --workdir 'my runs'"
+    kernel = ["/usr/bin/python3", "-m", "colab_kernel_launcher", "-f", "connection.json"]
+    monkeypatch.setattr(sys, "orig_argv", kernel)
+    monkeypatch.setattr(sys, "argv", ["x.py", "--workdir", "my runs"])  # as %run sets it
+    assert wd.command() == "python x.py --workdir 'my runs'"
