@@ -29,7 +29,7 @@ def client(tmp_path, monkeypatch):
     folder = tmp_path / "work"
     folder.mkdir()
     resources = {"metadata": {"path": str(folder)}}
-    return lambda notebook: NotebookClient(notebook, timeout=580, resources=resources)
+    return lambda notebook: NotebookClient(notebook, timeout=1200, resources=resources)
 
 
 def told(cell: nbformat.NotebookNode) -> str:
@@ -93,7 +93,7 @@ def test_the_stop_button_saves_and_leaves_the_notebook_alive(client):
     """As the text says: SystemExit 130, the kernel lives, and the same cell goes on."""
     notebook = read(CLSER)
     cells = {cell.id: cell for cell in notebook.cells}
-    cells["quick"].source += " --chunk 20 --epochs 60 --restart"
+    cells["quick"].source += " --chunk 20 --epochs 30 --restart"
     again = nbformat.v4.new_code_cell(cells["quick"].source.replace(" --restart", ""))
     notebook.cells = [cells["where"], cells["install"], cells["quick"], again]
     running = client(notebook)
