@@ -2,7 +2,8 @@
 """Puts the tables of records/ into README.md; a test holds the two equal.
 
 A record is the workdir of reproduce.py, compare.py or a method's script, or JSON files of
-benchmark.py, with a NOTE.md that says in a few words what it is.
+benchmark.py, with a NOTE.md that says in a few words what it is. Records of survival have no
+table: the README quotes their numbers.
 """
 
 import json
@@ -16,7 +17,8 @@ BEGIN, END = "<!-- records: made by experiments/records.py -->", "<!-- end of re
 def block(records: Path) -> str:
     """Markdown: of every record its stream, note, table and folder."""
     parts = []
-    for folder in sorted(records.iterdir(), key=_place):
+    tables = [folder for folder in records.iterdir() if "survival" not in folder.name]
+    for folder in sorted(tables, key=_place):
         note = (folder / "NOTE.md").read_text(encoding="utf-8").strip()
         page = next((p for p in PAGES if (folder / p).exists()), None)
         if page is None:

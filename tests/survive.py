@@ -90,7 +90,8 @@ def differences(one: Path, other: Path) -> list[str]:
     found = [name for name in prints[0] if prints[0][name] != prints[1].get(name)]
     found += [f"{name} is not over" for name, (over, _) in prints[1].items() if not over]
     for path in sorted(one.glob("*.csv")):
-        if path.read_bytes() != (other / path.name).read_bytes():
+        twin = other / path.name
+        if not twin.exists() or path.read_bytes() != twin.read_bytes():
             found.append(path.name)
     scores = [json.loads((d / "results.json").read_text())["scores"] for d in (one, other)]
     return found + (["results.json"] if scores[0] != scores[1] else [])

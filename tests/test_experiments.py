@@ -47,6 +47,8 @@ def test_compare_runs_from_flags_to_files(tmp_path):
     matrices = [name for name in files if name.startswith("accuracy_")]
     assert len(matrices) == 12  # three methods, two scenarios, two seeds
     assert [name for name in files if name not in matrices] == [
+        ".lock",
+        "checkpoints",
         "comparison.csv",
         "comparison.json",
         "comparison.md",
@@ -57,7 +59,7 @@ def test_compare_runs_from_flags_to_files(tmp_path):
     assert config["config"]["memory_size"] == 8
     code, _, err = call(COMPARE, *flags, cwd=tmp_path)
     assert code == 0
-    assert "holds this same experiment" in err
+    assert "er is finished in out/checkpoints/er; --restart begins anew" in err
     code, _, err = call(COMPARE, *flags, "--er.learning-rate", "0.2", cwd=tmp_path)
     assert code == 2
     assert "holds another experiment" in err
@@ -90,7 +92,9 @@ def test_reproduce_runs_from_a_table_to_its_record(tmp_path):
     assert "changed: data npz:ten.npz" in (tmp_path / "out" / "comparison.md").read_text()
     files = {path.name for path in (tmp_path / "out").iterdir()}
     matrices = {"accuracy_sgd_0.csv", "accuracy_clser_200.csv"}
-    assert files == {"config.json", "cells.json", "comparison.md", *matrices}
+    kept = {".lock", "checkpoints"}
+    assert files - kept == {"config.json", "cells.json", "comparison.md", *matrices}
+    assert {p.name for p in (tmp_path / "out" / "checkpoints").iterdir()} == {"sgd", "clser_200"}
     rows = (tmp_path / "out" / "accuracy_clser_200.csv").read_text().splitlines()
     assert rows[0] == "network,score,seed,after_task,task_1,task_2,task_3,task_4,task_5"
     assert len(rows) == 1 + 3 * 2 * 2 * 6  # networks, scores, seeds, rows of a matrix

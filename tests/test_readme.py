@@ -1,5 +1,6 @@
 """What the README says is so: tables equal the records, commands equal CI's, names exist."""
 
+import json
 import os
 import re
 import subprocess
@@ -23,8 +24,33 @@ def test_every_record_says_what_it_is():
         if "benchmark" in folder.name:
             assert list(folder.glob("benchmark_*.json"))
             continue
+        if "survival" in folder.name:
+            continue
         assert (folder / "config.json").exists()
         assert list(folder.glob("accuracy_*.csv"))
+
+
+def test_what_is_said_of_survival_stands_in_its_record():
+    (folder,) = (ROOT / "records").glob("*_survival")
+    read = lambda name: [json.loads(p.read_text()) for p in sorted(folder.glob(name))]  # noqa: E731
+    kills = read("kills_*.json")
+    assert sum(run["killed"] for run in kills) >= 20
+    assert [run["differences"] for run in kills] == [[], []]
+    clser, dualnet = read("saving_*.json")
+    for told in (
+        f"| `dualnet_cifar.py` {_costs(dualnet)}",
+        f"| `clser_mnist.py` {_costs(clser)}",
+    ):
+        assert told in README, told
+
+
+def _costs(n: dict) -> str:
+    """The cells of the table of costs."""
+    return (
+        f"| {n['whole_run_seconds']:.0f} | {100 * n['saving_fraction']:.1f} % "
+        f"| {n['cold_first_chunk_seconds']:.1f} | {n['warm_first_chunk_seconds']:.1f} "
+        f"| {n['resumed_apart_from_these_seconds']:.1f} |"
+    )
 
 
 def test_ci_runs_the_readmes_test_command():

@@ -400,3 +400,19 @@ def test_bad_hyper_parameters_are_named(uneven, value, message):
     method, hyper = flat_method("sgd")
     with pytest.raises(InputError, match=message):
         run(method, uneven, hyper.replace(learning_rate=value))
+
+
+@pytest.mark.parametrize("chunk", [3, 500])
+def test_a_profile_is_written_of_one_chunk(uneven, tmp_path, chunk):
+    """Of the second, since the first compiles; with chunks as long as tasks too."""
+    method, hyper = flat_method("sgd")
+    run(method, uneven, hyper, plan=Plan(chunk=chunk, profile=str(tmp_path / "trace")))
+    assert list((tmp_path / "trace").rglob("*.xplane.pb"))
+
+
+def test_a_single_chunk_has_a_speed_and_a_profile_too(tmp_path):
+    stream = class_il(uneven_source(), tasks=1, batch_size=4)
+    method, hyper = flat_method("sgd")
+    result = run(method, stream, hyper, plan=Plan(profile=str(tmp_path)))
+    assert result.steps_per_second > 0
+    assert list(tmp_path.rglob("*.xplane.pb"))

@@ -40,9 +40,9 @@ def test_kills_of_clser_change_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_kills_of_dualnet_change_nothing(tmp_path):
-    moments = [("steps", 2, 0.2), ("save", 2, 0.05), ("evaluation", 2, 0.1)]
+    moments = [("steps", 2, 0.2), ("save", 2, 0.05)]
     script = [*DUALNET, "--save-every", "20steps"]
-    attempts, found = survive(script, iter(moments), len(moments), tmp_path)
+    attempts, found = survive(script, iter(moments), 2, tmp_path)
     assert all(attempt.killed for attempt in attempts)
     assert found == []
 
@@ -70,7 +70,7 @@ def test_a_signal_ends_the_chunk_saves_and_says_how_to_go_on(tmp_path, number, c
     )
     line = second.stderr.readline()
     assert "clser goes on from" in line
-    assert "in task 2 after step" in line
+    assert "after step" in line
     # A second process in the same folder is refused at once.
     third = subprocess.run(
         [sys.executable, *script], cwd=ROOT, env=environment, capture_output=True, text=True
@@ -120,7 +120,7 @@ def test_a_disk_that_is_read_only_is_told_before_the_compute(small_disk):
 
 
 def test_training_that_diverges_keeps_what_was_saved(tmp_path):
-    script = [*CLSER, "--hyper.learning-rate", "1e9", "--save-every", "20steps"]
+    script = [*CLSER, "--learning-rate", "1e9", "--save-every", "20steps"]
     done = start(script, tmp_path / "w")
     assert done.returncode == 1
     assert "training stopped being finite at step" in done.stderr
