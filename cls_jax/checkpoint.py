@@ -12,9 +12,11 @@ import logging
 import re
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,6 +72,8 @@ class Checkpoints:
         self.every, self.last, self.wish = every, last, wish
         self._open: tuple[str, Any] | None = None
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs what it also raises
+        # Orbax takes half a second to load: meanwhile the first step is compiled.
+        threading.Thread(target=import_module, args=("orbax.checkpoint",), daemon=True).start()
         self._saved_at, self._saved_step = time.monotonic(), 0
 
     # --- back ---------------------------------------------------------------------------------

@@ -182,6 +182,8 @@ def locked(workdir: str | Path) -> Iterator[None]:
                 f"workdir {workdir} is in use by process {file.read().strip() or 'unknown'}; wait "
                 "for it, or give another --workdir"
             ) from None
+        except OSError:  # a network drive without locks
+            print(f"warning: {workdir} cannot be locked; let one process use it", file=sys.stderr)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
