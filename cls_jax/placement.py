@@ -84,19 +84,26 @@ class Placement(NamedTuple):
         return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def stack(self, lanes: Sequence[PyTree]) -> PyTree:
-        """States of single lanes as the group's."""
-        if not self.stacked:
-            return lanes[0]
-        group = jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes)
-        return (
-            jax.device_put(group, _one_a_device(len(lanes))) if self.lanes == "devices" else group
-        )
+        """States of single lanes, as read back from disk, as the group's."""
+        group = lanes[0]
+        if self.stacked:
+            group = jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes)
+        if self.lanes == "devices":
+            return jax.device_put(group, _one_a_device(len(lanes)))
+        return jax.tree.map(_free, group) if self.mesh is None else group
 
     def unstack(self, group: PyTree, num_lanes: int) -> list[PyTree]:
         """The group's state as those of single lanes."""
         if not self.stacked:
             return [group]
         return [jax.tree.map(lambda leaf, i=i: leaf[i], group) for i in range(num_lanes)]
+
+
+def _free(leaf: jax.Array) -> jax.Array:
+    """``leaf``, bound to no device: what is bound has programs compiled anew for it."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_free(jax.random.key_data(leaf)))
+    return jnp.array(np.asarray(leaf))
 
 
 def _one_a_device(num_lanes: int) -> jax.sharding.Sharding:

@@ -113,6 +113,17 @@ def test_a_finished_run_is_read_not_repeated(tmp_path, uneven, capsys):
     assert "it is finished in" in capsys.readouterr().err
 
 
+def test_a_resumed_run_compiles_no_program_of_its_own(tmp_path, uneven, monkeypatch):
+    """Its states are bound to no device, as those of a newborn run."""
+    method, hyper = flat_method("clser")
+    with pytest.raises(Stopped):
+        run(method, uneven, hyper, keep=After(tmp_path, 4), plan=Plan(chunk=2))
+    resumed = run(method, uneven, hyper, keep=After(tmp_path, 0), plan=Plan(chunk=2))
+    newborn = run(method, uneven, hyper, plan=Plan(chunk=2))
+    bound = lambda result: {leaf.committed for leaf in jax.tree.leaves(result.states[0])}  # noqa: E731
+    assert bound(resumed) == bound(newborn) == {False}
+
+
 def test_only_the_last_few_stay_and_never_is_only_the_end(tmp_path, uneven):
     method, hyper = flat_method("sgd")
     run(method, uneven, hyper, keep=After(tmp_path / "a", 0, last=3), plan=Plan(chunk=2))
