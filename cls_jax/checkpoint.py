@@ -146,7 +146,8 @@ class Checkpoints:
         number = (manager.latest_step() or 0) + 1
         both = ocp.args.Composite(run=ocp.args.StandardSave(kept), about=ocp.args.JsonSave(about))
         manager.save(number, args=both, force=True)
-        self._saved_at, self._saved_step = time.monotonic(), _steps(run)
+        self._saved_at = time.monotonic()
+        self._saved_step = 0 if place.over else _steps(run)  # the next group begins anew
 
     def _manager(self, name: str) -> Any:
         import orbax.checkpoint as ocp
@@ -265,5 +266,8 @@ def _steps(run: PyTree) -> int:
 
 
 def _short(names: Sequence[str]) -> Sequence[str]:
-    """The names of a group, if many: the first, the last, how many."""
-    return names if len(names) < 3 else (names[0], f"{len(names) - 2}_more", names[-1])
+    """The names of a group; if many, the first, the last and a digest of all."""
+    if len(names) < 3:
+        return names
+    digest = hashlib.blake2b("+".join(names).encode(), digest_size=4).hexdigest()
+    return names[0], f"{len(names) - 2}_more", names[-1], digest

@@ -132,6 +132,16 @@ def test_only_the_last_few_stay_and_never_is_only_the_end(tmp_path, uneven):
     assert [p.name for p in (tmp_path / "b" / "seed0").iterdir()] == ["1"]
 
 
+def test_steps_count_anew_for_every_seed(tmp_path, uneven):
+    method, hyper = flat_method("sgd")
+    keep = After(tmp_path, 0, every=Interval(steps=4), last=99)
+    plan = Plan(chunk=2, over_seeds="sequential")
+    run(method, uneven, hyper, seeds=(4, 5, 6), keep=keep, plan=plan)
+    saves = [len([p for p in path.iterdir() if p.name.isdigit()]) for path in tmp_path.iterdir()]
+    assert len(saves) == 3
+    assert min(saves) > 3
+
+
 def broken(path, how):
     """Damages one checkpoint's largest file."""
     victim = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
