@@ -2,25 +2,28 @@
 """How fast a method's training steps are on this machine, beside what its hardware can do.
 
 A real run on synthetic 32x32 pictures, timed chunk by chunk. Between chunks the same process times
-two ceilings, a matrix product and the 3x3 convolutions of a ResNet-18, and with --torch another
-process times the same work in eager PyTorch. All figures are minima over these turns, so a busy
-machine hurts all alike. Methods with a memory replay as many examples as the stream brings, unless
-told otherwise. --net mlp sees 28x28 grey pictures. With --seeds 10 ten seeds run side by side in
-one program, and a step is one seed's.
+two ceilings, a matrix product and the 3x3 convolutions of a ResNet-18, in the dtype of the run, and
+with --torch another process times the same work in PyTorch on the same device: eager, and with
+--torch-compile compiled as well. All figures are minima over these turns, so a busy machine hurts
+all alike. Methods with a memory replay as many examples as the stream brings, unless told
+otherwise. --net mlp sees 28x28 grey pictures. With --seeds 10 ten seeds run side by side in one
+program, or with --over-seeds sequential one after another; a step is one seed's.
+
+On a GPU float32 products and convolutions are TF32 on both sides (--no-tf32: on neither), but for
+what our losses ask in full precision; bfloat16 is compute over float32 parameters on both sides, in
+PyTorch by autocast. benchmark_table.py measures many of these.
 """
 
 import importlib.util
-import multiprocessing
-import time
+import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
-from benchmark_parts import TASKS, ceilings, peak_bytes, step_flops, synthetic, twin_seconds
+from benchmark_parts import TASKS, Laps, Twins, ceilings, peak_bytes, step_flops, synthetic
 from tyro.conf import arg
 
 from cls_jax.checks import check_range
@@ -36,11 +39,15 @@ from cls_jax.types import InputError, PyTree
 from cls_jax.workdir import provenance, write_json
 
 TWINS = {
-    ("sgd", "resnet18"): ("resnet_step_seconds", ("width", "batch_size")),
-    ("dualnet", "resnet18"): ("dualnet_update_seconds", ("width", "batch_size")),
-    ("clser", "mlp"): ("clser_step_seconds", ("batch_size", "replay_size", "memory_size")),
+    ("sgd", "resnet18"): ("resnet_step", ("width", "batch_size")),
+    ("dualnet", "resnet18"): ("dualnet_update", ("width", "batch_size")),
+    ("clser", "mlp"): ("clser_step", ("batch_size", "replay_size", "memory_size")),
+    ("clser", "resnet18"): (
+        "clser_resnet_step",
+        ("width", "batch_size", "replay_size", "memory_size"),
+    ),
 }
-"""What benchmark_torch.py can do in float32, by method and net: a function and its sizes."""
+"""What benchmark_torch.py can do, by method and net: a step and its sizes."""
 CEILINGS = {
     "matmul": "large matrix products",
     "convolution": "3x3 convolutions of a ResNet-18",
@@ -57,13 +64,18 @@ class Config:
       batch_size: stream examples a step.
       replay_size, memory_size: of methods that have a memory; as many as the stream brings, and 100
         or more a task, if not given.
-      seeds: so many in one program.
+      seeds: so many runs.
+      over_seeds: in one program, or one after another.
       mode: compiled loop over steps (scan), Python loop over compiled steps (loop), or what is
         fast on this device.
       steps: in one timed chunk; 2 in mode "loop" and 500 in mode "scan" if not given.
       turns: timed chunks, at least; the best one counts.
-      torch: also time eager PyTorch, on as many threads as there are cores. On a machine that is
-        busy otherwise set OMP_WAIT_POLICY=PASSIVE, or its threads spin in one another's way.
+      torch: also time eager PyTorch, on the same device; on a CPU on as many threads as there are
+        cores. On a machine that is busy otherwise set OMP_WAIT_POLICY=PASSIVE, or its threads spin
+        in one another's way.
+      torch_compile: also time torch.compile, and eager PyTorch too. Compiling takes minutes and is
+        not counted; where it is not possible the reason is told and the number is null.
+      tf32: float32 products on a GPU may be TF32, in JAX and in PyTorch.
       json: file for the numbers.
     """
 
@@ -73,10 +85,13 @@ class Config:
     replay_size: int | None = None
     memory_size: int | None = None
     seeds: int = 1
+    over_seeds: Literal["vmap", "sequential"] = "vmap"
     mode: Literal["auto", "loop", "scan"] = "auto"
     steps: int | None = None
     turns: int = 9
     torch: bool = False
+    torch_compile: bool = False
+    tf32: bool = True
     json: str | None = None
 
 
@@ -92,7 +107,7 @@ def build(config: Config) -> tuple[Method, PyTree, Stream, Plan]:
         raise InputError(f"method is {config.method!r}; use one of {', '.join(METHODS)}")
     if config.json is not None and not Path(config.json).absolute().parent.is_dir():
         raise InputError(f"json is {config.json!r}, in a folder that is not there; make it first")
-    if config.torch:
+    if _wants_torch(config):
         _check_twin(config)
     row = METHODS[config.method]
     own, hyper = row.config(), row.hyper()
@@ -101,13 +116,19 @@ def build(config: Config) -> tuple[Method, PyTree, Stream, Plan]:
     shape = (28, 28, 1) if config.net.net == "mlp" else (32, 32, 3)
     stream = synthetic(config.batch_size, 1, shape)
     method = make_method(config.method, own, stream, StreamConfig(), config.net)
-    over_seeds = "vmap" if config.seeds > 1 else "auto"
-    plan = Plan(None, config.mode, over_seeds)
+    plan = Plan(None, config.mode, config.over_seeds if config.seeds > 1 else "auto")
     plan = check_run(method, stream, hyper, range(config.seeds), plan)
     plan = plan._replace(chunk=config.steps or (2 if plan.mode == "loop" else 500))
-    # One chunk compiles; tasks have equally many chunks, so that every chunk is whole.
-    rows = plan.chunk * -(-(config.turns + 1) // TASKS)
+    # One chunk compiles; tasks have equally many chunks, so that every chunk is whole. Of two in a
+    # task the second follows a chunk at once; the runs of one seed after another stay short.
+    one_by_one = plan.over_seeds == "sequential" and config.seeds > 1
+    per_task = -(-(config.turns + 1) // (TASKS * config.seeds if one_by_one else TASKS))
+    rows = plan.chunk * max(1 if one_by_one else 2, per_task)
     return method, hyper, synthetic(config.batch_size, rows + rows % 2, shape), plan
+
+
+def _wants_torch(config: Config) -> bool:
+    return config.torch or config.torch_compile
 
 
 def _sizes(config: Config) -> dict[str, int]:
@@ -119,61 +140,81 @@ def _sizes(config: Config) -> dict[str, int]:
 
 
 def _check_twin(config: Config) -> None:
-    if (config.method, config.net.net) not in TWINS or config.net.dtype != "float32":
+    if (config.method, config.net.net) not in TWINS:
         twins = " or ".join(f"{method} with {net}" for method, net in TWINS)
         raise InputError(
-            f"PyTorch has no twin of {config.method} with {config.net.net} in {config.net.dtype}; "
-            f"with --torch use {twins} in float32"
+            f"PyTorch has no twin of {config.method} with {config.net.net}; with --torch use "
+            f"{twins}"
         )
     if importlib.util.find_spec("torch") is None:
         raise InputError(
             "--torch needs PyTorch, which is not installed; run pip install torch "
             "--index-url https://download.pytorch.org/whl/cpu"
         )
-    if jax.default_backend() != "cpu":
-        raise InputError(f"--torch compares on a CPU, this is a {jax.default_backend()}; drop it")
+    if jax.default_backend() not in ("cpu", "gpu"):
+        raise InputError(
+            f"--torch compares on a CPU or a GPU, this is a {jax.default_backend()}; drop it"
+        )
 
 
-def measure(config: Config) -> dict[str, float | str]:
+def _twins(config: Config) -> Twins | nullcontext:
+    """The worker that times PyTorch, if it is wanted."""
+    if not _wants_torch(config):
+        return nullcontext()
+    name, wanted = TWINS[config.method, config.net.net]
+    sizes = {size: _sizes(config)[size] for size in wanted}
+    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+    how = {"device": device, "dtype": config.net.dtype, "tf32": config.tf32}
+    return Twins(name, sizes, how, compiled=config.torch_compile)
+
+
+class _Done(Exception):
+    """Enough chunks were timed."""
+
+
+def measure(config: Config) -> dict[str, float | str | None]:
     """The numbers, by name; what was asked for is checked before any compute."""
+    with jax.default_matmul_precision("highest") if not config.tf32 else nullcontext():
+        return _measure(config)
+
+
+def _measure(config: Config) -> dict[str, float | str | None]:
     method, hyper, stream, plan = build(config)
     flops = step_flops(method, hyper, stream)
-    chunks: list[float] = []
-    marks, cpu = [0.0], []  # CPU time does not grow with what else the machine is doing
+    lanes = config.seeds if plan.over_seeds == "vmap" else 1
+    times = Laps()
     tops: dict[str, Callable[[], float]] = {}
     best: dict[str, float] = {}
 
     def turn(event) -> None:
         if not isinstance(event, Progress):
+            times.go_on(between=False)
             return
-        chunks.append(event.seconds)
-        cpu.append(time.process_time() - marks[-1])
-        if len(chunks) == 2:  # before the ceilings take memory of their own
+        times.add(event.seconds)
+        if len(times.chunks) == 2:  # before the ceilings take memory of their own
             best["peak_bytes"] = peak_bytes()
             rows = config.batch_size + (_sizes(config)["replay_size"] if config.replay_size else 0)
-            tops.update(ceilings(config.net, rows, config.seeds))
+            tops.update(ceilings(config.net, rows, lanes))
         for name, once in tops.items():
             best[name] = max(best.get(name, 0.0), once())
-        if workers is not None and len(chunks) > 1:
-            name, wanted = TWINS[config.method, config.net.net]
-            sizes = {size: _sizes(config)[size] for size in wanted}
-            seconds = workers.submit(twin_seconds, name, sizes).result()
-            best["torch"] = min(best.get("torch", seconds), seconds)
-        marks.append(time.process_time())
+        if twins is not None and len(times.chunks) > 1:
+            twins.turn()
+        if len(times.chunks) > config.turns and event.seeds[-1] == config.seeds - 1:
+            raise _Done
+        times.go_on(between=True)
 
-    # A process of its own: in one, the thread pools of XLA and PyTorch spin against each other.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, spawn) if config.torch else nullcontext() as workers:
+    with _twins(config) as twins, suppress(_Done):
         run(method, stream, hyper, seeds=range(config.seeds), plan=plan, observe=turn)
-    chunk = min(chunks[1:])
-    seconds = chunk / plan.chunk / config.seeds
+    chunk, per_step = min(times.chunks[1:]), plan.chunk * lanes
+    seconds = chunk / per_step
     numbers = {
         "mode": plan.mode,
         "steps_per_chunk": plan.chunk,
-        "timed_chunks": len(chunks) - 1,
-        "compile_seconds": chunks[0] - chunk,
+        "timed_chunks": len(times.chunks) - 1,
+        "compile_seconds": times.chunks[0] - chunk,
         "seconds_per_step": seconds,
-        "cpu_seconds_per_step": min(cpu[1:]) / plan.chunk / config.seeds,
+        "wall_seconds_per_step": min(times.laps) / per_step if times.laps else None,
+        "cpu_seconds_per_step": min(times.cpu[1:]) / per_step,
         "steps_per_second": 1 / seconds,
         "examples_per_second": config.batch_size / seconds,
         "peak_bytes": best["peak_bytes"],
@@ -183,20 +224,19 @@ def measure(config: Config) -> dict[str, float | str]:
     for name in tops:
         numbers[f"{name}_ceiling"] = best[name]
         numbers[f"{name}_fraction"] = flops / seconds / best[name]
-    if config.torch:
-        numbers |= {"torch_seconds_per_step": best["torch"], "ratio": seconds / best["torch"]}
-    return numbers
+    return numbers | (twins.numbers(seconds) if twins is not None else {})
 
 
-def lines(config: Config, numbers: dict[str, float | str]) -> list[str]:
+def lines(config: Config, numbers: dict[str, float | str | None]) -> list[str]:
     """The numbers for a reader."""
     n, net = numbers, config.net
     shape = "mlp" if net.net == "mlp" else f"{net.net} width {net.width}"
     held = "on the device" if jax.default_backend() != "cpu" else "of the process"
     rate = n["flops_per_second"] / 1e9
+    seeds = f", {config.seeds} seeds ({config.over_seeds})" if config.seeds > 1 else ""
     told = [
         f"{config.method}, {shape}, {net.dtype}, batch {config.batch_size}, mode {n['mode']}, "
-        f"{jax.devices()[0].device_kind}" + (f", {config.seeds} seeds" * (config.seeds > 1)),
+        f"{jax.devices()[0].device_kind}{seeds}",
         f"{n['steps_per_second']:.5g} steps/s, {n['examples_per_second']:.5g} examples/s "
         f"({n['seconds_per_step'] * 1e3:.4g} ms a step, "
         f"{n['cpu_seconds_per_step'] * 1e3:.4g} ms of CPU time; best of {n['timed_chunks']} x "
@@ -210,11 +250,18 @@ def lines(config: Config, numbers: dict[str, float | str]) -> list[str]:
             continue
         top, part = n[f"{name}_ceiling"] / 1e9, n[f"{name}_fraction"]
         told.append(f"  {part:.3f} of what {text} reach ({top:.4g} GFLOP/s)")
-    if config.torch:
+    if "ratio" in n:
         told.append(
             f"PyTorch {n['torch_seconds_per_step'] * 1e3:.4g} ms a step; ours / PyTorch = "
             f"{n['ratio']:.2f}"
         )
+    if n.get("compiled_ratio") is not None:
+        told.append(
+            f"torch.compile {n['torch_compiled_seconds_per_step'] * 1e3:.4g} ms a step; "
+            f"ours / torch.compile = {n['compiled_ratio']:.2f}"
+        )
+    elif n.get("torch_compiled_why_not") is not None:
+        told.append(n["torch_compiled_why_not"])
     return told
 
 
@@ -228,4 +275,5 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch shares the GPU
     run_main(main, Config, {"default": Config()}, default_preset="default", description=__doc__)

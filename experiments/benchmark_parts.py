@@ -1,10 +1,14 @@
-"""What benchmark.py measures with: synthetic data, operation counts, ceilings, peak memory."""
+"""What benchmark.py measures with: data, operation counts, ceilings, laps, twins, peak memory."""
 
+import multiprocessing
 import os
 import resource
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from importlib import metadata
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +18,7 @@ from cls_jax.methods.base import Method
 from cls_jax.nets.choose import NetConfig
 from cls_jax.streams.class_il import class_il
 from cls_jax.streams.stream import Examples, Source, Stream
-from cls_jax.types import Batch, PyTree
+from cls_jax.types import Batch, InputError, PyTree
 
 TASKS, CLASSES = 5, 10
 
@@ -30,8 +34,22 @@ def synthetic(batch_size: int, rows: int, shape: tuple[int, ...] = (32, 32, 3)) 
 
 
 def flops_of(function: Callable, *arguments: PyTree) -> float:
-    """Floating-point operations of one call, as XLA counts them in the program it is given."""
-    return float(jax.jit(function).lower(*arguments).cost_analysis()["flops"])
+    """Floating-point operations of one call, as XLA counts them in the program it is given.
+
+    Counted for the CPU that every machine has: XLA's accelerators count only compiled programs,
+    without what they hand to a library.
+
+    Raises:
+      InputError: where JAX was told to leave out the CPU.
+    """
+    abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arguments)
+    try:
+        cpu = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        platforms = f"{jax.config.jax_platforms},cpu"
+        raise InputError(f"JAX sees no CPU, which counts; set JAX_PLATFORMS={platforms}") from None
+    with jax.default_device(cpu):
+        return float(jax.jit(function).lower(*abstract).cost_analysis()["flops"])
 
 
 def step_flops(method: Method, hyper: PyTree, stream: Stream) -> float:
@@ -48,8 +66,10 @@ def step_flops(method: Method, hyper: PyTree, stream: Stream) -> float:
 def ceilings(net: NetConfig, rows: int, seeds: int) -> dict[str, Callable[[], float]]:
     """Name -> a function that measures once, in flop/s: what this device does at best.
 
-    ``rows`` are the examples of one forward pass; those of a perceptron are small, so it has a
-    ceiling of its own: nothing but its products, for as many seeds side by side.
+    In the dtype of ``net``, float32 in the precision that JAX is set to, over random numbers: a
+    chip may be faster over constant ones. ``rows`` are the examples of one forward pass; those of a
+    perceptron are small, so it has a ceiling of its own: nothing but its products, for as many
+    seeds side by side.
     """
     dtype, side = net.dtype, 1536 if jax.default_backend() == "cpu" else 8192
 
@@ -62,23 +82,27 @@ def ceilings(net: NetConfig, rows: int, seeds: int) -> dict[str, Callable[[], fl
     for stage in range(4):
         edge, channels = 32 >> stage, net.width << stage
         shapes = (rows, edge, edge, channels), (3, 3, channels, channels)
-        pairs.append(tuple(jnp.ones(shape, dtype) for shape in shapes))
-    square = jnp.ones((side, side), dtype)
+        pairs.append(tuple(_random(shape, dtype) for shape in shapes))
+    square = _random((side, side), dtype)
     tops = {
         "matmul": _rate(jnp.matmul, square, square),
         "convolution": _rate(convolve, pairs),
     }
     if net.net == "mlp":
-        tops["products"] = _perceptron_rate(rows, seeds)
+        tops["products"] = _perceptron_rate(rows, seeds, dtype)
     return tops
 
 
-def _perceptron_rate(rows: int, seeds: int, repeats: int = 200) -> Callable[[], float]:
+def _random(shape: tuple[int, ...], dtype: str) -> jax.Array:
+    return jax.random.normal(jax.random.key(0), shape).astype(dtype)
+
+
+def _perceptron_rate(rows: int, seeds: int, dtype: str, repeats: int = 200):
     """Forward and backward products of 784-100-100-10, ``repeats`` times in one compiled loop."""
     sizes = [(784, 100), (100, 100), (100, 10)]
     lanes = (seeds,) if seeds > 1 else ()
-    weights = [jnp.ones((*lanes, *size)) / 1000 for size in sizes]
-    start = jnp.ones((*lanes, rows, 784))
+    weights = [_random((*lanes, *size), dtype) / 1000 for size in sizes]
+    start = _random((*lanes, rows, 784), dtype)
 
     @jax.jit
     def loop(x, weights):
@@ -109,25 +133,118 @@ def _perceptron_rate(rows: int, seeds: int, repeats: int = 200) -> Callable[[], 
 
 def _rate(function: Callable, *arguments: PyTree) -> Callable[[], float]:
     flops, compiled = flops_of(function, *arguments), jax.jit(function)
-    jax.block_until_ready(compiled(*arguments))
 
-    def measure() -> float:
-        start, calls = time.perf_counter(), 3
+    def measure(calls: int) -> float:
+        start = time.perf_counter()
         for _ in range(calls):
             out = compiled(*arguments)
         jax.block_until_ready(out)
-        return calls * flops / (time.perf_counter() - start)
+        return (time.perf_counter() - start) / calls
 
-    return measure
+    measure(1)  # compiles
+    calls = min(1000, max(3, round(0.02 / measure(1))))  # many short ones hide what a call costs
+    return lambda: flops / measure(calls)
 
 
-def twin_seconds(name: str, sizes: dict[str, int]) -> float:
-    """Seconds of one update in PyTorch; runs in a process of its own."""
+class Laps:
+    """Times of chunks: compute, CPU, and from the end of one chunk to the end of the next."""
+
+    def __init__(self) -> None:
+        self.chunks, self.cpu, self.laps = [], [], []
+        self._cpu, self._end = 0.0, None
+
+    def add(self, seconds: float) -> None:
+        """A chunk ended now, after ``seconds`` of compute."""
+        self.chunks.append(seconds)
+        self.cpu.append(time.process_time() - self._cpu)  # grows with nothing that others do
+        if self._end is not None:
+            self.laps.append(time.perf_counter() - self._end)
+
+    def go_on(self, *, between: bool) -> None:
+        """The next chunk may start; ``between``: nothing but a chunk will be in its lap."""
+        self._cpu = time.process_time()
+        self._end = time.perf_counter() if between else None
+
+
+class Twins:
+    """A worker that times PyTorch, eager and if wanted compiled, in turns.
+
+    A process of its own: in one, the thread pools of XLA and PyTorch spin against each other.
+
+    Args:
+      name, sizes: of the step in benchmark_torch.py.
+      how: device, dtype, tf32.
+      compiled: torch.compile as well.
+
+    Raises:
+      InputError: if PyTorch does not see the device.
+    """
+
+    def __init__(self, name: str, sizes: dict[str, int], how: dict[str, Any], *, compiled: bool):
+        self.best: dict[str, float] = {}
+        self.why: str | None = None
+        self._work, self._kinds = (name, sizes, how), (False, True) if compiled else (False,)
+        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        if how["device"] == "cuda" and not self._pool.submit(_sees_gpu).result():
+            self._pool.shutdown()
+            raise InputError(
+                "--torch compares on one device, and PyTorch sees no GPU here; install PyTorch "
+                "for CUDA, or drop --torch"
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def turn(self) -> None:
+        """Times every kind once; the best of all turns counts."""
+        name, sizes, how = self._work
+        for compiled in self._kinds:
+            if compiled and self.why is not None:
+                continue
+            how = {**how, "compiled": compiled}
+            found = self._pool.submit(_twin_seconds, name, sizes, how).result()
+            if isinstance(found, str):
+                self.why = found
+                continue
+            key = "compiled" if compiled else "eager"
+            self.best[key] = min(self.best.get(key, found), found)
+
+    def numbers(self, seconds: float) -> dict[str, float | str | None]:
+        """Seconds a step of PyTorch, and ours as a multiple of it; null where it was impossible."""
+        told = {"torch_version": metadata.version("torch")}
+        told |= {
+            "torch_seconds_per_step": self.best["eager"],
+            "ratio": seconds / self.best["eager"],
+        }
+        if True in self._kinds:
+            best = self.best.get("compiled")
+            told["torch_compiled_seconds_per_step"] = best
+            told["compiled_ratio"] = None if best is None else seconds / best
+            told["torch_compiled_why_not"] = self.why
+        return told
+
+
+def _sees_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _twin_seconds(name: str, sizes: dict[str, int], how: dict[str, Any]) -> float | str:
+    """Seconds of one update in PyTorch, or why it could not be compiled; in the worker."""
     import benchmark_torch
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
-    return getattr(benchmark_torch, name)(**sizes)
+    try:
+        return benchmark_torch.seconds(name, sizes, benchmark_torch.How(**how))
+    except Exception as error:
+        if not how["compiled"]:
+            raise
+        return f"torch.compile failed here: {' '.join(str(error).split())[:200]}"
 
 
 def peak_bytes() -> int:

@@ -1,20 +1,45 @@
-"""The same work in eager PyTorch: seconds a step, for a ratio beside ours (torch is optional).
+"""The same work in PyTorch, eager or compiled: seconds a step, for a ratio beside ours.
 
-One SGD step of the ResNet-18, and one whole DualNet batch update, on 32x32 images, in the better of
-both memory formats; one CLS-ER step of the MNIST perceptron with its buffer. Time it in a process
-of its own: in one process the thread pools of XLA and PyTorch spin against each other.
+One SGD step of the ResNet-18, one whole DualNet batch update, one CLS-ER step of the MNIST
+perceptron or of the ResNet-18 with its buffer; without augmentation. PyTorch is optional. Time it
+in a process of its own: in one process the thread pools of XLA and PyTorch spin against each other.
+
+Eager is the better of both memory formats. Compiled is ``torch.compile(fullgraph=True)`` in its
+default mode around forward and loss, hence backward, in channels_last (which it prefers itself);
+optimisers, averages and the buffer stay eager, as where only the model is compiled.
+
+bfloat16 is autocast over float32 parameters; losses, heads and what ours keeps in float32 are
+outside of it. On a GPU float32 products and convolutions may be TF32 with ``tf32`` and are not
+without, cuDNN chooses its algorithms by measuring, as XLA does, and the host waits for the device
+before the clock starts and before it stops, with several steps between.
 """
 
 import copy
 import itertools
 import time
 from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
 FORMATS = (torch.channels_last, torch.contiguous_format)
+
+
+class How(NamedTuple):
+    """Where and how a twin runs; see the module's docstring."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    tf32: bool = True
+    compiled: bool = False
+
+
+def autocast(x: torch.Tensor, half: bool) -> torch.autocast:
+    """Inside, products and convolutions on the device of ``x`` are bfloat16 if ``half``."""
+    return torch.autocast(x.device.type, torch.bfloat16, enabled=half)
 
 
 class Block(nn.Module):
@@ -35,8 +60,9 @@ class Block(nn.Module):
 
 class Trunk(nn.Module):
     # ResNet-18 up to its four maps; pool: DualNet's max-pool after the stem.
-    def __init__(self, width: int, pool: bool) -> None:
+    def __init__(self, width: int, pool: bool, half: bool) -> None:
         super().__init__()
+        self.half = half
         conv, end = nn.Conv2d(3, width, 3, 1, 1, bias=False), [nn.MaxPool2d(3, 2, 1)] * pool
         self.stem = nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(), *end)
         sizes = [width, width, 2 * width, 4 * width, 8 * width]
@@ -46,16 +72,41 @@ class Trunk(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        maps = [self.stem(x)]
-        for layer in self.layers:
-            maps.append(layer(maps[-1]))
+        with autocast(x, self.half):
+            maps = [self.stem(x)]
+            for layer in self.layers:
+                maps.append(layer(maps[-1]))
         return maps[1:]
 
 
-class DualNet(nn.Module):
-    def __init__(self, num_classes: int, width: int) -> None:
+class Classifier(nn.Module):
+    def __init__(self, num_classes: int, width: int, half: bool) -> None:
         super().__init__()
-        self.trunk = Trunk(width, pool=True)
+        self.trunk = Trunk(width, pool=False, half=half)
+        self.linear = nn.Linear(8 * width, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.trunk(x)[-1].float().mean((2, 3)))
+
+
+class Perceptron(nn.Module):
+    def __init__(self, num_classes: int, half: bool) -> None:
+        super().__init__()
+        self.half = half
+        self.hidden = nn.Sequential(nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU())
+        self.linear = nn.Linear(100, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with autocast(x, self.half):
+            x = self.hidden(x)
+        return self.linear(x.float())
+
+
+class DualNet(nn.Module):
+    def __init__(self, num_classes: int, width: int, half: bool) -> None:
+        super().__init__()
+        self.half = half
+        self.trunk = Trunk(width, pool=True, half=half)
         dense = nn.Linear(8 * width, 256, bias=False), nn.Linear(256, 8 * width, bias=False)
         self.projector = nn.Sequential(dense[0], nn.BatchNorm1d(256), nn.ReLU(), dense[1])
         sizes = [3, width, 2 * width, 4 * width, 8 * width]
@@ -66,12 +117,14 @@ class DualNet(nn.Module):
         self.linear = nn.Linear(8 * width, num_classes)
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
-        return self.projector(self.trunk(x)[-1].mean((2, 3)))
+        return self.projector(self.trunk(x)[-1].float().mean((2, 3)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for block, slow_map in zip(self.fast, self.trunk(x), strict=True):
-            x = block(x) * slow_map
-        return self.linear(x.mean((2, 3)))
+        maps = self.trunk(x)
+        with autocast(x, self.half):
+            for block, slow_map in zip(self.fast, maps, strict=True):
+                x = block(x) * slow_map
+        return self.linear(x.float().mean((2, 3)))
 
 
 def barlow_twins(za: torch.Tensor, zb: torch.Tensor) -> torch.Tensor:
@@ -81,98 +134,164 @@ def barlow_twins(za: torch.Tensor, zb: torch.Tensor) -> torch.Tensor:
     return (near - 1).square().sum() + 2e-3 * far.square().sum()
 
 
-def resnet_step_seconds(width: int = 16, batch_size: int = 32, repeats: int = 20) -> float:
-    """Seconds of one supervised SGD step of the ResNet-18, the fastest of ``repeats``."""
-
-    def build(layout: torch.memory_format) -> Callable[[], None]:
-        model = nn.ModuleList([Trunk(width, pool=False), nn.Linear(8 * width, 10)])
-        model.to(memory_format=layout)
-        sgd = torch.optim.SGD(model.parameters(), lr=0.03)
-        x = torch.randn(batch_size, 3, 32, 32).to(memory_format=layout)
-        y = torch.randint(0, 10, (batch_size,))
-        return lambda: _descend(sgd, F.cross_entropy(model[1](model[0](x)[-1].mean((2, 3))), y))
-
-    return _best(build, repeats)
+def resnet_step(
+    how: How, layout: torch.memory_format, *, width: int, batch_size: int
+) -> Callable[[], None]:
+    """One supervised SGD step of the ResNet-18."""
+    model = Classifier(10, width, how.dtype == "bfloat16").to(how.device, memory_format=layout)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.03)
+    x = torch.randn(batch_size, 3, 32, 32, device=how.device).to(memory_format=layout)
+    y = torch.randint(0, 10, (batch_size,), device=how.device)
+    loss = _compiled(how, lambda x, y: F.cross_entropy(model(x), y))
+    return lambda: _descend(sgd, loss(x, y))
 
 
-def dualnet_update_seconds(width: int = 16, batch_size: int = 32, repeats: int = 5) -> float:
-    """Seconds of one DualNet update (2 rounds of 2 slow steps, 2 fast ones), the fastest."""
+def dualnet_update(
+    how: How, layout: torch.memory_format, *, width: int, batch_size: int
+) -> Callable[[], None]:
+    """One DualNet update: 2 rounds of 2 slow steps, 2 fast steps."""
+    model = DualNet(10, width, how.dtype == "bfloat16").to(how.device, memory_format=layout)
+    slow_sgd = torch.optim.SGD(nn.ModuleList([model.trunk, model.projector]).parameters(), 3e-4)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.03)
+    images = [torch.randn(batch_size, 3, 32, 32, device=how.device) for _ in range(4)]
+    xs = [x.to(memory_format=layout) for x in images]
+    ys = [torch.randint(0, 10, (batch_size,), device=how.device) for _ in range(2)]
+    soft = torch.full((batch_size, 10), 0.1, device=how.device)
 
-    def build(layout: torch.memory_format) -> Callable[[], None]:
-        model = DualNet(10, width).to(memory_format=layout)
-        slow_sgd = torch.optim.SGD(nn.ModuleList([model.trunk, model.projector]).parameters(), 3e-4)
-        sgd = torch.optim.SGD(model.parameters(), lr=0.03)
-        xs = [torch.randn(batch_size, 3, 32, 32).to(memory_format=layout) for _ in range(4)]
-        ys = [torch.randint(0, 10, (batch_size,)) for _ in range(2)]
-        soft = torch.full((batch_size, 10), 0.1)
+    def slow_loss(xa, xb):
+        return barlow_twins(model.embed(xa), model.embed(xb))
 
-        def step() -> None:
+    def fast_loss(x, xm, y, ym, soft):
+        stream, replay = model(x), model(xm)
+        distill = F.kl_div(F.log_softmax(replay / 2, 1), soft, reduction="none").mean()
+        return F.cross_entropy(stream, y) + F.cross_entropy(replay, ym) + 10 * distill
+
+    slow_loss, fast_loss = _compiled(how, slow_loss), _compiled(how, fast_loss)
+
+    def step() -> None:
+        for _ in range(2):
+            start = copy.deepcopy(model.state_dict())
             for _ in range(2):
-                start = copy.deepcopy(model.state_dict())
-                for _ in range(2):
-                    _descend(slow_sgd, barlow_twins(model.embed(xs[0]), model.embed(xs[1])))
-                with torch.no_grad():
-                    for name, value in model.state_dict().items():
-                        if value.is_floating_point():
-                            value.copy_(torch.lerp(start[name], value, 0.05))
-            for _ in range(2):
-                stream, replay = model(xs[2]), model(xs[3])
-                distill = F.kl_div(F.log_softmax(replay / 2, 1), soft, reduction="none").mean()
-                hard = F.cross_entropy(stream, ys[0]) + F.cross_entropy(replay, ys[1])
-                _descend(sgd, hard + 10 * distill)
+                _descend(slow_sgd, slow_loss(xs[0], xs[1]))
+            with torch.no_grad():
+                for name, value in model.state_dict().items():
+                    if value.is_floating_point():
+                        value.copy_(torch.lerp(start[name], value, 0.05))
+        for _ in range(2):
+            _descend(sgd, fast_loss(xs[2], xs[3], *ys, soft))
 
-        return step
-
-    return _best(build, repeats)
+    return step
 
 
-def clser_step_seconds(
-    batch_size: int = 10, replay_size: int = 32, memory_size: int = 500, repeats: int = 300
-) -> float:
-    """Seconds of one CLS-ER step with its full buffer, mean of the fastest of ten stretches."""
-    sizes = [784, 100, 100, 10]
-    layers = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
-    working = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+def clser_step(
+    how: How,
+    layout: torch.memory_format,
+    *,
+    batch_size: int,
+    replay_size: int,
+    memory_size: int,
+    width: int | None = None,
+) -> Callable[[], None]:
+    """One CLS-ER step with a buffer that ten times as many examples have passed.
+
+    The working network sees the replay twice, as in the official code. ``width`` is that of the
+    ResNet-18, or None for the perceptron.
+    """
+    half, device = how.dtype == "bfloat16", how.device
+    net = Perceptron(10, half) if width is None else Classifier(10, width, half)
+    shape = (784,) if width is None else (3, 32, 32)
+    working = net.to(device) if width is None else net.to(device, memory_format=layout)
     plastic, stable = copy.deepcopy(working), copy.deepcopy(working)
     sgd = torch.optim.SGD(working.parameters(), lr=0.1)
-    slots, labels = torch.rand(memory_size, 784), torch.randint(0, 10, (memory_size,))
-    images, targets = torch.rand(1000, 784), torch.randint(0, 10, (1000,))
-    seen = [10 * memory_size]
 
-    def step(number: int) -> None:
-        at = number * batch_size % (len(images) - batch_size)
-        x, y = images[at : at + batch_size], targets[at : at + batch_size]
-        drawn = torch.randperm(memory_size)[:replay_size]
-        xm, ym = slots[drawn], labels[drawn]
+    def examples(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = torch.rand(n, *shape, device=device), torch.randint(0, 10, (n,), device=device)
+        return (x if width is None else x.to(memory_format=layout)), y
+
+    (slots, labels), (images, targets) = examples(memory_size), examples(1000)
+
+    def loss(x, y, xm, ym):
         with torch.no_grad():
             zs, zp = stable(xm), plastic(xm)
             better = zs.softmax(1).gather(1, ym[:, None]) > zp.softmax(1).gather(1, ym[:, None])
             kept = torch.where(better, zs, zp)
-        sgd.zero_grad()
-        loss = 2 * F.mse_loss(working(xm), kept)
-        loss = loss + F.cross_entropy(working(torch.cat([x, xm])), torch.cat([y, ym]))
-        loss.backward()
-        sgd.step()
+        value = 2 * F.mse_loss(working(xm), kept)
+        return value + F.cross_entropy(working(torch.cat([x, xm])), torch.cat([y, ym]))
+
+    loss, steps = _compiled(how, loss), itertools.count()
+
+    def step() -> None:
+        at = next(steps) * batch_size % (len(images) - batch_size)
+        x, y = images[at : at + batch_size], targets[at : at + batch_size]
+        drawn = torch.randperm(memory_size, device=device)[:replay_size]
+        _descend(sgd, loss(x, y, slots[drawn], labels[drawn]))
         for i in range(batch_size):
-            place = int(torch.randint(0, seen[0] + 1, ()))
-            seen[0] += 1
+            place = int(torch.randint(0, 10 * memory_size + 1, ()))
             if place < memory_size:
                 slots[place], labels[place] = x[i], y[i]
         for rate, average in ((1.0, plastic), (0.9, stable)):
             if torch.rand(()) < rate:
                 with torch.no_grad():
-                    for mean, weight in zip(
-                        average.parameters(), working.parameters(), strict=True
-                    ):
+                    pairs = zip(average.parameters(), working.parameters(), strict=True)
+                    for mean, weight in pairs:
                         mean.mul_(0.99).add_(weight, alpha=0.01)
 
-    stretches = []
-    for stretch in range(11):
-        start = time.perf_counter()
-        for number in range(repeats // 10):
-            step(stretch * repeats // 10 + number)
-        stretches.append((time.perf_counter() - start) / (repeats // 10))
-    return min(stretches[1:])
+    return step
+
+
+STEPS = {
+    "resnet_step": (resnet_step, 20, 1),
+    "dualnet_update": (dualnet_update, 5, 1),
+    "clser_step": (clser_step, 10, 30),
+    "clser_resnet_step": (clser_step, 5, 1),
+}
+"""Name -> what builds a step, stretches timed on a CPU, steps in a stretch there."""
+
+
+def seconds(name: str, sizes: dict[str, int], how: How) -> float:
+    """Seconds of one step, in the fastest stretch over formats; one of each warms up.
+
+    Built and compiled once a process, so that a second call only times.
+
+    Args:
+      name: a row of STEPS.
+      sizes: arguments of its step.
+      how: where and how.
+    """
+    _, stretches, calls = STEPS[name]
+    wait = lambda: None  # noqa: E731
+    if how.device == "cuda":
+        stretches, calls, wait = 3, max(10, calls), torch.cuda.synchronize
+    found = []
+    for stretch in range(1 + stretches):
+        for step in _built(name, tuple(sizes.items()), how):
+            wait()
+            start = time.perf_counter()
+            for _ in range(calls):
+                step()
+            wait()
+            if stretch:
+                found.append((time.perf_counter() - start) / calls)
+    return min(found)
+
+
+@cache
+def _built(name: str, sizes: tuple, how: How) -> list[Callable[[], None]]:
+    """A step for each memory format that is tried, warmed up three times."""
+    if how.device == "cuda":
+        torch.set_float32_matmul_precision("high" if how.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = how.tf32
+        torch.backends.cudnn.benchmark = True
+    formats = FORMATS[:1] if how.compiled or name == "clser_step" else FORMATS
+    steps = [STEPS[name][0](how, layout, **dict(sizes)) for layout in formats]
+    for step in steps:
+        for _ in range(3):
+            step()
+    return steps
+
+
+def _compiled(how: How, loss: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    return torch.compile(loss, fullgraph=True, dynamic=False) if how.compiled else loss
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
@@ -181,20 +300,10 @@ def _descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
     optimizer.step()
 
 
-def _best(build: Callable[[torch.memory_format], Callable[[], None]], repeats: int) -> float:
-    """Fastest step over memory formats and repeats, in turns, after three of warm-up."""
-    steps, seconds = [build(layout) for layout in FORMATS], []
-    for repeat in range(3 + repeats):
-        for step in steps:
-            start = time.perf_counter()
-            step()
-            if repeat >= 3:
-                seconds.append(time.perf_counter() - start)
-    return min(seconds)
-
-
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    print(f"ResNet-18 step {resnet_step_seconds():.4f} s")
-    print(f"DualNet update {dualnet_update_seconds():.4f} s")
-    print(f"CLS-ER step {clser_step_seconds():.6f} s")
+    sizes = {"width": 16, "batch_size": 32}
+    print(f"ResNet-18 step {seconds('resnet_step', sizes, How()):.4f} s")
+    print(f"DualNet update {seconds('dualnet_update', sizes, How()):.4f} s")
+    sizes = {"batch_size": 10, "replay_size": 32, "memory_size": 500}
+    print(f"CLS-ER step {seconds('clser_step', sizes, How()):.6f} s")
