@@ -11,15 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_what_must_hold_on_eight_devices():
     """Runs on_devices.py; NPROC keeps JAX 0.10 from a deadlock of virtual devices on few cores."""
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "NPROC": "64"}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "tests/on_devices.py",
-    ]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/on_devices.py"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
