@@ -77,11 +77,9 @@ def make_journey(method: Method, stream: Stream, plan: Plan) -> Journey:
     )
     chunks_timed = itertools.count()
 
-    def written(matrix, accuracy, row):
-        return matrix.at[:, :, row].set(accuracy)
-
+    put = lambda matrix, accuracy, row: matrix.at[:, :, row].set(accuracy)  # noqa: E731
     born = placement.compile(newborn, (0, 0))
-    written = placement.compile(written, (0, 0, None))
+    written = placement.compile(put, (0, 0, None))
 
     def abstract(lane: Lane) -> Run:
         where = placement.sharding()

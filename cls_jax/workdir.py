@@ -184,9 +184,9 @@ def locked(workdir: str | Path) -> Iterator[None]:
             ) from None
         except OSError:  # a network drive without locks
             print(f"warning: {workdir} cannot be locked; let one process use it", file=sys.stderr)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with writing(workdir):  # past the buffer, which would fail once more as the file closes
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), str(os.getpid()).encode())
         yield
 
 

@@ -88,6 +88,15 @@ def test_a_workdir_is_for_one_process_at_a_time(tmp_path):
         pass
 
 
+def test_a_disk_too_full_for_the_lock_is_told(tmp_path, monkeypatch):
+    def full(number, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(InputError, match="w: No space left"), claimed(tmp_path / "w", CONFIG, {}):
+        pass
+
+
 def test_restarting_moves_aside_and_deletes_nothing(tmp_path, capsys):
     workdir = tmp_path / "w"
     for expected in ({"w"}, {"w", "w.1"}, {"w", "w.1", "w.2"}):
