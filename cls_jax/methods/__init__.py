@@ -19,6 +19,7 @@ from cls_jax.methods import (
     er_ace,
     ewc_online,
     gdumb,
+    hopsupsup,
     icarl,
     joint,
     lwf,
@@ -27,6 +28,8 @@ from cls_jax.methods import (
     si,
 )
 from cls_jax.methods.base import Method
+from cls_jax.methods.supermasks import signed_constant
+from cls_jax.nets.bnnet import bnnet
 from cls_jax.nets.choose import NetConfig, make_dualnet, make_net
 
 
@@ -89,6 +92,11 @@ def _dualnet(config: dualnet_config.DualNetConfig, s: Setting) -> Method:
     return dualnet.dualnet(config, nets, augment=s.augment, **sizes)
 
 
+def _hopsupsup(config: hopsupsup.HopSupSupConfig, s: Setting) -> Method:
+    net = bnnet(s.num_classes, s.net.hidden, signed_constant, dtype=s.net.dtype)
+    return hopsupsup.hopsupsup(config, net, augment=s.augment)
+
+
 METHODS: dict[str, Row] = {
     "sgd": Row(NoConfig, sgd.SgdHyper, _no_config(sgd.sgd)),
     "joint": Row(NoConfig, sgd.SgdHyper, _no_config(joint.joint)),
@@ -105,4 +113,5 @@ METHODS: dict[str, Row] = {
     "gdumb": Row(gdumb.GdumbConfig, gdumb.GdumbHyper, _all_classes(gdumb.gdumb)),
     "icarl": Row(icarl.IcarlConfig, icarl.IcarlHyper, _all_classes(icarl.icarl)),
     "dualnet": Row(dualnet_config.DualNetConfig, dualnet_config.DualNetHyper, _dualnet),
+    "hopsupsup": Row(hopsupsup.HopSupSupConfig, hopsupsup.HopSupSupHyper, _hopsupsup),
 }
