@@ -2,13 +2,9 @@
 
 The weights are random and frozen. A task is learned as a mask over the hidden units: a score for
 each unit, 1 where it is at least 0, trained straight through. As the task ends its pattern
-z = 2 mask - 1 is written into a Hopfield network Psi by Storkey's rule,
-
-  h = Psi z,  Psi <- Psi + (z z' - I - z h' - h z') / d,
-
-one d x d matrix for each hidden layer however many tasks there are, and the mask is forgotten. At
-test nobody tells the task. Scores q start at the mean of the stored patterns, and for t = 1 … N
-they descend on
+z = 2 mask - 1 is written into a Hopfield network Psi, one d x d matrix for each hidden layer
+however many tasks there are, and the mask is forgotten. At test nobody tells the task. Scores q
+start at the mean of the stored patterns, and for t = 1 … N they descend on
 
   (1 - t/N) H(logits of some test images) + gamma t/N sum_layers E(s),  s = 2 [q >= 0] - 1,
 
@@ -22,11 +18,11 @@ makes the network sure, then they fall into the nearest stored pattern.
 | | weight_decay | 1e-4 | the same, of the scores, in both |
 | | recovery_learning_rate | 500 | official code, adaptors.py, hopfield_recovery |
 | gamma | energy_weight | 1.5e-3 | official code, experiments/GNu/SplitMNIST/hopsupsup.py |
-| N | recovery_steps | 30 | the paper: "converges in fewer than 30 steps"; the code: as many as test batches |
+| N | recovery_steps | 30 | the code: as many as test batches of a task, about 32 |
 | | recovery_batch_size | 64 | official code, its test batch |
 
 Source: Wortsman et al. 2020 (NeurIPS; arXiv 2006.14769), section 3.5; RAIVNLab/supsup, adaptors.py
-and models/modules.py (FastHopMaskBN); Storkey 1997 for the rule (the paper's text writes Hebb's).
+and models/modules.py (FastHopMaskBN), which writes by Storkey's rule; the paper's text by Hebb's.
 Departs: the mask is recovered in every call of ``predict`` from the images of that call, in chunks
 of ``recovery_batch_size`` taken in turn and from the front again, and the answers are normalised
 over the whole call. The code recovers one mask from all test images of a task and answers in
@@ -35,6 +31,7 @@ mask that answers them, and BatchNorm takes its statistics from them. A call tha
 several tasks, or holds few of them, is answered worse; a single image is always answered alike.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import jax
@@ -46,6 +43,7 @@ from cls_jax.augment import Augment
 from cls_jax.checks import check_range
 from cls_jax.losses import cross_entropy
 from cls_jax.methods.base import Method, Needs, Phase, descend
+from cls_jax.methods.hopfield import Hopfield, empty, energy, stored
 from cls_jax.methods.supermasks import threshold_mask
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
@@ -81,21 +79,6 @@ class HopSupSupHyper:
     weight_decay: float = 1e-4
     recovery_learning_rate: float = 500.0
     energy_weight: float = 1.5e-3
-
-
-@struct.dataclass
-class Hopfield:
-    """All patterns learned, in constant memory.
-
-    Attributes:
-      weights: layer -> float32[d, d], symmetric.
-      mean: layer -> float32[d] mean of the patterns.
-      stored: int32[] how many there are.
-    """
-
-    weights: dict[str, Array]
-    mean: dict[str, Array]
-    stored: Array
 
 
 @struct.dataclass
@@ -180,6 +163,10 @@ def hopsupsup(config: HopSupSupConfig, net: Net, *, augment: Augment) -> Method:
         path = recover(logits_of, state.hopfield, x, state.hyper, config)
         return logits_of(jax.tree.map(lambda scores: scores[-1], path), x)
 
+    def capacity(state: HopSupSupState) -> Mapping[str, Array]:
+        kept = state.hopfield.weights, state.hopfield.mean
+        return {"bits": jnp.float32(32 * sum(leaf.size for leaf in jax.tree.leaves(kept)))}
+
     return Method(
         "hopsupsup",
         init,
@@ -188,6 +175,7 @@ def hopsupsup(config: HopSupSupConfig, net: Net, *, augment: Augment) -> Method:
         begin_task=begin_task,
         end_task=end_task,
         needs=Needs(told_task=True, boundaries=True),
+        capacity=capacity,
     )
 
 
@@ -196,52 +184,18 @@ def pattern(scores: Array) -> Array:
     return 2 * threshold_mask(scores) - 1
 
 
-def storkey(weights: Array, z: Array) -> Array:
-    """The Hopfield network with one more pattern.
-
-    Args:
-      weights: float32[d, d] of the patterns so far.
-      z: float32[d] of -1 and 1.
-
-    Returns:
-      float32[d, d], ``weights + (z z' - I - z h' - h z') / d`` with h = weights z.
-
-    Source: Storkey 1997; supsup card, oracle 9.
-    """
-    pull = jnp.outer(z, weights @ z)
-    return weights + (jnp.outer(z, z) - jnp.eye(z.size) - pull - pull.T) / z.size
-
-
-def energy(weights: Array, s: Array) -> Array:
-    """float32[]: ``-s' weights s / 2``; patterns that are stored lie in its valleys."""
-    return -0.5 * s @ (weights @ s)
-
-
 def entropy(logits: Array) -> Array:
     """float32[]: mean over the rows of -sum_c p_c ln p_c, p the softmax over all outputs."""
     log_probs = jax.nn.log_softmax(logits)
     return -(jnp.exp(log_probs) * log_probs).sum(axis=-1).mean()
 
 
-def empty(sizes: dict[str, int]) -> Hopfield:
-    """A Hopfield network without a pattern, for layers of these sizes."""
-    weights = {name: jnp.zeros((size, size)) for name, size in sizes.items()}
-    mean = {name: jnp.zeros(size) for name, size in sizes.items()}
-    return Hopfield(weights=weights, mean=mean, stored=jnp.int32(0))
-
-
-def stored(hopfield: Hopfield, patterns: dict[str, Array]) -> Hopfield:
-    """The Hopfield network with one more pattern in each layer."""
-    number = hopfield.stored + 1
-    return Hopfield(
-        weights=jax.tree.map(storkey, hopfield.weights, patterns),
-        mean=jax.tree.map(lambda mean, z: mean + (z - mean) / number, hopfield.mean, patterns),
-        stored=number,
-    )
-
-
 def recover(
-    logits_of, hopfield: Hopfield, x: Array, hyper: HopSupSupHyper, config: HopSupSupConfig
+    logits_of: Callable[[PyTree, Array], Array],
+    hopfield: Hopfield,
+    x: Array,
+    hyper: HopSupSupHyper,
+    config: HopSupSupConfig,
 ) -> PyTree:
     """Scores on their way from the mean of all patterns to the one that fits ``x``.
 

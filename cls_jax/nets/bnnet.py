@@ -1,5 +1,6 @@
 """BNNet: a perceptron without biases that is steered by the scales of its normalisation."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -52,7 +53,7 @@ def bnnet(
 
     def init(key: Array, x: Array) -> Variables:
         sizes = [math.prod(x.shape[1:]), *hidden, num_classes]
-        shapes = dict(enumerate(zip(sizes[:-1], sizes[1:], strict=True), 1))
+        shapes = dict(enumerate(itertools.pairwise(sizes), 1))
         keys = jax.random.split(key, len(shapes))
         kernels = {f"fc{i}": kernel_init(keys[i - 1], shape) for i, shape in shapes.items()}
         scales = {f"fc{i}": jnp.ones(size, keep) for i, size in enumerate(hidden, 1)}

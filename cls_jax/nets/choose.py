@@ -18,7 +18,7 @@ class NetConfig:
       net: "resnet18" for images, "mlp" for small or flat inputs; DualNet always has its own two
         networks, HopSupSup its own perceptron.
       width: channels of the first stage of a ResNet-18 (64 in the papers).
-      hidden: sizes of a perceptron's hidden layers.
+      hidden: units of each hidden layer of a perceptron.
       dtype: compute dtype of convolutions and hidden layers; parameters, statistics, optimizer
         states, logits and losses are float32.
     """
