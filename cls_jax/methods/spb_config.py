@@ -1,6 +1,7 @@
 """The choices of SPB, SPB-I and SPB-M, their rates, and what does not fit together."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from flax import struct
@@ -75,6 +76,37 @@ class SpbHyper:
     weight_decay: float = 5e-4
     initial_scale: float = 1.0
     temperature: float = 0.1
+
+
+VARIANTS = {
+    "finetune": {"weighting": "none"},
+    "no_raw": {"weighting": "equal"},
+    "no_raw_new": {"weighting": "equal", "ce_scope": "new"},
+    "sqrt": {"weighting": "sqrt"},
+    "frozen_extractor": {"freeze_after_base": True},
+    "spb": {},
+    "spb_new": {"ce_scope": "new"},
+    "spb_old_fixed": {"freeze_old_weights": True},
+    "spb_i": {"learner": "rotation"},
+    "spb_i_contrastive": {"learner": "contrastive"},
+    "spb_m": {"rotations": 4},
+    "spb_m_logits": {"rotations": 4, "answer": "logits"},
+    "joint": {"joint": True},
+}
+"""Label -> what makes SPB that method or control."""
+
+
+def variants(config: SpbConfig, names: Sequence[str]) -> dict[str, SpbConfig]:
+    """Label -> ``config`` changed as VARIANTS says, where it does not itself depart from SPB.
+
+    Raises:
+      InputError: for an unknown name, or one twice.
+    """
+    if not names or len({*names} & {*VARIANTS}) < len(names):
+        raise InputError(f"variants is {names}; name each once, from {', '.join(VARIANTS)}")
+    usual, mine = vars(SpbConfig()), vars(config)
+    left = lambda name: {k: v for k, v in VARIANTS[name].items() if mine[k] == usual[k]}  # noqa: E731
+    return {name: replace(config, **left(name)) for name in names}
 
 
 def check(config: SpbConfig, augment: Augment) -> None:

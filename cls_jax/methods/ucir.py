@@ -191,8 +191,8 @@ def ucir(config: UcirConfig, extractor: Extractor, *, augment: Augment, num_clas
         trunk = move(state.extractor, optimizer, slopes[0], stats)
         head = move(state.classifier, optimizer, slopes[1], {})
         if config.freeze_old_weights:
-            old, moved = before[1]["weights"], head.vars.params["weights"]
-            head = _with(head, weights=jnp.where(state.past[:, None], old, moved))
+            stay, moved = before[1]["weights"], head.vars.params["weights"]
+            head = _with(head, weights=jnp.where(state.past[:, None], stay, moved))
         state = state.replace(extractor=trunk, classifier=head, step=state.step + 1)
         return state, {"loss": value}
 
