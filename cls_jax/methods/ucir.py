@@ -165,7 +165,7 @@ def ucir(config: UcirConfig, extractor: Extractor, *, augment: Augment, num_clas
         rows = union(key_draw, key_keep, state.memory, batch, state.task_size, replay_size)
         x, valid = augment.train(key_augment, rows.x), rows.weight > 0
         old_features = features(state.old, x)
-        hold = hyper.embedding_weight * jnp.sqrt(state.past.sum() / jnp.maximum(new.sum(), 1))
+        hold = adaptive_weight(hyper.embedding_weight, new, state.past)
 
         def loss(trunk, head):
             vars = state.extractor.vars.replace(params=trunk)
@@ -246,6 +246,21 @@ def ucir(config: UcirConfig, extractor: Extractor, *, augment: Augment, num_clas
         convolutional=extractor.convolutional,
         capacity=kept("extractor", "classifier"),
     )
+
+
+def adaptive_weight(base: Array, new: Array, past: Array) -> Array:
+    """``lambda = lambda_base sqrt(N_o / N_n)``, what the embedding loss is multiplied by.
+
+    Args:
+      base: float32[], lambda_base.
+      new, past: bool[C] classes of this phase, N_n, and before it, N_o.
+
+    Returns:
+      float32[]; 0 without a past class.
+
+    Source: section 3.3 of UCIR; card O8: 5 at 50 + 10 gives 11.180340, at 90 + 10 it gives 15.
+    """
+    return base * jnp.sqrt(past.sum() / jnp.maximum(new.sum(), 1))
 
 
 def _sgd(hyper: UcirHyper, rate: Array | float) -> optax.GradientTransformation:
