@@ -3,7 +3,8 @@
 Herding chooses them as a task ends; the next tasks learn from their own examples and from all
 exemplars together, and their mean features can answer.
 
-Source: Rebuffi et al. 2017 (iCaRL), algorithms 1, 3, 4 and 5; Hou et al. 2019 (UCIR), section 4.1.
+Source: Rebuffi et al. 2017 (iCaRL), algorithms 1 to 5; Hou et al. 2019 (UCIR)
+keeps equally many of each class.
 """
 
 from collections.abc import Callable

@@ -258,7 +258,8 @@ def adaptive_weight(base: Array, new: Array, past: Array) -> Array:
     Returns:
       float32[]; 0 without a past class.
 
-    Source: section 3.3 of UCIR; card O8: 5 at 50 + 10 gives 11.180340, at 90 + 10 it gives 15.
+    Source: UCIR's less-forget constraint; card O8: of base 5, 50 + 10 classes make 11.180340 and
+      90 + 10 make 15.
     """
     return base * jnp.sqrt(past.sum() / jnp.maximum(new.sum(), 1))
 
