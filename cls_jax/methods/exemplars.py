@@ -3,8 +3,8 @@
 Herding chooses them as a task ends; the next tasks learn from their own examples and from all
 exemplars together, and their mean features can answer.
 
-Source: Rebuffi et al. 2017 (iCaRL), algorithms 1 to 5; Hou et al. 2019 (UCIR)
-keeps equally many of each class.
+Source: Rebuffi et al. 2017 (iCaRL), algorithms 1 to 5; Hou et al. 2019 (UCIR), with
+equally many of each class.
 """
 
 from collections.abc import Callable

@@ -8,6 +8,7 @@ import pytest
 
 from cls_jax.nets.resnet32 import resnet32, resnet32_extractor
 from cls_jax.types import InputError
+from tests.methods.learner import FAST
 from tests.nets.oracle_weights import count, random_vars
 
 KEY = jax.random.key(0)
@@ -51,48 +52,65 @@ def test_kernels_are_kaiming_normal_over_their_outputs():
         assert abs(kernel.mean()) < 4 * kernel.std() / kernel.size**0.5
 
 
+X = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+
+
+def applied(extractor, **kind):
+    """``apply``, compiled quickly."""
+    return jax.jit(
+        lambda vars, x, valid=None: extractor.apply(vars, x, valid=valid, **kind),
+        compiler_options=FAST,
+    )
+
+
 @pytest.fixture(scope="module")
 def small():
-    """(extractor, net, variables of the extractor's trunk, images)."""
-    extractor, net = resnet32_extractor(2), resnet32(3, 2)
-    x = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
-    return extractor, net, random_vars(jax.eval_shape(extractor.init, KEY, x)), x
+    """(extractor, its variables, what it sees in X in evaluation, the statistics after it)."""
+    extractor = resnet32_extractor(2)
+    vars = random_vars(jax.eval_shape(extractor.init, KEY, X))
+    return extractor, vars, *applied(extractor, train=False)(vars, X)
+
+
+def test_evaluation_pools_the_maps_and_gives_the_statistics_back(small):
+    _, vars, seen, stats = small
+    chex.assert_trees_all_equal(stats, vars.stats)
+    np.testing.assert_allclose(seen.features, seen.maps.mean((1, 2)), rtol=1e-4, atol=1e-5)
 
 
 def test_only_the_extractor_leaves_out_the_last_relu(small):
     """On the same weights: the net's features are the mean of the positive parts of its maps."""
-    extractor, net, vars, x = small
-    apply = jax.jit(lambda v, x: extractor.apply(v, x, train=False)[0])
-    seen = apply(vars, x)
-    np.testing.assert_allclose(seen.features, seen.maps.mean((1, 2)), rtol=1e-4, atol=1e-5)
+    _, vars, seen, _ = small
     assert (seen.features < 0).any()
+    net = resnet32(3, 2)
     inner = vars.replace(params={"trunk": vars.params}, stats={"trunk": vars.stats})
-    features, _ = jax.jit(lambda v, x: net.features(v, x, train=False))(inner, x)
+    features = jax.jit(lambda v, x: net.features(v, x, train=False)[0], compiler_options=FAST)
+    features = features(inner, X)
     expected = np.maximum(seen.maps, 0).mean((1, 2))
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
     assert (features >= 0).all()
 
 
 def test_padded_rows_do_not_exist(small):
-    extractor, _, vars, x = small
+    extractor, vars, _, _ = small
     valid = np.array([True, True, False, True])
-    apply = jax.jit(lambda v, x, m: extractor.apply(v, x, train=True, valid=m))
-    seen, stats = apply(vars, x.at[2].set(50.0), jnp.asarray(valid))
-    alone, alone_stats = apply(vars, x[valid], None)
+    apply = applied(extractor, train=True)
+    seen, stats = apply(vars, X.at[2].set(50.0), jnp.asarray(valid))
+    alone, alone_stats = apply(vars, X[valid], None)
     np.testing.assert_allclose(seen.features[valid], alone.features, rtol=1e-3, atol=1e-3)
     chex.assert_trees_all_close(stats, alone_stats, rtol=1e-3, atol=1e-5)
-    seen, stats = apply(vars, x, jnp.zeros(4, bool))
+    seen, stats = apply(vars, X, jnp.zeros(4, bool))
     chex.assert_tree_all_finite(seen.features)
     chex.assert_trees_all_equal(stats, vars.stats)
 
 
-def test_evaluation_gives_the_statistics_back(small):
-    extractor, _, vars, x = small
-    apply = jax.jit(lambda v, x: extractor.apply(v, x, train=False))
-    seen, stats = apply(vars, x)
-    chex.assert_trees_all_equal(stats, vars.stats)
-    one_by_one = np.stack([apply(vars, row[None])[0].features[0] for row in x])
-    np.testing.assert_allclose(seen.features, one_by_one, rtol=1e-4, atol=1e-5)
+def test_bfloat16_computes_low_and_keeps_high(small):
+    _, vars, full, _ = small
+    low, stats = applied(resnet32_extractor(2, "bfloat16"), train=False)(vars, X)
+    assert low.maps.dtype == jnp.dtype("bfloat16")
+    kinds = {leaf.dtype for leaf in jax.tree.leaves((low.features, stats))}
+    assert kinds == {jnp.dtype("float32")}
+    difference = np.abs(low.features - full.features).max()
+    assert 0 < difference < 0.2 * np.abs(full.features).max()
 
 
 @pytest.mark.parametrize("arguments", [{"width": 0}, {"dtype": "int8"}])
