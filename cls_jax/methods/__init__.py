@@ -28,6 +28,8 @@ from cls_jax.methods import (
     si,
     spb,
     spb_config,
+    ucir,
+    ucir_config,
 )
 from cls_jax.methods.base import Method
 from cls_jax.methods.supermasks import signed_constant
@@ -113,6 +115,11 @@ def _spb(name: str) -> Callable[[spb_config.SpbConfig, Setting], Method]:
     return build
 
 
+def _ucir(config: ucir_config.UcirConfig, s: Setting) -> Method:
+    extractor = make_extractor(s.net)
+    return ucir.ucir(config, extractor, augment=s.augment, num_classes=s.num_classes)
+
+
 METHODS: dict[str, Row] = {
     "sgd": Row(NoConfig, sgd.SgdHyper, _no_config(sgd.sgd)),
     "joint": Row(NoConfig, sgd.SgdHyper, _no_config(joint.joint)),
@@ -131,6 +138,7 @@ METHODS: dict[str, Row] = {
     "spb": Row(spb_config.SpbConfig, spb_config.SpbHyper, _spb("spb")),
     "spb_i": Row(spb_config.SpbIConfig, spb_config.SpbHyper, _spb("spb_i")),
     "spb_m": Row(spb_config.SpbMConfig, spb_config.SpbHyper, _spb("spb_m")),
+    "ucir": Row(ucir_config.UcirConfig, ucir_config.UcirHyper, _ucir),
     "dualnet": Row(dualnet_config.DualNetConfig, dualnet_config.DualNetHyper, _dualnet),
     "hopsupsup": Row(hopsupsup.HopSupSupConfig, hopsupsup.HopSupSupHyper, _hopsupsup),
 }

@@ -7,7 +7,7 @@ from typing import Literal
 from flax import struct
 
 from cls_jax.augment import Augment
-from cls_jax.methods.cosine import Weighting
+from cls_jax.methods.cosine import Weighting, check_milestones
 from cls_jax.types import InputError
 
 
@@ -129,9 +129,7 @@ def check(config: SpbConfig, augment: Augment) -> None:
             "use learner 'none'"
         )
     for field in ("base_decays", "decays"):
-        epochs = getattr(config, field)
-        if list(epochs) != sorted(set(epochs)) or any(epoch < 1 for epoch in epochs):
-            raise InputError(f"{field} is {epochs}; give rising numbers of epochs, each at least 1")
+        check_milestones(field, getattr(config, field))
 
 
 def check_square(config: SpbConfig, shape: tuple[int, ...]) -> None:
