@@ -1,4 +1,7 @@
-"""The choices of SPB, SPB-I and SPB-M, their rates, and what does not fit together."""
+"""The choices of SPB, SPB-I and SPB-M, their rates, and what does not fit together.
+
+Source: Wu, Gong and Li 2021 (ICCV); the defaults are told where the method is, in spb.py.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

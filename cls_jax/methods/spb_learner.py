@@ -2,6 +2,10 @@
 
 The first view is the image itself. The rotation learner and SPB-M add the image turned, the
 contrastive learner adds three views in other colours.
+
+Source: Wu, Gong and Li 2021 (ICCV), sections 3.3 and 3.4, equation 4.
+Departs: the changed views are those of ``augment.view_b``, which are also cropped and now and then
+blurred, and have the normalisation of views; the paper names colour jitter and grey.
 """
 
 from collections.abc import Callable
