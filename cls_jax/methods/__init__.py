@@ -19,6 +19,7 @@ from cls_jax.methods import (
     er_ace,
     ewc_online,
     gdumb,
+    hopsupsup,
     icarl,
     joint,
     lwf,
@@ -31,6 +32,8 @@ from cls_jax.methods import (
     ucir_config,
 )
 from cls_jax.methods.base import Method
+from cls_jax.methods.supermasks import signed_constant
+from cls_jax.nets.bnnet import bnnet
 from cls_jax.nets.choose import NetConfig, make_dualnet, make_extractor, make_net
 
 
@@ -97,6 +100,11 @@ def _dualnet(config: dualnet_config.DualNetConfig, s: Setting) -> Method:
     return dualnet.dualnet(config, nets, augment=s.augment, **sizes)
 
 
+def _hopsupsup(config: hopsupsup.HopSupSupConfig, s: Setting) -> Method:
+    net = bnnet(s.num_classes, s.net.hidden, signed_constant, dtype=s.net.dtype)
+    return hopsupsup.hopsupsup(config, net, augment=s.augment)
+
+
 def _spb(name: str) -> Callable[[spb_config.SpbConfig, Setting], Method]:
     def build(config: spb_config.SpbConfig, s: Setting) -> Method:
         if s.shape is not None:
@@ -132,4 +140,5 @@ METHODS: dict[str, Row] = {
     "spb_m": Row(spb_config.SpbMConfig, spb_config.SpbHyper, _spb("spb_m")),
     "ucir": Row(ucir_config.UcirConfig, ucir_config.UcirHyper, _ucir),
     "dualnet": Row(dualnet_config.DualNetConfig, dualnet_config.DualNetHyper, _dualnet),
+    "hopsupsup": Row(hopsupsup.HopSupSupConfig, hopsupsup.HopSupSupHyper, _hopsupsup),
 }
