@@ -42,6 +42,7 @@ SMALL_CONFIG = {
     "agem": {"memory_size": 24, "replay_size": 6},
     "gdumb": {"memory_size": 24, "fit_epochs": 3, "fit_batch_size": 8},
     "icarl": {"memory_size": 24, "replay_size": 6},
+    "supsup": {"num_outputs": 12},
     "dualnet": {
         "memory_size": 24,
         "replay_size": 6,

@@ -25,6 +25,8 @@ from cls_jax.methods import (
     mean_er,
     sgd,
     si,
+    supsup,
+    supsup_config,
 )
 from cls_jax.methods.base import Method
 from cls_jax.nets.choose import NetConfig, make_dualnet, make_net
@@ -89,6 +91,12 @@ def _dualnet(config: dualnet_config.DualNetConfig, s: Setting) -> Method:
     return dualnet.dualnet(config, nets, augment=s.augment, **sizes)
 
 
+def _supsup(config: supsup_config.SupSupConfig, s: Setting) -> Method:
+    sizes = {"num_classes": s.num_classes, "num_tasks": s.num_tasks}
+    net = make_net(s.net, config.num_outputs)
+    return supsup.supsup(config, net, augment=s.augment, **sizes)
+
+
 METHODS: dict[str, Row] = {
     "sgd": Row(NoConfig, sgd.SgdHyper, _no_config(sgd.sgd)),
     "joint": Row(NoConfig, sgd.SgdHyper, _no_config(joint.joint)),
@@ -104,5 +112,6 @@ METHODS: dict[str, Row] = {
     "si": Row(NoConfig, si.SiHyper, _no_config(si.si)),
     "gdumb": Row(gdumb.GdumbConfig, gdumb.GdumbHyper, _all_classes(gdumb.gdumb)),
     "icarl": Row(icarl.IcarlConfig, icarl.IcarlHyper, _all_classes(icarl.icarl)),
+    "supsup": Row(supsup_config.SupSupConfig, supsup_config.SupSupHyper, _supsup),
     "dualnet": Row(dualnet_config.DualNetConfig, dualnet_config.DualNetHyper, _dualnet),
 }
