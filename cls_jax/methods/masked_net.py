@@ -7,12 +7,39 @@ Source: Wortsman et al. 2020 (NeurIPS; arXiv 2006.14769), section 3.1; RAIVNLab/
 networks have no biases and a BatchNorm that neither scales nor shifts.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from cls_jax.methods.supermasks import pack, signed_constant, unpack
+from cls_jax.methods.supermasks import (
+    erdos_renyi_density,
+    num_kept,
+    pack,
+    signed_constant,
+    threshold_mask,
+    top_k_mask,
+    unpack,
+)
 from cls_jax.types import Array, PyTree
+
+
+def mask_rule(rule: str, density: int) -> Callable[[PyTree], PyTree]:
+    """The function from scores to masks of zeros and ones, layer by layer, straight-through.
+
+    Args:
+      rule: "threshold" or "edge_popup".
+      density: of edge_popup, see supermasks.erdos_renyi_density.
+    """
+    if rule == "threshold":
+        return lambda scores: jax.tree.map(threshold_mask, scores)
+
+    def largest(scores: Array) -> Array:
+        share = erdos_renyi_density(scores.shape, density)
+        return top_k_mask(scores, num_kept(scores.shape, share))
+
+    return lambda scores: jax.tree.map(largest, scores)
 
 
 def kernels(params: PyTree) -> dict[str, Array]:

@@ -38,7 +38,7 @@ def entropy(logits: Array, num_labels: Array, valid: Array) -> Array:
     Args:
       logits: float32[p, s].
       num_labels: int32[], not looked at; for G alone.
-      valid: bool[p], at least one of them.
+      valid: bool[p].
 
     Returns:
       float32[], in nats, from 0 to log s.
@@ -47,7 +47,9 @@ def entropy(logits: Array, num_labels: Array, valid: Array) -> Array:
     """
     del num_labels
     logs = jax.nn.log_softmax(logits)
-    return jnp.where(valid, -(jnp.exp(logs) * logs).sum(axis=1), 0).sum() / valid.sum()
+    return jnp.where(valid, -(jnp.exp(logs) * logs).sum(axis=1), 0).sum() / jnp.maximum(
+        valid.sum(), 1
+    )
 
 
 def superfluous(logits: Array, num_labels: Array, valid: Array) -> Array:
@@ -59,7 +61,7 @@ def superfluous(logits: Array, num_labels: Array, valid: Array) -> Array:
     Args:
       logits: float32[p, s].
       num_labels: int32[], the first so many outputs stand for labels.
-      valid: bool[p], at least one of them.
+      valid: bool[p].
 
     Returns:
       float32[], mean over the valid rows.
@@ -68,7 +70,7 @@ def superfluous(logits: Array, num_labels: Array, valid: Array) -> Array:
     """
     labels = jnp.arange(logits.shape[1]) < num_labels
     logits = jnp.where(labels, jax.lax.stop_gradient(logits), logits)
-    return jnp.where(valid, jax.nn.logsumexp(logits, axis=1), 0).sum() / valid.sum()
+    return _mean(jax.nn.logsumexp(logits, axis=1), valid)
 
 
 def superposed(masks: Array, shares: Array, size: int) -> Array:
@@ -166,6 +168,10 @@ def is_new(slopes: Array, compared: Array, bound: Array, rate: Array) -> tuple[A
     """
     nu = jax.nn.softmax(-slopes, where=compared)
     return nu.max() < jnp.minimum(bound / compared.sum(), rate), nu
+
+
+def _mean(values: Array, valid: Array) -> Array:
+    return jnp.where(valid, values, 0).sum() / jnp.maximum(valid.sum(), 1)
 
 
 UNCERTAINTIES = {"H": entropy, "G": superfluous}

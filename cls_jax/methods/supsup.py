@@ -34,27 +34,26 @@ is taken (the code may take one that is still random). known_rate: softmax of ra
 of scale, and on the small digits a bound alone merges all tasks into two or three masks.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
-from jax.flatten_util import ravel_pytree
 
 from cls_jax.augment import Augment
 from cls_jax.losses import cross_entropy, mask_logits
 from cls_jax.methods.base import Method, Needs, Phase, descend
-from cls_jax.methods.masked_net import frozen, kernels, num_bits, packed, under, with_kernels
-from cls_jax.methods.supermasks import (
-    erdos_renyi_density,
-    num_kept,
-    score_init,
-    threshold_mask,
-    top_k_mask,
+from cls_jax.methods.masked_net import (
+    frozen,
+    kernels,
+    mask_rule,
+    num_bits,
+    packed,
+    under,
+    with_kernels,
 )
-from cls_jax.methods.superposition import INFERENCES, UNCERTAINTIES, SlopesFn, is_new, slopes_of
+from cls_jax.methods.supermasks import score_init
+from cls_jax.methods.superposition import is_new
 from cls_jax.methods.supsup_config import TOGETHER, SupSupConfig, SupSupHyper, check
+from cls_jax.methods.supsup_state import SupSupState, make_identify, uncertainty_slopes
 from cls_jax.nets.net import Net
 from cls_jax.types import (
     Array,
@@ -65,39 +64,6 @@ from cls_jax.types import (
     Trainable,
     Variables,
 )
-
-
-@struct.dataclass
-class SupSupState:
-    """What SupSup carries from step to step; T masks of n bits.
-
-    Attributes:
-      weights: parameters of the network; they never change.
-      model: the scores of the mask in training, one tree of kernels, and BatchNorm's statistics.
-      masks: uint8[T, ceil(n / 8)].
-      stats: BatchNorm's statistics of each mask, leaves [T, ...], or {}.
-      classes: bool[T, num_classes] of each mask's task.
-      num_masks: int32[] masks known; the first so many of T.
-      current: int32[] mask in training.
-      clock: int32[] steps made.
-      masks_after: int32[num_tasks] masks known after each task; 0 where none ended.
-      total: sum of the scores of all masks known (transfer), or {}.
-      slots: scores and optimizer state of every mask, leaves [T, ...] (task not told), or {}.
-      hyper: SupSupHyper.
-    """
-
-    weights: PyTree
-    model: Trainable
-    masks: Array
-    stats: PyTree
-    classes: Array
-    num_masks: Array
-    current: Array
-    clock: Array
-    masks_after: Array
-    total: PyTree
-    slots: PyTree
-    hyper: SupSupHyper
 
 
 def supsup(
@@ -121,7 +87,10 @@ def supsup(
     """
     num_slots = num_tasks if config.num_masks is None else config.num_masks
     check(config, num_classes, num_tasks, num_slots)
-    mask_of, identify = mask_rule(config), make_identify(config, net)
+    mask_of, identify = (
+        mask_rule(config.rule, config.density),
+        make_identify(config, net, augment=augment),
+    )
 
     def newborn(key: Array, weights: PyTree, stats: PyTree, hyper: SupSupHyper) -> Trainable:
         shapes = {name: kernel.shape for name, kernel in kernels(weights).items()}
@@ -233,13 +202,18 @@ def supsup(
         vars = Variables(
             under(state.weights, bits), jax.tree.map(pick, _at(state.stats, index), stats)
         )
-        logits, _ = net.apply(vars, x, train=False)
+        logits, _ = net.apply(vars, augment.test(x), train=False)
         classes = state.classes[index]
         spread = jnp.take(logits, place_of(classes), axis=1, mode="clip")
         return mask_logits(spread.astype(jnp.float32), classes)
 
+    def capacity(state: SupSupState) -> dict[str, Array]:
+        masks = state.masks_after.astype(jnp.float32)
+        size = num_bits(state.weights)
+        moments = sum(leaf[0].size for leaf in jax.tree.leaves(state.stats))
+        return {"bits": masks * (size + 32 * moments), "masks": masks, "weights": jnp.float32(size)}
+
     def predict(state: SupSupState, x: Array, task: Task) -> Array:
-        x = augment.test(x)
         groups = [x[start : start + TOGETHER] for start in range(0, len(x), TOGETHER)]
 
         def inferred() -> Array:
@@ -264,61 +238,8 @@ def supsup(
             told_task=config.told_task, told_task_at_test=config.told_task, boundaries=True
         ),
         convolutional=net.convolutional,
+        capacity=capacity,
     )
-
-
-def mask_rule(config: SupSupConfig) -> Callable[[PyTree], PyTree]:
-    """The function from scores to masks of zeros and ones, layer by layer, straight-through."""
-    if config.rule == "threshold":
-        return lambda scores: jax.tree.map(threshold_mask, scores)
-
-    def largest(scores: Array) -> Array:
-        density = erdos_renyi_density(scores.shape, config.density)
-        return top_k_mask(scores, num_kept(scores.shape, density))
-
-    return lambda scores: jax.tree.map(largest, scores)
-
-
-def make_identify(config: SupSupConfig, net: Net) -> Callable[[SupSupState, Array, Array], Array]:
-    """Builds ``identify(state, x, valid) -> int32[]``: which known mask fits the images.
-
-    ``x`` is the network's input float32[p, ...], of one task; ``valid`` bool[p] says which rows
-    count. One forward and backward pass, or a few where ``config.inference`` is "binary", however
-    many masks there are.
-    """
-
-    def identify(state: SupSupState, x: Array, valid: Array) -> Array:
-        known = jnp.arange(len(state.masks)) < state.num_masks
-        slopes = uncertainty_slopes(config, net, state, x, valid, known)
-        return INFERENCES[config.inference](slopes, known)
-
-    return identify
-
-
-def uncertainty_slopes(
-    config: SupSupConfig, net: Net, state: SupSupState, x: Array, valid: Array, known: Array
-) -> SlopesFn:
-    """The function from shares of the masks to the slopes of the uncertainty about ``x``.
-
-    Args:
-      config: has the objective.
-      net: of the method.
-      state: has weights and masks.
-      x: float32[p, ...] inputs of the network.
-      valid: bool[p].
-      known: bool[T], masks whose tasks count.
-    """
-    flat, unravel = ravel_pytree(kernels(state.weights))
-    shares = known / jnp.maximum(known.sum(), 1)
-    stats = jax.tree.map(lambda leaf: jnp.tensordot(shares, leaf, 1), state.stats)
-    num_labels = jnp.where(known, state.classes.sum(axis=1), 0).max()
-
-    def uncertainty(mixture: Array) -> Array:
-        params = with_kernels(state.weights, unravel(flat * mixture))
-        logits, _ = net.apply(Variables(params, stats), x, train=False)
-        return UNCERTAINTIES[config.objective](logits, num_labels, valid)
-
-    return slopes_of(uncertainty, state.masks, flat.size)
 
 
 def place_of(classes: Array) -> Array:
