@@ -23,7 +23,7 @@ from cls_jax.experiment import Learner
 from cls_jax.journey import schedule_key
 from cls_jax.methods.superposition import INFERENCES, UNCERTAINTIES
 from cls_jax.methods.supsup import make_identify
-from cls_jax.methods.supsup_config import TOGETHER
+from cls_jax.methods.supsup_config import GROUPS_AT_A_TIME, TOGETHER
 from cls_jax.nets.choose import make_net
 from cls_jax.processes import is_first
 from cls_jax.sheet import Sheet, rich_table, show
@@ -33,8 +33,6 @@ from cls_jax.workdir import write_json, writing
 
 IdentifyFn = Callable[[PyTree, Array, Array], Array]
 """(state, raw examples of one task, bool of those that count) -> int32[] number of the task."""
-
-_GROUPS_AT_A_TIME = 64
 
 
 class Way(NamedTuple):
@@ -120,7 +118,7 @@ def make_identification(
                 there = jnp.minimum(probe, width - 1)
                 return identify(state, mine[there], (probe < width) & valid[there])
 
-            found = jax.lax.map(whose, rows, batch_size=_GROUPS_AT_A_TIME)
+            found = jax.lax.map(whose, rows, batch_size=GROUPS_AT_A_TIME)
             own = (found == number)[group_of]
             share = lambda hit: (hit & valid).sum() / jnp.maximum(valid.sum(), 1)  # noqa: E731
             return share(own), share(own & right), share(right)

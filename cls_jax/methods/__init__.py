@@ -19,6 +19,7 @@ from cls_jax.methods import (
     er_ace,
     ewc_online,
     gdumb,
+    hopsupsup,
     icarl,
     joint,
     lwf,
@@ -29,6 +30,8 @@ from cls_jax.methods import (
     supsup_config,
 )
 from cls_jax.methods.base import Method
+from cls_jax.methods.supermasks import signed_constant
+from cls_jax.nets.bnnet import bnnet
 from cls_jax.nets.choose import NetConfig, make_dualnet, make_net
 
 
@@ -97,6 +100,11 @@ def _supsup(config: supsup_config.SupSupConfig, s: Setting) -> Method:
     return supsup.supsup(config, net, augment=s.augment, **sizes)
 
 
+def _hopsupsup(config: hopsupsup.HopSupSupConfig, s: Setting) -> Method:
+    net = bnnet(s.num_classes, s.net.hidden, signed_constant, dtype=s.net.dtype)
+    return hopsupsup.hopsupsup(config, net, augment=s.augment)
+
+
 METHODS: dict[str, Row] = {
     "sgd": Row(NoConfig, sgd.SgdHyper, _no_config(sgd.sgd)),
     "joint": Row(NoConfig, sgd.SgdHyper, _no_config(joint.joint)),
@@ -114,4 +122,5 @@ METHODS: dict[str, Row] = {
     "icarl": Row(icarl.IcarlConfig, icarl.IcarlHyper, _all_classes(icarl.icarl)),
     "supsup": Row(supsup_config.SupSupConfig, supsup_config.SupSupHyper, _supsup),
     "dualnet": Row(dualnet_config.DualNetConfig, dualnet_config.DualNetHyper, _dualnet),
+    "hopsupsup": Row(hopsupsup.HopSupSupConfig, hopsupsup.HopSupSupHyper, _hopsupsup),
 }

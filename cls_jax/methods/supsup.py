@@ -40,7 +40,7 @@ import optax
 
 from cls_jax.augment import Augment
 from cls_jax.losses import cross_entropy, mask_logits
-from cls_jax.methods.base import Method, Needs, Phase, descend
+from cls_jax.methods.base import TEST_BATCH, Method, Needs, Phase, descend
 from cls_jax.methods.masked_net import (
     frozen,
     kernels,
@@ -52,7 +52,13 @@ from cls_jax.methods.masked_net import (
 )
 from cls_jax.methods.supermasks import score_init
 from cls_jax.methods.superposition import is_new
-from cls_jax.methods.supsup_config import TOGETHER, SupSupConfig, SupSupHyper, check
+from cls_jax.methods.supsup_config import (
+    GROUPS_AT_A_TIME,
+    TOGETHER,
+    SupSupConfig,
+    SupSupHyper,
+    check,
+)
 from cls_jax.methods.supsup_state import SupSupState, make_identify, uncertainty_slopes
 from cls_jax.nets.net import Net
 from cls_jax.types import (
@@ -64,6 +70,9 @@ from cls_jax.types import (
     Trainable,
     Variables,
 )
+
+_TEST_GROUPS = 40
+"""Groups of test images that are answered at a time: one pass over all masks serves them all."""
 
 
 def supsup(
@@ -214,14 +223,22 @@ def supsup(
         return {"bits": masks * (size + 32 * moments), "masks": masks, "weights": jnp.float32(size)}
 
     def predict(state: SupSupState, x: Array, task: Task) -> Array:
-        groups = [x[start : start + TOGETHER] for start in range(0, len(x), TOGETHER)]
+        rows = jnp.arange(-(-len(x) // TOGETHER))[:, None] * TOGETHER + jnp.arange(TOGETHER)
+        real, rows = rows < len(x), jnp.minimum(rows, len(x) - 1)
+
+        def one(group: tuple[Array, Array]) -> Array:
+            return answer(state, x[group[0]], group[1])
+
+        def whose(group: tuple[Array, Array]) -> Array:
+            return identify(state, x[group[0]], group[1])
 
         def inferred() -> Array:
-            probes = [group[: config.probe_size] for group in groups]
-            found = [identify(state, probe, jnp.ones(len(probe), bool)) for probe in probes]
-            return jnp.concatenate(
-                [answer(state, *each) for each in zip(groups, found, strict=True)]
-            )
+            probes = rows[:, : config.probe_size], real[:, : config.probe_size]
+            if net.convolutional:  # slow in a compiled loop on a CPU, and their batches are small
+                logits = [one((row, whose(each))) for row, *each in zip(rows, *probes, strict=True)]
+                return jnp.concatenate(logits)[: len(x)]
+            found = jax.lax.map(whose, probes, batch_size=GROUPS_AT_A_TIME)
+            return jax.lax.map(one, (rows, found)).reshape(-1, num_classes)[: len(x)]
 
         return jax.lax.cond(
             task.index < 0, inferred, lambda: answer(state, x, jnp.maximum(task.index, 0))
@@ -235,7 +252,10 @@ def supsup(
         begin_task=begin_task,
         end_task=end_task,
         needs=Needs(
-            told_task=config.told_task, told_task_at_test=config.told_task, boundaries=True
+            told_task=config.told_task,
+            told_task_at_test=config.told_task,
+            boundaries=True,
+            test_batch=TEST_BATCH if net.convolutional else _TEST_GROUPS * TOGETHER,
         ),
         convolutional=net.convolutional,
         capacity=capacity,

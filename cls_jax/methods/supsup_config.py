@@ -14,6 +14,9 @@ from cls_jax.types import InputError
 TOGETHER = 128
 """Test images of one task that come together, when the task is inferred."""
 
+GROUPS_AT_A_TIME = 64
+"""Groups whose tasks are inferred at a time; each needs as many floats as a mask has bits."""
+
 
 @dataclass(frozen=True)
 class SupSupConfig:

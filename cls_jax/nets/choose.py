@@ -16,9 +16,9 @@ class NetConfig:
 
     Attributes:
       net: "resnet18" for images, "mlp" for small or flat inputs; DualNet always has its own two
-        networks.
+        networks, HopSupSup its own perceptron.
       width: channels of the first stage of a ResNet-18 (64 in the papers).
-      hidden: units of each hidden layer of an mlp.
+      hidden: units of each hidden layer of a perceptron.
       dtype: compute dtype of convolutions and hidden layers; parameters, statistics, optimizer
         states, logits and losses are float32.
     """
