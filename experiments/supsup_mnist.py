@@ -19,10 +19,10 @@ from cls_jax.identification import parse_ways, report
 from cls_jax.methods.supsup_config import SupSupConfig, SupSupHyper
 from cls_jax.nets.choose import NetConfig
 
-PERMUTED = StreamConfig(
-    "digits", None, 8, "permuted", 10, 128, 36, drop_last=True, normalisation="mnist"
-)
+KIND = {"drop_last": True, "normalisation": "mnist"}
+PERMUTED = StreamConfig("digits", None, 8, "permuted", 10, 128, 36, **KIND)
 MNIST = replace(PERMUTED, data="mnist", image_size=None, tasks=250, epochs=2)
+ROTATED = replace(MNIST, scenario="rotated", tasks=36)
 CIFAR = StreamConfig("cifar100", tasks=20, batch_size=128, epochs=250, normalisation="cifar10")
 HELP = "how to infer the task: inference:objective:probe size:images that share one answer."
 EACH = ("one_shot:H:1:1", "one_shot:G:1:1", "one_shot:H:128:128", "binary:H:1:1")
@@ -41,38 +41,35 @@ class Config:
     ways: Annotated[tuple[str, ...], arg(help=HELP)] = EACH
 
 
+FREE = {"told_task": False, "num_masks": 20, "num_compared": 2, "decide_every": 99}
+GG = {"rule": "edge_popup", "num_outputs": 5, "classes_per_task": 5, "optimizer": "adam"}
+LENET, FC = NetConfig("mlp", hidden=(300, 100)), NetConfig("mlp", hidden=(1024, 1024))
+NOVELTY = SupSupHyper(1e-3, new_bound=2.2, known_rate=0.9)
+WIDE, END = (
+    SupSupConfig(num_outputs=200, inference="binary", probe_size=128),
+    RunConfig(score="end"),
+)
 PRESETS = {
     "quick": Config(),
-    "nns": Config(
-        method=SupSupConfig(told_task=False, num_masks=20, num_compared=2),
-        hyper=SupSupHyper(1e-3, new_bound=2.2, known_rate=0.9), ways=(),
-    ),
-    "paper": Config(
-        MNIST, NetConfig("mlp", hidden=(300, 100)), hyper=SupSupHyper(),
-        run=RunConfig(score="end"), ways=OFFICIAL,
-    ),
-    "rotated": Config(
-        replace(MNIST, scenario="rotated", tasks=36), NetConfig("mlp", hidden=(1024, 1024)),
-        SupSupConfig(num_outputs=200, inference="binary", probe_size=128), SupSupHyper(),
-        ways=("binary:H:128:128",),
-    ),
+    "nns": Config(method=SupSupConfig(**FREE, probe_size=128), hyper=NOVELTY, ways=()),
+    "paper": Config(MNIST, LENET, SupSupConfig(), SupSupHyper(), END, OFFICIAL),
+    "rotated": Config(ROTATED, FC, WIDE, SupSupHyper(), END, ("binary:H:128:128",)),
     "cifar100": Config(
-        replace(CIFAR, crop_padding=4, flip=True), NetConfig("resnet18", 20),
-        SupSupConfig(
-            rule="edge_popup", num_outputs=5, classes_per_task=5, optimizer="adam", transfer=True,
-            cosine_steps=5000,
-        ), SupSupHyper(1e-3, 1e-4), ways=(),
+        replace(CIFAR, crop_padding=4, flip=True),
+        NetConfig("resnet18", 20),
+        SupSupConfig(**GG, transfer=True, cosine_steps=5000),
+        SupSupHyper(1e-3, 1e-4),
+        ways=(),
     ),
-}  # fmt: skip
+}
 
 
 def main(config: Config) -> None:
     """Checks, trains or goes on, prints the tables and writes the workdir."""
     begin(config.run)
     parse_ways(config.ways)
-    stream = make_stream(config.stream)
-    kinds = config.method, config.hyper, stream, config.stream, config.net
-    learner = make_learner("supsup", *kinds)
+    stream, kinds = make_stream(config.stream), (config.stream, config.net)
+    learner = make_learner("supsup", config.method, config.hyper, stream, *kinds)
     results = execute([learner], config.run, config)
     conclude(config, results)
     if config.ways:

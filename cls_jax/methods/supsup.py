@@ -179,7 +179,7 @@ def supsup(
             best = jnp.argmax(jnp.where(jnp.arange(num_slots) < k, nu, -1)).astype(jnp.int32)
             return jnp.where(new, k, best), k + new
 
-        due = (state.clock % config.decide_every == 0) & valid.any()
+        due = ((state.clock % config.decide_every == 0) | (k == 0)) & valid.any()
         current, num_masks = jax.lax.cond(due, look, lambda: (state.current, k))
         model = _at(state.slots, current)
         return state.replace(current=current, num_masks=num_masks, model=model)
