@@ -27,8 +27,9 @@ Departs: the mask is recovered in every call of ``predict`` from the images of t
 of ``recovery_batch_size`` taken in turn and from the front again, and the answers are normalised
 over the whole call. The code recovers one mask from all test images of a task and answers in
 batches of 64. Either is transductive: test images without labels, one task at a time, shape the
-mask that answers them, and BatchNorm takes its statistics from them. A call that mixes images of
-several tasks, or holds few of them, is answered worse; a single image is always answered alike.
+mask that answers them, and BatchNorm takes its statistics from them. So a call should hold many
+images of one task, not sorted by label; a single image alone is always answered alike. The last
+call of a test set is filled up with the first images of the same task.
 """
 
 from collections.abc import Callable, Mapping
