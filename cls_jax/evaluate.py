@@ -9,12 +9,12 @@ import numpy as np
 
 from cls_jax.feed import Road
 from cls_jax.mesh import spread
-from cls_jax.methods.base import TEST_BATCH, Method
+from cls_jax.methods.base import Method
 from cls_jax.placement import DATA, Placement
 from cls_jax.streams.stream import Schedule, Stream
 from cls_jax.types import Array, PyTree, Task
 
-EVAL_BATCH = TEST_BATCH
+EVAL_BATCH = 256
 
 
 class EvaluateFn(Protocol):
@@ -82,7 +82,7 @@ def make_evaluate(method: Method, stream: Stream, placement: Placement) -> Evalu
     def evaluate(state: PyTree, schedule: Schedule, road: Road, upto: int) -> np.ndarray:
         index = schedule.test_index
         width = index.shape[-1]
-        batch = min(method.needs.test_batch, width)
+        batch = min(method.needs.test_batch or EVAL_BATCH, width)
         starts = range(0, width, batch)
         index, valid = refilled(index, len(starts) * batch)
         rows: list[Array | float] = []

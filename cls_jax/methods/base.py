@@ -38,9 +38,6 @@ def no_advice(hyper: PyTree, num_steps: int) -> str:
     return ""
 
 
-TEST_BATCH = 256
-
-
 class Needs(NamedTuple):
     """What a method must be given; the runner withholds everything else.
 
@@ -54,7 +51,8 @@ class Needs(NamedTuple):
       pooled: the upper bound: all tasks at once, shuffled, in place of the stream.
       begin_data, end_data: ``begin_task``, ``end_task`` get every example of the task once, as one
         Batch of n_max rows; the rest of them are padding. Needs ``boundaries``.
-      test_batch: how many test examples at most ``predict`` is given at a time.
+      test_batch: how many test examples at most ``predict`` is given at a time; None: as evaluate
+        has it.
     """
 
     told_task: bool = False
@@ -64,7 +62,7 @@ class Needs(NamedTuple):
     pooled: bool = False
     begin_data: bool = False
     end_data: bool = False
-    test_batch: int = TEST_BATCH
+    test_batch: int | None = None
 
 
 class Phase(NamedTuple):

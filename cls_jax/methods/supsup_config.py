@@ -35,7 +35,8 @@ class SupSupConfig:
       transfer: a task's scores begin at the mean of the earlier tasks' instead of random.
       optimizer: of the scores.
       cosine_steps: steps of a task in which the rate falls to 0 along a cosine; 0: constant.
-      decide_every: steps between two looks at which mask to train, if the task is not told.
+      decide_every: steps between two looks at which mask to train, if the task is not told; those
+        between the begin of a task and the next look train the mask of the task before.
       num_compared: masks compared at such a look at least, random ones among them.
     """
 
