@@ -82,7 +82,7 @@ def make_evaluate(method: Method, stream: Stream, placement: Placement) -> Evalu
     def evaluate(state: PyTree, schedule: Schedule, road: Road, upto: int) -> np.ndarray:
         index = schedule.test_index
         width = index.shape[-1]
-        batch = min(EVAL_BATCH, width)
+        batch = min(method.needs.test_batch or EVAL_BATCH, width)
         starts = range(0, width, batch)
         index, valid = refilled(index, len(starts) * batch)
         rows: list[Array | float] = []

@@ -48,6 +48,7 @@ SMALL_CONFIG = {
         "balanced_epochs": 2,
         "balanced_batch_size": 4,
     },
+    "supsup": {"num_outputs": 12},
     "dualnet": {
         "memory_size": 24,
         "replay_size": 6,

@@ -71,6 +71,8 @@ MAY_IMPORT = {
     "experiment": TREES | {"nets", "methods", "streams"},
     "execution": {"types", "methods", "streams", "events", "plan", "itinerary", "runner", "console"}
     | {"processes", "stopping", "checkpoint", "experiment", "workdir", "report"},
+    "identification": {"types", "augment", "events", "experiment", "journey", "methods", "nets"}
+    | {"processes", "sheet", "streams", "workdir"},
     "best_args": set(),
     "presets": {"types", "best_args", "experiment", "methods", "nets"},
     "reproduction": {"events", "metrics", "sheet", "workdir"},

@@ -19,7 +19,11 @@ from cls_jax.streams.class_il import class_il
 from tests.conftest import TASKS, small_method, small_source
 
 FOLDER = Path(__file__).parent / "golden"
-VARIANTS = {"dualnet_tf": ("dualnet", {"task_aware": False})}
+VARIANTS = {
+    "dualnet_tf": ("dualnet", {"task_aware": False}),
+    "supsup_gg": ("supsup", {"rule": "edge_popup", "optimizer": "adam", "transfer": True}),
+    "supsup_nns": ("supsup", {"told_task": False, "decide_every": 3, "num_compared": 2}),
+}
 """Further programs of a row of the table."""
 
 TREES = ("model", "slow", "fast", "working", "plastic", "stable", "extractor", "classifier")

@@ -28,6 +28,8 @@ from cls_jax.methods import (
     si,
     spb,
     spb_config,
+    supsup,
+    supsup_config,
     ucir,
     ucir_config,
 )
@@ -100,6 +102,12 @@ def _dualnet(config: dualnet_config.DualNetConfig, s: Setting) -> Method:
     return dualnet.dualnet(config, nets, augment=s.augment, **sizes)
 
 
+def _supsup(config: supsup_config.SupSupConfig, s: Setting) -> Method:
+    sizes = {"num_classes": s.num_classes, "num_tasks": s.num_tasks}
+    net = make_net(s.net, config.num_outputs)
+    return supsup.supsup(config, net, augment=s.augment, **sizes)
+
+
 def _hopsupsup(config: hopsupsup.HopSupSupConfig, s: Setting) -> Method:
     net = bnnet(s.num_classes, s.net.hidden, signed_constant, dtype=s.net.dtype)
     return hopsupsup.hopsupsup(config, net, augment=s.augment)
@@ -139,6 +147,7 @@ METHODS: dict[str, Row] = {
     "spb_i": Row(spb_config.SpbIConfig, spb_config.SpbHyper, _spb("spb_i")),
     "spb_m": Row(spb_config.SpbMConfig, spb_config.SpbHyper, _spb("spb_m")),
     "ucir": Row(ucir_config.UcirConfig, ucir_config.UcirHyper, _ucir),
+    "supsup": Row(supsup_config.SupSupConfig, supsup_config.SupSupHyper, _supsup),
     "dualnet": Row(dualnet_config.DualNetConfig, dualnet_config.DualNetHyper, _dualnet),
     "hopsupsup": Row(hopsupsup.HopSupSupConfig, hopsupsup.HopSupSupHyper, _hopsupsup),
 }

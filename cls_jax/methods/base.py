@@ -51,6 +51,8 @@ class Needs(NamedTuple):
       pooled: the upper bound: all tasks at once, shuffled, in place of the stream.
       begin_data, end_data: ``begin_task``, ``end_task`` get every example of the task once, as one
         Batch of n_max rows; the rest of them are padding. Needs ``boundaries``.
+      test_batch: how many test examples at most ``predict`` is given at a time; None: as evaluate
+        has it.
     """
 
     told_task: bool = False
@@ -60,6 +62,7 @@ class Needs(NamedTuple):
     pooled: bool = False
     begin_data: bool = False
     end_data: bool = False
+    test_batch: int | None = None
 
 
 class Phase(NamedTuple):
