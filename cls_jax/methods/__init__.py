@@ -21,6 +21,7 @@ from cls_jax.methods import (
     gdumb,
     icarl,
     joint,
+    l2_transfer,
     lwf,
     mean_er,
     sgd,
@@ -81,6 +82,16 @@ def _agem(config: agem.AgemConfig, s: Setting) -> Method:
     return agem.agem(config, net, augment=s.augment, num_tasks=s.num_tasks)
 
 
+def _all_sizes(factory: Callable[..., Method]) -> Callable[[Any, Setting], Method]:
+    """``build`` for ``factory(config, net, *, augment, num_classes, num_tasks) -> Method``."""
+
+    def build(config: Any, s: Setting) -> Method:
+        sizes = {"num_classes": s.num_classes, "num_tasks": s.num_tasks}
+        return factory(config, make_net(s.net, s.num_classes), augment=s.augment, **sizes)
+
+    return build
+
+
 def _dualnet(config: dualnet_config.DualNetConfig, s: Setting) -> Method:
     nets = make_dualnet(
         s.net, s.num_classes, predictor=config.objective in dualnet_config.NEEDS_PREDICTOR
@@ -102,6 +113,11 @@ METHODS: dict[str, Row] = {
     "lwf": Row(NoConfig, lwf.LwfHyper, _no_config(lwf.lwf)),
     "ewc_online": Row(NoConfig, ewc_online.EwcOnlineHyper, _no_config(ewc_online.ewc_online)),
     "si": Row(NoConfig, si.SiHyper, _no_config(si.si)),
+    "l2_transfer": Row(
+        l2_transfer.L2TransferConfig,
+        l2_transfer.L2TransferHyper,
+        _all_sizes(l2_transfer.l2_transfer),
+    ),
     "gdumb": Row(gdumb.GdumbConfig, gdumb.GdumbHyper, _all_classes(gdumb.gdumb)),
     "icarl": Row(icarl.IcarlConfig, icarl.IcarlHyper, _all_classes(icarl.icarl)),
     "dualnet": Row(dualnet_config.DualNetConfig, dualnet_config.DualNetHyper, _dualnet),
