@@ -36,6 +36,8 @@ without. Statistics of BatchNorm, which its network has not, are kept for each t
 is hidden at test, the task learned last answers.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -54,6 +56,7 @@ from cls_jax.methods.apd_weights import (
     composed_for,
     composed_for_all,
     numbers_kept,
+    one_network,
     own_squares,
     together,
     way,
@@ -216,6 +219,11 @@ def apd(
         logits, _ = net.apply(mine, augment.test(x), train=False)
         return logits.astype(jnp.float32)
 
+    def capacity(state: ApdState) -> Mapping[str, Array]:
+        vars = state.model.vars
+        one = one_network(vars.params, vars.stats, state.classes, net.head)
+        return {"bits": 32 * state.kept, "percent of one network": 100 * state.kept / one}
+
     return Method(
         "apd",
         init,
@@ -225,6 +233,7 @@ def apd(
         end_task=end_task,
         needs=Needs(told_task=True, told_task_at_test=True, boundaries=True),
         convolutional=net.convolutional,
+        capacity=capacity,
     )
 
 

@@ -11,7 +11,7 @@ from flax import struct
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cls_jax.methods.apd_consolidation import Groups, held
-from cls_jax.methods.heads import drawn_per_task, row
+from cls_jax.methods.heads import drawn_per_task, head_numbers, row
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, PyTree, Variables
 
@@ -204,11 +204,27 @@ def numbers_kept(
         slots = jnp.arange(len(of_layer.common))[:, None]
         used = ((of_layer.member == slots) & learned).any(-1)
         total += _of_tasks({"": left(of_layer.common)}, used)
-    for name, leaf in params.own.items():
-        if name.split("/")[0] == head:
-            total += leaf[0].size // classes.shape[1] * (classes & learned[:, None]).sum()
-        else:
-            total += leaf[0].size * learned.sum()
-    for leaf in [*params.masks.values(), *jax.tree.leaves(stats)]:
-        total += leaf[0].size * learned.sum()
+    head, rest = of_the_head(params.own, head)
+    total += jnp.where(learned, head_numbers(head, classes), 0).sum()
+    of_one_task = jax.tree.leaves((params.masks, rest, stats))
+    total += sum(leaf[0].size for leaf in of_one_task) * learned.sum()
     return jnp.asarray(total, jnp.float32)
+
+
+def one_network(params: ApdParams, stats: PyTree, classes: Array, head: str) -> Array:
+    """How many numbers a plain network for one task has, the largest of them; float32[].
+
+    Args:
+      params, stats, classes, head: as for ``numbers_kept``.
+    """
+    head, rest = of_the_head(params.own, head)
+    of_one_task = jax.tree.leaves((rest, stats))
+    numbers = sum(leaf[0].size for leaf in of_one_task)
+    numbers += sum(leaf.size for leaf in params.shared.values())
+    return jnp.asarray(numbers + head_numbers(head, classes).max(), jnp.float32)
+
+
+def of_the_head(own: Layers, head: str) -> tuple[Layers, Layers]:
+    """The leaves of the last layer, and the others."""
+    mine = {n: leaf for n, leaf in own.items() if n.split("/")[0] == head}
+    return mine, {n: leaf for n, leaf in own.items() if n not in mine}

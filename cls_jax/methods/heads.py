@@ -80,6 +80,17 @@ def without_head(params: PyTree, head: str) -> PyTree:
     return {name: leaves for name, leaves in params.items() if name != head}
 
 
+def head_numbers(heads: PyTree, classes: Array) -> Array:
+    """How many numbers of a last layer serve the classes that a task has, int32[...].
+
+    Args:
+      heads: leaves [T, ..., C].
+      classes: bool[..., C].
+    """
+    num_classes = classes.shape[-1]
+    return sum(leaf[0].size // num_classes for leaf in jax.tree.leaves(heads)) * classes.sum(-1)
+
+
 def asked(task: Task, last: Array) -> Array:
     """int32[]: the task that is told, or ``last``, the one learned last, if none is.
 
