@@ -78,6 +78,8 @@ MAY_IMPORT = {
 }
 """Room -> the rooms it may import. A new file at the top of cls_jax needs a row here."""
 
+NETS = ("mlp", "lenet", "resnet", "dualnet", "layers", "linen")
+
 ONLY_IN = {
     "tensorflow_datasets": {"streams.prepared", "streams.classics", "streams.fetch"},
     "tensorflow": set(),
@@ -90,7 +92,7 @@ ONLY_IN = {
     "sklearn": {"streams.sources"},
     "PIL": {"streams.local", "streams.classics", "streams.prepared"},
     "dm_pix": {"image_ops"},
-    "flax.linen": {f"nets.{name}" for name in ("mlp", "resnet", "dualnet", "layers", "linen")},
+    "flax.linen": {f"nets.{name}" for name in NETS},
 }
 """Package -> the modules that may import it."""
 
@@ -107,8 +109,8 @@ LAZY = (
 
 FRONT_DOOR = (
     r"(sync|losses|memory|herding|augment|metrics|evaluate|runner|presets|reproduction|stored"
-    r"|streams\.(class_il|domain_il|mnist360|gcil|blurry|rotation|sources|stream)"
-    r"|nets\.(mlp|resnet|dualnet)|methods\.(?!__init__|base|dualnet_config)\w+)"
+    r"|streams\.(class_il|domain_il|mnist360|gcil|blurry|rotation|order|sources|stream)"
+    r"|nets\.(mlp|lenet|resnet|dualnet)|methods\.(?!__init__|base|dualnet_config)\w+)"
 )
 """Modules whose functions are called by users and by new methods."""
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cls_jax.nets.dualnet import DualNets, dualnet
+from cls_jax.nets.lenet import lenet
 from cls_jax.nets.mlp import mlp
 from cls_jax.nets.net import Net
 from cls_jax.nets.resnet import resnet18
@@ -15,15 +16,15 @@ class NetConfig:
     """Which network.
 
     Attributes:
-      net: "resnet18" for images, "mlp" for small or flat inputs; DualNet always has its own two
-        networks.
+      net: "resnet18" or "lenet" (APD's) for images, "mlp" for small or flat inputs; DualNet always
+        has its own two networks.
       width: channels of the first stage of a ResNet-18 (64 in the papers).
       hidden: units of each hidden layer of an mlp.
       dtype: compute dtype of convolutions and hidden layers; parameters, statistics, optimizer
         states, logits and losses are float32.
     """
 
-    net: Literal["resnet18", "mlp"] = "resnet18"
+    net: Literal["resnet18", "lenet", "mlp"] = "resnet18"
     width: int = 64
     hidden: tuple[int, ...] = (100, 100)
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -37,8 +38,10 @@ def make_net(config: NetConfig, num_classes: int) -> Net:
     """
     if config.net == "resnet18":
         return resnet18(num_classes, config.width, dtype=config.dtype)
+    if config.net == "lenet":
+        return lenet(num_classes, dtype=config.dtype)
     if config.net != "mlp":
-        raise InputError(f"net is {config.net!r}; use 'resnet18' or 'mlp'")
+        raise InputError(f"net is {config.net!r}; use 'resnet18', 'lenet' or 'mlp'")
     return mlp(num_classes, config.hidden, dtype=config.dtype)
 
 
