@@ -194,7 +194,8 @@ def by_given_task(values: np.ndarray, order: np.ndarray) -> np.ndarray:
       values: [..., T]; entry i belongs to the i-th task learned.
       order: int[T] or int[..., T], which task that is.
     """
-    return np.take_along_axis(values, np.broadcast_to(np.argsort(order), np.shape(values)), -1)
+    values, place = np.asarray(values), np.argsort(order)
+    return np.take_along_axis(values, np.broadcast_to(place, values.shape), -1)
 
 
 def scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
