@@ -67,6 +67,8 @@ MAY_IMPORT = {
     "columns": {"metrics", "events"},
     "report": {"errors", "metrics", "events", "console", "figures", "workdir", "sheet", "stored"}
     | {"cli", "columns"},
+    "orders": {"errors", "metrics", "events", "figures", "workdir", "sheet", "stored", "__init__"}
+    | {""},
     "cli": {"errors", "runner", "processes", "stopping", "workdir"},
     "experiment": TREES | {"nets", "methods", "streams"},
     "execution": {"types", "methods", "streams", "events", "plan", "itinerary", "runner", "console"}
