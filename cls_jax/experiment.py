@@ -18,8 +18,9 @@ from cls_jax.streams.domain_il import dihedral, permuted, rotated
 from cls_jax.streams.gcil import gcil
 from cls_jax.streams.mnist360 import mnist360
 from cls_jax.streams.order import TaskOrder, in_order
+from cls_jax.streams.scramble import scrambled
 from cls_jax.streams.sources import load
-from cls_jax.streams.stream import Stream
+from cls_jax.streams.stream import Source, Stream
 from cls_jax.types import InputError, PyTree
 
 
@@ -32,12 +33,14 @@ class StreamConfig:
         fashion_mnist, svhn_cropped, ...
       data_dir: where tfds data sets lie; TFDS_DATA_DIR or ~/tensorflow_datasets if not given.
       image_size: resize images once to this many pixels square; as stored if not given.
+      scrambled: read the colour planes as pixels, as APD's released code does.
       scenario: class_il (also scored as task-IL); permuted, rotated or dihedral (domain-IL: all
         classes in every task, other pixels); mnist360 (one stream of turning pairs of digits); gcil
         (random classes come back in random proportions); blurry (class_il with mixed boundaries).
       tasks: number of tasks, the classes divided evenly; or the number of classes of each task.
       batch_size: stream examples a step.
       epochs: passes over each task; 1 is the online protocol.
+      base_epochs: passes over the first task, if other than over the rest. Of class_il only.
       base_classes: of the first task, the other classes divided evenly among the other tasks: 50
         and tasks 6 are 50 + 5 x 10. Of class_il only.
       class_order: shuffled by the seed, by label, or 1993: the fixed order of UCIR's tables.
@@ -61,12 +64,14 @@ class StreamConfig:
     data: str = "digits"
     data_dir: str | None = None
     image_size: int | None = None
+    scrambled: bool = False
     scenario: Literal[
         "class_il", "permuted", "rotated", "dihedral", "mnist360", "gcil", "blurry"
     ] = "class_il"
     tasks: int | tuple[int, ...] = 5
     batch_size: int = 10
     epochs: int = 1
+    base_epochs: int | None = None
     base_classes: int | None = None
     class_order: Literal["shuffled", "label", "1993"] = "shuffled"
     task_order: TaskOrder = "given"
@@ -112,18 +117,24 @@ def make_stream(config: StreamConfig) -> Stream:
                 "classes; give one number"
             )
     order = settings.pop("task_order", "given")
-    source = _loaded(config.data, config.data_dir, size=config.image_size)
+    source = _loaded(config.data, config.data_dir, config.image_size, config.scrambled)
     stream = make(source, batch_size=config.batch_size, epochs=config.epochs, **settings)
     return in_order(stream, order)
 
 
-_loaded = lru_cache(maxsize=1)(load)
-"""The cells of a table share one data set."""
+@lru_cache(maxsize=1)  # the cells of a table share one data set
+def _loaded(data: str, data_dir: str | None, size: int | None, planes: bool) -> Source:
+    source = load(data, data_dir, size=size)
+    return scrambled(source) if planes else source
+
 
 _SCENARIOS: dict[str, tuple[Callable[..., Stream], tuple[str, ...]]] = {
     "class_il": (
         class_il,
-        ("tasks", "base_classes", "class_order", "task_order", "drop_last", "label_fraction"),
+        (
+            *("tasks", "base_classes", "base_epochs", "class_order", "task_order", "drop_last"),
+            "label_fraction",
+        ),
     ),
     "permuted": (permuted, ("tasks", "task_order", "drop_last")),
     "rotated": (rotated, ("tasks", "task_order", "drop_last")),
@@ -170,7 +181,7 @@ def fit_method(
         raise InputError(f"data {config.data} holds vectors, not images; use --net mlp")
     if hasattr(method_config, "semi_supervised") and config.label_fraction < 1.0:
         method_config = replace(method_config, semi_supervised=True)
-    return METHODS[name].build(method_config, Setting(net, augment, *sizes))
+    return METHODS[name].build(method_config, Setting(net, augment, *sizes, shape))
 
 
 class Learner(NamedTuple):

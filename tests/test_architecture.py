@@ -80,8 +80,6 @@ MAY_IMPORT = {
 }
 """Room -> the rooms it may import. A new file at the top of cls_jax needs a row here."""
 
-NETS = ("mlp", "lenet", "resnet", "dualnet", "layers", "linen")
-
 ONLY_IN = {
     "tensorflow_datasets": {"streams.prepared", "streams.classics", "streams.fetch"},
     "tensorflow": set(),
@@ -94,7 +92,19 @@ ONLY_IN = {
     "sklearn": {"streams.sources"},
     "PIL": {"streams.local", "streams.classics", "streams.prepared"},
     "dm_pix": {"image_ops"},
-    "flax.linen": {f"nets.{name}" for name in NETS},
+    "flax.linen": {
+        f"nets.{name}"
+        for name in (
+            "mlp",
+            "resnet",
+            "resnet32",
+            "lenet",
+            "dualnet",
+            "extractor",
+            "self_supervised",
+        )
+    }
+    | {"nets.layers", "nets.linen"},
 }
 """Package -> the modules that may import it."""
 
@@ -112,7 +122,7 @@ LAZY = (
 FRONT_DOOR = (
     r"(sync|losses|memory|herding|augment|metrics|evaluate|runner|presets|reproduction|stored"
     r"|streams\.(class_il|domain_il|mnist360|gcil|blurry|rotation|order|sources|stream)"
-    r"|nets\.(mlp|lenet|resnet|dualnet)|methods\.(?!__init__|base|dualnet_config)\w+)"
+    r"|nets\.(mlp|lenet|resnet|dualnet)|methods\.(?!__init__|base|dualnet_config|apd_config)\w+)"
 )
 """Modules whose functions are called by users and by new methods."""
 
