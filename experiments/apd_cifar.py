@@ -2,7 +2,8 @@
 """APD and its rivals on the same tasks in several orders: how much does the order decide?
 
 --preset quick: five symmetries of scikit-learn's digits as tasks; minutes on two CPU cores.
---preset paper: CIFAR-100, 10 tasks x 10 classes, the paper's LeNet and its orders A to E; hours.
+--preset paper: CIFAR-100, 10 tasks x 10 classes, the paper's LeNet, its orders A to E; give it an
+accelerator: on two CPU cores it takes days.
 The flags are APD's; rivals take what they share with it, the learning rate for example.
 """
 
