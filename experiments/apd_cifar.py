@@ -25,7 +25,7 @@ VARIANTS = {  # label -> row of the table of methods; its Config and Hyper in pl
     "APD-Fixed": ("apd", {"consolidate_every": 0, "retroactive": False}, {}),
     "APD(1) lambda2=0": ("apd", {"consolidate_every": 0}, {"drift_weight": 0.0}),
     **{f"L2-transfer {w:g}": ("l2_transfer", {}, {"penalty_weight": w}) for w in (0.0, 0.1, 1, 10)},
-    "online EWC": ("ewc_online", {}, {"learning_rate": 0.03}),
+    "online EWC": ("ewc_online", {}, {"learning_rate": 0.03, "penalty_weight": 10.0}),
 }
 PLAIN = StreamConfig(normalisation="none", batch_size=100)
 DIGITS = replace(PLAIN, scenario="dihedral", image_size=8, epochs=27)
