@@ -246,17 +246,20 @@ def forget(state: ApdState, task: Array) -> ApdState:
       task: int32[] the number of the task.
 
     Returns:
-      The state with zeros for the task's residues, masks, last layer and the rest of its own, so
-      that all its logits are 0. Other tasks are answered as before, bit for bit.
+      The state with zeros for the task's residues, masks, last layer, the rest of its own and its
+      anchor, so that all its logits are 0 and nothing pulls at it. Other tasks are answered as
+      before, bit for bit. What the task left in the weights that all share stays there.
     """
     gone = lambda tree: jax.tree.map(lambda leaf: leaf.at[task].set(0), tree)  # noqa: E731
     params = state.model.vars.params
+    stacked = {n: leaf.ndim == params.residues[n].ndim for n, leaf in state.anchor.items()}
     params = params.replace(
         residues=gone(params.residues), masks=gone(params.masks), own=gone(params.own)
     )
     alone = lambda g: g.replace(member=g.member.at[task].set(-1))  # noqa: E731
     return state.replace(
         model=state.model.replace(vars=state.model.vars.replace(params=params)),
+        anchor={n: gone(leaf) if stacked[n] else leaf for n, leaf in state.anchor.items()},
         groups={n: alone(g) for n, g in state.groups.items()},
         learned=state.learned.at[task].set(False),
     )

@@ -247,6 +247,20 @@ def test_a_task_can_be_forgotten_and_no_other_changes_a_bit(consolidate_every):
     assert (before[1] != 0).any()
     assert (logits_of(learner, 1, state) == 0).all()
     np.testing.assert_array_equal(state.learned, [True, False, True])
+    of_params = jax.tree.leaves((state.model.vars.params.residues, state.model.vars.params.masks))
+    for leaf in [*of_params, *jax.tree.leaves((state.model.vars.params.own, state.anchor))]:
+        assert (leaf[1] == 0).all()
+
+
+def test_apd_fixed_forgets_too():
+    """Its anchor is the shared weights, which all tasks need."""
+    learner = course(retroactive=False)
+    for number, batches in enumerate((FIRST, SECOND)):
+        run_task(learner, number, batches)
+    before, state = logits_of(learner, 0), jax.jit(forget)(learner.state, jnp.int32(1))
+    chex.assert_trees_all_equal(state.anchor, learner.state.anchor)
+    np.testing.assert_array_equal(logits_of(learner, 0, state), before)
+    assert (logits_of(learner, 1, state) == 0).all()
 
 
 def test_a_forgotten_task_pulls_at_nothing():
