@@ -142,7 +142,11 @@ def write_orders(workdir: str | Path, sheet: Sheet, every: Sequence[Ordered]) ->
     write_json(workdir / "order_disparity.json", [_told(one) for one in every])
     for one in every:
         write_file(workdir / f"accuracy_{one.label.replace(' ', '_')}.csv", _matrices(one))
-    merged = [o.results[0]._replace(method=o.label, capacity=capacity_of_orders(o)) for o in every]
+    told = {"stream": {"name": sheet.title}}
+    merged = [
+        one.results[0]._replace(method=one.label, capacity=capacity_of_orders(one), details=told)
+        for one in every
+    ]
     write_file(workdir / "capacity.png", figures.capacity(merged))
     write_file(workdir / "comparison.md", page(sheet))
     return workdir
