@@ -61,9 +61,8 @@ def make_evaluate(method: Method, stream: Stream, placement: Placement) -> Evalu
     """
     told = method.needs.told_task_at_test
 
-    def count(state, data, index, classes, number, context):
-        """int32[views, 2]: right answers among the rows of ``index``."""
-        valid = index >= 0
+    def count(state, data, index, valid, classes, number, context):
+        """int32[views, 2]: right answers among the valid rows of ``index``."""
         x, y = spread(data.x[index]), data.y[index]
         if stream.transform is not None:
             x = stream.transform(x, context)
@@ -78,14 +77,14 @@ def make_evaluate(method: Method, stream: Stream, placement: Placement) -> Evalu
             scores.append(jnp.stack([jnp.sum(r & valid) for r in right]))
         return jnp.stack(scores)
 
-    count = placement.compile(count, (0, DATA, 0, 0, None, 0))
+    count = placement.compile(count, (0, DATA, 0, 0, 0, None, 0))
 
     def evaluate(state: PyTree, schedule: Schedule, road: Road, upto: int) -> np.ndarray:
         index = schedule.test_index
         width = index.shape[-1]
         batch = min(EVAL_BATCH, width)
         starts = range(0, width, batch)
-        index = _pad_last(index, len(starts) * batch)
+        index, valid = refilled(index, len(starts) * batch)
         rows: list[Array | float] = []
         for j in range(stream.num_tasks):
             pick = lambda leaf, j=j: leaf[:, j] if placement.stacked else leaf[j]  # noqa: E731
@@ -94,12 +93,12 @@ def make_evaluate(method: Method, stream: Stream, placement: Placement) -> Evalu
             context = jax.tree.map(pick, schedule.test_context)
             right = 0
             for start in starts:
-                part = pick(index)[..., start : start + batch]
-                if (part < 0).all():
+                part, counted = (pick(a)[..., start : start + batch] for a in (index, valid))
+                if not counted.any():
                     continue
                 classes = pick(schedule.task_classes)
                 data, part = road.look(part)
-                right += count(state, data, part, classes, np.int32(j), context)
+                right += count(state, data, part, counted, classes, np.int32(j), context)
             total = (pick(schedule.test_index) >= 0).sum(axis=-1)
             rows.append(np.asarray(right, np.float64) / total[..., None, None])
         missing = np.full_like(rows[0], np.nan)
@@ -109,6 +108,19 @@ def make_evaluate(method: Method, stream: Stream, placement: Placement) -> Evalu
     return evaluate
 
 
-def _pad_last(index: np.ndarray, width: int) -> np.ndarray:
-    pad = [(0, 0)] * (index.ndim - 1) + [(0, width - index.shape[-1])]
-    return np.pad(index, pad, constant_values=-1)
+def refilled(index: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """``index`` with each row's own examples, from the first again, where its padding was.
+
+    A padded row is not counted, but a method that answers from what it finds in the whole batch
+    should find there the images of one task alone, and different ones as long as there are any.
+
+    Args:
+      index: int32[..., n], padded with -1 at the end.
+      width: of what comes out, at least n.
+
+    Returns:
+      int32[..., width], and bool[..., width] where an example stands for the first time.
+    """
+    total = (index >= 0).sum(axis=-1, keepdims=True)
+    place = np.broadcast_to(np.arange(width), (*index.shape[:-1], width))
+    return np.take_along_axis(index, place % np.maximum(total, 1), axis=-1), place < total

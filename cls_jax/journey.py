@@ -114,7 +114,8 @@ def make_journey(method: Method, stream: Stream, plan: Plan) -> Journey:
         plans = [[task_rows(method, s, p) for s in schedules] for p in range(num_phases)]
         sizes = [[[r[task].live.size for r in ph] for task in range(num_tasks)] for ph in plans]
         handed = [None] * num_tasks
-        if method.needs.begin_data or method.needs.end_data:
+        needs = method.needs
+        if needs.begin_data or needs.end_data or any(p.enter_data for p in method.phases):
             handed = whole_tasks(method, schedules, lanes=stacked)
 
         def edge(fn: Callable, task: int, number: int, *, data: bool = False) -> Run:
@@ -159,7 +160,8 @@ def make_journey(method: Method, stream: Stream, plan: Plan) -> Journey:
             if leg.kind == "begin":
                 now = edge(method.begin_task, leg.task, 0, data=method.needs.begin_data)
             elif leg.kind == "enter":
-                now = edge(method.phases[leg.phase].enter, leg.task, 1 + leg.phase)
+                phase = method.phases[leg.phase]
+                now = edge(phase.enter, leg.task, 1 + leg.phase, data=phase.enter_data)
             elif leg.kind == "steps":
                 now = steps(leg)
             elif leg.kind == "end":

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""SPB, SPB-I, SPB-M and their controls: new classes without a stored image, phase after phase.
+"""SPB, SPB-I, SPB-M, their controls and UCIR: new classes phase after phase.
 
 --preset quick: scikit-learn's digits, 5 classes + 5 x 1, minutes on two CPU cores; paper:
 CIFAR-100, 50 + 5 x 10, ResNet-32, for a GPU or TPU (--tasks 11: 50 + 10 x 5; 26: 50 + 25 x 2).
-Flags of the method hold for all variants; --variants all compares everything in one table.
+Flags hold for all of --variants; UCIR and joint pass over each phase as often as over the first.
 """
 
 from dataclasses import dataclass, replace
@@ -15,18 +15,24 @@ from cls_jax.cli import flat, run_main
 from cls_jax.execution import RunConfig, begin, conclude, execute
 from cls_jax.experiment import StreamConfig, make_learner, make_stream
 from cls_jax.methods.spb_config import VARIANTS, SpbConfig, SpbHyper, variants
+from cls_jax.methods.ucir_config import UcirConfig, UcirHyper
 from cls_jax.nets.choose import NetConfig
+
+UCIR = {"ucir": {}, "ucir_no_exemplars": {"exemplars_per_class": 0}}
+ALL = (*VARIANTS, *UCIR)
 
 
 @dataclass(frozen=True)
 class Config:
     """Everything about one experiment."""
 
-    variants: Annotated[tuple[str, ...], arg(help=f"all, or of {', '.join(VARIANTS)}.")]
+    variants: Annotated[tuple[str, ...], arg(help=f"all, or of {', '.join(ALL)}.")]
     stream: flat(StreamConfig)
     net: flat(NetConfig)
     method: flat(SpbConfig)
     hyper: flat(SpbHyper) = SpbHyper()
+    ucir: UcirConfig = UcirConfig()
+    ucir_rates: UcirHyper = UcirHyper()
     run: flat(RunConfig) = RunConfig()
 
 
@@ -40,6 +46,8 @@ PRESETS = {
         NetConfig("small", width=16),
         SpbConfig(base_decays=(24,), decays=(18,)),
         SpbHyper(learning_rate=0.01, initial_scale=10.0),
+        UcirConfig(decays=(24,)),
+        UcirHyper(learning_rate=0.03, initial_scale=10.0),
     ),
     "paper": Config(
         ("spb", "spb_i", "spb_m"),
@@ -52,17 +60,19 @@ PRESETS = {
 
 def main(config: Config) -> None:
     """Checks every variant, runs one after another, prints the table and writes the workdir."""
-    names = tuple(VARIANTS) if config.variants == ("all",) else config.variants
-    methods = variants(config.method, names)
+    names = ALL if config.variants == ("all",) else config.variants
+    methods = variants(config.method, names, others=tuple(UCIR))
     begin(config.run)
-    stream, learners = make_stream(config.stream), []
-    for name, method in methods.items():
-        flags, mine = config.stream, stream
-        if method.joint:  # all classes are learned at once, for as long as the first are
-            flags = replace(flags, epochs=flags.base_epochs or flags.epochs, base_epochs=None)
-            mine = make_stream(flags)
-        fitted = method, config.hyper, mine, flags, config.net
-        learners.append(make_learner("spb", *fitted, label=name))
+    stream, long = make_stream(config.stream), config.stream
+    long = replace(long, epochs=long.base_epochs or long.epochs, base_epochs=None)
+    learners = []
+    for name in names:
+        kinds = ("spb", methods.get(name), config.hyper)
+        if name in UCIR:
+            kinds = ("ucir", replace(config.ucir, **UCIR[name]), config.ucir_rates)
+        longer = name in UCIR or methods[name].joint
+        where = (make_stream(long), long) if longer else (stream, config.stream)
+        learners.append(make_learner(*kinds, *where, config.net, label=name))
     conclude(config, execute(learners, config.run, config))
 
 

@@ -43,6 +43,12 @@ SMALL_CONFIG = {
     "apd": {"consolidate_every": 2, "clusters": 1, "annealing_steps": 4},
     "gdumb": {"memory_size": 24, "fit_epochs": 3, "fit_batch_size": 8},
     "icarl": {"memory_size": 24, "replay_size": 6},
+    "ucir": {
+        "exemplars_per_class": 3,
+        "replay_size": 6,
+        "balanced_epochs": 2,
+        "balanced_batch_size": 4,
+    },
     "dualnet": {
         "memory_size": 24,
         "replay_size": 6,

@@ -297,6 +297,28 @@ def test_boundaries_get_every_example_of_the_task_once(uneven):
     assert int(run(quiet, uneven, jnp.float32(0)).states[0].boundaries) == 54
 
 
+def test_a_phase_may_begin_with_every_example_of_the_task(uneven):
+    """That of the second phase counts them; the first, which does not ask, gets none."""
+
+    def bare(key, state, task, data):
+        assert data is None
+        return state
+
+    def count(key, state, task, data):
+        assert data.x.shape[0] == data.valid.shape[0]
+        total = jnp.where(data.valid, data.x.sum(axis=1), 0.0).sum()
+        return state.replace(rows=state.rows + 1000 * data.valid.sum(), hyper=state.hyper + total)
+
+    def phases(step, boundary):
+        last = Phase("again", step, enter=count, num_steps=1, enter_data=True)
+        return (Phase("train", step, enter=bare, epochs=1), last)
+
+    method = spy_method(phases=phases)
+    for state in run(method, uneven, jnp.float32(0), seeds=(0, 1)).states:
+        assert int(state.rows) == 54 + 1000 * 54
+        np.testing.assert_allclose(state.hyper, uneven.source.train.x.sum(), rtol=1e-4)
+
+
 def test_phases_follow_one_another_in_every_task(uneven):
     def phases(step, boundary):
         return (

@@ -21,6 +21,7 @@ from cls_jax.methods import (
     er_ace,
     ewc_online,
     gdumb,
+    hopsupsup,
     icarl,
     joint,
     l2_transfer,
@@ -30,8 +31,12 @@ from cls_jax.methods import (
     si,
     spb,
     spb_config,
+    ucir,
+    ucir_config,
 )
 from cls_jax.methods.base import Method
+from cls_jax.methods.supermasks import signed_constant
+from cls_jax.nets.bnnet import bnnet
 from cls_jax.nets.choose import NetConfig, make_dualnet, make_extractor, make_net
 
 
@@ -108,6 +113,11 @@ def _dualnet(config: dualnet_config.DualNetConfig, s: Setting) -> Method:
     return dualnet.dualnet(config, nets, augment=s.augment, **sizes)
 
 
+def _hopsupsup(config: hopsupsup.HopSupSupConfig, s: Setting) -> Method:
+    net = bnnet(s.num_classes, s.net.hidden, signed_constant, dtype=s.net.dtype)
+    return hopsupsup.hopsupsup(config, net, augment=s.augment)
+
+
 def _spb(name: str) -> Callable[[spb_config.SpbConfig, Setting], Method]:
     def build(config: spb_config.SpbConfig, s: Setting) -> Method:
         if s.shape is not None:
@@ -116,6 +126,11 @@ def _spb(name: str) -> Callable[[spb_config.SpbConfig, Setting], Method]:
         return spb.spb(config, extractor, augment=s.augment, **sizes)
 
     return build
+
+
+def _ucir(config: ucir_config.UcirConfig, s: Setting) -> Method:
+    extractor = make_extractor(s.net)
+    return ucir.ucir(config, extractor, augment=s.augment, num_classes=s.num_classes)
 
 
 METHODS: dict[str, Row] = {
@@ -142,5 +157,7 @@ METHODS: dict[str, Row] = {
     "spb": Row(spb_config.SpbConfig, spb_config.SpbHyper, _spb("spb")),
     "spb_i": Row(spb_config.SpbIConfig, spb_config.SpbHyper, _spb("spb_i")),
     "spb_m": Row(spb_config.SpbMConfig, spb_config.SpbHyper, _spb("spb_m")),
+    "ucir": Row(ucir_config.UcirConfig, ucir_config.UcirHyper, _ucir),
     "dualnet": Row(dualnet_config.DualNetConfig, dualnet_config.DualNetHyper, _dualnet),
+    "hopsupsup": Row(hopsupsup.HopSupSupConfig, hopsupsup.HopSupSupHyper, _hopsupsup),
 }

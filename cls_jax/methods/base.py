@@ -72,6 +72,7 @@ class Phase(NamedTuple):
       epochs: passes over the task; None is what the stream says.
       num_steps: a phase on memory alone: so many updates a task, whose batches arrive with every
         row invalid, since the step draws all it needs itself; None: batches of the task.
+      enter_data: ``enter`` gets every example of the task, as with ``Needs.begin_data``.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Phase(NamedTuple):
     enter: BoundaryFn = unchanged
     epochs: int | None = None
     num_steps: int | None = None
+    enter_data: bool = False
 
 
 def kept(*trees: str) -> CapacityFn:

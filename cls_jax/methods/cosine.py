@@ -15,7 +15,7 @@ import optax
 
 from cls_jax.herding import unit
 from cls_jax.losses import FLOOR
-from cls_jax.types import Array
+from cls_jax.types import Array, InputError
 
 Weighting = Literal["reciprocal", "equal", "sqrt", "none"]
 SQRT_WEIGHT = 5.0
@@ -163,6 +163,13 @@ def margin_ranking(
 def step_decay(epoch: Array, milestones: tuple[int, ...]) -> Array:
     """float32[], 0.1 to the number of milestones that ``epoch`` has reached."""
     return 0.1 ** (epoch >= jnp.array(milestones, jnp.int32)).sum().astype(jnp.float32)
+
+
+def check_milestones(name: str, milestones: tuple[int, ...]) -> None:
+    """Raises InputError unless the epochs called ``name`` rise and are at least 1."""
+    rising = list(milestones) == sorted(set(milestones))
+    if not rising or any(epoch < 1 for epoch in milestones):
+        raise InputError(f"{name} is {milestones}; give rising numbers of epochs, each at least 1")
 
 
 def l2_sgd(

@@ -32,10 +32,10 @@ import optax
 from flax import struct
 
 from cls_jax.augment import Augment
-from cls_jax.herding import class_means, herd, in_chunks, unit
-from cls_jax.losses import mask_logits
-from cls_jax.memory import Memory, reservoir
+from cls_jax.herding import unit
+from cls_jax.memory import Memory
 from cls_jax.methods.base import Method, Needs, Phase, answer, check_replay, descend, fresh, kept
+from cls_jax.methods.exemplars import choose, nearest_mean, no_exemplars, union
 from cls_jax.nets.net import Net
 from cls_jax.types import (
     Array,
@@ -85,7 +85,7 @@ class IcarlState:
     Attributes:
       model: the network.
       old: the network as it was before the task; its logits are the targets on past classes.
-      memory: slots {x, y, rank}; ``rank`` int32 is the place in the herding order of the class.
+      memory: the exemplars.
       means: float32[num_classes, d] unit features, zero for a class without exemplars.
       past, current: bool[num_classes] classes of earlier tasks alone, and of this task.
       task_size: int32[] examples of this task.
@@ -128,8 +128,6 @@ def icarl(config: IcarlConfig, net: Net, *, augment: Augment, num_classes: int) 
     check_replay(config.memory_size, config.replay_size)
     if net.features is None:
         raise InputError("icarl compares features and the network has none; use mlp or resnet18")
-    num_slots = config.memory_size
-    policy = reservoir(num_slots)  # its draw: from slots that are filled from the front
 
     def features(vars: Variables, x: Array) -> Array:
         return unit(net.features(vars, x, train=False)[0])
@@ -141,7 +139,7 @@ def icarl(config: IcarlConfig, net: Net, *, augment: Augment, num_classes: int) 
         return IcarlState(
             model=model,
             old=jax.tree.map(jnp.copy, model.vars),
-            memory=policy.init({"x": example.x, "y": example.y, "rank": example.y}),
+            memory=no_exemplars(example, config.memory_size),
             means=jnp.zeros((num_classes, size)),
             past=jnp.zeros(num_classes, bool),
             current=jnp.zeros(num_classes, bool),
@@ -159,61 +157,30 @@ def icarl(config: IcarlConfig, net: Net, *, augment: Augment, num_classes: int) 
 
     def step(key: Array, state: IcarlState, batch: Batch) -> tuple[IcarlState, Metrics]:
         key_draw, key_keep, key_augment = jax.random.split(key, 3)
-
-        # As many exemplars beside the batch as the union of task and exemplars would have.
-        replay = policy.sample(key_draw, state.memory, config.replay_size)
-        share = batch.valid.sum() * state.memory.seen / jnp.maximum(state.task_size, 1)
-        rate = share / jnp.maximum(replay.valid.sum(), 1)
-        kept = replay.valid & jax.random.bernoulli(
-            key_keep, jnp.minimum(rate, 1), replay.valid.shape
-        )
-        weight = jnp.concatenate([1.0 * batch.valid, kept * jnp.maximum(rate, 1)])
+        both = union(key_draw, key_keep, state.memory, batch, state.task_size, config.replay_size)
 
         # Labels on the task's classes, what the old network says on past ones.
-        x = augment.train(key_augment, jnp.concatenate([batch.x, replay.items["x"]]))
-        y = jnp.concatenate([batch.y, replay.items["y"]])
+        x = augment.train(key_augment, both.x)
         remembered, _ = net.apply(state.old, x, train=False)
-        targets = targets_of(remembered, y, state.past)
+        targets = targets_of(remembered, both.y, state.past)
 
         def loss(vars: Variables):
-            logits, stats = net.apply(vars, x, train=True, valid=weight > 0)
-            value = binary_cross_entropy(logits, targets, weight, state.past | state.current)
+            logits, stats = net.apply(vars, x, train=True, valid=both.weight > 0)
+            value = binary_cross_entropy(logits, targets, both.weight, state.past | state.current)
             return value + state.hyper.l2_weight * _square(vars.params), stats
 
         model, value = descend(state.model, optax.sgd(state.hyper.learning_rate), loss)
         return state.replace(model=model), {"loss": value}
 
     def end_task(key: Array, state: IcarlState, task: Task, data: Batch | None) -> IcarlState:
-        vars, slots, filled = state.model.vars, state.memory.slots, policy.filled(state.memory)
-        look = lambda x: features(vars, augment.test(x))  # noqa: E731
-
-        # Everything to choose from: the exemplars so far, and the task's examples.
-        x, y = jnp.concatenate([slots["x"], data.x]), jnp.concatenate([slots["y"], data.y])
-        seen = in_chunks(look, x)
-        valid = jnp.concatenate([filled, data.valid])
-        size = num_slots // jnp.maximum((state.past | state.current).sum(), 1)
-        mine = valid & state.current[y]
-        unranked = jnp.full(data.y.shape, len(y), jnp.int32)
-        rank = jnp.concatenate([slots["rank"], unranked])
-        rank = jnp.where(mine, herd(seen, y, mine, size, num_classes), rank)
-
-        # The best of each class, in front, class by class.
-        keep = valid & (rank < size)
-        order = jnp.lexsort((rank, y, ~keep))[:num_slots]
-        chosen = {"x": x[order], "y": y[order], "rank": rank[order]}
-        memory = Memory(slots=chosen, seen=keep.sum(dtype=jnp.int32))
-
-        # The mean feature of each class's exemplars.
-        mean = lambda f: class_means(f, chosen["y"], keep[order], num_classes)  # noqa: E731
-        means = mean(seen[order])
-        if config.mirror and x.ndim == 4:
-            means = (means + mean(in_chunks(look, chosen["x"][:, :, ::-1]))) / 2
-        return state.replace(memory=memory, means=unit(means))
+        look = lambda x: features(state.model.vars, augment.test(x))  # noqa: E731
+        size = config.memory_size // jnp.maximum((state.past | state.current).sum(), 1)
+        memory, means = choose(look, state.memory, data, state.current, size, mirror=config.mirror)
+        return state.replace(memory=memory, means=means)
 
     def predict(state: IcarlState, x: Array, task: Task) -> Array:
         seen = features(state.model.vars, augment.test(x))
-        distance = jnp.square(seen[:, None] - state.means).sum(axis=-1)
-        return mask_logits(-distance, (state.means != 0).any(axis=1))
+        return nearest_mean(seen, state.means)
 
     return Method(
         "icarl",

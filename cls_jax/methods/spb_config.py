@@ -7,7 +7,7 @@ from typing import Literal
 from flax import struct
 
 from cls_jax.augment import Augment
-from cls_jax.methods.cosine import Weighting
+from cls_jax.methods.cosine import Weighting, check_milestones
 from cls_jax.types import InputError
 
 
@@ -96,17 +96,25 @@ VARIANTS = {
 """Label -> what makes SPB that method or control."""
 
 
-def variants(config: SpbConfig, names: Sequence[str]) -> dict[str, SpbConfig]:
+def variants(
+    config: SpbConfig, names: Sequence[str], others: Sequence[str] = ()
+) -> dict[str, SpbConfig]:
     """Label -> ``config`` changed as VARIANTS says, where it does not itself depart from SPB.
+
+    Args:
+      config: where everything else comes from.
+      names: of VARIANTS, or of ``others``, which are left out.
+      others: labels of other methods.
 
     Raises:
       InputError: for an unknown name, or one twice.
     """
-    if not names or len({*names} & {*VARIANTS}) < len(names):
-        raise InputError(f"variants is {names}; name each once, from {', '.join(VARIANTS)}")
+    known = (*VARIANTS, *others)
+    if not names or len({*names} & {*known}) < len(names):
+        raise InputError(f"variants is {names}; name each once, from {', '.join(known)}")
     usual, mine = vars(SpbConfig()), vars(config)
     left = lambda name: {k: v for k, v in VARIANTS[name].items() if mine[k] == usual[k]}  # noqa: E731
-    return {name: replace(config, **left(name)) for name in names}
+    return {name: replace(config, **left(name)) for name in names if name in VARIANTS}
 
 
 def check(config: SpbConfig, augment: Augment) -> None:
@@ -129,9 +137,7 @@ def check(config: SpbConfig, augment: Augment) -> None:
             "use learner 'none'"
         )
     for field in ("base_decays", "decays"):
-        epochs = getattr(config, field)
-        if list(epochs) != sorted(set(epochs)) or any(epoch < 1 for epoch in epochs):
-            raise InputError(f"{field} is {epochs}; give rising numbers of epochs, each at least 1")
+        check_milestones(field, getattr(config, field))
 
 
 def check_square(config: SpbConfig, shape: tuple[int, ...]) -> None:

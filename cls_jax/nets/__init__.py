@@ -1,5 +1,6 @@
 """Networks: pure functions over explicit variables, one architecture a file."""
 
+from cls_jax.nets.bnnet import bnnet
 from cls_jax.nets.dualnet import DualNets, Embedding, dualnet
 from cls_jax.nets.mlp import mlp
 from cls_jax.nets.net import ApplyFn, InitVarsFn, Net
@@ -11,6 +12,7 @@ __all__ = [
     "Embedding",
     "InitVarsFn",
     "Net",
+    "bnnet",
     "dualnet",
     "mlp",
     "resnet18",

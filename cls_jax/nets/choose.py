@@ -22,7 +22,8 @@ class NetConfig:
         DualNet always has its own two networks; "small" (two convolutions) is for cosine
         classifiers such as SPB's.
       width: channels of the first stage; in the papers 64 of a ResNet-18 and 16 of a ResNet-32.
-      hidden: units of each hidden layer of an mlp.
+      hidden: units of each hidden layer of an mlp; HopSupSup always has its own perceptron, with
+        these.
       dtype: compute dtype of convolutions and hidden layers; parameters, statistics, optimizer
         states, logits and losses are float32.
     """

@@ -54,7 +54,7 @@ class Schedule:
       task: int32[num_steps] task of each row.
       labelled: bool[num_steps, b]; False where the label is withheld.
       task_classes: bool[num_tasks, num_classes].
-      test_index: int32[num_tasks, m] numbers of the test examples of each task; -1 is padding.
+      test_index: int32[num_tasks, m] numbers of the test examples of each task; then -1.
       context: arguments of the stream's transform, one a step, leaves [num_steps, ...], or one an
         example, leaves [num_steps, b, ...]; () if none.
       test_context: the same for testing, one a task, leaves [num_tasks, ...].

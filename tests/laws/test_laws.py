@@ -48,7 +48,7 @@ def built(name):
         key, told, data = jax.random.key(number), task_of(number), data_of(method, number)
         state = jax.jit(method.begin_task)(key, state, told, data["begin"])
         for phase, step in zip(method.phases, steps, strict=True):
-            state = jax.jit(phase.enter)(key, state, told, None)
+            state = jax.jit(phase.enter)(key, state, told, enter_data(method, phase, number))
             for s in range(4):
                 key = jax.random.key(100 * number + s)
                 state, _ = step(key, state, batch_of(number, s, told=method.needs.told_task))
@@ -89,6 +89,11 @@ def data_of(method, number):
     }
 
 
+def enter_data(method, phase, number):
+    """What the runner hands over as a phase of a task begins."""
+    return batch_of(number, told=method.needs.told_task) if phase.enter_data else None
+
+
 def told_batch(name, **kind):
     return batch_of(1, 4, told=built(name).method.needs.told_task, **kind)
 
@@ -110,7 +115,9 @@ def test_state_out_is_shaped_like_state_in(name):
     like = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
     key, task, data = jax.random.key(0), task_of(2), data_of(method, 2)
     outs = [jax.eval_shape(p.step, key, state, told_batch(name))[0] for p in method.phases]
-    outs += [jax.eval_shape(p.enter, key, state, task, None) for p in method.phases]
+    outs += [
+        jax.eval_shape(p.enter, key, state, task, enter_data(method, p, 2)) for p in method.phases
+    ]
     outs += [jax.eval_shape(method.begin_task, key, state, task, data["begin"])]
     outs += [jax.eval_shape(method.end_task, key, state, task, data["end"])]
     for out in outs:
@@ -151,8 +158,8 @@ def test_one_trace_for_all_tasks(name):
     for number in range(TASKS):
         key, task, data = jax.random.key(number), task_of(number), data_of(method, number)
         state = begin(key, state, task, data["begin"])
-        for enter, step in zip(enters, steps, strict=True):
-            state = enter(key, state, task, None)
+        for phase, enter, step in zip(method.phases, enters, steps, strict=True):
+            state = enter(key, state, task, enter_data(method, phase, number))
             step.lower(key, state, batch_of(number, told=told))
         end.lower(key, state, task, data["end"])
     assert traces == [1] * len(traces)

@@ -8,13 +8,13 @@ import pytest
 from cls_jax.methods import METHODS
 from cls_jax.nets.choose import NetConfig
 from tests.conftest import SMALL_CONFIG, small_method, small_setting
-from tests.laws.test_laws import batch_of, data_of, task_of
+from tests.laws.test_laws import batch_of, data_of, enter_data, task_of
 
 FULL, LOW = jnp.dtype("float32"), jnp.dtype("bfloat16")
 every_method = pytest.mark.parametrize("name", sorted(METHODS))
 
 
-COSINE = ("spb", "spb_i", "spb_m")
+COSINE = ("spb", "spb_i", "spb_m", "ucir")
 """Methods with a cosine classifier, which stand on other networks."""
 
 
@@ -37,7 +37,7 @@ def training(method, hyper, run):
         key, task, data = jax.random.key(number), task_of(number), data_of(method, number)
         state = run(method.begin_task, key, state, task, data["begin"])
         for phase in method.phases:
-            state = run(phase.enter, key, state, task, None)
+            state = run(phase.enter, key, state, task, enter_data(method, phase, number))
             for s in range(2):
                 key = jax.random.key(10 * number + s)
                 state, metrics = run(phase.step, key, state, batch_of(number, s, told=told))
