@@ -14,11 +14,13 @@ from cls_jax.methods.base import Method
 from cls_jax.nets.choose import NetConfig
 from cls_jax.streams.blurry import blurry
 from cls_jax.streams.class_il import class_il
-from cls_jax.streams.domain_il import permuted, rotated
+from cls_jax.streams.domain_il import dihedral, permuted, rotated
 from cls_jax.streams.gcil import gcil
 from cls_jax.streams.mnist360 import mnist360
+from cls_jax.streams.order import TaskOrder, in_order
+from cls_jax.streams.scramble import scrambled
 from cls_jax.streams.sources import load
-from cls_jax.streams.stream import Stream
+from cls_jax.streams.stream import Source, Stream
 from cls_jax.types import InputError, PyTree
 
 
@@ -31,9 +33,10 @@ class StreamConfig:
         fashion_mnist, svhn_cropped, ...
       data_dir: where tfds data sets lie; TFDS_DATA_DIR or ~/tensorflow_datasets if not given.
       image_size: resize images once to this many pixels square; as stored if not given.
-      scenario: class_il (also scored as task-IL); permuted or rotated (domain-IL: all classes in
-        every task, other pixels); mnist360 (one stream of turning pairs of digits); gcil (random
-        classes come back in random proportions); blurry (class_il with mixed boundaries).
+      scrambled: read the colour planes as pixels, as APD's released code does.
+      scenario: class_il (also scored as task-IL); permuted, rotated or dihedral (domain-IL: all
+        classes in every task, other pixels); mnist360 (one stream of turning pairs of digits); gcil
+        (random classes come back in random proportions); blurry (class_il with mixed boundaries).
       tasks: number of tasks, the classes divided evenly; or the number of classes of each task.
       batch_size: stream examples a step.
       epochs: passes over each task; 1 is the online protocol.
@@ -41,6 +44,8 @@ class StreamConfig:
       base_classes: of the first task, the other classes divided evenly among the other tasks: 50
         and tasks 6 are 50 + 5 x 10. Of class_il only.
       class_order: shuffled by the seed, by label, or 1993: the fixed order of UCIR's tables.
+      task_order: the tasks as given, shuffled by the seed, or numbers: 2 0 1 begins with task 2. Of
+        class_il and domain-IL only.
       drop_last: drop a task's incomplete last batch instead of padding it.
       label_fraction: probability that a batch keeps its labels, in (0, 1]; below 1 methods that
         can learn from unlabelled batches do so. Of class_il only.
@@ -59,13 +64,17 @@ class StreamConfig:
     data: str = "digits"
     data_dir: str | None = None
     image_size: int | None = None
-    scenario: Literal["class_il", "permuted", "rotated", "mnist360", "gcil", "blurry"] = "class_il"
+    scrambled: bool = False
+    scenario: Literal[
+        "class_il", "permuted", "rotated", "dihedral", "mnist360", "gcil", "blurry"
+    ] = "class_il"
     tasks: int | tuple[int, ...] = 5
     batch_size: int = 10
     epochs: int = 1
     base_epochs: int | None = None
     base_classes: int | None = None
     class_order: Literal["shuffled", "label", "1993"] = "shuffled"
+    task_order: TaskOrder = "given"
     drop_last: bool = False
     label_fraction: float = 1.0
     blur: float = 0.1
@@ -107,20 +116,29 @@ def make_stream(config: StreamConfig) -> Stream:
                 f"tasks is {config.tasks}, but the scenario {config.scenario} does not split the "
                 "classes; give one number"
             )
-    source = _loaded(config.data, config.data_dir, size=config.image_size)
-    return make(source, batch_size=config.batch_size, epochs=config.epochs, **settings)
+    order = settings.pop("task_order", "given")
+    source = _loaded(config.data, config.data_dir, config.image_size, config.scrambled)
+    stream = make(source, batch_size=config.batch_size, epochs=config.epochs, **settings)
+    return in_order(stream, order)
 
 
-_loaded = lru_cache(maxsize=1)(load)
-"""The cells of a table share one data set."""
+@lru_cache(maxsize=1)  # the cells of a table share one data set
+def _loaded(data: str, data_dir: str | None, size: int | None, planes: bool) -> Source:
+    source = load(data, data_dir, size=size)
+    return scrambled(source) if planes else source
+
 
 _SCENARIOS: dict[str, tuple[Callable[..., Stream], tuple[str, ...]]] = {
     "class_il": (
         class_il,
-        ("tasks", "base_classes", "base_epochs", "class_order", "drop_last", "label_fraction"),
+        (
+            *("tasks", "base_classes", "base_epochs", "class_order", "task_order", "drop_last"),
+            "label_fraction",
+        ),
     ),
-    "permuted": (permuted, ("tasks", "drop_last")),
-    "rotated": (rotated, ("tasks", "drop_last")),
+    "permuted": (permuted, ("tasks", "task_order", "drop_last")),
+    "rotated": (rotated, ("tasks", "task_order", "drop_last")),
+    "dihedral": (dihedral, ("tasks", "task_order", "drop_last")),
     "mnist360": (mnist360, ("replacement",)),
     "gcil": (gcil, ("tasks", "drop_last", "distribution", "samples_per_phase")),
     "blurry": (blurry, ("tasks", "drop_last", "class_order", "blur")),

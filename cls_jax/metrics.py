@@ -151,6 +151,53 @@ def forward_transfer(a: np.ndarray, initial: np.ndarray) -> np.ndarray:
     return _mean_or_zero(np.diagonal(a, offset=1, axis1=-2, axis2=-1) - initial[..., 1:])
 
 
+class OrderDisparity(NamedTuple):
+    """How much the order of the tasks matters; see ``order_disparity``.
+
+    Attributes:
+      of_task: float64[..., T] OPD.
+      average: float64[...] AOPD.
+      largest: float64[...] MOPD.
+    """
+
+    of_task: np.ndarray
+    average: np.ndarray
+    largest: np.ndarray
+
+
+def order_disparity(final: np.ndarray) -> OrderDisparity:
+    """What the best order of the tasks gives a task over the worst.
+
+    ``OPD_t = max_r P_rt - min_r P_rt``, ``AOPD = mean_t OPD_t``, ``MOPD = max_t OPD_t``.
+
+    Args:
+      final: float[..., R, T], ``P``: accuracy at the end on task t, numbered alike in all R orders.
+
+    Raises:
+      InputError: fewer than two orders.
+
+    Source: Yoon et al. 2020 (ICLR; arXiv 1902.09432), order-normalised performance disparity.
+    """
+    final = np.asarray(final, np.float64)
+    if final.ndim < 2 or final.shape[-2] < 2:
+        raise InputError(
+            f"final must be float[..., R, T] of at least two orders; got shape {final.shape}"
+        )
+    of_task = final.max(-2) - final.min(-2)
+    return OrderDisparity(of_task, of_task.mean(-1), of_task.max(-1))
+
+
+def by_given_task(values: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Values by place in an order, [..., T], as values by the number that each task was given.
+
+    Args:
+      values: [..., T]; entry i belongs to the i-th task learned.
+      order: int[T] or int[..., T], which task that is.
+    """
+    values, place = np.asarray(values), np.argsort(order)
+    return np.take_along_axis(values, np.broadcast_to(place, values.shape), -1)
+
+
 def scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
     """Every score by its function's name, float64[...] each.
 

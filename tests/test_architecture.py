@@ -67,6 +67,8 @@ MAY_IMPORT = {
     "columns": {"metrics", "events"},
     "report": {"errors", "metrics", "events", "console", "figures", "workdir", "sheet", "stored"}
     | {"cli", "columns"},
+    "orders": {"errors", "metrics", "events", "figures", "workdir", "sheet", "stored", "__init__"}
+    | {""},
     "cli": {"errors", "runner", "processes", "stopping", "workdir"},
     "experiment": TREES | {"nets", "methods", "streams"},
     "execution": {"types", "methods", "streams", "events", "plan", "itinerary", "runner", "console"}
@@ -94,7 +96,15 @@ ONLY_IN = {
     "dm_pix": {"image_ops"},
     "flax.linen": {
         f"nets.{name}"
-        for name in ("mlp", "resnet", "resnet32", "dualnet", "extractor", "self_supervised")
+        for name in (
+            "mlp",
+            "resnet",
+            "resnet32",
+            "lenet",
+            "dualnet",
+            "extractor",
+            "self_supervised",
+        )
     }
     | {"nets.layers", "nets.linen"},
 }
@@ -113,8 +123,8 @@ LAZY = (
 
 FRONT_DOOR = (
     r"(sync|losses|memory|herding|augment|metrics|evaluate|runner|presets|reproduction|stored"
-    r"|streams\.(class_il|domain_il|mnist360|gcil|blurry|rotation|sources|stream)"
-    r"|nets\.(mlp|resnet|dualnet)|methods\.(?!__init__|base|dualnet_config)\w+)"
+    r"|streams\.(class_il|domain_il|mnist360|gcil|blurry|rotation|order|sources|stream)"
+    r"|nets\.(mlp|lenet|resnet|dualnet)|methods\.(?!__init__|base|dualnet_config|apd_config)\w+)"
 )
 """Modules whose functions are called by users and by new methods."""
 

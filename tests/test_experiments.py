@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "experiments" / "dualnet_cifar.py"
 COMPARE = ROOT / "experiments" / "compare.py"
 CLSER = ROOT / "experiments" / "clser_mnist.py"
+APD = ROOT / "experiments" / "apd_cifar.py"
 REPRODUCE = ROOT / "experiments" / "reproduce.py"
 
 
@@ -77,6 +78,27 @@ def test_clser_sweeps_from_flags_to_files(tmp_path):
         assert f"clser consistency_weight={value}" in out
         name = f"accuracy_clser_consistency_weight={value}_answer_class_il_seed1.csv"
         assert (tmp_path / "out" / name).exists()
+
+
+def test_apd_runs_from_orders_to_their_disparity(tmp_path):
+    """Two tasks in both orders, APD and a rival: the table, a matrix file a method, the figure."""
+    data = tiny_npz(tmp_path / "tiny.npz")
+    flags = ["--data", f"npz:{data}", "--scenario", "class_il", "--class-order", "label"]
+    flags += ["--tasks", "2", "--batch-size", "4", "--epochs", "2", "--orders", "0-1", "1-0"]
+    flags += ["--variants", "APD(2)", "L2-transfer 10", "--consolidate-every", "2"]
+    code, out, err = call(APD, *flags, "--workdir", "out", cwd=tmp_path)
+    assert code == 0, err
+    assert all(name in out for name in ("APD(2)", "L2-transfer 10", "AOPD", "results in out"))
+    assert err.startswith("tiny.npz, 2 tasks x 2 classes, in order 0-1 (4 in all)")
+    files = {path.name for path in (tmp_path / "out").iterdir()} - {".lock", "checkpoints"}
+    matrices = {"accuracy_APD(2).csv", "accuracy_L2-transfer_10.csv"}
+    tables = {"config.json", "comparison.md", "order_disparity.json", "capacity.png"}
+    assert files == matrices | tables
+    rows = (tmp_path / "out" / "accuracy_APD(2).csv").read_text().splitlines()
+    assert rows[0] == "order,seed,after_task,task_0,task_1"
+    assert len(rows) == 1 + 2 * 3
+    told = json.loads((tmp_path / "out" / "order_disparity.json").read_text())
+    assert [len(entry["OPD of each seed and task"][0]) for entry in told] == [2, 2]
 
 
 def test_reproduce_runs_from_a_table_to_its_record(tmp_path):
@@ -149,6 +171,11 @@ WRONG_ELSEWHERE = {
     "a setting of another scenario": (CLSER, ["--blur", "0.2"], "has no such setting"),
     "digits as vectors of 9 classes": (CLSER, ["--scenario", "mnist360", "--tasks", "3"], "tasks"),
     "blur 1": (CLSER, ["--scenario", "blurry", "--blur", "1"], "blur"),
+    "one order": (APD, ["--orders", "0-1-2-3-4"], "give at least two, each once"),
+    "no order": (APD, ["--orders", "0-1", "1-x"], "write each as task numbers, e.g. 2-0-1"),
+    "tasks not there": (APD, ["--orders", "0-1", "1-0"], "name each of the tasks 0 to 4 once"),
+    "variant": (APD, ["--variants", "APD(3)"], "APD(3)"),
+    "clusters": (APD, ["--clusters", "6"], "clusters=6 of 5 tasks cannot be"),
     "table": (REPRODUCE, ["s_mist"], "table is 's_mist'; use one of s_mnist"),
     "row": (REPRODUCE, ["s_mnist", "--methods", "dualnet"], "s_mnist has no row 'dualnet'"),
     "buffer": (

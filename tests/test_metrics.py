@@ -199,3 +199,22 @@ def test_accuracy_by_phase_takes_each_seeds_own_counts():
     np.testing.assert_allclose(found, [[1.0, 0.25], [1.0, 0.375]])
     with pytest.raises(InputError, match=r"test_examples must be \[..., 2\]"):
         metrics.accuracy_by_phase(a, [1, 2, 3])
+
+
+def test_order_disparity_of_the_card():
+    """apd card, oracle 6: two tasks in three orders."""
+    found = metrics.order_disparity([[0.80, 0.60], [0.70, 0.62], [0.75, 0.64]])
+    np.testing.assert_allclose(found.of_task, [0.10, 0.04])
+    np.testing.assert_allclose([found.average, found.largest], [0.07, 0.10])
+    seeds = metrics.order_disparity(np.array([[[0.5, 0.5], [0.5, 0.9]], [[0.1, 0.2], [0.3, 0.2]]]))
+    np.testing.assert_allclose(seeds.average, [0.2, 0.1])
+    with pytest.raises(InputError, match="at least two orders"):
+        metrics.order_disparity([[0.8, 0.6]])
+
+
+def test_what_is_told_by_place_is_told_by_task():
+    """Learned in the order 2, 0, 1: the first value is task 2's."""
+    np.testing.assert_array_equal(metrics.by_given_task([7, 8, 9], [2, 0, 1]), [8, 9, 7])
+    values, orders = np.array([[7, 8, 9], [1, 2, 3]]), np.array([[2, 0, 1], [1, 2, 0]])
+    np.testing.assert_array_equal(metrics.by_given_task(values, orders), [[8, 9, 7], [3, 1, 2]])
+    np.testing.assert_array_equal(metrics.by_given_task(values, orders[0]), [[8, 9, 7], [2, 3, 1]])

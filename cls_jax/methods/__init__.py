@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from cls_jax.augment import Augment
 from cls_jax.methods import (
     agem,
+    apd,
+    apd_config,
     clser,
     der,
     dualnet,
@@ -22,6 +24,7 @@ from cls_jax.methods import (
     hopsupsup,
     icarl,
     joint,
+    l2_transfer,
     lwf,
     mean_er,
     sgd,
@@ -94,6 +97,16 @@ def _agem(config: agem.AgemConfig, s: Setting) -> Method:
     return agem.agem(config, net, augment=s.augment, num_tasks=s.num_tasks)
 
 
+def _all_sizes(factory: Callable[..., Method]) -> Callable[[Any, Setting], Method]:
+    """``build`` for ``factory(config, net, *, augment, num_classes, num_tasks) -> Method``."""
+
+    def build(config: Any, s: Setting) -> Method:
+        sizes = {"num_classes": s.num_classes, "num_tasks": s.num_tasks}
+        return factory(config, make_net(s.net, s.num_classes), augment=s.augment, **sizes)
+
+    return build
+
+
 def _dualnet(config: dualnet_config.DualNetConfig, s: Setting) -> Method:
     nets = make_dualnet(
         s.net, s.num_classes, predictor=config.objective in dualnet_config.NEEDS_PREDICTOR
@@ -141,6 +154,12 @@ METHODS: dict[str, Row] = {
     "lwf": Row(NoConfig, lwf.LwfHyper, _no_config(lwf.lwf)),
     "ewc_online": Row(NoConfig, ewc_online.EwcOnlineHyper, _no_config(ewc_online.ewc_online)),
     "si": Row(NoConfig, si.SiHyper, _no_config(si.si)),
+    "l2_transfer": Row(
+        l2_transfer.L2TransferConfig,
+        l2_transfer.L2TransferHyper,
+        _all_sizes(l2_transfer.l2_transfer),
+    ),
+    "apd": Row(apd_config.ApdConfig, apd_config.ApdHyper, _all_sizes(apd.apd)),
     "gdumb": Row(gdumb.GdumbConfig, gdumb.GdumbHyper, _all_classes(gdumb.gdumb)),
     "icarl": Row(icarl.IcarlConfig, icarl.IcarlHyper, _all_classes(icarl.icarl)),
     "spb": Row(spb_config.SpbConfig, spb_config.SpbHyper, _spb("spb")),

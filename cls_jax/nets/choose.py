@@ -5,6 +5,7 @@ from typing import Literal
 
 from cls_jax.nets.dualnet import DualNets, dualnet
 from cls_jax.nets.extractor import Extractor, flat_extractor, small_extractor
+from cls_jax.nets.lenet import lenet
 from cls_jax.nets.mlp import mlp
 from cls_jax.nets.net import Net
 from cls_jax.nets.resnet import resnet18
@@ -17,8 +18,9 @@ class NetConfig:
     """Which network.
 
     Attributes:
-      net: "resnet18" or "resnet32" for images, "mlp" for small or flat inputs; DualNet always has
-        its own two networks; "small" (two convolutions) is for cosine classifiers such as SPB's.
+      net: "resnet18", "resnet32" or "lenet" (APD's) for images, "mlp" for small or flat inputs;
+        DualNet always has its own two networks; "small" (two convolutions) is for cosine
+        classifiers such as SPB's.
       width: channels of the first stage; in the papers 64 of a ResNet-18 and 16 of a ResNet-32.
       hidden: units of each hidden layer of an mlp; HopSupSup always has its own perceptron, with
         these.
@@ -26,7 +28,7 @@ class NetConfig:
         states, logits and losses are float32.
     """
 
-    net: Literal["resnet18", "resnet32", "small", "mlp"] = "resnet18"
+    net: Literal["resnet18", "resnet32", "lenet", "small", "mlp"] = "resnet18"
     width: int = 64
     hidden: tuple[int, ...] = (100, 100)
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -42,8 +44,10 @@ def make_net(config: NetConfig, num_classes: int) -> Net:
         return resnet18(num_classes, config.width, dtype=config.dtype)
     if config.net == "resnet32":
         return resnet32(num_classes, config.width, dtype=config.dtype)
+    if config.net == "lenet":
+        return lenet(num_classes, dtype=config.dtype)
     if config.net != "mlp":
-        raise InputError(f"net is {config.net!r}; use 'resnet18', 'resnet32' or 'mlp'")
+        raise InputError(f"net is {config.net!r}; use 'resnet18', 'resnet32', 'lenet' or 'mlp'")
     return mlp(num_classes, config.hidden, dtype=config.dtype)
 
 

@@ -47,10 +47,17 @@ def permuted(
     def domains(key: Array) -> np.ndarray:
         return argsort(key, (tasks, positions)).astype(dtype)
 
-    def transform(x: Array, permutation: Array) -> Array:
-        return x.reshape(len(x), positions, -1)[:, permutation].reshape(x.shape)
+    return _domain_il(source, "permuted", domains, permute, tasks, batch_size, epochs, drop_last)
 
-    return _domain_il(source, "permuted", domains, transform, tasks, batch_size, epochs, drop_last)
+
+def permute(x: Array, permutation: Array) -> Array:
+    """``x`` with position i taken from position permutation[i]; channels stay together.
+
+    Args:
+      x: [b, h, w, c], or [b, d].
+      permutation: int[h * w].
+    """
+    return x.reshape(len(x), permutation.size, -1)[:, permutation].reshape(x.shape)
 
 
 def rotated(
@@ -85,6 +92,49 @@ def rotated(
         return rotation(180 * share, side)
 
     return _domain_il(source, "rotated", domains, rotate, tasks, batch_size, epochs, drop_last)
+
+
+SYMMETRIES: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
+    lambda image: image,
+    np.rot90,
+    np.flipud,
+    np.transpose,
+    lambda image: np.rot90(image, 2),
+    lambda image: np.rot90(image, 3),
+    np.fliplr,
+    lambda image: np.rot90(image, 2).T,
+)
+"""The eight symmetries of a square, in the order of the tasks of ``dihedral``."""
+
+
+def dihedral(
+    source: Source, *, tasks: int = 5, batch_size: int, epochs: int = 1, drop_last: bool = False
+) -> Stream:
+    """Each task shows the images turned or mirrored in its own way, with no pixel lost.
+
+    In order: as they are, a quarter turn to the left, upside down, transposed, half a turn, a
+    quarter turn to the right, mirrored, transposed along the other diagonal.
+
+    Args:
+      source: the data: square images.
+      tasks: number of domains, at most 8.
+      batch_size: stream examples a step.
+      epochs: passes over each task.
+      drop_last: drop an epoch's incomplete last batch instead of padding it.
+
+    Returns:
+      The stream; ``context`` is the permutation of the pixels, int32[num_steps, h * w].
+
+    Raises:
+      InputError: if the examples are not square images, there are more than 8 tasks, tasks or
+        epochs is below 1, or a batch is larger than the data.
+    """
+    side = check_square(source)
+    check_range("tasks", tasks, 1, len(SYMMETRIES))
+    pixels = np.arange(side**2, dtype=np.int32).reshape(side, side)
+    contexts = np.stack([symmetry(pixels).ravel() for symmetry in SYMMETRIES[:tasks]])
+    sizes = tasks, batch_size, epochs, drop_last
+    return _domain_il(source, "dihedral", lambda key: contexts, permute, *sizes)
 
 
 def _domain_il(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cls_jax.runner import run
-from cls_jax.streams.domain_il import permuted, rotated
+from cls_jax.streams.domain_il import dihedral, permuted, rotated
 from cls_jax.streams.rotation import rotate, rotation
 from cls_jax.streams.sources import load
 from cls_jax.streams.stream import Examples, Source
@@ -182,3 +182,29 @@ def test_only_square_images_can_be_rotated():
         rotated(wide, batch_size=8)
     with pytest.raises(InputError, match="flat holds examples of shape 7; only square"):
         rotated(flat_source(), batch_size=2)
+
+
+# --- dihedral -------------------------------------------------------------------------------------
+
+
+def test_the_eight_symmetries():
+    """Five of them by name, and no two alike; the key only shuffles."""
+    stream = dihedral(small_source(), tasks=8, batch_size=8)
+    check_schedules(stream)
+    x = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    contexts = stream.schedule(jax.random.key(0)).test_context
+    seen = [np.asarray(stream.transform(x, context)) for context in contexts]
+    turned = lambda k: np.rot90(x, k, axes=(1, 2))  # noqa: E731
+    known = [x, turned(1), x[:, ::-1], x.swapaxes(1, 2), turned(2), turned(3), x[:, :, ::-1]]
+    for mine, expected in zip(seen, known, strict=False):
+        np.testing.assert_array_equal(mine, expected)
+    np.testing.assert_array_equal(seen[7], turned(2).swapaxes(1, 2))
+    assert len({image.tobytes() for image in seen}) == 8
+    assert stream.describe["domain"] == "dihedral"
+
+
+def test_dihedral_refuses_more_tasks_than_a_square_has_symmetries():
+    with pytest.raises(InputError, match=r"tasks is 9; give a value at least 1 and at most 8"):
+        dihedral(small_source(), tasks=9, batch_size=8)
+    with pytest.raises(InputError, match="only square images"):
+        dihedral(flat_source(), tasks=2, batch_size=1)

@@ -14,6 +14,7 @@ CHOICES = {
     "class_il": ({"tasks": (4, 6), "class_order": "label", "label_fraction": 0.5}, "class_il", 2),
     "permuted": ({"tasks": 3, "drop_last": True}, "domain_il", 3),
     "rotated": ({"tasks": (4,)}, "domain_il", 4),
+    "dihedral": ({"tasks": 3, "task_order": (2, 0, 1)}, "domain_il", 3),
     "mnist360": ({"replacement": False, "batch_size": 16}, "general", 1),
     "gcil": ({"samples_per_phase": 200, "distribution": "longtail"}, "gcil", 5),
     "blurry": ({"tasks": (4, 6), "blur": 0.25, "class_order": "label"}, "blurry", 2),
@@ -29,6 +30,7 @@ def test_each_scenario_is_made_as_asked_and_says_so(name):
     assert stream.describe["scenario"] == kind
     told = json.loads(json.dumps(stream.describe))
     asked = {"epochs": 2, "batch_size": config.batch_size, **changes, "tasks": told["tasks"]}
+    asked = json.loads(json.dumps(asked))
     assert asked.items() <= told.items()  # what was asked for stands in the record
     tasks = np.ravel(told["tasks"])
     assert (len(tasks) if len(tasks) > 1 else tasks[0]) == num_tasks
@@ -44,13 +46,21 @@ def test_the_default_is_class_il():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"scenario": "any"}, r"scenario is 'any'; use one of class_il, permuted, rotated, mnist"),
+        (
+            {"scenario": "any"},
+            r"scenario is 'any'; use one of class_il, permuted, rotated, dih",
+        ),
         (
             {"scenario": "permuted", "label_fraction": 0.5},
             r"label_fraction is 0.5, but the scenario permuted has no such setting; leave it out",
         ),
         ({"scenario": "gcil", "class_order": "label"}, "class_order is label, but the scenario g"),
         ({"blur": 0.3}, "blur is 0.3, but the scenario class_il has no such setting"),
+        ({"task_order": (0, 1, 2)}, r"task_order is \(0, 1, 2\); name each of the tasks 0 to 4"),
+        (
+            {"scenario": "gcil", "task_order": "shuffled"},
+            "task_order is shuffled, but the s",
+        ),
         ({"scenario": "mnist360", "drop_last": True}, "drop_last is True, but the scenario mnist3"),
         ({"scenario": "mnist360", "tasks": 3}, "tasks is 3, but the scenario mnist360 has no such"),
         (
