@@ -9,12 +9,19 @@ SCENARIOS = ("class-IL", "task-IL")
 """Axis 2 of ``Result.matrix``, as tables and figures print it."""
 
 _ONE_SCORE = {"domain_il": ("domain-IL",), "general": ("accuracy",), "gcil": ("class-IL",)}
-"""Scenarios whose tasks have no classes of their own: there a task-IL score says nothing more."""
+"""Scenarios whose tasks have no classes of their own: there a task-IL score says nothing more,
+unless a method asks for the task at test."""
 
 
-def scenario_names(stream: Mapping[str, object]) -> tuple[str, ...]:
-    """The front of axis 2 of ``Result.matrix`` that means something on a stream so described."""
-    return _ONE_SCORE.get(str(stream.get("scenario")), SCENARIOS)
+def scenario_names(stream: Mapping[str, object], told_at_test: bool = False) -> tuple[str, ...]:
+    """The front of axis 2 of ``Result.matrix`` that means something.
+
+    Args:
+      stream: ``Stream.describe``.
+      told_at_test: the second score is taken with the task told to the method.
+    """
+    names = _ONE_SCORE.get(str(stream.get("scenario")), SCENARIOS)
+    return (names[0], SCENARIOS[1]) if told_at_test else names
 
 
 class Started(NamedTuple):
@@ -92,7 +99,9 @@ class Result(NamedTuple):
       states: the final state of each seed.
       seconds: wall time of the whole, compile and evaluation included.
       steps_per_second: updates a second in the chunks after the first, all lanes together.
-      details: mode, over_seeds, chunk and the stream's settings, for the record.
+      details: mode, over_seeds, chunk and the stream's settings, for the record; "told_at_test":
+        a method compared here is told the task; "test_examples": of each seed, of each task.
+      capacity: what must be kept to answer, by name (see types.CapacityFn), float64[seeds, T].
     """
 
     method: str
@@ -103,12 +112,14 @@ class Result(NamedTuple):
     seconds: float
     steps_per_second: float
     details: Mapping[str, object]
+    capacity: Mapping[str, np.ndarray] = {}
 
     @property
     def scenarios(self) -> tuple[str, ...]:
         """Names of the scores worth showing, in the order of axis 2."""
         stream = self.details.get("stream")
-        return scenario_names(stream if isinstance(stream, Mapping) else {})
+        told = bool(self.details.get("told_at_test"))
+        return scenario_names(stream if isinstance(stream, Mapping) else {}, told)
 
     @property
     def stream_name(self) -> str:

@@ -46,6 +46,8 @@ class RunConfig:
         --over-seeds devices; one, or all of them for seeds and for several processes.
       data_on: examples lie on the device, or are gathered on the host a chunk ahead; auto: on the
         host from 4 GiB on.
+      score: test before training and after each task, or at the end alone; with hundreds of tasks
+        the tests would take longer than the training.
       tensorboard: write TensorBoard files into the workdir.
       sweep: a field of the method's Hyper and its values, e.g. hyper.learning_rate 0.03 0.1; each
         value gets all seeds, dense networks all of them in one program.
@@ -67,6 +69,7 @@ class RunConfig:
     over_seeds: Literal["auto", "sequential", "vmap", "devices"] = "auto"
     devices: int | None = None
     data_on: Literal["auto", "device", "host"] = "auto"
+    score: Literal["each", "end"] = "each"
     tensorboard: bool = False
     sweep: tuple[str, ...] = ()
     profile: str | None = None
@@ -148,9 +151,8 @@ def check_execution(
     Raises:
       InputError: for bad seeds, hyper-parameters, plan, sweep or saving.
     """
-    plan = Plan(
-        config.chunk, config.mode, config.over_seeds, config.devices, config.data_on, config.profile
-    )
+    how = config.chunk, config.mode, config.over_seeds, config.devices, config.data_on
+    plan = Plan(*how, config.profile, config.score)
     values = [swept(learner.hyper, config.sweep) for learner in learners]
     for learner, hypers in zip(learners, values, strict=True):
         for hyper in hypers.values():
@@ -202,7 +204,8 @@ def execute(learners: Sequence[Learner], config: RunConfig, record: Any) -> list
                 )
             for label, result in zip(hypers, found, strict=True):
                 results.append(result._replace(method=f"{learner.method.name} {label}".strip()))
-    return results
+    told = any(result.details["told_at_test"] for result in results)  # one table, equal columns
+    return [r._replace(details={**r.details, "told_at_test": told}) for r in results]
 
 
 @contextmanager

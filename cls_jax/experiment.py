@@ -37,7 +37,9 @@ class StreamConfig:
       tasks: number of tasks, the classes divided evenly; or the number of classes of each task.
       batch_size: stream examples a step.
       epochs: passes over each task; 1 is the online protocol.
-      class_order: shuffled by the seed, or by label.
+      base_classes: of the first task, the other classes divided evenly among the other tasks: 50
+        and tasks 6 are 50 + 5 x 10. Of class_il only.
+      class_order: shuffled by the seed, by label, or 1993: the fixed order of UCIR's tables.
       drop_last: drop a task's incomplete last batch instead of padding it.
       label_fraction: probability that a batch keeps its labels, in (0, 1]; below 1 methods that
         can learn from unlabelled batches do so. Of class_il only.
@@ -60,7 +62,8 @@ class StreamConfig:
     tasks: int | tuple[int, ...] = 5
     batch_size: int = 10
     epochs: int = 1
-    class_order: Literal["shuffled", "label"] = "shuffled"
+    base_classes: int | None = None
+    class_order: Literal["shuffled", "label", "1993"] = "shuffled"
     drop_last: bool = False
     label_fraction: float = 1.0
     blur: float = 0.1
@@ -110,7 +113,10 @@ _loaded = lru_cache(maxsize=1)(load)
 """The cells of a table share one data set."""
 
 _SCENARIOS: dict[str, tuple[Callable[..., Stream], tuple[str, ...]]] = {
-    "class_il": (class_il, ("tasks", "class_order", "drop_last", "label_fraction")),
+    "class_il": (
+        class_il,
+        ("tasks", "base_classes", "class_order", "drop_last", "label_fraction"),
+    ),
     "permuted": (permuted, ("tasks", "drop_last")),
     "rotated": (rotated, ("tasks", "drop_last")),
     "mnist360": (mnist360, ("replacement",)),

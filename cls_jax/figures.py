@@ -87,6 +87,38 @@ def comparison_over_tasks(results: Sequence[Result]) -> bytes:
     return _png(figure)
 
 
+def capacity(results: Sequence[Result]) -> bytes:
+    """What must be kept to answer after each task, mean over seeds: a line a method.
+
+    One method alone also shows whatever else of it grows, units of layers for example.
+    """
+    alone = results[0].capacity if len(results) == 1 else {}
+    others = {name: rows for name, rows in alone.items() if name != "bits"}
+    figure = _figure(6.4 + 4.6 * bool(others), 4.2)
+    all_axes = figure.subplots(1, 1 + bool(others), squeeze=False)[0]
+    lines = [{r.method: r.capacity["bits"] / 8192 for r in results}, others]
+    for axes, panel in zip(all_axes, lines, strict=False):
+        for style, (name, rows) in enumerate(panel.items()):
+            kind = {"color": OKABE_ITO[style % len(OKABE_ITO)], "label": name}
+            tasks = np.arange(1, rows.shape[1] + 1)
+            kind |= {"marker": MARKERS[style % len(MARKERS)], "markersize": 3}
+            axes.plot(tasks, rows.mean(0), **kind)
+        axes.set_xlabel("tasks learned")
+        axes.set_ylim(bottom=0)
+        axes.grid(axis="y", alpha=0.3, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    all_axes[0].set_ylabel("kept to answer (KiB)")
+    title = _title(results[0], figure) if len(results) == 1 else stream_names(results)
+    figure.suptitle(_wrapped(title or "capacity", figure), fontsize=11)
+    return _png(figure)
+
+
+def grows(result: Result) -> bool:
+    """Whether what must be kept to answer is more after one task than after another."""
+    return "bits" in result.capacity and bool(np.ptp(result.capacity["bits"], axis=1).any())
+
+
 def _curve(axes: "Axes", result: Result, scenario: int, *, label: str, style: int) -> None:
     """One line with its band; a score that exists only at the end (joint training) is a dot."""
     curves = 100 * accuracy_by_task(result.matrix[:, 0, scenario, 1:, :])  # [seeds, T]

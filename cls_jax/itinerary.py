@@ -6,7 +6,7 @@ that decides the order is here, on the host, so a run that was killed goes on fr
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from cls_jax.methods.base import Method
 from cls_jax.types import PyTree
@@ -59,7 +59,11 @@ class Leg(NamedTuple):
 
 
 def legs(
-    method: Method, sizes: Sequence[Sequence[Sequence[int]]], chunk: int, since: Place
+    method: Method,
+    sizes: Sequence[Sequence[Sequence[int]]],
+    chunk: int,
+    since: Place,
+    score: Literal["each", "end"] = "each",
 ) -> Iterator[Leg]:
     """What remains of a run, in order.
 
@@ -68,6 +72,7 @@ def legs(
       sizes: rows of each [phase][task][lane].
       chunk: most rows of one leg; any number gives the same places in the end.
       since: where the run is.
+      score: before training and after each task, or at the end alone.
     """
     num_phases, num_tasks = len(sizes), len(sizes[0])
     tail = 2 * num_phases + 1
@@ -76,7 +81,8 @@ def legs(
         return Leg(kind, task, phase, *rows, Place(task, stage, rows[1]))
 
     def every() -> Iterator[Leg]:
-        yield leg("score", -1, 0)
+        if score == "each":
+            yield leg("score", -1, 0)
         for task in range(num_tasks):
             if method.needs.boundaries:
                 yield leg("begin", task, 0)
@@ -88,7 +94,7 @@ def legs(
                     yield leg("steps", task, steps, p, rows)
             if method.needs.boundaries:
                 yield leg("end", task, tail)
-            if task == num_tasks - 1 or not method.needs.pooled:
+            if task == num_tasks - 1 or (score == "each" and not method.needs.pooled):
                 yield leg("score", task, tail + 1)
 
     return (one for one in every() if one.done > since)

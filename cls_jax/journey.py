@@ -22,7 +22,7 @@ from cls_jax.plan import Plan
 from cls_jax.program import Run, birth, make_advance, make_boundary
 from cls_jax.rows import Rows, slice_rows, stack_rows, task_rows, told_task, whole_tasks
 from cls_jax.streams.stream import Schedule, Stream
-from cls_jax.types import PyTree
+from cls_jax.types import Array, PyTree
 
 _SCHEDULE = 0  # a purpose of a seed's key; program.py has the others
 
@@ -152,7 +152,7 @@ def make_journey(method: Method, stream: Stream, plan: Plan) -> Journey:
             observe(Progress(seeds, leg.task, name, made, total, served, seconds, metrics))
             return then
 
-        todo, metrics = list(legs(method, sizes, plan.chunk, place)), {}
+        todo, metrics = list(legs(method, sizes, plan.chunk, place, plan.score)), {}
         second = min(1, sum(leg.kind == "steps" for leg in todo) - 1)  # chunk, or the only one
         fed = feed(training, _parts(todo, plans, plan.chunk, stacked))
         for leg in todo:
@@ -204,11 +204,15 @@ def _profiled(folder: str | None) -> Iterator[None]:
         yield
 
 
+def schedule_key(seed: int) -> Array:
+    """The key that fixes what a seed sees."""
+    return jax.random.fold_in(jax.random.key(seed), _SCHEDULE)
+
+
 def schedules_of(method: Method, stream: Stream, seed: int) -> list[Schedule]:
     """One schedule a phase; all have the same class order."""
-    key = jax.random.fold_in(jax.random.key(seed), _SCHEDULE)
     return [
-        stream.schedule(key, epochs=phase.epochs, shuffle=number)
+        stream.schedule(schedule_key(seed), epochs=phase.epochs, shuffle=number)
         for number, phase in enumerate(method.phases)
     ]
 

@@ -54,6 +54,46 @@ def average_incremental_accuracy(a: np.ndarray) -> np.ndarray:
     return accuracy_by_task(a).mean(-1)
 
 
+class OldNew(NamedTuple):
+    """Accuracy on the images of all tasks but the newest, and on the newest's, float64[...]."""
+
+    old: np.ndarray
+    new: np.ndarray
+
+
+def accuracy_by_phase(a: np.ndarray, test_examples: np.ndarray) -> np.ndarray:
+    """Share of right answers among all test images of the tasks seen so far, float64[..., T].
+
+    ``A_i = sum_{j<=i} n_j a[i, j] / sum_{j<=i} n_j``: with unequal tasks (50 + 10 + ...)
+    not the mean over tasks. Its mean over i is the "average incremental accuracy" of UCIR and of
+    SPB, its first entry how good the start was.
+
+    Args:
+      a: the accuracy matrix.
+      test_examples: [..., T], how many test images each task has.
+
+    Raises:
+      InputError: shapes that do not fit.
+    """
+    a, n = _checked(a), np.asarray(test_examples, np.float64)
+    if n.shape[-1:] != a.shape[-1:]:
+        raise InputError(f"test_examples must be [..., {a.shape[-1]}]; got shape {n.shape}")
+    weight = np.tri(a.shape[-1]) * n[..., None, :]
+    return np.where(weight > 0, weight * a, 0.0).sum(-1) / weight.sum(-1)
+
+
+def old_and_new(a: np.ndarray, test_examples: np.ndarray) -> OldNew:
+    """After the last task: how well earlier classes are told, and how well the newest.
+
+    Args:
+      a, test_examples: as for ``accuracy_by_phase``; with one task the old accuracy is NaN.
+    """
+    a, n = _checked(a), np.asarray(test_examples, np.float64)
+    with np.errstate(invalid="ignore"):
+        old = (n * a[..., -1, :])[..., :-1].sum(-1) / n[..., :-1].sum(-1)
+    return OldNew(old, a[..., -1, -1])
+
+
 def learning_accuracy(a: np.ndarray) -> np.ndarray:
     """Accuracy on each task when just learned, float64[...]: ``LA = mean_j a[j, j]``."""
     return np.diagonal(_checked(a), axis1=-2, axis2=-1).mean(-1)

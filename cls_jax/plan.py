@@ -26,6 +26,8 @@ class Plan(NamedTuple):
       data: whether examples lie on the "device" or are gathered on the "host", a chunk ahead;
         "auto": on the host from feed.DEVICE_BYTES on.
       profile: a folder for a JAX profiler trace of the second chunk; None writes none.
+      score: test before training and after "each" task, or at the "end" alone: all tests together
+        take the square of the number of tasks.
     """
 
     chunk: int | None = None
@@ -34,12 +36,14 @@ class Plan(NamedTuple):
     devices: int | None = None
     data: Literal["auto", "device", "host"] = "auto"
     profile: str | None = None
+    score: Literal["each", "end"] = "each"
 
 
 CHOICES = {
     "mode": ("auto", "loop", "scan"),
     "over_seeds": ("auto", "sequential", "vmap", "devices"),
     "data": ("auto", "device", "host"),
+    "score": ("each", "end"),
 }
 
 
@@ -88,7 +92,7 @@ def resolve(plan: Plan, method: Method, stream: Stream, num_lanes: int) -> Plan:
     if data == "host":
         example = num_bytes(stream.source.train) // max(len(stream.source.train.y), 1)
         chunk = min(chunk, max(1, CHUNK_BYTES // max(1, stream.batch_size * example)))
-    return Plan(chunk, mode, over_seeds, devices, data, plan.profile)
+    return Plan(chunk, mode, over_seeds, devices, data, plan.profile, plan.score)
 
 
 def _num_devices(plan: Plan, num_lanes: int) -> int:

@@ -4,7 +4,7 @@
 percent in tables and figures, fractions in files. Tasks are counted from 1 in everything printed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from rich.table import Table
 
 from cls_jax import figures
 from cls_jax.cli import positional, run_main
+from cls_jax.columns import columns_of, phased, summaries
 from cls_jax.console import console, fan_out, tensorboard
 from cls_jax.errors import InputError
 from cls_jax.events import Result
-from cls_jax.metrics import Summary, scores, summarise
+from cls_jax.metrics import Summary, scores
 from cls_jax.sheet import Sheet, page, rich_table, show
 from cls_jax.stored import gather, number, score_key, write_run, write_runs
 from cls_jax.workdir import (
@@ -55,6 +56,9 @@ COLUMNS = {
 """Column of a table -> score of ``metrics``."""
 
 
+KIB = "KiB: what must be kept to answer"
+
+
 def tables(result: Result) -> Table:
     """The scores of one run for the terminal: a row a view and scenario, mean ± sample std."""
     return rich_table(_sheet(result))
@@ -86,7 +90,7 @@ def write(workdir: str | Path, config: Mapping[str, Any], result: Result) -> Pat
     """Writes everything about one run into ``workdir`` and returns it; each file whole or not.
 
     config.json, results.json, summary.md, accuracy_<view>_<scenario>_seed<k>.csv,
-    accuracy_matrix.png, accuracy_over_tasks.png.
+    accuracy_matrix.png, accuracy_over_tasks.png, and capacity.png where it grows.
 
     Args:
       workdir: made if absent.
@@ -109,6 +113,8 @@ def redraw(workdir: Path, result: Result, prefix: str = "") -> list[Path]:
     """Draws the figures of one run into ``workdir`` and returns their paths."""
     drawn = {"accuracy_matrix": figures.accuracy_matrix(result)}
     drawn["accuracy_over_tasks"] = figures.accuracy_over_tasks(result)
+    if figures.grows(result):
+        drawn["capacity"] = figures.capacity([result])
     paths = [workdir / f"{prefix}{name}.png" for name in drawn]
     for path, content in zip(paths, drawn.values(), strict=True):
         write_file(path, content)
@@ -134,13 +140,10 @@ def _write_side_by_side(workdir: Path, results: Sequence[Result]) -> Path:
     write_file(workdir / "comparison.csv", _comparison_csv(results))
     write_file(workdir / "comparison.md", page(_comparison_sheet(results)))
     write_file(workdir / "comparison_over_tasks.png", figures.comparison_over_tasks(results))
+    if any(map(figures.grows, results)) and all(result.capacity for result in results):
+        write_file(workdir / "capacity.png", figures.capacity(results))
     write_runs(workdir, results)
     return workdir
-
-
-def _summaries(result: Result, view: int, scenario: int) -> dict[str, Summary]:
-    every = scores(result.matrix[:, view, scenario])
-    return {name: summarise(values) for name, values in every.items()}
 
 
 def _comparison_csv(results: Sequence[Result]) -> str:
@@ -169,50 +172,53 @@ def _seconds(seconds: float) -> str:
 
 
 def _sheet(result: Result) -> Sheet:
-    rows = []
+    columns, told = columns_of([result])
+    header, rows = ("network", "scenario", *COLUMNS), []
     for v, view in enumerate(result.views):
+        if phased(result):
+            header = ("network", *columns)
+            rows.append((view, *(_percent(value(result, v)) for _, value in columns.values())))
+            continue
         for s, scenario in enumerate(result.scenarios):
-            summaries = _summaries(result, v, s)
-            cells = (_percent(summaries[name]) for name in COLUMNS.values())
+            found = summaries(result, v, s)
+            cells = (_percent(found[name]) for name in COLUMNS.values())
             rows.append((view, scenario, *cells))
     stream = result.stream_name
     speed = f"{_seconds(result.seconds)} s, {result.steps_per_second:,.0f} steps/s"
+    if "bits" in result.capacity:
+        size = result.capacity["bits"][:, -1].mean() / 8192
+        speed += f"; {size:,.0f} KiB must be kept to answer"
     return Sheet(
         title=result.method + (f" on {stream}" if stream else ""),
-        header=("network", "scenario", *COLUMNS),
+        header=header,
         rows=tuple(rows),
-        note=f"percent, {_over(result)}; {speed}",
+        note=f"percent, {_over(result)}; {told + '; ' if phased(result) else ''}{speed}",
     )
 
 
 def _comparison_sheet(results: Sequence[Result]) -> Sheet:
     _distinct(results)
-    names = results[0].scenarios
-    columns: dict[str, tuple[int, Callable[[Result], Summary]]] = {  # sign of the best, value
-        **{
-            f"{scenario} ACC": (1, lambda r, s=s: _summaries(r, 0, s)["average_accuracy"])
-            for s, scenario in enumerate(names)
-        },
-        "forgetting": (-1, lambda r: _summaries(r, 0, 0)["forgetting"]),
-        "LA": (1, lambda r: _summaries(r, 0, 0)["learning_accuracy"]),
-    }
+    columns, told = columns_of(results)
+    sized = all("bits" in result.capacity for result in results)
     bold = set()
     texts = [[result.method] for result in results]
     for column, (sign, value) in enumerate(columns.values(), start=1):
-        summaries = [value(result) for result in results]
-        means = [sign * round(summary.mean, 4) for summary in summaries]  # as printed
+        values = [value(result, 0) for result in results]
+        means = [sign * round(summary.mean, 4) for summary in values]  # as printed
         if not np.isnan(means).all():
             bold |= {(i, column) for i, mean in enumerate(means) if mean == np.nanmax(means)}
-        for row, summary in zip(texts, summaries, strict=True):
+        for row, summary in zip(texts, values, strict=True):
             row.append(_percent(summary))
     for row, result in zip(texts, results, strict=True):
+        if sized:
+            row.append(f"{result.capacity['bits'][:, -1].mean() / 8192:,.0f}")
         row += [_seconds(result.seconds), f"{result.steps_per_second:,.0f}"]
     note = "; ".join(dict.fromkeys(_over(result) for result in results))
     return Sheet(
         title=figures.stream_names(results) or "comparison",
-        header=("method", *columns, "seconds", "steps/s"),
+        header=("method", *columns, *["KiB"] * sized, "seconds", "steps/s"),
         rows=tuple(map(tuple, texts)),
-        note=f"percent, {note}; forgetting and LA are {names[0]}; best in bold",
+        note=f"percent, {note}; {told}; best in bold{'; ' + KIB if sized else ''}",
         bold=frozenset(bold),
     )
 

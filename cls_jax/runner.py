@@ -12,7 +12,7 @@ import numpy as np
 from cls_jax.evaluate import view_names
 from cls_jax.events import Observer, Result, Started, scenario_names
 from cls_jax.itinerary import Forget, Keeper, Kept, Place, end, lane_name
-from cls_jax.journey import Diverged, Lane, make_journey, schedules_of
+from cls_jax.journey import Diverged, Lane, make_journey, schedule_key, schedules_of
 from cls_jax.methods.base import Method
 from cls_jax.plan import Plan, check_run
 from cls_jax.rows import task_rows
@@ -121,10 +121,28 @@ def sweep(
                     "devices": plan.devices,
                     "data": plan.data,
                     "stream": {"name": stream.name, **stream.describe},
+                    "told_at_test": method.needs.told_task_at_test,
+                    "test_examples": _test_examples(stream, seeds),
                 },
+                capacity=_capacity(method, stream, [done.state for done in mine]),
             )
         )
     return results
+
+
+def _test_examples(stream: Stream, seeds: Sequence[int]) -> list[list[int]]:
+    """How many test examples each task has, for each seed: its class order is its own."""
+    tables = [stream.schedule(schedule_key(seed), epochs=1).test_index for seed in seeds]
+    return [(table >= 0).sum(axis=1).tolist() for table in tables]
+
+
+def _capacity(method: Method, stream: Stream, states: Sequence[PyTree]) -> dict[str, np.ndarray]:
+    """What each state must keep after each task, float64[states, T]."""
+    if method.capacity is None:
+        return {}
+    every = [jax.device_get(jax.jit(method.capacity)(state)) for state in states]
+    after_each = lambda value: np.broadcast_to(np.float64(value), (stream.num_tasks,))  # noqa: E731
+    return {name: np.stack([after_each(one[name]) for one in every]) for name in every[0]}
 
 
 def _groups(
@@ -153,5 +171,5 @@ def _started(method, stream, seeds, schedules, plan) -> Started:
         num_tasks=stream.num_tasks,
         num_steps=sum(r.live.size for r in rows),
         mode=plan.mode,
-        scenarios=scenario_names(stream.describe),
+        scenarios=scenario_names(stream.describe, method.needs.told_task_at_test),
     )

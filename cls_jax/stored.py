@@ -181,6 +181,7 @@ def _record(result: Result) -> dict[str, Any]:
         "seconds": result.seconds,
         "steps_per_second": result.steps_per_second,
         "details": result.details,
+        "capacity": result.capacity,
         "scores": by_view,
     }
 
@@ -197,7 +198,8 @@ def _bare(record: Mapping[str, Any]) -> Result:
     )
     details = dict(record["details"])
     matrix = np.full(shape, np.nan)
-    return Result(str(record["method"]), seeds, views, matrix, (), seconds, rate, details)
+    capacity = {name: np.array(v, float) for name, v in record.get("capacity", {}).items()}
+    return Result(str(record["method"]), seeds, views, matrix, (), seconds, rate, details, capacity)
 
 
 def _check_alike(found: Sequence[tuple[str, Result]]) -> None:

@@ -178,7 +178,7 @@ def _read(path: Path) -> Iterator[Trained]:
     row, shape = METHODS[recipe["row"]], tuple(recipe["shape"])
     stream = StreamConfig(**_tuples(recipe["stream"]))
     sizes = recipe["num_classes"], recipe["num_tasks"]
-    config, net = row.config(**_tuples(recipe["method"])), NetConfig(**recipe["net"])
+    config, net = row.config(**_tuples(recipe["method"])), NetConfig(**_tuples(recipe["net"]))
     method = fit_method(recipe["row"], config, stream, net, shape, sizes)
     hyper = jax.tree.map(jnp.float32, row.hyper(**recipe["hyper"]))
     newborn = partial(birth, method, shape, recipe["dtype"], (stream.batch_size, sizes[1]))

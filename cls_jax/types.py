@@ -95,6 +95,15 @@ class BoundaryFn(Protocol):
     def __call__(self, key: Array, state: PyTree, task: Task, data: Batch | None) -> PyTree: ...
 
 
+class CapacityFn(Protocol):
+    """What a state must keep to answer for all tasks learned so far; computed once, at the end."""
+
+    def __call__(self, state: PyTree) -> Mapping[str, Array]:
+        """ "bits" of storage (32 a float, 1 a mask's entry), and whatever else grows, by name:
+        float32[num_tasks] after each task, or float32[] where it never changes."""
+        ...
+
+
 class PredictFn(Protocol):
     """Raw examples to float32[b, num_classes] logits over every class of the stream, finite."""
 

@@ -64,8 +64,9 @@ MAY_IMPORT = {
     "figures": {"types", "metrics", "events"},
     "sheet": {"workdir"},
     "stored": {"errors", "metrics", "events", "workdir"},
+    "columns": {"metrics", "events"},
     "report": {"errors", "metrics", "events", "console", "figures", "workdir", "sheet", "stored"}
-    | {"cli"},
+    | {"cli", "columns"},
     "cli": {"errors", "runner", "processes", "stopping", "workdir"},
     "experiment": TREES | {"nets", "methods", "streams"},
     "execution": {"types", "methods", "streams", "events", "plan", "itinerary", "runner", "console"}

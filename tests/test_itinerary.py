@@ -88,3 +88,10 @@ def test_chunks_cover_every_row_once_and_none_crosses_the_end_of_the_first_lane(
 @pytest.mark.parametrize("place", [START, Place(0, 0, 1), Place(2, 3, 1)])
 def test_a_place_within_a_run_is_not_over(place):
     assert not place.over
+
+
+def test_scores_at_the_end_alone():
+    """Neither before training nor between tasks, with or without pooled tasks."""
+    for pooled in (False, True):
+        found = legs(two_phases(pooled=pooled), [[[3], [2]], [[1], [1]]], 5, START, "end")
+        assert [leg.task for leg in found if leg.kind == "score"] == [1]

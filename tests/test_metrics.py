@@ -182,3 +182,20 @@ def test_refusals_name_the_argument():
 
 def _mean(values):
     return sum(values) / len(values) if values else 0.0
+
+
+def test_accuracy_by_phase_weighs_tasks_by_their_test_images():
+    a = [[0.9, np.nan, np.nan], [0.6, 0.8, np.nan], [0.5, 0.2, 1.0]]
+    n = [50, 10, 20]
+    found = metrics.accuracy_by_phase(np.array(a), n)
+    np.testing.assert_allclose(found, [0.9, 38 / 60, 47 / 80])
+    old, new = metrics.old_and_new(np.array(a), n)
+    np.testing.assert_allclose([old, new], [27 / 60, 1.0])
+
+
+def test_accuracy_by_phase_takes_each_seeds_own_counts():
+    a = np.array([[[1.0, np.nan], [0.5, 0.0]]] * 2)
+    found = metrics.accuracy_by_phase(a, [[1, 1], [3, 1]])
+    np.testing.assert_allclose(found, [[1.0, 0.25], [1.0, 0.375]])
+    with pytest.raises(InputError, match=r"test_examples must be \[..., 2\]"):
+        metrics.accuracy_by_phase(a, [1, 2, 3])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from cls_jax import figures, metrics, report
+from cls_jax import figures, metrics, report, stored
 from cls_jax.events import Result
 from cls_jax.types import InputError
 
@@ -260,3 +260,51 @@ def test_show_gives_a_pipe_the_full_width(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) > 80
     assert sum("±" in line for line in lines) == 5  # four rows and the note
+
+
+def phased_result(method="spb", bits=(8192.0, 16384.0, 16384.0)):
+    """On base classes and phases, with what it keeps."""
+    result = make_result(method=method)
+    stream = {"name": "digits, 6 + 2 x 2 classes", "scenario": "class_il", "base_classes": 6}
+    details = {"stream": stream, "test_examples": [[60, 20, 20]] * 3}
+    capacity = {"bits": np.tile(bits, (3, 1)), "units of layer 1": np.tile([64, 70, 75], (3, 1))}
+    return result._replace(details=details, capacity=capacity)
+
+
+def test_base_classes_and_phases_have_the_columns_of_their_literature():
+    results = [phased_result("spb"), phased_result("ucir")]
+    lines = [cells(line) for line in text_of(report.comparison_table(results)).splitlines()]
+    header = ["method", "average", "phase 1", "last", "old classes", "new classes", "KiB"]
+    assert [*header, "seconds", "steps/s"] in lines
+    (row,) = [line for line in lines if line and line[0] == "spb"]
+    a = results[0].matrix[:, 0, 0, 1:]
+    last = 100 * (a[:, 2] @ [0.6, 0.2, 0.2])
+    assert row[3] == f"{last.mean():.2f} ± {last.std(ddof=1):.2f}"
+    assert row[6] == "2"
+    alone = text_of(report.tables(results[0]))
+    assert "old classes" in alone
+    assert "2 KiB must be kept to answer" in " ".join(alone.split())
+
+
+def test_what_grows_has_a_figure_and_is_read_back(tmp_path):
+    growing, fixed = phased_result("spb"), phased_result("sgd", bits=(8192.0,) * 3)
+    assert figures.grows(growing)
+    assert not figures.grows(fixed)
+    report.write(tmp_path / "one", CONFIG, growing)
+    report.write_comparison(tmp_path / "two", CONFIG, [growing, fixed])
+    for folder in ("one", "two"):
+        assert (tmp_path / folder / "capacity.png").stat().st_size > 10_000
+        first = stored.read(tmp_path / folder)[0]
+        np.testing.assert_array_equal(first.capacity["bits"], growing.capacity["bits"])
+    report.write(tmp_path / "three", CONFIG, fixed)
+    assert not (tmp_path / "three" / "capacity.png").exists()
+
+
+def test_a_method_told_the_task_at_test_has_a_second_score_on_domains():
+    stream = {"name": "permuted", "scenario": "domain_il"}
+    details = {"stream": stream, "told_at_test": True}
+    told = make_result()._replace(details=details)
+    assert told.scenarios == ("domain-IL", "task-IL")
+    assert told._replace(details={"stream": stream}).scenarios == ("domain-IL",)
+    text = " ".join(text_of(report.comparison_table([told])).split())
+    assert "forgetting and LA are task-IL" in text

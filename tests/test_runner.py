@@ -325,6 +325,24 @@ def test_joint_training_is_scored_once_at_the_end(uneven):
     assert np.isnan(matrix[:, 1:-1]).all()
 
 
+def test_scores_at_the_end_alone_are_those_of_every_task(uneven):
+    """The last row is the same to the bit, the others are not measured."""
+    method, hyper = flat_method("sgd")
+    each, end = (run(method, uneven, hyper, plan=Plan(score=s)).matrix for s in ("each", "end"))
+    np.testing.assert_array_equal(each[..., -1, :], end[..., -1, :])
+    assert np.isnan(end[..., :-1, :]).all()
+
+
+def test_a_result_says_what_must_be_kept_and_how_much_was_tested(uneven):
+    method, hyper = flat_method("sgd")
+    result = run(method, uneven, hyper, seeds=(0, 1))
+    params = jax.tree.leaves(result.states[0].model.vars.params)
+    bits = np.full((2, uneven.num_tasks), 32 * sum(leaf.size for leaf in params))
+    np.testing.assert_array_equal(result.capacity["bits"], bits)
+    counts = np.array(result.details["test_examples"])
+    assert (counts.sum(axis=1) == len(uneven.source.test.y)).all()
+
+
 # --- events and errors ----------------------------------------------------------------------------
 
 

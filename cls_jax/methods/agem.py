@@ -34,6 +34,7 @@ from cls_jax.methods.base import (
     check_replay,
     fresh,
     gradient_of,
+    kept,
     move,
 )
 from cls_jax.nets.net import Net
@@ -130,6 +131,7 @@ def agem(config: AgemConfig, net: Net, *, augment: Augment, num_tasks: int) -> M
         end_task=end_task,
         needs=Needs(told_task=True, boundaries=True, end_data=True),
         convolutional=net.convolutional,
+        capacity=kept("model"),
     )
 
 

@@ -14,6 +14,7 @@ from cls_jax.types import (
     Array,
     Batch,
     BoundaryFn,
+    CapacityFn,
     InitFn,
     InputError,
     PredictFn,
@@ -80,6 +81,16 @@ class Phase(NamedTuple):
     num_steps: int | None = None
 
 
+def kept(*trees: str) -> CapacityFn:
+    """The capacity of networks ``state.<tree>.vars`` that are kept whole and never grow."""
+
+    def capacity(state: PyTree) -> Mapping[str, Array]:
+        leaves = jax.tree.leaves([getattr(state, tree).vars for tree in trees])
+        return {"bits": jnp.float32(sum(8 * leaf.dtype.itemsize * leaf.size for leaf in leaves))}
+
+    return capacity
+
+
 class Method(NamedTuple):
     """A continual learner.
 
@@ -93,6 +104,7 @@ class Method(NamedTuple):
       needs: what the runner must provide.
       convolutional: its steps contain convolutions (the runner's ``auto`` mode asks).
       advice: (hyper, steps of the stream) -> a warning worth printing before a run, or "".
+      capacity: what the answers need to keep; None: not told.
     """
 
     name: str
@@ -105,6 +117,7 @@ class Method(NamedTuple):
     needs: Needs = Needs()
     convolutional: bool = False
     advice: Callable[[PyTree, int], str] = no_advice
+    capacity: CapacityFn | None = None
 
 
 def fresh(key: Array, net: Net, x: Array, optimizer: optax.GradientTransformation) -> Trainable:

@@ -44,7 +44,7 @@ from cls_jax.methods.averaged import (
     learn,
     look,
 )
-from cls_jax.methods.base import Method, Phase, answer, check_replay, fresh
+from cls_jax.methods.base import Method, Phase, answer, check_replay, fresh, kept
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, Batch, Metrics, Trainable
 
@@ -163,6 +163,7 @@ def clser(config: ClsErConfig, net: Net, *, augment: Augment) -> Method:
         answer(net, augment, "stable"),
         views=views,
         convolutional=net.convolutional,
+        capacity=kept("stable"),
         advice=partial(advice, config),
     )
 

@@ -36,6 +36,7 @@ from cls_jax.methods.base import (
     forward_each,
     fresh,
     gradient_of,
+    kept,
     move,
 )
 from cls_jax.nets.net import Net
@@ -150,4 +151,6 @@ def _der(name: str, config: DerConfig, net: Net, augment: Augment, *, label_draw
         return state.replace(model=model, memory=memory), {"loss": value}
 
     phases, predict = (Phase("train", step),), answer(net, augment)
-    return Method(name, init, phases, predict, convolutional=net.convolutional)
+    return Method(
+        name, init, phases, predict, convolutional=net.convolutional, capacity=kept("model")
+    )

@@ -34,7 +34,7 @@ from flax import struct
 from cls_jax import losses
 from cls_jax.augment import Augment
 from cls_jax.memory import Memory
-from cls_jax.methods.base import Method, Needs, Phase
+from cls_jax.methods.base import Method, Needs, Phase, kept
 from cls_jax.methods.dualnet_config import (
     NEEDS_PREDICTOR,
     DualNetConfig,
@@ -271,6 +271,7 @@ def dualnet(
         begin_task=begin_task,
         needs=Needs(told_task=aware, boundaries=True, unlabelled=config.semi_supervised),
         convolutional=nets.convolutional,
+        capacity=kept("slow", "fast"),
     )
 
 

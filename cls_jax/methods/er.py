@@ -20,7 +20,7 @@ from flax import struct
 from cls_jax.augment import Augment
 from cls_jax.losses import cross_entropy
 from cls_jax.memory import Memory, after, reservoir
-from cls_jax.methods.base import Method, Phase, answer, check_replay, descend, fresh
+from cls_jax.methods.base import Method, Phase, answer, check_replay, descend, fresh, kept
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, Batch, Metrics, Trainable, Variables
 
@@ -88,4 +88,6 @@ def er(config: ErConfig, net: Net, *, augment: Augment) -> Method:
         return state.replace(model=model, memory=memory), {"loss": value}
 
     phases, predict = (Phase("train", step),), answer(net, augment)
-    return Method("er", init, phases, predict, convolutional=net.convolutional)
+    return Method(
+        "er", init, phases, predict, convolutional=net.convolutional, capacity=kept("model")
+    )

@@ -34,6 +34,7 @@ from cls_jax.methods.base import (
     descend,
     forward_each,
     fresh,
+    kept,
 )
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, Batch, Metrics, Trainable, Variables
@@ -109,7 +110,9 @@ def er_ace(config: ErAceConfig, net: Net, *, augment: Augment) -> Method:
         return ErAceState(model, memory, seen, state.hyper), {"loss": value}
 
     phases, predict = (Phase("train", step),), answer(net, augment)
-    return Method("er_ace", init, phases, predict, convolutional=net.convolutional)
+    return Method(
+        "er_ace", init, phases, predict, convolutional=net.convolutional, capacity=kept("model")
+    )
 
 
 def classes_of(y: Array, valid: Array, num_classes: int) -> Array:

@@ -27,7 +27,7 @@ from flax import struct
 
 from cls_jax.augment import Augment
 from cls_jax.losses import cross_entropy
-from cls_jax.methods.base import Method, Needs, Phase, answer, descend, fresh, gradient_of
+from cls_jax.methods.base import Method, Needs, Phase, answer, descend, fresh, gradient_of, kept
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
 
@@ -148,6 +148,7 @@ def ewc_online(net: Net, *, augment: Augment) -> Method:
         end_task=end_task,
         needs=Needs(boundaries=True),
         convolutional=net.convolutional,
+        capacity=kept("model"),
     )
 
 

@@ -34,7 +34,7 @@ from flax import struct
 from cls_jax.augment import Augment
 from cls_jax.losses import cross_entropy
 from cls_jax.memory import Memory, class_balanced
-from cls_jax.methods.base import Method, Phase, answer, descend, fresh
+from cls_jax.methods.base import Method, Phase, answer, descend, fresh, kept
 from cls_jax.nets.net import Net
 from cls_jax.sync import select
 from cls_jax.types import Array, Batch, InputError, Metrics, Task, Trainable, Variables
@@ -171,7 +171,9 @@ def gdumb(config: GdumbConfig, net: Net, *, augment: Augment, num_classes: int) 
         Phase("fit", fit, enter=begin_fit, num_steps=config.fit_epochs * epoch_steps),
     )
     predict = answer(net, augment)
-    return Method("gdumb", init, phases, predict, convolutional=net.convolutional)
+    return Method(
+        "gdumb", init, phases, predict, convolutional=net.convolutional, capacity=kept("model")
+    )
 
 
 def optimizer(hyper: GdumbHyper, epoch: Array) -> optax.GradientTransformation:

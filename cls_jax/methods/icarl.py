@@ -35,7 +35,7 @@ from cls_jax.augment import Augment
 from cls_jax.herding import class_means, herd, in_chunks, unit
 from cls_jax.losses import mask_logits
 from cls_jax.memory import Memory, reservoir
-from cls_jax.methods.base import Method, Needs, Phase, answer, check_replay, descend, fresh
+from cls_jax.methods.base import Method, Needs, Phase, answer, check_replay, descend, fresh, kept
 from cls_jax.nets.net import Net
 from cls_jax.types import (
     Array,
@@ -225,6 +225,7 @@ def icarl(config: IcarlConfig, net: Net, *, augment: Augment, num_classes: int) 
         views={"network": answer(net, augment)},
         needs=Needs(told_task=True, boundaries=True, begin_data=True, end_data=True),
         convolutional=net.convolutional,
+        capacity=kept("model"),
     )
 
 

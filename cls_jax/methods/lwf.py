@@ -28,7 +28,7 @@ from flax import struct
 
 from cls_jax.augment import Augment
 from cls_jax.losses import cross_entropy, mask_logits
-from cls_jax.methods.base import Method, Needs, Phase, answer, descend, fresh
+from cls_jax.methods.base import Method, Needs, Phase, answer, descend, fresh, kept
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, Batch, InputError, Metrics, Task, Trainable, Variables
 
@@ -136,6 +136,7 @@ def lwf(net: Net, *, augment: Augment) -> Method:
         begin_task=begin_task,
         needs=Needs(told_task=True, boundaries=True),
         convolutional=net.convolutional,
+        capacity=kept("model"),
     )
 
 

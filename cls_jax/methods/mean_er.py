@@ -26,7 +26,7 @@ from cls_jax.methods.averaged import (
     learn,
     look,
 )
-from cls_jax.methods.base import Method, Phase, answer, check_replay, fresh
+from cls_jax.methods.base import Method, Phase, answer, check_replay, fresh, kept
 from cls_jax.methods.clser import ClsErConfig
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, Batch, Metrics, Trainable
@@ -100,4 +100,5 @@ def mean_er(config: ClsErConfig, net: Net, *, augment: Augment) -> Method:
         answer(net, augment, "stable"),
         views={"working": answer(net, augment, "working")},
         convolutional=net.convolutional,
+        capacity=kept("stable"),
     )

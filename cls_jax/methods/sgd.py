@@ -14,7 +14,7 @@ from flax import struct
 
 from cls_jax.augment import Augment
 from cls_jax.losses import cross_entropy
-from cls_jax.methods.base import Method, Phase, answer, descend, fresh
+from cls_jax.methods.base import Method, Phase, answer, descend, fresh, kept
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, Batch, Metrics, Trainable, Variables
 
@@ -60,4 +60,6 @@ def sgd(net: Net, *, augment: Augment) -> Method:
         return state.replace(model=model), {"loss": value}
 
     phases, predict = (Phase("train", step),), answer(net, augment)
-    return Method("sgd", init, phases, predict, convolutional=net.convolutional)
+    return Method(
+        "sgd", init, phases, predict, convolutional=net.convolutional, capacity=kept("model")
+    )

@@ -26,7 +26,7 @@ from flax import struct
 
 from cls_jax.augment import Augment
 from cls_jax.losses import cross_entropy
-from cls_jax.methods.base import Method, Needs, Phase, answer, fresh, gradient_of, move
+from cls_jax.methods.base import Method, Needs, Phase, answer, fresh, gradient_of, kept, move
 from cls_jax.methods.ewc_online import penalty
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
@@ -124,6 +124,7 @@ def si(net: Net, *, augment: Augment) -> Method:
         end_task=end_task,
         needs=Needs(boundaries=True),
         convolutional=net.convolutional,
+        capacity=kept("model"),
     )
 
 

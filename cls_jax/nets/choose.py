@@ -15,15 +15,17 @@ class NetConfig:
     """Which network.
 
     Attributes:
-      net: "resnet18" for images, "mlp" (two hidden layers of 100) for small or flat inputs;
-        DualNet always has its own two networks.
+      net: "resnet18" for images, "mlp" for small or flat inputs; DualNet always has its own two
+        networks.
       width: channels of the first stage of a ResNet-18 (64 in the papers).
+      hidden: units of each hidden layer of an mlp.
       dtype: compute dtype of convolutions and hidden layers; parameters, statistics, optimizer
         states, logits and losses are float32.
     """
 
     net: Literal["resnet18", "mlp"] = "resnet18"
     width: int = 64
+    hidden: tuple[int, ...] = (100, 100)
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -37,7 +39,7 @@ def make_net(config: NetConfig, num_classes: int) -> Net:
         return resnet18(num_classes, config.width, dtype=config.dtype)
     if config.net != "mlp":
         raise InputError(f"net is {config.net!r}; use 'resnet18' or 'mlp'")
-    return mlp(num_classes, dtype=config.dtype)
+    return mlp(num_classes, config.hidden, dtype=config.dtype)
 
 
 def make_dualnet(config: NetConfig, num_classes: int, *, predictor: bool = False) -> DualNets:

@@ -96,7 +96,7 @@ def blurry(
 
     def schedule(key: Array, *, epochs: int | None = None, shuffle: int = 0) -> Schedule:
         passes = default_epochs if epochs is None else epochs
-        classes = class_groups(jax.random.fold_in(key, _ORDER), sizes, shuffled)
+        classes = class_groups(jax.random.fold_in(key, _ORDER), sizes, class_order)
         task = task_of_example(key, classes)
         key_shuffle = jax.random.fold_in(jax.random.fold_in(key, _SHUFFLE), shuffle)
         place = argsort(key_shuffle, (passes, labels.size))

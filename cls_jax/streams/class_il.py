@@ -34,7 +34,8 @@ def class_il(
     tasks: int | tuple[int, ...],
     batch_size: int,
     epochs: int = 1,
-    class_order: Literal["shuffled", "label"] = "shuffled",
+    base_classes: int | None = None,
+    class_order: Literal["shuffled", "label", "1993"] = "shuffled",
     drop_last: bool = False,
     label_fraction: float = 1.0,
 ) -> Stream:
@@ -45,7 +46,9 @@ def class_il(
       tasks: number of equal tasks, or the number of classes of each task, e.g. (50, 10, 10).
       batch_size: stream examples a step.
       epochs: passes over each task; 1 is the online protocol.
-      class_order: "shuffled" draws the order of the classes from the key; "label" keeps 0, 1, 2, …
+      base_classes: of the first task; the other ``tasks - 1`` share the rest equally.
+      class_order: "shuffled" draws the order of the classes from the key; "label" keeps 0, 1, 2, …;
+        "1993" is the fixed order of iCaRL's and UCIR's tables.
       drop_last: drop an epoch's incomplete last batch instead of padding it.
       label_fraction: probability that a batch keeps its labels, in (0, 1].
 
@@ -59,12 +62,12 @@ def class_il(
     Source: van de Ven and Tolias 2019 (class-IL, task-IL); batch-wise label loss as in
     phquang/DualNet (semi-supervised script).
     """
-    sizes = task_sizes(source, tasks)
+    sizes = task_sizes(source, tasks, base_classes)
     check_range("batch_size", batch_size, 1)
     check_range("epochs", epochs, 1)
     check_range("label_fraction", label_fraction, 0, 1, above=True)
-    check_choice("class_order", class_order, ("shuffled", "label"))
-    shuffled = class_order == "shuffled"
+    check_choice("class_order", class_order, ("shuffled", "label", "1993"))
+    shuffled = class_order != "label"
     counts, test_counts = class_counts(source)
     least, most = totals(counts, sizes, shuffled)
     check_batch(batch_size, int(least.min()))
@@ -74,7 +77,7 @@ def class_il(
 
     def schedule(key: Array, *, epochs: int | None = None, shuffle: int = 0) -> Schedule:
         passes = default_epochs if epochs is None else epochs
-        classes = class_groups(jax.random.fold_in(key, _ORDER), sizes, shuffled)
+        classes = class_groups(jax.random.fold_in(key, _ORDER), sizes, class_order)
         key_shuffle = jax.random.fold_in(jax.random.fold_in(key, _SHUFFLE), shuffle)
         place = argsort(key_shuffle, (passes, source.train.y.size))  # a fresh one for each epoch
         tables = []
@@ -93,8 +96,11 @@ def class_il(
         )
 
     per_task = str(sizes[0]) if len(set(sizes)) == 1 else "+".join(map(str, sizes))
+    told = f"{num_tasks} tasks x {per_task} classes"
+    if base_classes is not None:
+        told = f"{base_classes} + {num_tasks - 1} x {sizes[-1]} classes"
     return Stream(
-        name=f"{source.name}, {num_tasks} tasks x {per_task} classes",
+        name=f"{source.name}, {told}",
         source=source,
         num_tasks=num_tasks,
         batch_size=batch_size,
@@ -102,6 +108,7 @@ def class_il(
         describe={
             "scenario": "class_il",
             "tasks": sizes,
+            "base_classes": base_classes,
             "batch_size": batch_size,
             "epochs": epochs,
             "class_order": class_order,

@@ -3,6 +3,8 @@
 All of it runs on the host in NumPy; randomness comes from JAX keys, so it is the same everywhere.
 """
 
+from typing import Literal
+
 import jax
 import numpy as np
 
@@ -38,10 +40,20 @@ def members(labels: np.ndarray, classes: np.ndarray, width: int) -> np.ndarray:
     return np.concatenate([table(n, 1, width, False) for n in numbers])
 
 
-def class_groups(key: Array, sizes: tuple[int, ...], shuffled: bool) -> np.ndarray:
-    """bool[num_tasks, num_classes]: so many a task, in an order of the key or of labels."""
+def class_groups(
+    key: Array, sizes: tuple[int, ...], order: Literal["shuffled", "label", "1993"]
+) -> np.ndarray:
+    """bool[num_tasks, num_classes]: so many a task, in an order of the key, of labels, or fixed.
+
+    Source of "1993": iCaRL's and UCIR's class order, NumPy's legacy generator with that seed.
+    """
     num_classes = sum(sizes)
-    order = argsort(key, (num_classes,)) if shuffled else np.arange(num_classes)
+    if order == "shuffled":
+        order = argsort(key, (num_classes,))
+    elif order == "1993":
+        order = np.random.RandomState(1993).permutation(num_classes)
+    else:
+        order = np.arange(num_classes)
     task_of_class = np.empty(num_classes, int)
     task_of_class[order] = np.repeat(np.arange(len(sizes)), sizes)
     return task_of_class == np.arange(len(sizes))[:, None]
@@ -82,13 +94,35 @@ def class_counts(source: Source) -> tuple[np.ndarray, np.ndarray]:
     return both[0], both[1]
 
 
-def task_sizes(source: Source, tasks: int | tuple[int, ...]) -> tuple[int, ...]:
+def task_sizes(
+    source: Source, tasks: int | tuple[int, ...], base_classes: int | None = None
+) -> tuple[int, ...]:
     """Number of classes of each task.
+
+    Args:
+      source: the data.
+      tasks: how many, or the classes of each.
+      base_classes: of the first task, beside which the others have equally many.
 
     Raises:
       InputError: if the classes cannot be split so.
     """
     num_classes = source.num_classes
+    if base_classes is not None:
+        if not isinstance(tasks, int):
+            raise InputError(
+                f"base_classes={base_classes} and tasks={tuple(tasks)} both say how many classes "
+                "the first task has; give tasks as one number"
+            )
+        rest, more = num_classes - base_classes, tasks - 1
+        if base_classes < 1 or more < 1 or rest < 1 or rest % more:
+            fits = [t + 1 for t in range(1, rest + 1) if rest % t == 0]
+            told = f"use tasks from {fits}" if base_classes > 0 and fits else "give other numbers"
+            raise InputError(
+                f"base_classes={base_classes} leaves {rest} of the {num_classes} classes of "
+                f"{source.name} to {more} further tasks, which is no equal split; {told}"
+            )
+        return (base_classes,) + (rest // more,) * more
     if isinstance(tasks, int):
         if tasks < 1 or num_classes % tasks:
             fits = [t for t in range(1, num_classes + 1) if num_classes % t == 0]

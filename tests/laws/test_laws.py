@@ -214,6 +214,16 @@ def test_predictions_are_finite_logits_over_all_classes(name):
 
 
 @every_method
+def test_what_must_be_kept_to_answer_is_known(name):
+    method, state = built(name).method, built(name).state
+    capacity = jax.jit(method.capacity)(state)
+    for value in capacity.values():
+        assert value.shape in ((), (TASKS,))
+        assert jnp.isfinite(value).all()
+    assert (capacity["bits"] > 0).any()
+
+
+@every_method
 def test_signatures_say_key_first(name):
     method = built(name).method
     assert list(inspect.signature(method.init).parameters) == ["key", "example", "hyper"]

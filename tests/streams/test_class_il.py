@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cls_jax.streams.class_il import class_il
 from cls_jax.streams.stream import Examples, Source, pooled
+from cls_jax.streams.tables import class_groups
 from cls_jax.types import InputError
 
 
@@ -119,7 +120,16 @@ def test_pooled_holds_the_same_examples_in_the_last_task():
         ({"epochs": 0}, "epochs is 0; give a value at least 1"),
         ({"label_fraction": 0.0}, "label_fraction is 0.0; give a value above 0 and at most 1"),
         ({"label_fraction": float("nan")}, "label_fraction is nan; give a finite number"),
-        ({"class_order": "random"}, "class_order must be 'shuffled' or 'label', got 'random'"),
+        ({"class_order": "random"}, "class_order must be 'shuffled' or 'label' or '1993', got 'r"),
+        (
+            {"base_classes": 2, "tasks": 4},
+            r"base_classes=2 leaves 4 of the 6 classes of toy to 3 further tasks, which is no "
+            r"equal split; use tasks from \[2, 3, 5\]",
+        ),
+        ({"base_classes": 6}, "base_classes=6 leaves 0 of the 6 classes of toy"),
+        ({"base_classes": 0}, "base_classes=0 leaves 6 of the 6 classes .*; give other numbers"),
+        ({"base_classes": 2, "tasks": 1}, "to 0 further tasks"),
+        ({"base_classes": 2, "tasks": (2, 4)}, "both say how many classes the first task has"),
     ],
 )
 def test_bad_settings_are_named(change, message):
@@ -140,3 +150,20 @@ def test_the_smallest_task_of_any_order_bounds_the_batch():
 def test_a_class_without_examples_is_named():
     with pytest.raises(InputError, match=r"the test split of toy has no example of class 1 \(c1\)"):
         class_il(source_of([5, 5], [2, 0]), tasks=2, batch_size=2)
+
+
+def test_base_classes_and_equal_phases():
+    stream = class_il(
+        source_of([5] * 6), tasks=5, base_classes=2, batch_size=4, class_order="label"
+    )
+    classes = stream.schedule(jax.random.key(0)).task_classes
+    assert classes.sum(axis=1).tolist() == [2, 1, 1, 1, 1]
+    assert stream.name == "toy, 2 + 4 x 1 classes"
+
+
+def test_the_class_order_of_the_published_tables_is_the_same_for_every_key():
+    """CIFAR-100's order with seed 1993 begins 68, 56, 78, 8, 23, ... in iCaRL's and UCIR's code."""
+    sizes = (1,) * 5 + (95,)
+    for seed in (0, 1):
+        groups = class_groups(jax.random.key(seed), sizes, "1993")
+        assert groups[:5].argmax(axis=1).tolist() == [68, 56, 78, 8, 23]
