@@ -12,6 +12,8 @@ from cls_jax.augment import Augment
 from cls_jax.methods import (
     agem,
     clser,
+    den,
+    den_config,
     der,
     dualnet,
     dualnet_config,
@@ -29,6 +31,7 @@ from cls_jax.methods import (
 )
 from cls_jax.methods.base import Method
 from cls_jax.nets.choose import NetConfig, make_dualnet, make_net
+from cls_jax.types import InputError
 
 
 class Setting(NamedTuple):
@@ -92,6 +95,13 @@ def _all_sizes(factory: Callable[..., Method]) -> Callable[[Any, Setting], Metho
     return build
 
 
+def _den(config: den_config.DenConfig, s: Setting) -> Method:
+    if s.net.net != "mlp":
+        raise InputError(f"net is {s.net.net!r} and den grows a perceptron; use 'mlp'")
+    sizes = {"num_classes": s.num_classes, "num_tasks": s.num_tasks, "dtype": s.net.dtype}
+    return den.den(config, s.net.hidden, augment=s.augment, **sizes)
+
+
 def _dualnet(config: dualnet_config.DualNetConfig, s: Setting) -> Method:
     nets = make_dualnet(
         s.net, s.num_classes, predictor=config.objective in dualnet_config.NEEDS_PREDICTOR
@@ -118,6 +128,7 @@ METHODS: dict[str, Row] = {
         l2_transfer.L2TransferHyper,
         _all_sizes(l2_transfer.l2_transfer),
     ),
+    "den": Row(den_config.DenConfig, den_config.DenHyper, _den),
     "gdumb": Row(gdumb.GdumbConfig, gdumb.GdumbHyper, _all_classes(gdumb.gdumb)),
     "icarl": Row(icarl.IcarlConfig, icarl.IcarlHyper, _all_classes(icarl.icarl)),
     "dualnet": Row(dualnet_config.DualNetConfig, dualnet_config.DualNetHyper, _dualnet),

@@ -22,7 +22,7 @@ Glorot limits come from the sizes after growth; its early stopping is left out. 
 "select" trains everything, and the other phases run without effect.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,9 @@ from cls_jax.methods.den_growth import (
     sparser,
     split,
 )
-from cls_jax.methods.den_net import (
+from cls_jax.methods.heads import annealed_adam, asked
+from cls_jax.methods.icarl import binary_cross_entropy
+from cls_jax.nets.den import (
     Units,
     active,
     connections,
@@ -51,8 +53,6 @@ from cls_jax.methods.den_net import (
     num_parameters,
     trained,
 )
-from cls_jax.methods.heads import annealed_adam, asked
-from cls_jax.methods.icarl import binary_cross_entropy
 from cls_jax.sync import select
 from cls_jax.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
 
@@ -64,7 +64,7 @@ class DenState:
     """What DEN carries from step to step; N units fit into a hidden layer.
 
     Attributes:
-      model: params {"body", "heads"} as in den_net.py.
+      model: params {"body", "heads"} as in nets/den.py.
       previous: the body as the task began.
       stamps: int32[N] a layer: the task a unit came with, from 1; 0: a free place.
       used: bool[N] a layer: units of this phase's forward pass.
@@ -73,8 +73,7 @@ class DenState:
       task: int32[] the task being learned, or the last one.
       losses: float32[50] the last ones of this phase, without penalties.
       num_steps: int32[] of this phase.
-      refused: int32[layers] units of this task that did not fit.
-      history: float32[num_tasks] each, what ``capacity`` gives.
+      refused: int32[T] units of each task that did not fit.
       hyper: DenHyper.
     """
 
@@ -88,7 +87,6 @@ class DenState:
     losses: Array
     num_steps: Array
     refused: Array
-    history: dict[str, Array]
     hyper: DenHyper
 
 
@@ -134,7 +132,6 @@ def den(
             "bias": jnp.zeros((num_tasks, num_classes)),
         }
         params = {"body": body, "heads": heads}
-        names = ["bits", *(f"units of layer {n + 1}" for n in range(len(hidden))), "refused units"]
         return DenState(
             model=Trainable(Variables(params, {}), optimizer(hyper).init(params)),
             previous=jax.tree.map(jnp.copy, body),
@@ -145,8 +142,7 @@ def den(
             task=jnp.int32(0),
             losses=jnp.zeros(_LOSSES),
             num_steps=jnp.int32(0),
-            refused=jnp.zeros(len(hidden), jnp.int32),
-            history={name: jnp.zeros(num_tasks) for name in names},
+            refused=jnp.zeros(num_tasks, jnp.int32),
             hyper=hyper,
         )
 
@@ -160,7 +156,6 @@ def den(
             model=state.model.replace(vars=vars),
             previous=jax.tree.map(jnp.copy, params["body"]),
             task=task.index,
-            refused=jnp.zeros_like(state.refused),
         )
 
     def begin_phase(
@@ -194,7 +189,7 @@ def den(
         stamps, refused = add(state.stamps, state.task + 1, most)
 
         params = drawn(key, params, old, active(stamps), state.task)
-        state = state.replace(stamps=stamps, refused=state.refused + refused)
+        state = state.replace(stamps=stamps, refused=state.refused.at[state.task].add(refused))
         return begin_phase(state, params, active(stamps), fires, frozen=old)
 
     def begin_split(key: Array, state: DenState, task: Task, data: Batch | None) -> DenState:
@@ -203,7 +198,7 @@ def den(
         params, stamps = prune(state.model.vars.params, state.stamps, added)
         most = config.added_units if config.split else 0
         params, stamps, refused = split(params, state.previous, stamps, state.task, threshold, most)
-        state = state.replace(stamps=stamps, refused=state.refused + refused)
+        state = state.replace(stamps=stamps, refused=state.refused.at[state.task].add(refused))
         return begin_phase(state, params, active(stamps), later)
 
     def update(
@@ -253,14 +248,6 @@ def den(
     def expand_step(key: Array, state: DenState, batch: Batch) -> tuple[DenState, Metrics]:
         return update(key, state, batch, state.hyper.l1_weight, state.hyper.group_weight)
 
-    def end_task(key: Array, state: DenState, task: Task, data: Batch | None) -> DenState:
-        size = num_parameters(state.stamps, state.task, state.model.vars.params)
-        now = {"bits": 32 * size, "refused units": state.refused.sum()}
-        for number, units in enumerate(active(state.stamps)):
-            now[f"units of layer {number + 1}"] = units.sum()
-        noted = {name: row.at[state.task].set(now[name]) for name, row in state.history.items()}
-        return state.replace(history=noted)
-
     def predict(state: DenState, x: Array, task: Task) -> Array:
         number = asked(task, state.task)
         units = active(state.stamps, number + 1)
@@ -269,6 +256,15 @@ def den(
     def without_stamps(state: DenState, x: Array, task: Task) -> Array:
         number, units = asked(task, state.task), active(state.stamps)
         return forward(state.model.vars.params, augment.test(x), units, number, dtype)
+
+    def capacity(state: DenState) -> Mapping[str, Array]:
+        tasks, params = jnp.arange(num_tasks), state.model.vars.params
+        size = jax.vmap(lambda task: num_parameters(state.stamps, task, params))(tasks)
+        found = {"bits": 32 * size, "refused units": state.refused.astype(jnp.float32)}
+        for number, stamps in enumerate(state.stamps, start=1):
+            units = (stamps > 0) & (stamps <= tasks[:, None] + 1)
+            found[f"units of layer {number}"] = units.sum(axis=1).astype(jnp.float32)
+        return found
 
     def advice(hyper: DenHyper, num_steps: int) -> str:
         if room >= needed:
@@ -289,8 +285,8 @@ def den(
         ),
         predict,
         begin_task=begin_task,
-        end_task=end_task,
         views={"no_stamps": without_stamps},
         needs=Needs(told_task=True, told_task_at_test=True, boundaries=True),
         advice=advice,
+        capacity=capacity,
     )

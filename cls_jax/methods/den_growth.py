@@ -1,6 +1,6 @@
 """How DEN's network grows: which units are relevant, added, removed or split.
 
-All of it is arithmetic on arrays of fixed size (den_net.py), so no task is another program.
+All of it is arithmetic on arrays of fixed size (nets/den.py), so no task is another program.
 
 Source: Yoon et al. 2018 (ICLR; arXiv 1708.01547), algorithms 2 to 4; jaehong31/DEN.
 Departs: what the released code does otherwise by mistake (see den.py) is done as the paper has it.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from cls_jax.methods.den_net import Units, connections, glorot
+from cls_jax.nets.den import Units, connections, glorot
 from cls_jax.types import Array, PyTree
 
 
@@ -39,15 +39,15 @@ def add(stamps: Sequence[Array], stamp: Array, most: Array) -> tuple[tuple[Array
       most: int32[] units a layer.
 
     Returns:
-      The stamps, and int32[layers] how many units did not fit.
+      The stamps, and int32[] how many units did not fit.
     """
-    grown, refused = [], []
+    grown, refused = [], jnp.int32(0)
     for stamps_of in stamps:
         free = stamps_of == 0
         new = free & (jnp.cumsum(free) <= most)
         grown.append(jnp.where(new, stamp, stamps_of))
-        refused.append(most - new.sum(dtype=jnp.int32))
-    return tuple(grown), jnp.stack(refused)
+        refused += most - new.sum(dtype=jnp.int32)
+    return tuple(grown), refused
 
 
 def drawn(key: Array, params: PyTree, old: Units, units: Units, task: Array) -> PyTree:
@@ -144,12 +144,12 @@ def split(
       most: units a layer, those that moved farthest.
 
     Returns:
-      params, stamps, and int32[layers] how many splits did not fit.
+      params, stamps, and int32[] how many splits did not fit.
     """
     body, heads = params["body"], params["heads"]
     num_inputs = body[0]["kernel"].shape[0]
     origin_below, old_below = jnp.arange(num_inputs), jnp.ones(num_inputs, bool)
-    layers, grown, refused = [], [], []
+    layers, grown, refused = [], [], jnp.int32(0)
     for layer, before, stamps_of in zip(body, previous, stamps, strict=True):
         old = (stamps_of > 0) & (stamps_of <= task)
         moved = jnp.where(old, drift(layer["kernel"], before["kernel"], old_below), -1)
@@ -166,11 +166,11 @@ def split(
             }
         )
         grown.append(stamps_of.at[places].set(jnp.where(fits, task + 1, stamps_of[places])))
-        refused.append((far & ~fits).sum(dtype=jnp.int32))
+        refused += (far & ~fits).sum(dtype=jnp.int32)
         origin_below, old_below = origin, old
     mine = jnp.where(restored[:, None], 0, heads["kernel"][task][origin])
     heads = {**heads, "kernel": heads["kernel"].at[task].set(mine)}
-    return {"body": tuple(layers), "heads": heads}, tuple(grown), jnp.stack(refused)
+    return {"body": tuple(layers), "heads": heads}, tuple(grown), refused
 
 
 def sparser(weights: Array, amount: Array) -> Array:

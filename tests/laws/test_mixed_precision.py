@@ -14,10 +14,14 @@ FULL, LOW = jnp.dtype("float32"), jnp.dtype("bfloat16")
 every_method = pytest.mark.parametrize("name", sorted(METHODS))
 
 
+DENSE = ("den",)
+"""Methods of a perceptron alone."""
+
+
 def convolutional(name, dtype):
     """The method on the narrowest networks that the command line can ask for."""
     row = METHODS[name]
-    net = NetConfig(width=1, dtype=dtype)
+    net = NetConfig("mlp" if name in DENSE else "resnet18", width=1, dtype=dtype)
     return row.build(row.config(**SMALL_CONFIG.get(name, {})), small_setting(net=net)), row.hyper()
 
 
