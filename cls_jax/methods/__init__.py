@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from cls_jax.augment import Augment
 from cls_jax.methods import (
     agem,
+    apd,
+    apd_config,
     clser,
     den,
     den_config,
@@ -129,6 +131,7 @@ METHODS: dict[str, Row] = {
         _all_sizes(l2_transfer.l2_transfer),
     ),
     "den": Row(den_config.DenConfig, den_config.DenHyper, _den),
+    "apd": Row(apd_config.ApdConfig, apd_config.ApdHyper, _all_sizes(apd.apd)),
     "gdumb": Row(gdumb.GdumbConfig, gdumb.GdumbHyper, _all_classes(gdumb.gdumb)),
     "icarl": Row(icarl.IcarlConfig, icarl.IcarlHyper, _all_classes(icarl.icarl)),
     "dualnet": Row(dualnet_config.DualNetConfig, dualnet_config.DualNetHyper, _dualnet),

@@ -1,11 +1,13 @@
-"""A last layer for each task over one network, and the optimizer that starts anew with each task.
+"""What each task has of its own beside a shared network, and an optimizer that starts anew.
 
-The head of task t is row t of ``params[head]``: the leaves of the network's own last layer with an
-axis of tasks in front. The number of the task is data, so no task is another program.
+Row t of a stacked leaf is task t's, a last layer for example: the leaves of the network's own, with
+an axis of tasks in front. The number of the task is data, so no task is another program.
 
 Source: Yoon et al. 2020 (ICLR; arXiv 1902.09432), experiments: every method there has a classifier
 for each task; jaehong31/APD: Adam starts anew with each task, its rate falls by 0.95 an epoch.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -36,10 +38,25 @@ def with_heads(key: Array, net: Net, x: Array, num_tasks: int) -> Variables:
     Returns:
       Variables; ``params[net.head]`` has "kernel" float32[T, d, C] and "bias" float32[T, C].
     """
-    keys = jax.random.split(jax.random.fold_in(key, 1), num_tasks)
-    one = jax.jit(lambda key: net.init(key, x).params[net.head])
+    heads = drawn_per_task(key, net, x, num_tasks, lambda vars: vars.params[net.head])
     vars = net.init(key, x)
-    return vars.replace(params={**vars.params, net.head: jax.vmap(one)(keys)})
+    return vars.replace(params={**vars.params, net.head: heads})
+
+
+def drawn_per_task(
+    key: Array, net: Net, x: Array, num_tasks: int, part: Callable[[Variables], PyTree]
+) -> PyTree:
+    """A part of fresh variables once a task, leaves [T, ...], drawn independently.
+
+    Args:
+      key: for the draw; no task gets what ``net.init`` draws from the same key.
+      net: whose variables.
+      x: float32[b, ...] of which only the shape matters.
+      num_tasks: T.
+      part: picks what each task gets.
+    """
+    keys = jax.random.split(jax.random.fold_in(key, 1), num_tasks)
+    return jax.vmap(jax.jit(lambda key: part(net.init(key, x))))(keys)
 
 
 def for_task(vars: Variables, head: str, task: Array) -> Variables:
@@ -50,13 +67,28 @@ def for_task(vars: Variables, head: str, task: Array) -> Variables:
       head: name of the last layer.
       task: int32[].
     """
-    mine = jax.tree.map(lambda leaf: leaf[task], vars.params[head])
-    return vars.replace(params={**vars.params, head: mine})
+    return vars.replace(params={**vars.params, head: row(vars.params[head], task)})
+
+
+def row(stacked: PyTree, task: Array) -> PyTree:
+    """What one task has of leaves [T, ...]."""
+    return jax.tree.map(lambda leaf: leaf[task], stacked)
 
 
 def without_head(params: PyTree, head: str) -> PyTree:
     """What the tasks share: every layer but the last."""
     return {name: leaves for name, leaves in params.items() if name != head}
+
+
+def head_numbers(heads: PyTree, classes: Array) -> Array:
+    """How many numbers of a last layer serve the classes that a task has, int32[...].
+
+    Args:
+      heads: leaves [T, ..., C].
+      classes: bool[..., C].
+    """
+    num_classes = classes.shape[-1]
+    return sum(leaf[0].size // num_classes for leaf in jax.tree.leaves(heads)) * classes.sum(-1)
 
 
 def asked(task: Task, last: Array) -> Array:

@@ -17,6 +17,7 @@ al. 2018 (ICLR; arXiv 1708.01547), "DNN-L2".
 Departs: where the task is hidden at test, the last layer of the task learned last answers.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
@@ -33,6 +34,7 @@ from cls_jax.methods.heads import (
     check_annealing,
     check_head,
     for_task,
+    head_numbers,
     with_heads,
     without_head,
 )
@@ -74,8 +76,8 @@ class L2TransferState:
       model: the network; its last layer is there once a task.
       anchor: the shared weights as the task began.
       task: int32[] the task being learned, or the last one.
-      classes: bool[C] its classes, over which the loss runs.
-      num_begun: int32[] tasks begun.
+      classes: bool[T, C] classes of the tasks in the order of their learning.
+      num_begun: int32[] how many tasks these are.
       hyper: L2TransferHyper.
     """
 
@@ -117,7 +119,7 @@ def l2_transfer(
             model=Trainable(vars=vars, opt=optimizer(hyper).init(vars.params)),
             anchor=jax.tree.map(jnp.copy, without_head(vars.params, net.head)),
             task=jnp.int32(0),
-            classes=jnp.ones((num_classes,), bool),
+            classes=jnp.zeros((num_tasks, num_classes), bool),
             num_begun=jnp.int32(0),
             hyper=hyper,
         )
@@ -130,18 +132,19 @@ def l2_transfer(
             model=state.model.replace(opt=optimizer(state.hyper).init(params)),
             anchor=jax.tree.map(jnp.copy, without_head(params, net.head)),
             task=task.index,
-            classes=task.classes,
+            classes=state.classes.at[state.num_begun].set(task.classes),
             num_begun=state.num_begun + 1,
         )
 
     def step(key: Array, state: L2TransferState, batch: Batch) -> tuple[L2TransferState, Metrics]:
         hyper, x = state.hyper, augment.train(key, batch.x)
+        classes = state.classes[state.num_begun - 1]
         weight = jnp.where(state.num_begun > 1, hyper.penalty_weight, 0)
 
         def loss(vars: Variables):
             mine = for_task(vars, net.head, state.task)
             logits, stats = net.apply(mine, x, train=True, valid=batch.valid)
-            learned = cross_entropy(logits, batch.y, valid=batch.valid, classes=state.classes)
+            learned = cross_entropy(logits, batch.y, valid=batch.valid, classes=classes)
             way = half_squared(without_head(vars.params, net.head), state.anchor)
             return learned + weight * way, stats
 
@@ -153,6 +156,12 @@ def l2_transfer(
         logits, _ = net.apply(mine, augment.test(x), train=False)
         return logits.astype(jnp.float32)
 
+    def capacity(state: L2TransferState) -> Mapping[str, Array]:
+        vars = state.model.vars
+        shared = jax.tree.leaves((without_head(vars.params, net.head), vars.stats))
+        of_heads = jnp.cumsum(head_numbers(vars.params[net.head], state.classes))
+        return {"bits": 32.0 * (sum(leaf.size for leaf in shared) + of_heads)}
+
     return Method(
         "l2_transfer",
         init,
@@ -161,6 +170,7 @@ def l2_transfer(
         begin_task=begin_task,
         needs=Needs(told_task=True, told_task_at_test=True, boundaries=True),
         convolutional=net.convolutional,
+        capacity=capacity,
     )
 
 
