@@ -53,7 +53,7 @@ def fixed(config: Config, grown: Sequence[int]) -> Iterator[Learner]:
     """Networks that keep their size; a pull of 0 is fine-tuning."""
     longer = replace(config.stream, epochs=3 * config.stream.epochs)
     stream, rate = make_stream(longer), {"learning_rate": config.hyper.learning_rate}
-    rows = [("sgd", "sgd", {}), ("ewc_online", "ewc_online", {})]
+    rows = [("sgd", "sgd", {}), ("ewc_online", "ewc_online", {"learning_rate": 0.01})]
     rows += [("l2_transfer", f"L2 {w}", {**rate, "penalty_weight": w}) for w in (0, 0.01, 0.5)]
     for net in (config.net, replace(config.net, hidden=tuple(grown))):
         for row, label, numbers in rows:
