@@ -351,12 +351,15 @@ def test_splitting_can_be_left_out():
 
 
 def test_a_full_network_goes_on_and_tells():
-    """Room for 3 units a layer where 8 could be wanted."""
+    """Room for 3 units a layer where 8 could be wanted: two fit, then one."""
     learner = course(room=3)
     for number in range(TASKS):
-        learn(learner, number)
-    assert [int((s > 0).sum()) for s in learner.state.stamps] == [9, 8]
-    assert learner.method.capacity(learner.state)["refused units"].tolist() == [0, 2, 8]
+        learner.begin(task_of(number))
+        for phase in PHASES:
+            learner.enter(phase, task_of(number))
+            learner.state = learner.state.replace(losses=jnp.ones(50), num_steps=jnp.int32(50))
+    assert [s.tolist() for s in learner.state.stamps] == [[1] * n + [2, 2, 3] for n in HIDDEN]
+    assert learner.method.capacity(learner.state)["refused units"].tolist() == [0, 0, 2]
     assert np.isfinite(learner.method.predict(learner.state, batch([0, 20]).x, task_of(2))).all()
     told = learner.method.advice(HYPER, 100)
     assert "8 more units a layer and room=3" in told
