@@ -37,6 +37,7 @@ class StreamConfig:
       tasks: number of tasks, the classes divided evenly; or the number of classes of each task.
       batch_size: stream examples a step.
       epochs: passes over each task; 1 is the online protocol.
+      base_epochs: passes over the first task, if other than over the rest. Of class_il only.
       base_classes: of the first task, the other classes divided evenly among the other tasks: 50
         and tasks 6 are 50 + 5 x 10. Of class_il only.
       class_order: shuffled by the seed, by label, or 1993: the fixed order of UCIR's tables.
@@ -62,6 +63,7 @@ class StreamConfig:
     tasks: int | tuple[int, ...] = 5
     batch_size: int = 10
     epochs: int = 1
+    base_epochs: int | None = None
     base_classes: int | None = None
     class_order: Literal["shuffled", "label", "1993"] = "shuffled"
     drop_last: bool = False
@@ -115,7 +117,7 @@ _loaded = lru_cache(maxsize=1)(load)
 _SCENARIOS: dict[str, tuple[Callable[..., Stream], tuple[str, ...]]] = {
     "class_il": (
         class_il,
-        ("tasks", "base_classes", "class_order", "drop_last", "label_fraction"),
+        ("tasks", "base_classes", "base_epochs", "class_order", "drop_last", "label_fraction"),
     ),
     "permuted": (permuted, ("tasks", "drop_last")),
     "rotated": (rotated, ("tasks", "drop_last")),
@@ -161,7 +163,7 @@ def fit_method(
         raise InputError(f"data {config.data} holds vectors, not images; use --net mlp")
     if hasattr(method_config, "semi_supervised") and config.label_fraction < 1.0:
         method_config = replace(method_config, semi_supervised=True)
-    return METHODS[name].build(method_config, Setting(net, augment, *sizes))
+    return METHODS[name].build(method_config, Setting(net, augment, *sizes, shape))
 
 
 class Learner(NamedTuple):

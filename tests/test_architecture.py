@@ -90,7 +90,11 @@ ONLY_IN = {
     "sklearn": {"streams.sources"},
     "PIL": {"streams.local", "streams.classics", "streams.prepared"},
     "dm_pix": {"image_ops"},
-    "flax.linen": {f"nets.{name}" for name in ("mlp", "resnet", "dualnet", "layers", "linen")},
+    "flax.linen": {
+        f"nets.{name}"
+        for name in ("mlp", "resnet", "resnet32", "dualnet", "extractor", "self_supervised")
+    }
+    | {"nets.layers", "nets.linen"},
 }
 """Package -> the modules that may import it."""
 

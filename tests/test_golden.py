@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parent / "golden"
 VARIANTS = {"dualnet_tf": ("dualnet", {"task_aware": False})}
 """Further programs of a row of the table."""
 
-TREES = ("model", "slow", "fast", "working", "plastic", "stable")
+TREES = ("model", "slow", "fast", "working", "plastic", "stable", "extractor", "classifier")
 """What the networks of a state are called."""
 
 LEARNERS = {**{name: (name, {}) for name in METHODS}, **VARIANTS}

@@ -30,19 +30,25 @@ from cls_jax.methods import (
     mean_er,
     sgd,
     si,
+    spb,
+    spb_config,
 )
 from cls_jax.methods.base import Method
-from cls_jax.nets.choose import NetConfig, make_dualnet, make_net
+from cls_jax.nets.choose import NetConfig, make_dualnet, make_extractor, make_net
 from cls_jax.types import InputError
 
 
 class Setting(NamedTuple):
-    """What a method has to fit: the net's config, the augmentation, the sizes of the stream."""
+    """What a method has to fit: the net's config, the augmentation, the sizes of the stream.
+
+    ``shape`` is that of one raw example, where it is known.
+    """
 
     net: NetConfig
     augment: Augment
     num_classes: int
     num_tasks: int
+    shape: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,16 @@ def _dualnet(config: dualnet_config.DualNetConfig, s: Setting) -> Method:
     return dualnet.dualnet(config, nets, augment=s.augment, **sizes)
 
 
+def _spb(name: str) -> Callable[[spb_config.SpbConfig, Setting], Method]:
+    def build(config: spb_config.SpbConfig, s: Setting) -> Method:
+        if s.shape is not None:
+            spb_config.check_square(config, s.shape)
+        extractor, sizes = make_extractor(s.net), {"num_classes": s.num_classes, "name": name}
+        return spb.spb(config, extractor, augment=s.augment, **sizes)
+
+    return build
+
+
 METHODS: dict[str, Row] = {
     "sgd": Row(NoConfig, sgd.SgdHyper, _no_config(sgd.sgd)),
     "joint": Row(NoConfig, sgd.SgdHyper, _no_config(joint.joint)),
@@ -134,5 +150,8 @@ METHODS: dict[str, Row] = {
     "apd": Row(apd_config.ApdConfig, apd_config.ApdHyper, _all_sizes(apd.apd)),
     "gdumb": Row(gdumb.GdumbConfig, gdumb.GdumbHyper, _all_classes(gdumb.gdumb)),
     "icarl": Row(icarl.IcarlConfig, icarl.IcarlHyper, _all_classes(icarl.icarl)),
+    "spb": Row(spb_config.SpbConfig, spb_config.SpbHyper, _spb("spb")),
+    "spb_i": Row(spb_config.SpbIConfig, spb_config.SpbHyper, _spb("spb_i")),
+    "spb_m": Row(spb_config.SpbMConfig, spb_config.SpbHyper, _spb("spb_m")),
     "dualnet": Row(dualnet_config.DualNetConfig, dualnet_config.DualNetHyper, _dualnet),
 }

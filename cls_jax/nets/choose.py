@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cls_jax.nets.dualnet import DualNets, dualnet
+from cls_jax.nets.extractor import Extractor, flat_extractor, small_extractor
 from cls_jax.nets.mlp import mlp
 from cls_jax.nets.net import Net
 from cls_jax.nets.resnet import resnet18
+from cls_jax.nets.resnet32 import resnet32, resnet32_extractor
 from cls_jax.types import InputError
 
 
@@ -15,15 +17,15 @@ class NetConfig:
     """Which network.
 
     Attributes:
-      net: "resnet18" for images, "mlp" for small or flat inputs; DualNet always has its own two
-        networks.
-      width: channels of the first stage of a ResNet-18 (64 in the papers).
+      net: "resnet18" or "resnet32" for images, "mlp" for small or flat inputs; DualNet always has
+        its own two networks; "small" (two convolutions) is for cosine classifiers such as SPB's.
+      width: channels of the first stage; in the papers 64 of a ResNet-18 and 16 of a ResNet-32.
       hidden: units of each hidden layer of an mlp.
       dtype: compute dtype of convolutions and hidden layers; parameters, statistics, optimizer
         states, logits and losses are float32.
     """
 
-    net: Literal["resnet18", "mlp"] = "resnet18"
+    net: Literal["resnet18", "resnet32", "small", "mlp"] = "resnet18"
     width: int = 64
     hidden: tuple[int, ...] = (100, 100)
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -37,9 +39,28 @@ def make_net(config: NetConfig, num_classes: int) -> Net:
     """
     if config.net == "resnet18":
         return resnet18(num_classes, config.width, dtype=config.dtype)
+    if config.net == "resnet32":
+        return resnet32(num_classes, config.width, dtype=config.dtype)
     if config.net != "mlp":
-        raise InputError(f"net is {config.net!r}; use 'resnet18' or 'mlp'")
+        raise InputError(f"net is {config.net!r}; use 'resnet18', 'resnet32' or 'mlp'")
     return mlp(num_classes, config.hidden, dtype=config.dtype)
+
+
+def make_extractor(config: NetConfig) -> Extractor:
+    """The network of a method with a cosine classifier, up to its features.
+
+    Raises:
+      InputError: for a net that has no such form, or numbers that it cannot have.
+    """
+    if config.net == "resnet32":
+        return resnet32_extractor(config.width, config.dtype)
+    if config.net == "small":
+        return small_extractor(config.width, config.dtype)
+    if config.net != "mlp":
+        raise InputError(
+            f"net is {config.net!r}; cosine classifiers stand on 'resnet32', 'small' or 'mlp'"
+        )
+    return flat_extractor(config.hidden, config.dtype)
 
 
 def make_dualnet(config: NetConfig, num_classes: int, *, predictor: bool = False) -> DualNets:

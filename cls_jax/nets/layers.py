@@ -16,6 +16,9 @@ from cls_jax.types import Array
 torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """PyTorch's default kernel: U(-1/sqrt(fan_in), 1/sqrt(fan_in)); Flax's own default differs."""
 
+kaiming_kernel = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+"""torch.nn.init.kaiming_normal_(mode="fan_out"): N(0, 2 / fan_out), not truncated."""
+
 
 def torch_bias(fan_in: int) -> Callable[..., Array]:
     """An initialiser that gives PyTorch's default bias, U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
@@ -50,6 +53,7 @@ class Conv(nn.Module):
       stride: step of the window in both directions.
       use_bias: whether a bias is added.
       dtype: compute dtype.
+      kernel_init: initialiser of the kernel.
 
     Source: torch.nn.Conv2d(padding=kernel // 2); kernel stored as (kh, kw, in, out).
     """
@@ -59,13 +63,14 @@ class Conv(nn.Module):
     stride: int = 1
     use_bias: bool = False
     dtype: str = "float32"
+    kernel_init: Callable[..., Array] = torch_kernel
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         side, fan_in = self.kernel, self.kernel**2 * x.shape[-1]
         keep = keeping_dtype(self.dtype)
         shape = (side, side, x.shape[-1], self.features)
-        kernel = self.param("kernel", torch_kernel, shape, keep)
+        kernel = self.param("kernel", self.kernel_init, shape, keep)
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
         if self.use_bias:
             bias = self.param("bias", torch_bias(fan_in), (self.features,), keep)
@@ -228,6 +233,8 @@ class BasicBlock(nn.Module):
       stride: of the first convolution; the shortcut is the identity where shapes allow.
       dtype: compute dtype.
       unbiased_running: see BatchNorm.
+      kernel_init: initialiser of the convolutions.
+      last_relu: False leaves out the ReLU after the sum.
 
     Source: aimagelab/mammoth, backbone/ResNet18.py, BasicBlock.
     """
@@ -236,6 +243,8 @@ class BasicBlock(nn.Module):
     stride: int = 1
     dtype: str = "float32"
     unbiased_running: bool = True
+    kernel_init: Callable[..., Array] = torch_kernel
+    last_relu: bool = True
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, valid: Array | None = None) -> Array:
@@ -246,13 +255,14 @@ class BasicBlock(nn.Module):
             return layer(y, train=train, valid=valid)
 
         def conv(name: str, y: Array, kernel: int = 3, stride: int = 1) -> Array:
-            return Conv(self.features, kernel, stride, dtype=self.dtype, name=name)(y)
+            kind = {"dtype": self.dtype, "kernel_init": self.kernel_init, "name": name}
+            return Conv(self.features, kernel, stride, **kind)(y)
 
         y = nn.relu(norm("bn1", conv("conv1", x, stride=self.stride)))
         y = norm("bn2", conv("conv2", y))
         if self.stride != 1 or x.shape[-1] != self.features:
             x = norm("shortcut_bn", conv("shortcut_conv", x, kernel=1, stride=self.stride))
-        return nn.relu(y + x)
+        return nn.relu(y + x) if self.last_relu else y + x
 
 
 class Stage(nn.Module):

@@ -40,7 +40,7 @@ def init_linen(key: Array, module: nn.Module, *inputs: Array) -> Variables:
       Variables; ``stats`` is the collection "batch_stats".
     """
     made = module.init(key, *inputs, train=False)
-    return Variables(params=made["params"], stats=made.get("batch_stats", {}))
+    return Variables(params=made.get("params", {}), stats=made.get("batch_stats", {}))
 
 
 def apply_linen(
@@ -55,8 +55,8 @@ def apply_linen(
     """What a linen module (or one of its methods) gives, and the whole stats tree after it."""
     variables = {"params": vars.params, "batch_stats": vars.stats}
     options = {**options, "train": train, "valid": valid, "method": method}
-    call = partial(module.apply, variables, spread(inputs[0]), *inputs[1:], **options)
+    call = partial(module.apply, variables, jax.tree.map(spread, inputs[0]), *inputs[1:], **options)
     if not train:
         return call(), vars.stats
     outputs, after = call(mutable=["batch_stats"])
-    return outputs, after["batch_stats"]
+    return outputs, after.get("batch_stats", {})

@@ -35,6 +35,7 @@ def class_il(
     batch_size: int,
     epochs: int = 1,
     base_classes: int | None = None,
+    base_epochs: int | None = None,
     class_order: Literal["shuffled", "label", "1993"] = "shuffled",
     drop_last: bool = False,
     label_fraction: float = 1.0,
@@ -47,6 +48,7 @@ def class_il(
       batch_size: stream examples a step.
       epochs: passes over each task; 1 is the online protocol.
       base_classes: of the first task; the other ``tasks - 1`` share the rest equally.
+      base_epochs: passes over the first task; as many as over the others if not given.
       class_order: "shuffled" draws the order of the classes from the key; "label" keeps 0, 1, 2, …;
         "1993" is the fixed order of iCaRL's and UCIR's tables.
       drop_last: drop an epoch's incomplete last batch instead of padding it.
@@ -65,6 +67,7 @@ def class_il(
     sizes = task_sizes(source, tasks, base_classes)
     check_range("batch_size", batch_size, 1)
     check_range("epochs", epochs, 1)
+    check_range("base_epochs", epochs if base_epochs is None else base_epochs, 1)
     check_range("label_fraction", label_fraction, 0, 1, above=True)
     check_choice("class_order", class_order, ("shuffled", "label", "1993"))
     shuffled = class_order != "label"
@@ -76,14 +79,16 @@ def class_il(
     num_tasks, default_epochs = len(sizes), epochs
 
     def schedule(key: Array, *, epochs: int | None = None, shuffle: int = 0) -> Schedule:
-        passes = default_epochs if epochs is None else epochs
+        passes = [default_epochs if epochs is None else epochs] * num_tasks
+        if epochs is None and base_epochs is not None:
+            passes[0] = base_epochs
         classes = class_groups(jax.random.fold_in(key, _ORDER), sizes, class_order)
         key_shuffle = jax.random.fold_in(jax.random.fold_in(key, _SHUFFLE), shuffle)
-        place = argsort(key_shuffle, (passes, source.train.y.size))  # a fresh one for each epoch
+        place = argsort(key_shuffle, (max(passes), source.train.y.size))  # one for each epoch
         tables = []
-        for group, rows in zip(classes, rows_of, strict=True):
+        for group, rows, epochs_of in zip(classes, rows_of, passes, strict=True):
             member = group[source.train.y]
-            for permutation in place:
+            for permutation in place[:epochs_of]:
                 tables.append(table(permutation[member[permutation]], rows, batch_size, drop_last))
         index = np.concatenate(tables)
         bits = jax.random.uniform(jax.random.fold_in(key_shuffle, _LABELS), (len(index), 1))
@@ -111,6 +116,7 @@ def class_il(
             "base_classes": base_classes,
             "batch_size": batch_size,
             "epochs": epochs,
+            "base_epochs": base_epochs,
             "class_order": class_order,
             "drop_last": drop_last,
             "label_fraction": label_fraction,

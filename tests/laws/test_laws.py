@@ -256,7 +256,8 @@ def test_hyper_is_data(name):
     still, _ = step(jax.random.key(4), other, told_batch(name))
     assert step._cache_size() == programs
     # Of DualNet the fast tree: the slow one also learns without labels.
-    trained = next(tree for tree in ("fast", "working", "model") if hasattr(state, tree))
+    trees = "fast", "working", "model", "extractor"
+    trained = next(tree for tree in trees if hasattr(state, tree))
     before, after, frozen = (getattr(s, trained).vars.params for s in (state, moved, still))
     chex.assert_trees_all_equal(frozen, before)
     assert not np.array_equal(jax.tree.leaves(after)[-1], jax.tree.leaves(before)[-1])

@@ -14,14 +14,14 @@ FULL, LOW = jnp.dtype("float32"), jnp.dtype("bfloat16")
 every_method = pytest.mark.parametrize("name", sorted(METHODS))
 
 
-DENSE = ("den",)
-"""Methods of a perceptron alone."""
+NETS = {"den": "mlp", "spb": "resnet32", "spb_i": "resnet32", "spb_m": "resnet32"}
+"""Methods that stand on other networks: DEN grows a perceptron, SPB has a cosine classifier."""
 
 
 def convolutional(name, dtype):
     """The method on the narrowest networks that the command line can ask for."""
     row = METHODS[name]
-    net = NetConfig("mlp" if name in DENSE else "resnet18", width=1, dtype=dtype)
+    net = NetConfig(NETS.get(name, "resnet18"), width=1, dtype=dtype)
     return row.build(row.config(**SMALL_CONFIG.get(name, {})), small_setting(net=net)), row.hyper()
 
 

@@ -1,0 +1,65 @@
+"""What stands on an extractor for a self-supervised task: a rotation learner, a projection."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import flax.linen as nn
+
+from cls_jax.nets.extractor import Seen
+from cls_jax.nets.layers import BasicBlock, Dense, kaiming_kernel, keeping_dtype
+from cls_jax.nets.linen import apply_linen, init_linen
+from cls_jax.types import Array, PyTree, Variables
+
+PROJECTION = 128
+
+
+class Learner(NamedTuple):
+    """``init(key, seen) -> Variables``, ``apply(vars, seen, train=…, valid=…) -> (float32[b, d],
+    stats)``."""
+
+    init: Callable[[Array, Seen], Variables]
+    apply: Callable[..., tuple[Array, PyTree]]
+
+
+class _Rotation(nn.Module):
+    @nn.compact
+    def __call__(self, seen: Seen, *, train: bool, valid: Array | None = None) -> Array:
+        if seen.maps is None:
+            return seen.features
+        x = seen.maps
+        for number in range(2):
+            name, dtype = f"block{number}", str(x.dtype)
+            block = BasicBlock(x.shape[-1], dtype=dtype, kernel_init=kaiming_kernel, name=name)
+            x = block(x, train=train, valid=valid)
+        return x.astype(keeping_dtype(x.dtype)).mean((1, 2))
+
+
+class _Projection(nn.Module):
+    @nn.compact
+    def __call__(self, seen: Seen, *, train: bool, valid: Array | None = None) -> Array:
+        del train, valid
+        size = seen.features.shape[-1]
+        return Dense(PROJECTION, name="out")(nn.relu(Dense(size, name="hidden")(seen.features)))
+
+
+def rotation_learner() -> Learner:
+    """Two residual blocks on the extractor's maps, pooled: features that tell how far it is turned.
+
+    On a perceptron, which has no maps, they are the extractor's own features.
+
+    Source: Wu et al. 2021 (SPB-I), section 3.3.
+    """
+    return _learner(_Rotation())
+
+
+def projection() -> Learner:
+    """Dense, ReLU, Dense to 128 numbers on the features: what two views of an image share.
+
+    Source: Wu et al. 2021 (SPB-I), section 3.3; the hidden layer is as wide as the features (ours).
+    """
+    return _learner(_Projection())
+
+
+def _learner(module: nn.Module) -> Learner:
+    return Learner(lambda key, seen: init_linen(key, module, seen), partial(apply_linen, module))
