@@ -43,7 +43,7 @@ def learned(group_weight=HYPER.group_weight):
 
 @pytest.mark.slow
 def test_it_learns_five_permutations_and_forgets_none():
-    """Seeds 0-2, task-IL: accuracy .977 to .983, forgetting -.001 to .003."""
+    """Seeds 0-2, task-IL: accuracy .979 to .981, forgetting .001 to .003."""
     stream, method = parts()
     result = learned()
     matrix = result.matrix[:, 0, 1, 1:]
@@ -73,13 +73,14 @@ def test_widths_grow_in_every_task_and_stay_below_the_cap():
 
 @pytest.mark.slow
 def test_stamps_are_what_keeps_earlier_tasks():
-    """The same network asked without its stamps: seed 0, .878 against .981."""
+    """The same networks asked without stamps, seeds 0-2: .873 to .905 against .979 to .981."""
     with_stamps, without = average_accuracy(learned().matrix[0, :, 1, 1:])
     assert without <= with_stamps - 0.05
 
 
 @pytest.mark.slow
 def test_group_lasso_decides_how_many_units_stay():
-    """Units of layer 2 at the end of seed 0: ."""
+    """Units of layer 2 at the end, seeds 0-2: 33 to 36 with 5e-3, 63 to 68 with 1e-3."""
     few, many = (r.capacity["units of layer 2"][0, -1] for r in (learned(5e-3), learned()))
-    assert few < many
+    assert few <= START[1] + 10
+    assert many >= START[1] + 20
