@@ -6,7 +6,7 @@ exactly 0. So a network that grows keeps its shapes. "body" are the hidden layer
 {"kernel" float32[n, N], "bias" float32[N]}; "heads" are the last layers of all tasks,
 {"kernel" float32[T, N, C], "bias" float32[T, C]}.
 
-Source: Yoon et al. 2018 (ICLR; arXiv 1708.01547), section 3.2 (time-stamped inference);
+Source: Yoon et al. 2018 (ICLR; arXiv 1708.01547), inference by time stamps;
 jaehong31/DEN: initial values.
 """
 
