@@ -67,8 +67,8 @@ def check_hyper(hyper: Any) -> None:
 
     The name tells the range: ``temperature`` and ``damping`` above 0; ``step_size`` in [0, 1];
     ``momentum`` and ``decay`` in [0, 1); rates (probabilities) in [0, 1]; learning rates, weights
-    of loss terms, gaps and ``weight_decay`` at least 0. Arrays (a sweep) are checked number by
-    number.
+    of loss terms, gaps, thresholds and ``weight_decay`` at least 0. Arrays (a sweep) are checked
+    number by number.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(hyper):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
@@ -84,6 +84,7 @@ _RANGES: dict[str, dict[str, Any]] = {
     "gap": {"low": 0},
     "temperature": {"low": 0, "above": True},
     "damping": {"low": 0, "above": True},
+    "threshold": {"low": 0},
     "step_size": {"low": 0, "high": 1},
     "momentum": {"low": 0, "high": 1, "below": True},
     "decay": {"low": 0, "high": 1, "below": True},

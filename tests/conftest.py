@@ -40,6 +40,7 @@ SMALL_CONFIG = {
     "derpp": {"memory_size": 24, "replay_size": 6},
     "er_ace": {"memory_size": 24, "replay_size": 6},
     "agem": {"memory_size": 24, "replay_size": 6},
+    "den": {"added_units": 2, "head_epochs": 1},
     "apd": {"consolidate_every": 2, "clusters": 1, "annealing_steps": 4},
     "gdumb": {"memory_size": 24, "fit_epochs": 3, "fit_batch_size": 8},
     "icarl": {"memory_size": 24, "replay_size": 6},

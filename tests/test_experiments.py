@@ -15,6 +15,7 @@ SCRIPT = ROOT / "experiments" / "dualnet_cifar.py"
 COMPARE = ROOT / "experiments" / "compare.py"
 CLSER = ROOT / "experiments" / "clser_mnist.py"
 APD = ROOT / "experiments" / "apd_cifar.py"
+DEN = ROOT / "experiments" / "den_mnist.py"
 REPRODUCE = ROOT / "experiments" / "reproduce.py"
 
 
@@ -176,6 +177,9 @@ WRONG_ELSEWHERE = {
     "tasks not there": (APD, ["--orders", "0-1", "1-0"], "name each of the tasks 0 to 4 once"),
     "variant": (APD, ["--variants", "APD(3)"], "APD(3)"),
     "clusters": (APD, ["--clusters", "6"], "clusters=6 of 5 tasks cannot be"),
+    "a convolutional den": (DEN, ["--net", "resnet18"], "den grows a perceptron; use 'mlp'"),
+    "room below 0": (DEN, ["--room", "-1"], "room=-1 would cut the first task's units"),
+    "threshold below 0": (DEN, ["--split-threshold", "-1"], "split_threshold is -1.0; give"),
     "table": (REPRODUCE, ["s_mist"], "table is 's_mist'; use one of s_mnist"),
     "row": (REPRODUCE, ["s_mnist", "--methods", "dualnet"], "s_mnist has no row 'dualnet'"),
     "buffer": (
@@ -225,6 +229,24 @@ def test_a_corrupt_image_is_named(tmp_path):
     assert code == 2, err
     assert "1.png" in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_den_and_its_controls_from_flags_to_files(tmp_path):
+    """DEN, its answers without stamps, two variants, and five networks of each of two widths."""
+    flags = ["--data", f"npz:{tiny_npz(tmp_path / 'tiny.npz')}", "--tasks", "2", "--batch-size"]
+    flags += ["8", "--epochs", "1", "--head-epochs", "1", "--hidden", "5", "4", "--added-units"]
+    code, _, err = call(DEN, *flags, "1", "--controls", "--workdir", "out", cwd=tmp_path)
+    assert code == 0, err
+    rows = (tmp_path / "out" / "comparison.md").read_text().splitlines()
+    names = [row.split("|")[1].strip() for row in rows if row.startswith("|")][2:]
+    assert names[:4] == ["den", "den no stamps", "den group 5e-3", "den drift 0.01"]
+    assert len(names) == 14
+    assert {name.split()[-1] for name in names[4:9]} == {"5-4"}
+    grown = {name.split()[-1] for name in names[9:]}
+    assert grown <= {"5-5", "6-4", "6-5", "6-6", "7-5", "7-6", "5-4"}, grown
+    assert len(grown) == 1
+    assert (tmp_path / "out" / "capacity.png").exists() == (grown != {"5-4"})
 
 
 @pytest.mark.slow

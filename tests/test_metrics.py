@@ -30,6 +30,21 @@ matrices = st.integers(1, 6).flatmap(
 )
 
 
+def test_roc_auc():
+    """The den card's oracle 10, of class 1 alone; all pairs of a class and the rest; a tie."""
+    y, outputs = np.array([1, 1, 0, 0]), np.array([0.9, 0.4, 0.6, 0.1])
+    assert metrics.roc_auc(np.stack([-outputs, outputs], 1), y) == pytest.approx(0.75)
+    assert metrics.roc_auc(np.zeros((4, 2)), y) == 0.5
+    y = np.arange(60) % 3
+    random = np.random.default_rng(0).normal(0, 1, (60, 4)).round(1)
+    areas = []
+    for c in range(3):
+        pairs = random[y == c, c][:, None] - random[y != c, c]
+        areas.append(((pairs > 0) + 0.5 * (pairs == 0)).mean())
+    assert metrics.roc_auc(random, y) == pytest.approx(np.mean(areas))
+    assert np.isnan(metrics.roc_auc(random, np.zeros(60, int)))
+
+
 def test_card_oracle():
     assert metrics.average_accuracy(CARD) == pytest.approx(0.65)
     assert metrics.learning_accuracy(CARD) == pytest.approx(2 / 3)

@@ -14,6 +14,8 @@ from cls_jax.methods import (
     apd,
     apd_config,
     clser,
+    den,
+    den_config,
     der,
     dualnet,
     dualnet_config,
@@ -40,6 +42,7 @@ from cls_jax.methods.base import Method
 from cls_jax.methods.supermasks import signed_constant
 from cls_jax.nets.bnnet import bnnet
 from cls_jax.nets.choose import NetConfig, make_dualnet, make_extractor, make_net
+from cls_jax.types import InputError
 
 
 class Setting(NamedTuple):
@@ -107,6 +110,13 @@ def _all_sizes(factory: Callable[..., Method]) -> Callable[[Any, Setting], Metho
     return build
 
 
+def _den(config: den_config.DenConfig, s: Setting) -> Method:
+    if s.net.net != "mlp":
+        raise InputError(f"net is {s.net.net!r} and den grows a perceptron; use 'mlp'")
+    sizes = {"num_classes": s.num_classes, "num_tasks": s.num_tasks, "dtype": s.net.dtype}
+    return den.den(config, s.net.hidden, augment=s.augment, **sizes)
+
+
 def _dualnet(config: dualnet_config.DualNetConfig, s: Setting) -> Method:
     nets = make_dualnet(
         s.net, s.num_classes, predictor=config.objective in dualnet_config.NEEDS_PREDICTOR
@@ -159,6 +169,7 @@ METHODS: dict[str, Row] = {
         l2_transfer.L2TransferHyper,
         _all_sizes(l2_transfer.l2_transfer),
     ),
+    "den": Row(den_config.DenConfig, den_config.DenHyper, _den),
     "apd": Row(apd_config.ApdConfig, apd_config.ApdHyper, _all_sizes(apd.apd)),
     "gdumb": Row(gdumb.GdumbConfig, gdumb.GdumbHyper, _all_classes(gdumb.gdumb)),
     "icarl": Row(icarl.IcarlConfig, icarl.IcarlHyper, _all_classes(icarl.icarl)),

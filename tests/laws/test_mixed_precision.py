@@ -14,14 +14,14 @@ FULL, LOW = jnp.dtype("float32"), jnp.dtype("bfloat16")
 every_method = pytest.mark.parametrize("name", sorted(METHODS))
 
 
-COSINE = ("spb", "spb_i", "spb_m", "ucir")
-"""Methods with a cosine classifier, which stand on other networks."""
+NETS = {"den": "mlp", **dict.fromkeys(("spb", "spb_i", "spb_m", "ucir"), "resnet32")}
+"""Methods that stand on other networks: DEN grows a perceptron, some have cosine classifiers."""
 
 
 def convolutional(name, dtype):
     """The method on the narrowest networks that the command line can ask for."""
     row = METHODS[name]
-    net = NetConfig("resnet32" if name in COSINE else "resnet18", width=1, dtype=dtype)
+    net = NetConfig(NETS.get(name, "resnet18"), width=1, dtype=dtype)
     return row.build(row.config(**SMALL_CONFIG.get(name, {})), small_setting(net=net)), row.hyper()
 
 
