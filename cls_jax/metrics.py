@@ -152,13 +152,7 @@ def forward_transfer(a: np.ndarray, initial: np.ndarray) -> np.ndarray:
 
 
 class OrderDisparity(NamedTuple):
-    """How much the order of the tasks matters; see ``order_disparity``.
-
-    Attributes:
-      of_task: float64[..., T] OPD.
-      average: float64[...] AOPD.
-      largest: float64[...] MOPD.
-    """
+    """How much the order of the tasks matters: OPD of each task, their mean and their maximum."""
 
     of_task: np.ndarray
     average: np.ndarray
@@ -201,8 +195,8 @@ def by_given_task(values: np.ndarray, order: np.ndarray) -> np.ndarray:
 def roc_auc(outputs: np.ndarray, y: np.ndarray) -> float:
     """Area under the ROC curve, each class against the rest, mean over the classes.
 
-    Of a class it is the probability that an example of it has a larger output than one of another
-    class, ties counted half. DEN's paper and code report this in place of the accuracy.
+    That is the probability that an example of a class has a larger output than one of another, ties
+    counted half; DEN's paper and code report it.
 
     Args:
       outputs: float[n, C]; of each class only the order matters.
