@@ -2,8 +2,10 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -232,21 +234,35 @@ def test_a_corrupt_image_is_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_den_and_its_controls_from_flags_to_files(tmp_path):
-    """DEN, its answers without stamps, two variants, and five networks of each of two widths."""
+def test_den_runs_from_flags_to_files(tmp_path):
+    """Two tasks of four classes: the table of both networks, its units, both scenarios."""
     flags = ["--data", f"npz:{tiny_npz(tmp_path / 'tiny.npz')}", "--tasks", "2", "--batch-size"]
     flags += ["8", "--epochs", "1", "--head-epochs", "1", "--hidden", "5", "4", "--added-units"]
-    code, _, err = call(DEN, *flags, "1", "--controls", "--workdir", "out", cwd=tmp_path)
+    code, out, err = call(DEN, *flags, "1", "--workdir", "out", cwd=tmp_path)
     assert code == 0, err
-    rows = (tmp_path / "out" / "comparison.md").read_text().splitlines()
-    names = [row.split("|")[1].strip() for row in rows if row.startswith("|")][2:]
-    assert names[:4] == ["den", "den no stamps", "den group 5e-3", "den drift 0.01"]
-    assert len(names) == 14
-    assert {name.split()[-1] for name in names[4:9]} == {"5-4"}
-    grown = {name.split()[-1] for name in names[9:]}
-    assert grown <= {"5-5", "6-4", "6-5", "6-6", "7-5", "7-6", "5-4"}, grown
-    assert len(grown) == 1
-    assert (tmp_path / "out" / "capacity.png").exists() == (grown != {"5-4"})
+    assert all(name in out for name in ("answer", "no_stamps", "domain-IL", "task-IL", "KiB"))
+    result = json.loads((tmp_path / "out" / "results.json").read_text())
+    (first,), (second,) = (result["capacity"][f"units of layer {n}"] for n in (1, 2))
+    assert first[0] == 5 <= first[1] <= 7
+    assert second[0] == 4 <= second[1] <= 6
+
+
+def test_what_stands_beside_den(tmp_path):
+    """Five networks of each width, told by their names; on much data, no online EWC."""
+    script = runpy.run_path(str(DEN))
+    config = script["Config"]()
+    names = [learner.method.name for learner in script["fixed"](config, (9, 8))]
+    kinds = ("L2 0", "L2 0.01", "L2 0.5", "sgd", "ewc_online")
+    assert names == [f"{kind} {width}" for width in ("64-32", "9-8") for kind in kinds]
+    rng = np.random.default_rng(0)
+    y = np.arange(10_000) % 4
+    x = rng.integers(0, 255, (10_000, 2, 2, 3)).astype(np.uint8)
+    np.savez(tmp_path / "large.npz", train_x=x, train_y=y, test_x=x[:9], test_y=y[:9])
+    stream = replace(config.stream, data=f"npz:{tmp_path / 'large.npz'}", image_size=None)
+    names = [
+        learner.method.name for learner in script["fixed"](replace(config, stream=stream), (9, 8))
+    ]
+    assert names == [f"{kind} {width}" for width in ("64-32", "9-8") for kind in kinds[:-1]]
 
 
 @pytest.mark.slow
