@@ -168,6 +168,8 @@ def _percent(summary: Summary) -> str:
 
 
 def _seconds(seconds: float) -> str:
+    if not np.isfinite(seconds):
+        return "-"
     return f"{seconds:,.1f}" if seconds < 100 else f"{seconds:,.0f}"
 
 
@@ -212,7 +214,8 @@ def _comparison_sheet(results: Sequence[Result]) -> Sheet:
     for row, result in zip(texts, results, strict=True):
         if sized:
             row.append(f"{result.capacity['bits'][:, -1].mean() / 8192:,.0f}")
-        row += [_seconds(result.seconds), f"{result.steps_per_second:,.0f}"]
+        rate = result.steps_per_second
+        row += [_seconds(result.seconds), f"{rate:,.0f}" if np.isfinite(rate) else "-"]
     note = "; ".join(dict.fromkeys(_over(result) for result in results))
     return Sheet(
         title=figures.stream_names(results) or "comparison",
