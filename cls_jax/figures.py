@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cls_jax.columns import phased
 from cls_jax.events import Result
-from cls_jax.metrics import accuracy_by_task
+from cls_jax.metrics import accuracy_by_phase, accuracy_by_task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,8 +121,13 @@ def grows(result: Result) -> bool:
 
 
 def _curve(axes: "Axes", result: Result, scenario: int, *, label: str, style: int) -> None:
-    """One line with its band; a score that exists only at the end (joint training) is a dot."""
-    curves = 100 * accuracy_by_task(result.matrix[:, 0, scenario, 1:, :])  # [seeds, T]
+    """One line with its band; a score that exists only at the end (joint training) is a dot.
+
+    On base classes and phases a task weighs as much as it has images, as in the tables.
+    """
+    a = result.matrix[:, 0, scenario, 1:, :]
+    sizes = result.details["test_examples"] if phased(result) else None
+    curves = 100 * (accuracy_by_task(a) if sizes is None else accuracy_by_phase(a, sizes))
     tasks, mean = np.arange(1, curves.shape[1] + 1), curves.mean(0)
     colour = OKABE_ITO[style % len(OKABE_ITO)]
     axes.plot(

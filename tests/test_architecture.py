@@ -61,7 +61,7 @@ MAY_IMPORT = {
     | {"program", "itinerary", "journey", "checkpoint", "experiment"},
     "workdir": {"errors", "", "__init__"},
     "console": {"errors", "events"},
-    "figures": {"types", "metrics", "events"},
+    "figures": {"types", "metrics", "events", "columns"},
     "sheet": {"workdir"},
     "stored": {"errors", "metrics", "events", "workdir"},
     "columns": {"metrics", "events"},
