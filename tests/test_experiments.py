@@ -19,6 +19,7 @@ CLSER = ROOT / "experiments" / "clser_mnist.py"
 APD = ROOT / "experiments" / "apd_cifar.py"
 DEN = ROOT / "experiments" / "den_mnist.py"
 REPRODUCE = ROOT / "experiments" / "reproduce.py"
+SPB = ROOT / "experiments" / "spb_cifar.py"
 
 
 def call(script, *flags, cwd, **environment):
@@ -129,6 +130,30 @@ def test_reproduce_runs_from_a_table_to_its_record(tmp_path):
     assert f"{100 * ours:.2f}" in (tmp_path / "out" / "comparison.md").read_text()
 
 
+def test_spb_and_its_controls_run_from_flags_to_files(tmp_path):
+    """Base classes and phases: the columns of their tables; joint has a last score alone."""
+    flags = ["--data", f"npz:{tiny_npz(tmp_path / 'tiny.npz')}", "--variants", "spb", "joint"]
+    flags += ["--image-size", "16", "--base-classes", "2", "--tasks", "3", "--batch-size", "4"]
+    flags += ["--base-epochs", "2", "--epochs", "1", "--width", "2", "--workdir", "out"]
+    code, out, err = call(SPB, *flags, cwd=tmp_path)
+    assert code == 0, err
+    assert "old classes" in out
+    table = (tmp_path / "out" / "comparison.md").read_text()
+    (joint,) = [line for line in table.splitlines() if line.startswith("| joint")]
+    assert joint.startswith("| joint | - | - | ")
+
+
+def test_only_square_images_can_be_turned(tmp_path):
+    x, y = np.zeros((12, 8, 10, 3), np.uint8), np.repeat(np.arange(3), 4)
+    np.savez(tmp_path / "wide.npz", train_x=x, train_y=y, test_x=x, test_y=y)
+    flags = ["--data", "npz:wide.npz", "--image-size", "None", "--base-classes", "1", "--tasks"]
+    flags += ["3", "--batch-size", "2", "--variants", "spb_m", "--workdir", "out"]
+    code, _, err = call(SPB, *flags, cwd=tmp_path)
+    assert code == 2
+    assert "turns square images, and the examples have shape 8x10x3; give --image-size" in err
+    assert not (tmp_path / "out").exists()
+
+
 WRONG = {
     "unknown data": (["--data", "cifar11"], "cifar11"),
     "missing npz": (["--data", "npz:nowhere.npz"], "nowhere.npz"),
@@ -182,6 +207,9 @@ WRONG_ELSEWHERE = {
     "a convolutional den": (DEN, ["--net", "resnet18"], "den grows a perceptron; use 'mlp'"),
     "room below 0": (DEN, ["--room", "-1"], "room=-1 would cut the first task's units"),
     "threshold below 0": (DEN, ["--split-threshold", "-1"], "split_threshold is -1.0; give"),
+    "base classes": (SPB, ["--base-classes", "4"], "base_classes=4 leaves 6 of the 10 classes"),
+    "three rotations": (SPB, ["--rotations", "3"], "rotations is 3; an image has 1, 2 or 4"),
+    "an unknown variant": (SPB, ["--variants", "spbm"], "name each once, from finetune, no_raw"),
     "table": (REPRODUCE, ["s_mist"], "table is 's_mist'; use one of s_mnist"),
     "row": (REPRODUCE, ["s_mnist", "--methods", "dualnet"], "s_mnist has no row 'dualnet'"),
     "buffer": (
