@@ -78,6 +78,22 @@ def embedding_loss(features: Array, old_features: Array, valid: Array) -> Array:
     return jnp.where(valid, square, 0).sum() / jnp.maximum(valid.sum(), 1)
 
 
+def adaptive_weight(base: Array | float, new: Array, past: Array) -> Array:
+    """``lambda = lambda_base sqrt(N_o / N_n)``, what the embedding loss is multiplied by.
+
+    Args:
+      base: float32[], lambda_base.
+      new, past: bool[C] classes of this phase, N_n, and before it, N_o.
+
+    Returns:
+      float32[]; 0 without a past class.
+
+    Source: UCIR's less-forget constraint; card O8: of base 5, 50 + 10 classes make 11.180340 and
+      90 + 10 make 15.
+    """
+    return base * jnp.sqrt(past.sum() / jnp.maximum(new.sum(), 1))
+
+
 def loss_weights(weighting: Weighting, new: Array, past: Array) -> tuple[Array, Array]:
     """What the cross-entropy and the embedding loss are multiplied by, float32[] each.
 
@@ -97,7 +113,7 @@ def loss_weights(weighting: Weighting, new: Array, past: Array) -> tuple[Array, 
     classify, keep = {
         "reciprocal": (1 / jnp.maximum(ratio, 1e-6), ratio),
         "equal": (one, one),
-        "sqrt": (one, SQRT_WEIGHT * jnp.sqrt(ratio) / 2),
+        "sqrt": (one, adaptive_weight(SQRT_WEIGHT, new, past) / 2),
         "none": (one, jnp.float32(0)),
     }[weighting]
     return jnp.where(first, 1.0, classify), jnp.where(first, 0.0, keep)

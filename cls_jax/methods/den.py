@@ -9,8 +9,8 @@ that moved farther than sigma become two, as they were and as they are, and ever
 with the pull. A unit has the stamp of its task, and task t is answered by stamps <= t alone.
 
 Each step is Adam on ``BCE + l2/2 ||w||^2 + lambda/2 ||w - w_prev||^2`` over the weights of the
-phase, then the proximal step of L1 on them and, in "expand", that of the group lasso.
-
+phase, then the proximal step of L1 on them and, in "expand", that of the group lasso. The table of
+symbols, defaults and where they come from stands in den_config.py.
 
 Source: Yoon et al. 2018 (ICLR; arXiv 1708.01547), equations 2 to 6, algorithms 1 to 4;
 jaehong31/DEN (permuted MNIST): objective of a step, L1 and L2 in all phases, initial values.

@@ -25,6 +25,8 @@ later phases, the scale is not decayed, prototypes are taken from images as they
 predictions are probabilities (``answer``).
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -32,7 +34,7 @@ from flax import struct
 from cls_jax.augment import Augment
 from cls_jax.herding import class_means, in_chunks, unit
 from cls_jax.losses import cross_entropy, mask_logits
-from cls_jax.methods.base import Method, Needs, Phase, kept, move, unchanged
+from cls_jax.methods.base import Method, Needs, Phase, move, unchanged
 from cls_jax.methods.cosine import (
     cosine_logits,
     embedding_loss,
@@ -235,6 +237,11 @@ def spb(
         logits = cosine_logits(features, head["weights"], head["scale"])
         return mask_logits(together(logits, state.seen, config.answer), state.seen)
 
+    def capacity(state: SpbState) -> Mapping[str, Array]:
+        head = state.classifier.vars.params  # the learner is of no use for an answer
+        needed = jax.tree.leaves((state.extractor.vars, head["weights"], head["scale"]))
+        return {"bits": jnp.float32(32 * sum(leaf.size for leaf in needed))}
+
     frozen = config.freeze_after_base
     return Method(
         name,
@@ -247,7 +254,7 @@ def spb(
             told_task=True, boundaries=True, begin_data=True, end_data=frozen, pooled=config.joint
         ),
         convolutional=extractor.convolutional,
-        capacity=kept("extractor", "classifier"),
+        capacity=capacity,
     )
 
 

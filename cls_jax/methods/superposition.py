@@ -47,9 +47,7 @@ def entropy(logits: Array, num_labels: Array, valid: Array) -> Array:
     """
     del num_labels
     logs = jax.nn.log_softmax(logits)
-    return jnp.where(valid, -(jnp.exp(logs) * logs).sum(axis=1), 0).sum() / jnp.maximum(
-        valid.sum(), 1
-    )
+    return _mean(-(jnp.exp(logs) * logs).sum(axis=1), valid)
 
 
 def superfluous(logits: Array, num_labels: Array, valid: Array) -> Array:

@@ -44,6 +44,7 @@ from cls_jax.losses import cross_entropy, mask_logits
 from cls_jax.memory import Memory, reservoir
 from cls_jax.methods.base import Method, Needs, Phase, kept, move, unchanged
 from cls_jax.methods.cosine import (
+    adaptive_weight,
     cosine_logits,
     embedding_loss,
     imprint,
@@ -246,22 +247,6 @@ def ucir(config: UcirConfig, extractor: Extractor, *, augment: Augment, num_clas
         convolutional=extractor.convolutional,
         capacity=kept("extractor", "classifier"),
     )
-
-
-def adaptive_weight(base: Array, new: Array, past: Array) -> Array:
-    """``lambda = lambda_base sqrt(N_o / N_n)``, what the embedding loss is multiplied by.
-
-    Args:
-      base: float32[], lambda_base.
-      new, past: bool[C] classes of this phase, N_n, and before it, N_o.
-
-    Returns:
-      float32[]; 0 without a past class.
-
-    Source: UCIR's less-forget constraint; card O8: of base 5, 50 + 10 classes make 11.180340 and
-      90 + 10 make 15.
-    """
-    return base * jnp.sqrt(past.sum() / jnp.maximum(new.sum(), 1))
 
 
 def _sgd(hyper: UcirHyper, rate: Array | float) -> optax.GradientTransformation:

@@ -333,6 +333,17 @@ def test_the_contrastive_learner_tells_images_apart():
     chex.assert_trees_all_equal_shapes(state.classifier.vars.params["learner"], before)
 
 
+def test_the_learner_is_not_needed_to_answer():
+    """SPB-I keeps what SPB keeps; SPB-M three classifiers more."""
+    kept = [
+        float(pupil.method.capacity(pupil.state)["bits"])
+        for pupil in (Pupil(), Pupil(SpbIConfig()), Pupil(SpbMConfig()))
+    ]
+    pixels = SIDE * SIDE
+    assert kept[0] == kept[1] == 32 * (pixels * SIZE + CLASSES * SIZE + 1)
+    assert kept[2] - kept[0] == 32 * 3 * CLASSES * SIZE
+
+
 # --- refused --------------------------------------------------------------------------------------
 
 
