@@ -113,20 +113,24 @@ def ewc_online(net: Net, *, augment: Augment) -> Method:
     def fisher_step(
         key: Array, state: EwcOnlineState, batch: Batch
     ) -> tuple[EwcOnlineState, Metrics]:
-        def share(x: Array, y: Array, valid: Array) -> tuple[Array, PyTree]:
-            """``-log p(y | x)`` of one example and its part of F_t; both are 0 for padding."""
+        def squared(x: Array, y: Array, valid: Array) -> tuple[Array, PyTree]:
+            """``-log p(y | x)`` of one example and its squared gradient; both are 0 for padding."""
 
             def loss(vars: Variables):
                 logits, stats = net.apply(vars, x[None], train=True, valid=valid[None])
                 return cross_entropy(logits, y[None], valid=valid[None]), stats
 
             (value, _), gradient = gradient_of(loss, state.model.vars)
-            return value, jax.tree.map(lambda g: jnp.exp(-value) * jnp.square(g), gradient)
+            return value, jax.tree.map(jnp.square, gradient)
 
-        values, shares = jax.vmap(share)(augment.train(key, batch.x), batch.y, batch.valid)
+        values, squares = jax.vmap(squared)(augment.train(key, batch.x), batch.y, batch.valid)
         num = batch.valid.sum(dtype=jnp.int32)
+        # A product over the batch: a weight inside the sum is computed anew for each parameter.
+        shares = jax.tree.map(
+            lambda s: jnp.tensordot(jnp.exp(-values), s, 1, precision="highest"), squares
+        )
         state = state.replace(
-            fisher_sum=jax.tree.map(lambda s, f: s + f.sum(0), state.fisher_sum, shares),
+            fisher_sum=jax.tree.map(jnp.add, state.fisher_sum, shares),
             count=state.count + num,
         )
         return state, {"loss": values.sum() / jnp.maximum(num, 1)}
