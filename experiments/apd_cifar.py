@@ -28,7 +28,7 @@ VARIANTS = {  # label -> row of the table of methods; its Config and Hyper in pl
     "online EWC": ("ewc_online", {}, {"learning_rate": 0.03, "penalty_weight": 10.0}),
 }
 PLAIN = StreamConfig(normalisation="none", batch_size=100)
-DIGITS = replace(PLAIN, scenario="dihedral", image_size=8, epochs=27)
+DIGITS = replace(PLAIN, scenario="dihedral", image_size=8, epochs=54)
 SPLIT = replace(PLAIN, data="cifar100", tasks=10, class_order="label", epochs=20)
 FIVE = "0-1-2-3-4", "4-3-2-1-0", "2-0-4-1-3", "1-4-0-3-2", "3-2-1-4-0"
 A_TO_E = "0123456789", "1745208693", "7051843629", "5829043761", "2954806137"
@@ -41,9 +41,9 @@ class Config:
     variants: tuple[Literal[tuple(VARIANTS)], ...] = ("APD(1)",)
     orders: tuple[str, ...] = FIVE
     stream: flat(StreamConfig) = DIGITS
-    net: flat(NetConfig) = NetConfig("mlp", hidden=(64, 32))
-    method: flat(ApdConfig) = ApdConfig(annealing_steps=20)
-    hyper: flat(ApdHyper) = ApdHyper(annealing_rate=0.85, sparsity_weight=1e-3)
+    net: flat(NetConfig) = NetConfig("mlp", hidden=(256, 128))
+    method: flat(ApdConfig) = ApdConfig()
+    hyper: flat(ApdHyper) = ApdHyper(sparsity_weight=2e-3, residue_scale=0.0)
     run: flat(RunConfig) = RunConfig()
 
 

@@ -1,7 +1,7 @@
 """APD learns: five symmetries of the digits in orders of their own, beside the shared baselines.
 
-The quick preset of experiments/apd_cifar.py, with an order and weights drawn for each of five
-seeds, which run side by side in one program.
+The small experiment of the card, with an order and weights drawn for each of five seeds, which run
+side by side in one program.
 """
 
 from functools import cache
