@@ -4,7 +4,7 @@ A script adds its method's Config and Hyper and its presets; see experiments/dua
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -62,6 +62,7 @@ class StreamConfig:
     """
 
     data: str = "digits"
+    _: KW_ONLY
     data_dir: str | None = None
     image_size: int | None = None
     scrambled: bool = False

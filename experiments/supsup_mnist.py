@@ -19,8 +19,8 @@ from cls_jax.identification import parse_ways, report
 from cls_jax.methods.supsup_config import SupSupConfig, SupSupHyper
 from cls_jax.nets.choose import NetConfig
 
-KIND = {"drop_last": True, "normalisation": "mnist"}
-PERMUTED = StreamConfig("digits", None, 8, "permuted", 10, 128, 36, **KIND)
+KIND = {"batch_size": 128, "drop_last": True, "normalisation": "mnist"}
+PERMUTED = StreamConfig(image_size=8, scenario="permuted", tasks=10, epochs=36, **KIND)
 MNIST = replace(PERMUTED, data="mnist", image_size=None, tasks=250, epochs=2)
 ROTATED = replace(MNIST, scenario="rotated", tasks=36)
 CIFAR = StreamConfig("cifar100", tasks=20, batch_size=128, epochs=250, normalisation="cifar10")
