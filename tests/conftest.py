@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cls_jax_tests_")  # not the user's own
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
@@ -25,9 +26,14 @@ from tests.toy_nets import toy_dualnets
 
 CACHE = os.environ["XDG_CACHE_HOME"]
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
-# Several tests compile the same convolutional step: what one compiled, the next one loads.
-jax.config.update("jax_compilation_cache_dir", os.path.join(CACHE, "jax"))
+# Several tests compile the same convolutional step: what one compiled, the next one loads, in the
+# other processes of `pytest -n` too, which inherit the first one's environment.
+COMPILED = os.environ.setdefault("CLS_JAX_TESTS_COMPILED", os.path.join(CACHE, "jax"))
+jax.config.update("jax_compilation_cache_dir", COMPILED)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+hypothesis.settings.register_profile("no deadline", deadline=None)  # the first example compiles
+hypothesis.settings.load_profile("no deadline")
 
 TASKS = 3
 CLASSES = 6

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.slow
 def test_what_must_hold_on_eight_devices():
     """Runs on_devices.py; NPROC keeps JAX 0.10 from a deadlock of virtual devices on few cores."""
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "NPROC": "64"}

@@ -48,6 +48,7 @@ def pair(workdir: Path, *mine: str) -> list[tuple[int, str]]:
             process.kill()
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_run_and_survive_a_killed_peer(tmp_path):
     whole = pair(tmp_path / "pair")
     assert [code for code, _ in whole] == [0, 0], whole

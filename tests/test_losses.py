@@ -127,7 +127,7 @@ def test_float32_barlow_twins_is_sound_at_the_size_of_the_paper():
 
 
 @every_loss
-@hypothesis.settings(max_examples=15, deadline=None)
+@hypothesis.settings(max_examples=15)
 @hypothesis.given(data=st.data())
 def test_padded_rows_have_no_influence(name, data):
     valid = np.array(data.draw(st.lists(st.booleans(), min_size=6, max_size=6)))

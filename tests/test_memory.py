@@ -39,7 +39,7 @@ def slow_reservoir(key, slots, seen, numbers, valid):
     return slots, seen
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31 - 1), st.lists(st.booleans(), min_size=8, max_size=8))
 def test_reservoir_equals_the_slow_loop(seed, valid):
     policy = reservoir(5)
@@ -286,7 +286,7 @@ def slow_balanced(key, held, numbers, y, valid, capacity):
     return held
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(0, 2**31 - 1),
     st.integers(1, 9),
@@ -309,7 +309,7 @@ def test_class_balanced_equals_the_slow_loop(seed, capacity, offers):
         assert memory.seen.tolist() == [sum(c == label for _, c in held) for label in range(4)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(0, 2**31 - 1),
     st.integers(1, 12),

@@ -70,7 +70,7 @@ def test_ema_with_warm_up_is_the_running_mean():
     np.testing.assert_allclose(sync.ema_decay(99, 0.99), 0.99, rtol=1e-6)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.floats(-1e3, 1e3, width=32), st.floats(0, 1, width=32), st.integers(1, 20))
 def test_ema_of_a_constant_is_the_constant(value, decay, steps):
     average = jnp.float32(value)

@@ -61,7 +61,7 @@ def test_logits_of_several_classifiers_at_once():
         np.testing.assert_allclose(each, 2 * f @ unit_np(w).T, rtol=1e-4, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.floats(0.01, 100), st.floats(0.01, 100), st.integers(0, 99))
 def test_scale_invariance(of_features, of_weights, seed):
     rng = np.random.default_rng(seed)

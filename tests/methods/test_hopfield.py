@@ -52,7 +52,7 @@ def test_the_rule_entry_by_entry():
     np.testing.assert_allclose(holding(patterns), weights, rtol=1e-5, atol=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**31), st.integers(1, 12))
 def test_patterns_at_low_load_are_fixed_points(seed, number):
     """Up to 12 in 200 units; Storkey's limit is about d / sqrt(2 ln d) = 61."""

@@ -15,7 +15,7 @@ from tests.streams.scenarios import check_runs, check_schedules, examples_of, ro
 from tests.streams.test_class_il import source_of
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     counts=st.lists(st.integers(5, 30), min_size=6, max_size=6),
     seed=st.integers(0, 2**32 - 1),

@@ -23,7 +23,7 @@ def source_of(counts, test_counts=None, name="toy"):
     return Source(name, split(counts), test, tuple(f"c{i}" for i in range(len(counts))))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     counts=st.lists(st.integers(4, 9), min_size=6, max_size=6),
     seed=st.integers(0, 2**32 - 1),

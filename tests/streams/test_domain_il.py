@@ -88,7 +88,7 @@ def test_vectors_can_be_permuted():
     np.testing.assert_array_equal(seen, source.train.x[:, permutation])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     degrees=st.lists(
         st.one_of(

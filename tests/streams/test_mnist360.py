@@ -93,7 +93,7 @@ def check_against_official(stream, counts, batch_size):
         assert abs(context[: len(batch)] - rotation(degrees, side)).max() <= 1  # last place of 16
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     counts=st.lists(st.integers(36, 60), min_size=9, max_size=9),
     batch_size=st.integers(1, 9),
