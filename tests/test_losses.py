@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cls_jax import losses
+from cls_jax import losses, view_losses
 from cls_jax.types import InputError
 
 # Last pair of the dualnet card's oracle 1; its last row of B is zero, so its cosine is 0.
@@ -26,12 +26,12 @@ TWO_INPUTS = {
         a, jax.nn.softmax(b), temperature=2.0, valid=valid
     ),
     "logit_mse": lambda a, b, valid: losses.logit_mse(a, b, valid=valid),
-    "barlow_twins": lambda a, b, valid: losses.barlow_twins(a, b, valid=valid),
-    "simclr": lambda a, b, valid: losses.simclr(a, b, valid=valid),
-    "simclr_as_in_code": lambda a, b, valid: losses.simclr_as_in_code(a, b, valid=valid),
-    "simsiam": lambda a, b, valid: losses.simsiam(a, b, b, a, valid=valid),
-    "byol": lambda a, b, valid: losses.byol(a, b, b, a, valid=valid),
-    "byol_as_in_code": lambda a, b, valid: losses.byol_as_in_code(a, b, b, a, valid=valid),
+    "barlow_twins": lambda a, b, valid: view_losses.barlow_twins(a, b, valid=valid),
+    "simclr": lambda a, b, valid: view_losses.simclr(a, b, valid=valid),
+    "simclr_as_in_code": lambda a, b, valid: view_losses.simclr_as_in_code(a, b, valid=valid),
+    "simsiam": lambda a, b, valid: view_losses.simsiam(a, b, b, a, valid=valid),
+    "byol": lambda a, b, valid: view_losses.byol(a, b, b, a, valid=valid),
+    "byol_as_in_code": lambda a, b, valid: view_losses.byol_as_in_code(a, b, b, a, valid=valid),
 }
 every_loss = pytest.mark.parametrize("name", TWO_INPUTS)
 
@@ -55,25 +55,25 @@ def kl(**options):
 
 
 ORACLES = {
-    "13.1 barlow, equal views": (losses.barlow_twins, (TRIANGLE, TRIANGLE), 2 / 9 * 1.002),
+    "13.1 barlow, equal views": (view_losses.barlow_twins, (TRIANGLE, TRIANGLE), 2 / 9 * 1.002),
     "13.1 barlow, opposite": (
-        losses.barlow_twins,
+        view_losses.barlow_twins,
         (TRIANGLE, np.negative(TRIANGLE)),
         50 / 9 + 0.002 * 2 / 9,
     ),
-    "13.1 barlow, generic": (losses.barlow_twins, (A, B), 3.342135171779821),
+    "13.1 barlow, generic": (view_losses.barlow_twins, (A, B), 3.342135171779821),
     "13.4 kl, TA": (kl(), (STUDENT, TEACHER), 0.1160653),
     "13.4 kl, batch mean": (kl(reduction="batchmean"), (STUDENT, TEACHER), 0.3481958),
     "13.4 kl, TF": (lambda s, t: 2 * kl()(s, t), (STUDENT, TEACHER), 0.2321305),
-    "13.11 simclr as in code": (losses.simclr_as_in_code, (A, B), 1.94984281),
-    "13.11 2 - 2 cos": (lambda a, b: losses.byol(a, a, b, b), (A, B), 0.89923301),
+    "13.11 simclr as in code": (view_losses.simclr_as_in_code, (A, B), 1.94984281),
+    "13.11 2 - 2 cos": (lambda a, b: view_losses.byol(a, a, b, b), (A, B), 0.89923301),
     "13.11 2 - 2 cos, as in code": (
-        lambda a, b: losses.byol_as_in_code(a, a, b, b),
+        lambda a, b: view_losses.byol_as_in_code(a, a, b, b),
         (A, B),
         0.89923301,
     ),
     "13.11 as simsiam": (
-        lambda a, b: losses.simsiam(a, a, b, b),
+        lambda a, b: view_losses.simsiam(a, a, b, b),
         (A, B),
         0.89923301 / 2 - 1,
     ),
@@ -113,7 +113,7 @@ def test_nt_xent_is_what_a_loop_over_rows_says():
     for i in range(12):
         scores = np.exp(z @ z[i] / 0.5)
         terms.append(-np.log(scores[(i + 6) % 12] / (scores.sum() - scores[i])))
-    np.testing.assert_allclose(losses.simclr(a, b), np.mean(terms), rtol=1e-5)
+    np.testing.assert_allclose(view_losses.simclr(a, b), np.mean(terms), rtol=1e-5)
 
 
 def test_float32_barlow_twins_is_sound_at_the_size_of_the_paper():
@@ -121,8 +121,8 @@ def test_float32_barlow_twins_is_sound_at_the_size_of_the_paper():
     za = 30 + rng.normal(size=(32, 512))  # a mean far from 0 is what float32 could lose
     zb = za + 0.3 * rng.normal(size=za.shape)
     with jax.enable_x64(True):
-        expected = losses.barlow_twins(jnp.asarray(za), jnp.asarray(zb))
-    value = losses.barlow_twins(jnp.float32(za), jnp.float32(zb))
+        expected = view_losses.barlow_twins(jnp.asarray(za), jnp.asarray(zb))
+    value = view_losses.barlow_twins(jnp.float32(za), jnp.float32(zb))
     np.testing.assert_allclose(value, expected, rtol=1e-4)
 
 
@@ -178,7 +178,7 @@ def test_gradients_are_finite_on_zeros_and_on_equal_rows(name):
         assert all(np.abs(grad).max() < 1e3 for grad in grads)
 
 
-@pytest.mark.parametrize("loss", [losses.barlow_twins, losses.simclr_as_in_code])
+@pytest.mark.parametrize("loss", [view_losses.barlow_twins, view_losses.simclr_as_in_code])
 def test_fewer_than_two_rows_cannot_be_standardised(loss):
     a, b = pair(3)
     value, grad = jax.value_and_grad(loss)(a, b, valid=np.arange(6) < 1)
@@ -187,14 +187,17 @@ def test_fewer_than_two_rows_cannot_be_standardised(loss):
 
 
 @pytest.mark.parametrize(
-    "loss", [losses.barlow_twins, losses.simclr, losses.simclr_as_in_code, losses.logit_mse]
+    "loss",
+    [view_losses.barlow_twins, view_losses.simclr, view_losses.simclr_as_in_code, losses.logit_mse],
 )
 def test_swapping_the_views_changes_nothing(loss):
     a, b = pair(4)
     np.testing.assert_allclose(loss(a, b), loss(b, a), rtol=1e-5)
 
 
-@pytest.mark.parametrize("loss", [losses.simsiam, losses.byol, losses.byol_as_in_code])
+@pytest.mark.parametrize(
+    "loss", [view_losses.simsiam, view_losses.byol, view_losses.byol_as_in_code]
+)
 def test_two_view_losses_are_symmetric_and_ignore_lengths(loss):
     (a, b), (c, d) = pair(5), pair(6)
     np.testing.assert_allclose(loss(a, b, c, d), loss(b, a, d, c), rtol=1e-5)
@@ -204,9 +207,9 @@ def test_two_view_losses_are_symmetric_and_ignore_lengths(loss):
 @pytest.mark.parametrize(
     ("loss", "moving"),
     [
-        (losses.simsiam, (True, True, False, False)),
-        (losses.byol, (True, True, False, False)),
-        (losses.byol_as_in_code, (False, False, True, True)),
+        (view_losses.simsiam, (True, True, False, False)),
+        (view_losses.byol, (True, True, False, False)),
+        (view_losses.byol_as_in_code, (False, False, True, True)),
     ],
 )
 def test_where_the_gradient_is_stopped(loss, moving):
@@ -264,14 +267,33 @@ def test_narrow_floats_are_computed_in_float32(name):
     np.testing.assert_allclose(value, wide, rtol=1e-2)
 
 
+def test_binary_cross_entropy_is_a_weighted_mean_over_rows_and_classes():
+    rng = np.random.default_rng(0)
+    logits, targets = rng.normal(size=(4, 5)), rng.random((4, 5))
+    weight, classes = np.array([1, 0, 2.5, 1]), np.array([True, False, True, True, False])
+    share = 1 / (1 + np.exp(-logits))
+    each = -(targets * np.log(share) + (1 - targets) * np.log(1 - share))
+    expected = (weight * each[:, classes].mean(1)).sum() / weight.sum()
+    logits[1], targets[1] = np.nan, np.inf
+    found = losses.binary_cross_entropy(
+        *map(jnp.float32, (logits, targets, weight)), jnp.array(classes)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    nothing = losses.binary_cross_entropy(
+        jnp.ones((2, 3)), jnp.ones((2, 3)), jnp.zeros(2), jnp.ones(3) > 0
+    )
+    assert float(nothing) == 0
+
+
 def test_an_unknown_reduction_is_refused():
     with pytest.raises(InputError, match=r"reduction='sum'.*elements"):
         losses.soft_target_kl(*pair(0), temperature=1.0, reduction="sum")
 
 
-def test_options_are_keywords():
-    for name, function in inspect.getmembers(losses, inspect.isfunction):
-        if function.__module__ != losses.__name__ or name.startswith("_"):
+@pytest.mark.parametrize("module", [losses, view_losses])
+def test_options_are_keywords(module):
+    for name, function in inspect.getmembers(module, inspect.isfunction):
+        if function.__module__ != module.__name__ or name.startswith("_"):
             continue
         for parameter in inspect.signature(function).parameters.values():
             optional = parameter.default is not parameter.empty

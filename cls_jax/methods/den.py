@@ -30,6 +30,7 @@ import optax
 from flax import struct
 
 from cls_jax.augment import Augment
+from cls_jax.losses import binary_cross_entropy
 from cls_jax.methods.base import Method, Needs, Phase, gradient_of, move
 from cls_jax.methods.den_config import DenConfig, DenHyper, check_sizes
 from cls_jax.methods.den_growth import (
@@ -42,7 +43,6 @@ from cls_jax.methods.den_growth import (
     split,
 )
 from cls_jax.methods.heads import annealed_adam, asked
-from cls_jax.methods.icarl import binary_cross_entropy
 from cls_jax.nets.den import (
     Units,
     active,

@@ -33,6 +33,7 @@ from flax import struct
 
 from cls_jax.augment import Augment
 from cls_jax.herding import unit
+from cls_jax.losses import binary_cross_entropy
 from cls_jax.memory import Memory
 from cls_jax.methods.base import Method, Needs, Phase, answer, check_replay, descend, fresh, kept
 from cls_jax.methods.exemplars import choose, nearest_mean, no_exemplars, union
@@ -210,25 +211,6 @@ def targets_of(old_logits: Array, y: Array, past: Array) -> Array:
     Source: equation 1; baselines card O8: one past class with old logit 0, label 1: (0.5, 1).
     """
     return jnp.where(past, jax.nn.sigmoid(old_logits), jax.nn.one_hot(y, past.size))
-
-
-def binary_cross_entropy(logits: Array, targets: Array, weight: Array, classes: Array) -> Array:
-    """Mean over ``classes`` and, by ``weight``, over rows of ``-t log s - (1 - t) log(1 - s)``.
-
-    Args:
-      logits: float32[b, C]; s is their sigmoid.
-      targets: float32[b, C] in [0, 1].
-      weight: float32[b], 0 or at least 1; a row without weight has no influence, whatever it holds.
-      classes: bool[C].
-
-    Returns:
-      float32[], in nats; 0 if no row has weight.
-    """
-    counts = (weight > 0)[:, None] & classes
-    logits, targets = jnp.where(counts, logits, 0), jnp.where(counts, targets, 0)
-    each = jnp.where(counts, optax.sigmoid_binary_cross_entropy(logits, targets), 0)
-    of_row = each.sum(axis=1) / jnp.maximum(classes.sum(), 1)
-    return (weight * of_row).sum() / jnp.maximum(weight.sum(), 1)
 
 
 def _square(params: PyTree) -> Array:

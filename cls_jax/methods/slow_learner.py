@@ -6,7 +6,7 @@
         slow <- anchor + beta * (slow - anchor)
 
 Source: phquang/DualNet, slow phase of each batch; Zhang et al. 2019 for look-ahead. The card's
-official objective is Barlow Twins; the others stand in ``losses`` with their own sources.
+official objective is Barlow Twins; the others stand in ``view_losses`` with their own sources.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cls_jax import losses
+from cls_jax import view_losses
 from cls_jax.augment import Augment
 from cls_jax.nets.dualnet import DualNets
 from cls_jax.sync import ema, lookahead
@@ -78,13 +78,13 @@ def slow_learner(
         a, stats = nets.embed(slow, xa, train=True, valid=valid)
         b, stats = nets.embed(slow.replace(stats=stats), xb, train=True, valid=valid)
         if config.objective in ("simsiam", "byol_as_in_code"):
-            value = getattr(losses, config.objective)(a.p, b.p, a.z, b.z, valid=valid)
+            value = getattr(view_losses, config.objective)(a.p, b.p, a.z, b.z, valid=valid)
         elif config.objective == "byol":
             ta, _ = nets.embed(target, xa, train=True, valid=valid)
             tb, _ = nets.embed(target, xb, train=True, valid=valid)
-            value = losses.byol(a.p, b.p, ta.z, tb.z, valid=valid)
+            value = view_losses.byol(a.p, b.p, ta.z, tb.z, valid=valid)
         else:
-            value = getattr(losses, config.objective)(a.z, b.z, valid=valid)
+            value = getattr(view_losses, config.objective)(a.z, b.z, valid=valid)
         return value, stats
 
     def inner_step(slow: Trainable, target: PyTree, xa: Array, xb: Array, valid: Array, hyper):

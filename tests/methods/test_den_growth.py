@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cls_jax.losses import binary_cross_entropy
 from cls_jax.methods.den_config import DenHyper
 from cls_jax.methods.den_growth import (
     add,
@@ -18,7 +19,6 @@ from cls_jax.methods.den_growth import (
     split,
 )
 from cls_jax.methods.heads import annealed_adam
-from cls_jax.methods.icarl import binary_cross_entropy
 from cls_jax.nets.den import (
     active,
     bias_limit,

@@ -9,7 +9,6 @@ import pytest
 from cls_jax.methods.icarl import (
     IcarlConfig,
     IcarlHyper,
-    binary_cross_entropy,
     icarl,
     targets_of,
 )
@@ -139,21 +138,6 @@ def test_target_oracle_of_the_baselines_card():
     """O8: one past class with old logit 0, an example of class 1 -> (0.5, 1)."""
     targets = targets_of(jnp.zeros((2, 2)), jnp.array([1, 0]), jnp.array([True, False]))
     np.testing.assert_allclose(targets, [[0.5, 1], [0.5, 0]])
-
-
-def test_binary_cross_entropy_is_a_weighted_mean_over_rows_and_classes():
-    rng = np.random.default_rng(0)
-    logits, targets = rng.normal(size=(4, 5)), rng.random((4, 5))
-    weight, classes = np.array([1, 0, 2.5, 1]), np.array([True, False, True, True, False])
-    each = -(targets * np.log(sigmoid(logits)) + (1 - targets) * np.log(1 - sigmoid(logits)))
-    expected = (weight * each[:, classes].mean(1)).sum() / weight.sum()
-    logits[1], targets[1] = np.nan, np.inf
-    found = binary_cross_entropy(*map(jnp.float32, (logits, targets, weight)), jnp.array(classes))
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    nothing = binary_cross_entropy(
-        jnp.ones((2, 3)), jnp.ones((2, 3)), jnp.zeros(2), jnp.ones(3) > 0
-    )
-    assert float(nothing) == 0
 
 
 def by_hand(params, old, names, weight, past, current):

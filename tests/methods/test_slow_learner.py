@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from cls_jax import losses
+from cls_jax import view_losses
 from cls_jax.augment import Augment
 from cls_jax.methods.dualnet_config import NEEDS_PREDICTOR, DualNetConfig, DualNetHyper
 from cls_jax.methods.slow_learner import slow_learner
@@ -88,7 +88,7 @@ def by_hand(slow, hyper, n_outer, inner_steps, *, optimizer=None, step_size=1.0)
             b, stats = nets.embed(
                 Variables(params, stats), augment.view_b(key_b, x), train=True, valid=valid
             )
-            return losses.barlow_twins(a.z[rows], b.z[rows]), stats
+            return view_losses.barlow_twins(a.z[rows], b.z[rows]), stats
 
         (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(vars.params)
         updates, opt = optimizer.update(gradient, opt, vars.params)

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cls_jax.losses import barlow_twins
 from cls_jax.nets import dualnet
 from cls_jax.types import InputError, Variables
+from cls_jax.view_losses import barlow_twins
 from tests.nets.oracle_weights import count, oracle_images, oracle_vars, random_vars
 
 KEY = jax.random.key(0)
