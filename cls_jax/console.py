@@ -16,6 +16,9 @@ from cls_jax.events import SCENARIOS, Evaluated, Observer, Progress, Started
 MAX_METRICS = 3
 """How many of a step's metrics fit on the live line."""
 
+MAX_TASKS = 20
+"""Up to so many tasks the line after a task has an accuracy for each."""
+
 
 def fan_out(*observers: Observer) -> Observer:
     """One observer that tells all of these, in order."""
@@ -103,7 +106,7 @@ def seeds_text(seeds: Sequence[int]) -> str:
 def task_line(event: Evaluated, started: Started) -> str:
     """Accuracy on the tasks seen so far in percent: their mean, then (one by one).
 
-    The method's own answer, mean over the event's seeds.
+    The method's own answer, mean over the event's seeds. Of many tasks the worst and the best.
     """
     num_tasks = started.num_tasks
     rows = 100 * event.matrix[:, 0, :, event.task + 1, : event.task + 1].mean(0)  # [2, task + 1]
@@ -111,6 +114,9 @@ def task_line(event: Evaluated, started: Started) -> str:
     parts = [started.method, seeds_text(event.seeds), where]
     for scenario, row in zip(started.scenarios, rows, strict=False):
         each = " ".join(f"{value:.1f}" for value in row)
+        if len(row) > MAX_TASKS:
+            low, high = row.argmin(), row.argmax()
+            each = f"task {low + 1}: {row[low]:.1f} to task {high + 1}: {row[high]:.1f}"
         parts.append(f"{scenario} {row.mean():5.1f} ({each})")
     return "  ".join(parts)
 

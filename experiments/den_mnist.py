@@ -54,7 +54,8 @@ def fixed(config: Config, grown: Sequence[int]) -> Iterator[Learner]:
     longer = replace(config.stream, epochs=3 * config.stream.epochs)
     stream, rate = make_stream(longer), {"learning_rate": config.hyper.learning_rate}
     rows = [("l2_transfer", f"L2 {w}", {**rate, "penalty_weight": w}) for w in (0, 0.01, 0.5)]
-    rows += [("sgd", "sgd", {}), ("ewc_online", "ewc_online", {"learning_rate": 0.01})]
+    rows += [("sgd", "sgd", {}), ("ewc_online", "EWC 90", {"learning_rate": 0.01})]
+    rows += [("ewc_online", "EWC 10", {"learning_rate": 0.03, "penalty_weight": 10.0})]
     for net in (config.net, replace(config.net, hidden=tuple(grown))):
         for row, label, numbers in rows:
             kinds = METHODS[row].config(), METHODS[row].hyper(**numbers), stream, longer, net

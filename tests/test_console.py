@@ -10,7 +10,16 @@ import pytest
 import rich.progress
 from rich.console import Console
 
-from cls_jax.console import Pace, clock, console, fan_out, metrics_text, seeds_text, tensorboard
+from cls_jax.console import (
+    Pace,
+    clock,
+    console,
+    fan_out,
+    metrics_text,
+    seeds_text,
+    task_line,
+    tensorboard,
+)
 from cls_jax.events import Evaluated, Progress, Started
 from cls_jax.types import InputError
 
@@ -36,6 +45,16 @@ def evaluated(seeds, task):
         matrix[:, 0, 0, 2] = [0.503, 0.8]
         matrix[:, 0, 1, 2] = [0.9, 0.9]
     return Evaluated(seeds, task, matrix, 0.5)
+
+
+def test_of_many_tasks_the_line_has_the_worst_and_the_best():
+    many = 30
+    matrix = np.full((1, 1, 2, many + 1, many), 0.5)
+    matrix[..., -1, 6], matrix[..., -1, 22] = 0.25, 0.75
+    told = started((0,))._replace(num_tasks=many)
+    line = task_line(Evaluated((0,), many - 1, matrix, 0.5), told)
+    assert "task 30/30" in line
+    assert line.count("50.0 (task 7: 25.0 to task 23: 75.0)") == 2
 
 
 def story(groups):

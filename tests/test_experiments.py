@@ -280,7 +280,7 @@ def test_what_stands_beside_den(tmp_path):
     script = runpy.run_path(str(DEN))
     config = script["Config"]()
     names = [learner.method.name for learner in script["fixed"](config, (9, 8))]
-    kinds = ("L2 0", "L2 0.01", "L2 0.5", "sgd", "ewc_online")
+    kinds = ("L2 0", "L2 0.01", "L2 0.5", "sgd", "EWC 90", "EWC 10")
     assert names == [f"{kind} {width}" for width in ("64-32", "9-8") for kind in kinds]
     rng = np.random.default_rng(0)
     y = np.arange(10_000) % 4
