@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cls_jax.types import Array, InputError
+from cls_jax.types import Array, InputError, PyTree
 
 FLOOR = -1e9
 """What a forbidden logit becomes: finite, since ``-inf`` times 0 is NaN, and exp(FLOOR) is 0."""
@@ -144,6 +144,26 @@ def logit_mse(logits: Array, targets: Array, *, valid: Array | None = None) -> A
     """
     valid, (logits, targets) = rows_of(valid, logits, targets)
     return mean_over(jnp.square(logits - targets).mean(axis=-1), valid)
+
+
+def entropy(logits: Array, *, valid: Array | None = None) -> Array:
+    """``-sum_c p_c ln p_c``, p the softmax over all columns, mean over the rows that count.
+
+    Args:
+      logits: float[b, C].
+      valid: bool[b] or None.
+
+    Returns:
+      float[], in nats, from 0 to log C.
+    """
+    valid, (logits,) = rows_of(valid, logits)
+    logs = jax.nn.log_softmax(logits)
+    return mean_over(-(jnp.exp(logs) * logs).sum(axis=-1), valid)
+
+
+def half_squared(a: PyTree, b: PyTree) -> Array:
+    """``1/2 ||a - b||^2`` over all leaves, float32[]: a sum, not a mean."""
+    return 0.5 * sum(jnp.square(d).sum() for d in jax.tree.leaves(jax.tree.map(jnp.subtract, a, b)))
 
 
 def rows_of(valid: Array | None, *arrays: Array) -> tuple[Array, list[Array]]:

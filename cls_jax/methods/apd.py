@@ -44,7 +44,7 @@ import optax
 from flax import struct
 
 from cls_jax.augment import Augment
-from cls_jax.losses import cross_entropy
+from cls_jax.losses import cross_entropy, half_squared
 from cls_jax.methods.apd_config import ApdConfig, ApdHyper, check_clusters
 from cls_jax.methods.apd_consolidation import Groups, consolidate, no_groups, num_groups
 from cls_jax.methods.apd_weights import (
@@ -63,7 +63,6 @@ from cls_jax.methods.apd_weights import (
 )
 from cls_jax.methods.base import Method, Needs, Phase, descend
 from cls_jax.methods.heads import annealed_adam, asked, check_annealing, check_head, row
-from cls_jax.methods.l2_transfer import half_squared
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, Batch, Metrics, Task, Trainable, Variables
 

@@ -42,7 +42,7 @@ from flax import struct
 
 from cls_jax.augment import Augment
 from cls_jax.checks import check_range
-from cls_jax.losses import cross_entropy
+from cls_jax.losses import cross_entropy, entropy
 from cls_jax.methods.base import Method, Needs, Phase, descend
 from cls_jax.methods.hopfield import Hopfield, empty, energy, stored
 from cls_jax.methods.supermasks import threshold_mask
@@ -183,12 +183,6 @@ def hopsupsup(config: HopSupSupConfig, net: Net, *, augment: Augment) -> Method:
 def pattern(scores: Array) -> Array:
     """1 where ``scores >= 0``, else -1; the gradient is that of 2 mask - 1, straight through."""
     return 2 * threshold_mask(scores) - 1
-
-
-def entropy(logits: Array) -> Array:
-    """float32[]: mean over the rows of -sum_c p_c ln p_c, p the softmax over all outputs."""
-    log_probs = jax.nn.log_softmax(logits)
-    return -(jnp.exp(log_probs) * log_probs).sum(axis=-1).mean()
 
 
 def recover(

@@ -26,7 +26,7 @@ import optax
 from flax import struct
 
 from cls_jax.augment import Augment
-from cls_jax.losses import cross_entropy
+from cls_jax.losses import cross_entropy, half_squared
 from cls_jax.methods.base import Method, Needs, Phase, descend
 from cls_jax.methods.heads import (
     annealed_adam,
@@ -172,8 +172,3 @@ def l2_transfer(
         convolutional=net.convolutional,
         capacity=capacity,
     )
-
-
-def half_squared(a: PyTree, b: PyTree) -> Array:
-    """``1/2 ||a - b||^2`` over all leaves, float32[]: a sum, not a mean."""
-    return 0.5 * sum(jnp.square(d).sum() for d in jax.tree.leaves(jax.tree.map(jnp.subtract, a, b)))

@@ -23,6 +23,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from cls_jax import losses
+from cls_jax.losses import mean_over
 from cls_jax.methods.supermasks import unpack
 from cls_jax.types import Array
 
@@ -46,8 +48,7 @@ def entropy(logits: Array, num_labels: Array, valid: Array) -> Array:
     Source: the paper's section 3.3; supsup card, O5.
     """
     del num_labels
-    logs = jax.nn.log_softmax(logits)
-    return _mean(-(jnp.exp(logs) * logs).sum(axis=1), valid)
+    return losses.entropy(logits, valid=valid)
 
 
 def superfluous(logits: Array, num_labels: Array, valid: Array) -> Array:
@@ -68,7 +69,7 @@ def superfluous(logits: Array, num_labels: Array, valid: Array) -> Array:
     """
     labels = jnp.arange(logits.shape[1]) < num_labels
     logits = jnp.where(labels, jax.lax.stop_gradient(logits), logits)
-    return _mean(jax.nn.logsumexp(logits, axis=1), valid)
+    return mean_over(jax.nn.logsumexp(logits, axis=1), valid)
 
 
 def superposed(masks: Array, shares: Array, size: int) -> Array:
@@ -166,10 +167,6 @@ def is_new(slopes: Array, compared: Array, bound: Array, rate: Array) -> tuple[A
     """
     nu = jax.nn.softmax(-slopes, where=compared)
     return nu.max() < jnp.minimum(bound / compared.sum(), rate), nu
-
-
-def _mean(values: Array, valid: Array) -> Array:
-    return jnp.where(valid, values, 0).sum() / jnp.maximum(valid.sum(), 1)
 
 
 UNCERTAINTIES = {"H": entropy, "G": superfluous}

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from cls_jax.augment import recipe
-from cls_jax.losses import cross_entropy
+from cls_jax.losses import cross_entropy, entropy
 from cls_jax.methods.hopfield import empty, stored
 from cls_jax.methods.hopsupsup import (
     HopSupSupConfig,
     HopSupSupHyper,
-    entropy,
     hopsupsup,
     pattern,
     recover,

@@ -7,11 +7,11 @@ import numpy as np
 import optax
 import pytest
 
+from cls_jax.losses import half_squared
 from cls_jax.methods.heads import annealed_adam, with_heads
 from cls_jax.methods.l2_transfer import (
     L2TransferConfig,
     L2TransferHyper,
-    half_squared,
     l2_transfer,
 )
 from cls_jax.nets.mlp import mlp
