@@ -22,26 +22,30 @@ if TYPE_CHECKING:
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 DPI = 150
+_LEGIBLE = 25
+"""Up to so many tasks the matrix has a number in each cell, and grows with them."""
 
 
 def accuracy_matrix(result: Result) -> bytes:
     """Heat maps of the answer's accuracy in percent, mean over seeds: class-IL and task-IL."""
     matrix = 100 * result.matrix[:, 0, :, 1:, :].mean(0)  # [2, T, T]
     num_tasks = matrix.shape[-1]
-    side = max(3.0, 0.36 * num_tasks)
+    side = max(3.0, 0.36 * min(num_tasks, _LEGIBLE))
     names = result.scenarios
     figure = _figure(len(names) * side + 1.4, side + 0.9)
     all_axes = figure.subplots(1, len(names), squeeze=False)[0]
     for axes, scenario, a in zip(all_axes, names, matrix, strict=False):
-        image = axes.imshow(np.ma.masked_invalid(a), cmap="cividis", vmin=0, vmax=100)
+        cells = {"cmap": "cividis", "vmin": 0, "vmax": 100, "interpolation": "nearest"}
+        image = axes.imshow(np.ma.masked_invalid(a), **cells)
         axes.set_title(scenario)
         axes.set_xlabel("accuracy on task")
         axes.set_ylabel("after training task")
-        ticks = np.arange(num_tasks)
+        step = -(-num_tasks // _LEGIBLE)
+        ticks = np.arange(step - 1, num_tasks, step)
         axes.set_xticks(ticks, ticks + 1, fontsize=8)
         axes.set_yticks(ticks, ticks + 1, fontsize=8)
         axes.spines[:].set_visible(False)
-        for i, j in np.argwhere(np.isfinite(a)):
+        for i, j in np.argwhere(np.isfinite(a) & (num_tasks <= _LEGIBLE)):
             axes.text(
                 j,
                 i,
@@ -57,12 +61,22 @@ def accuracy_matrix(result: Result) -> bytes:
 
 
 def accuracy_over_tasks(result: Result) -> bytes:
-    """The answer's accuracy on the tasks seen so far: mean over seeds, band of one sample std."""
+    """The answer's accuracy on the tasks seen so far: mean over seeds, band of one sample std.
+
+    Where only the end was scored, the accuracy on each task then.
+    """
     figure = _figure(6.4, 4.2)
     axes = figure.subplots()
+    at_end = not np.isfinite(result.matrix[:, 0, :, 1:-1]).any()
     for number, scenario in enumerate(result.scenarios):
-        _curve(axes, result, number, label=scenario, style=number)
+        if at_end:
+            last = 100 * result.matrix[:, 0, number, -1]
+            _line(axes, last, label=scenario, style=number)
+        else:
+            _curve(axes, result, number, label=scenario, style=number)
     _dress(axes, result.matrix.shape[-1])
+    if at_end:
+        axes.set(xlabel="task", ylabel="accuracy after the last task (%)")
     axes.legend(frameon=False)
     axes.set_title(_title(result, figure), fontsize=11)
     return _png(figure)
@@ -94,7 +108,7 @@ def capacity(results: Sequence[Result]) -> bytes:
     One method alone also shows whatever else of it grows, units of layers for example.
     """
     alone = results[0].capacity if len(results) == 1 else {}
-    others = {name: rows for name, rows in alone.items() if name != "bits"}
+    others = {n: rows for n, rows in alone.items() if n != "bits" and np.ptp(rows, axis=1).any()}
     figure = _figure(6.4 + 4.6 * bool(others), 4.2)
     all_axes = figure.subplots(1, 1 + bool(others), squeeze=False)[0]
     lines = [{r.method: r.capacity["bits"] / 8192 for r in results}, others]
@@ -128,6 +142,11 @@ def _curve(axes: "Axes", result: Result, scenario: int, *, label: str, style: in
     a = result.matrix[:, 0, scenario, 1:, :]
     sizes = result.details["test_examples"] if phased(result) else None
     curves = 100 * (accuracy_by_task(a) if sizes is None else accuracy_by_phase(a, sizes))
+    _line(axes, curves, label=label, style=style)
+
+
+def _line(axes: "Axes", curves: np.ndarray, *, label: str, style: int) -> None:
+    """The mean of float[seeds, T], with a band of one sample std."""
     tasks, mean = np.arange(1, curves.shape[1] + 1), curves.mean(0)
     colour = OKABE_ITO[style % len(OKABE_ITO)]
     axes.plot(
@@ -135,7 +154,7 @@ def _curve(axes: "Axes", result: Result, scenario: int, *, label: str, style: in
         mean,
         color=colour,
         marker=MARKERS[style % len(MARKERS)],
-        markersize=4.5,
+        markersize=4.5 if len(tasks) <= _LEGIBLE else 2,
         linestyle="-" if style < len(OKABE_ITO) else "--",
         label=label,
     )

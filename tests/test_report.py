@@ -217,11 +217,11 @@ def pixels(png):
     return image
 
 
-@pytest.mark.parametrize("num_tasks", [1, 3, 20])
-def test_accuracy_matrix_grows_with_the_tasks(num_tasks):
+@pytest.mark.parametrize("num_tasks", [1, 3, 20, 250])
+def test_accuracy_matrix_grows_with_the_tasks_while_numbers_fit(num_tasks):
     height, width, _ = pixels(figures.accuracy_matrix(make_result(num_tasks))).shape
     assert 1.5 < width / height < 2.3
-    assert width == pytest.approx(figures.DPI * (2 * max(3.0, 0.36 * num_tasks) + 1.4), abs=2)
+    assert width == pytest.approx(figures.DPI * (2 * np.clip(0.36 * num_tasks, 3, 9) + 1.4), abs=2)
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
@@ -230,6 +230,15 @@ def test_accuracy_over_tasks_is_drawn(seeds):
     assert image.shape[:2] == (630, 960)
     for colour in figures.OKABE_ITO[:2]:
         assert has_colour(image, colour)
+
+
+def test_where_only_the_end_was_scored_each_task_has_its_place():
+    whole = make_result()
+    ends = np.full_like(whole.matrix, np.nan)
+    ends[..., -1, :] = 0.5
+    image = pixels(figures.accuracy_over_tasks(whole._replace(matrix=ends)))
+    found = np.argwhere(np.abs(image - np.array([213, 94, 0]) / 255).max(-1) < 0.01)  # task-IL
+    assert np.ptp(found[:, 1]) > 500  # a line over all tasks, not the dot of their mean
 
 
 def test_every_method_has_a_colour_in_the_comparison():
