@@ -119,6 +119,7 @@ def capacity(results: Sequence[Result]) -> bytes:
             kind |= {"marker": MARKERS[style % len(MARKERS)], "markersize": 3}
             axes.plot(tasks, rows.mean(0), **kind)
         axes.set_xlabel("tasks learned")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylim(bottom=0)
         axes.grid(axis="y", alpha=0.3, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)

@@ -15,14 +15,13 @@ from cls_jax import figures
 from cls_jax.errors import InputError
 from cls_jax.events import Result
 from cls_jax.metrics import (
-    Summary,
     average_accuracy,
     by_given_task,
     forgetting,
     order_disparity,
     summarise,
 )
-from cls_jax.sheet import Sheet, page, rich_table, show
+from cls_jax.sheet import Sheet, page, percent, rich_table, show
 from cls_jax.stored import number
 from cls_jax.workdir import write_file, write_json, writing
 
@@ -79,7 +78,7 @@ def orders_sheet(title: str, every: Sequence[Ordered]) -> Sheet:
     rows = []
     for one in every:
         scores, kept = scores_of_orders(one), capacity_of_orders(one)["bits"][:, -1].mean()
-        cells = [_percent(summarise(scores[name])) for name in names]
+        cells = [percent(summarise(scores[name])) for name in names]
         seconds = sum(result.seconds for result in one.results)
         rows.append((one.label, *cells, f"{kept / 8192:,.1f}", f"{seconds:,.0f}"))
     seeds, orders = len(every[0].results[0].seeds), len(every[0].orders)
@@ -178,8 +177,3 @@ def _matrices(one: Ordered) -> str:
             for i, row in enumerate(by_given_task(matrix, np.asarray(order))):
                 lines.writerow(["-".join(map(str, order)), seed, i, *map(number, row)])
     return text.getvalue()
-
-
-def _percent(summary: Summary) -> str:
-    mean = f"{round(100 * summary.mean, 2) + 0.0:.2f}"  # + 0.0: no "-0.00"
-    return mean if summary.n == 1 else f"{mean} ± {100 * summary.std:.2f}"

@@ -18,8 +18,8 @@ from cls_jax.columns import columns_of, phased, summaries
 from cls_jax.console import console, fan_out, tensorboard
 from cls_jax.errors import InputError
 from cls_jax.events import Result
-from cls_jax.metrics import Summary, scores
-from cls_jax.sheet import Sheet, page, rich_table, show
+from cls_jax.metrics import scores
+from cls_jax.sheet import Sheet, page, percent, rich_table, show
 from cls_jax.stored import gather, number, score_key, write_run, write_runs
 from cls_jax.workdir import (
     CONFIG,
@@ -159,14 +159,6 @@ def _comparison_csv(results: Sequence[Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _percent(summary: Summary) -> str:
-    """ "91.35 ± 0.42", without ± for a single run."""
-    if not np.isfinite(summary.mean):
-        return "-"
-    mean = f"{round(100 * summary.mean, 2) + 0.0:.2f}"  # + 0.0: no "-0.00"
-    return mean if summary.n == 1 else f"{mean} ± {100 * summary.std:.2f}"
-
-
 def _seconds(seconds: float) -> str:
     if not np.isfinite(seconds):
         return "-"
@@ -179,11 +171,11 @@ def _sheet(result: Result) -> Sheet:
     for v, view in enumerate(result.views):
         if phased(result):
             header = ("network", *columns)
-            rows.append((view, *(_percent(value(result, v)) for _, value in columns.values())))
+            rows.append((view, *(percent(value(result, v)) for _, value in columns.values())))
             continue
         for s, scenario in enumerate(result.scenarios):
             found = summaries(result, v, s)
-            cells = (_percent(found[name]) for name in COLUMNS.values())
+            cells = (percent(found[name]) for name in COLUMNS.values())
             rows.append((view, scenario, *cells))
     stream = result.stream_name
     speed = f"{_seconds(result.seconds)} s, {result.steps_per_second:,.0f} steps/s"
@@ -210,7 +202,7 @@ def _comparison_sheet(results: Sequence[Result]) -> Sheet:
         if not np.isnan(means).all():
             bold |= {(i, column) for i, mean in enumerate(means) if mean == np.nanmax(means)}
         for row, summary in zip(texts, values, strict=True):
-            row.append(_percent(summary))
+            row.append(percent(summary))
     for row, result in zip(texts, results, strict=True):
         if sized:
             row.append(f"{result.capacity['bits'][:, -1].mean() / 8192:,.0f}")

@@ -2,11 +2,13 @@
 
 from typing import NamedTuple
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cls_jax.metrics import Summary
 from cls_jax.workdir import command
 
 
@@ -18,6 +20,14 @@ class Sheet(NamedTuple):
     rows: tuple[tuple[str, ...], ...]
     note: str
     bold: frozenset[tuple[int, int]] = frozenset()
+
+
+def percent(summary: Summary) -> str:
+    """ "91.35 ± 0.42", without ± for a single run; "-" for what was not scored."""
+    if not np.isfinite(summary.mean):
+        return "-"
+    mean = f"{round(100 * summary.mean, 2) + 0.0:.2f}"  # + 0.0: no "-0.00"
+    return mean if summary.n == 1 else f"{mean} ± {100 * summary.std:.2f}"
 
 
 def show(table: Table) -> None:

@@ -64,7 +64,7 @@ MAY_IMPORT = {
     "workdir": {"errors", "", "__init__"},
     "console": {"errors", "events"},
     "figures": {"types", "metrics", "events", "columns"},
-    "sheet": {"workdir"},
+    "sheet": {"metrics", "workdir"},
     "stored": {"errors", "metrics", "events", "workdir"},
     "columns": {"metrics", "events"},
     "report": {"errors", "metrics", "events", "console", "figures", "workdir", "sheet", "stored"}

@@ -55,6 +55,15 @@ def test_scores_by_hand():
     np.testing.assert_allclose(scores["forgetting"], [0.2, 0.2])
 
 
+def test_what_was_not_scored_is_a_dash():
+    last = [r._replace(matrix=r.matrix.copy()) for r in ordered().results]
+    for r in last:
+        r.matrix[..., 1:-1, :] = np.nan
+    (row,) = orders_sheet("digits", [Ordered("m", ORDERS, tuple(last))]).rows
+    assert row[1] == "80.00 ± 0.00"
+    assert row[4] == "-"
+
+
 def test_the_table():
     sheet = orders_sheet("digits", [ordered(), ordered("other", 0.1)])
     assert sheet.header == ("method", "ACC", "AOPD", "MOPD", "forgetting", "KiB", "seconds")
