@@ -2,9 +2,9 @@
 
 Those of two views of the same images are in ``view_losses``.
 
-Every loss takes ``valid`` bool[b] (None: every row counts). A row that is False is replaced before
-anything is computed, so whatever it holds, NaN included, moves neither value nor gradient; with no
-valid row the loss is 0 and so is its gradient. Float32 in is float32 out, float64 is float64, and
+A loss of rows takes ``valid`` bool[b] (None: every row counts), or a weight a row. A row that does
+not count is replaced before anything is computed, so whatever it holds, NaN included, moves neither
+value nor gradient; if none counts the loss is 0 and so is its gradient. Float32 in is float32 out, float64 is float64, and
 narrower types are computed in float32. Matrix products run at the highest precision there is.
 """
 

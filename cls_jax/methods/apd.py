@@ -25,7 +25,7 @@ tau_i of similar tasks agree on. ``predict`` drops entries of tau up to lambda1 
 | | annealing_rate, annealing_steps | 0.95, 40 | times 0.95 an epoch of 40 steps |
 
 Keep the last rate below lambda1, or nothing becomes sparse: Adam leaves an unused tau about as
-large as its step.
+large as its step. And let the rate fall slowly: what the first steps moved needs as many to return.
 
 Source: Yoon et al. 2020 (ICLR; arXiv 1902.09432); jaehong31/APD (TensorFlow 1). APD-Fixed, the
 paper's variant ``retroactive=False``, leaves old tau_i and v_i and pulls sigma back instead:
