@@ -4,8 +4,9 @@ Those of two views of the same images are in ``view_losses``.
 
 A loss of rows takes ``valid`` bool[b] (None: every row counts), or a weight a row. A row that does
 not count is replaced before anything is computed, so whatever it holds, NaN included, moves neither
-value nor gradient; if none counts the loss is 0 and so is its gradient. Float32 in is float32 out, float64 is float64, and
-narrower types are computed in float32. Matrix products run at the highest precision there is.
+value nor gradient; if none counts the loss is 0 and so is its gradient. Float32 in is float32 out,
+float64 is float64, and narrower types are computed in float32. Matrix products run at the highest
+precision there is.
 """
 
 from typing import Literal
