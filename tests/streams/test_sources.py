@@ -266,11 +266,11 @@ LABELS = np.array([0, 1, 2, 0, 1, 2])
     "x", [IMAGES, IMAGES[..., :1], IMAGES[..., 0], RNG.normal(size=(6, 7)).astype(np.float32)]
 )
 def test_npz_gives_back_its_arrays(tmp_path, keys, x):
-    from cls_jax.streams.local import _NPZ_KEYS
+    from cls_jax.streams.npz import NPZ_KEYS
 
     file = tmp_path / "mine.npz"
     arrays = (x, LABELS.astype(np.uint8), x[::-1], LABELS[:, None])
-    np.savez(file, **dict(zip(_NPZ_KEYS[keys], arrays, strict=True)))
+    np.savez(file, **dict(zip(NPZ_KEYS[keys], arrays, strict=True)))
     source = load(f"npz:{file}")
     want = x[..., None] if x.ndim == 3 else x
     assert (source.name, source.num_classes) == ("mine.npz", 3)
