@@ -52,9 +52,7 @@ def checked(source: Source) -> Source:
                 f"({names[empty[0]]}); every class needs one in both splits"
             )
     new = Source(about, *splits, names)
-    old = (*source.train, *source.test, source.label_names)
-    same = all(a is b for a, b in zip((*new.train, *new.test, new.label_names), old, strict=True))
-    return source if same else new
+    return source if all(a is b for a, b in zip(new, source, strict=True)) else new
 
 
 def check_alike(where: str, names: tuple[str, str], train: Examples, test: Examples) -> None:
