@@ -1,7 +1,10 @@
 """Checks of what the user gave; each says the argument, the value and the remedy."""
 
+import dataclasses
 import math
-from collections.abc import Sequence
+import operator
+import os
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import jax
@@ -10,24 +13,101 @@ import numpy as np
 from cls_jax.types import InputError
 
 
-def check_seeds(seeds: Sequence[int]) -> None:
-    """Raises InputError unless there is at least one seed, none negative, none twice."""
-    if not seeds:
+def whole(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> int:
+    """``value`` as a Python int.
+
+    Args:
+      name: of the argument, as the user knows it.
+      value: an integer of Python, NumPy or JAX, or an array of integers without axes.
+      low, high: the ends, allowed themselves; infinite: no bound.
+
+    Raises:
+      InputError: for anything else (2.0, True, "2", an array of several), or outside the ends.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise InputError(f"{name} is {shown(value)}; give a whole number") from None
+    check_range(name, number, low, high)
+    return number
+
+
+def wholes(name: str, values: Any) -> tuple[int, ...]:
+    """A sequence or array [n] of integers as a tuple of Python ints; else InputError."""
+    sequence = isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping | Set)
+    if sequence and getattr(values, "ndim", 1) == 1:
+        return tuple(whole(f"{name}[{i}]", value) for i, value in enumerate(values))
+    raise InputError(f"{name} is {shown(values)}; give a sequence of whole numbers, e.g. (2, 3)")
+
+
+def whole_or_none(name: str, value: Any, low: float = -math.inf) -> int | None:
+    """An integer as ``whole`` takes it, at least ``low``, or None."""
+    return None if value is None else whole(name, value, low)
+
+
+def whole_or_wholes(name: str, value: Any) -> int | tuple[int, ...]:
+    """An integer as ``whole`` takes it, or several as ``wholes`` does."""
+    if isinstance(value, Iterable) and getattr(value, "ndim", 1) > 0:
+        return wholes(name, value)
+    return whole(name, value)
+
+
+def real(name: str, value: Any) -> float:
+    """A number of Python, NumPy or JAX as a Python float; InputError for anything else."""
+    try:
+        array = np.asarray(value)
+        if array.ndim == 0 and array.dtype.kind in "iuf":
+            return float(array)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise InputError(f"{name} is {shown(value)}; give a number")
+
+
+def yes_no(name: str, value: Any) -> bool:
+    """Python's or NumPy's True or False as Python's; InputError for anything else."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    raise InputError(f"{name} is {shown(value)}; give True or False")
+
+
+def shown(value: Any) -> str:
+    """What was given, on one short line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def check_seeds(seeds: Any) -> tuple[int, ...]:
+    """The seeds as Python ints, from any sequence or array [n] of integers.
+
+    Raises:
+      InputError: unless there is at least one, none negative, none twice.
+    """
+    numbers = wholes("seeds", seeds)
+    if not numbers:
         raise InputError("seeds is empty; give at least one, e.g. --seeds 0")
-    for seed in seeds:
+    for seed in numbers:
         if not 0 <= seed < 2**32:
             raise InputError(f"seeds holds {seed}; a seed is a number from 0 to 2**32 - 1")
-    twice = sorted({seed for seed in seeds if list(seeds).count(seed) > 1})
+    twice = sorted({seed for seed in numbers if numbers.count(seed) > 1})
     if twice:
         raise InputError(
             f"seeds holds {', '.join(map(str, twice))} more than once, and equal seeds give equal "
             "runs; name each seed once"
         )
+    return numbers
 
 
 def check_finite(name: str, value: float) -> None:
     """Raises InputError if ``value`` is infinite or not a number."""
-    if not math.isfinite(value):
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # an integer beyond float64 is finite
+        finite = True
+    except TypeError:
+        raise InputError(f"{name} is {shown(value)}; give a number") from None
+    if not finite:
         raise InputError(f"{name} is {value}; give a finite number")
 
 
@@ -62,19 +142,82 @@ def check_range(
     raise InputError(f"{name} is {value}; give a value {' and '.join(bounds)}")
 
 
+def check_bytes(what: str, needed: int, remedy: str) -> None:
+    """Raises InputError if ``needed`` bytes are more than the memory that this machine has.
+
+    Args:
+      what: needs them, as the user knows it with its value, e.g. "image_size 4096 on digits".
+      needed: bytes, estimated before anything is made.
+      remedy: what to give instead, e.g. "give a smaller image_size".
+    """
+    there = memory_bytes()
+    if there is not None and needed > there:
+        raise InputError(
+            f"{what} needs {_told_bytes(needed)} of memory, but this machine has "
+            f"{_told_bytes(there)}; {remedy}"
+        )
+
+
+def memory_bytes() -> int | None:
+    """Physical memory of this machine in bytes; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return None
+
+
+def _told_bytes(number: int) -> str:
+    for unit, name in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB")):
+        if number >= unit:
+            return f"{number / unit:.1f} {name}"
+    return f"{number} bytes"
+
+
 def check_hyper(hyper: Any) -> None:
     """Raises InputError unless every leaf of a Hyper is finite and lies where its name says.
 
     The name tells the range: ``temperature`` and ``damping`` above 0; ``step_size`` in [0, 1];
     ``momentum`` and ``decay`` in [0, 1); rates (probabilities) in [0, 1]; learning rates, weights
-    of loss terms, gaps, thresholds and ``weight_decay`` at least 0. Arrays (a sweep) are checked
-    number by number.
+    of loss terms, gaps, thresholds and ``weight_decay`` at least 0. So must the float32 that it
+    becomes within a run: neither infinite, nor 0 where the number is not. A field annotated
+    ``float`` is one number; other arrays are checked number by number.
     """
+    single = {}
+    if dataclasses.is_dataclass(hyper):
+        single = {f.name for f in dataclasses.fields(hyper) if f.type in (float, "float")}
     for path, leaf in jax.tree_util.tree_leaves_with_path(hyper):
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        name = jax.tree_util.keystr(path, simple=True, separator=".") or "hyper"
         bounds = next((b for ending, b in _RANGES.items() if name.endswith(ending)), {})
-        for number in np.ravel(np.asarray(leaf, np.float64)):
-            check_range(name, float(number), **bounds)
+        for number in _numbers(name, leaf):
+            check_range(name, number, **bounds)
+            with np.errstate(over="ignore", under="ignore"):
+                rounded = float(np.float32(number))
+            try:
+                check_range(name, rounded, **bounds)
+                lost = rounded == 0 != number
+            except InputError:
+                lost = True
+            if lost:
+                raise InputError(
+                    f"{name} is {number}, which is {rounded:g} in float32; give a number that "
+                    "float32 can tell from that"
+                )
+        if name in single and np.ndim(leaf):
+            raise InputError(
+                f"{name} is {shown(leaf)}, {np.size(leaf)} numbers where one belongs; "
+                "give sweep() a Hyper for each"
+            )
+
+
+def _numbers(name: str, leaf: Any) -> list[float]:
+    """Every number of a leaf."""
+    try:
+        array = np.asarray(leaf)
+        if array.dtype.kind in "iuf" or jax.dtypes.issubdtype(array.dtype, np.floating):
+            return [float(number) for number in array.ravel()]
+    except (TypeError, ValueError):
+        pass
+    raise InputError(f"{name} is {shown(leaf)}; give a number")
 
 
 _RANGES: dict[str, dict[str, Any]] = {

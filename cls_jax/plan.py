@@ -5,9 +5,10 @@ from typing import Literal, NamedTuple
 
 import jax
 
-from cls_jax.checks import check_hyper, check_seeds
+from cls_jax.checks import check_hyper, check_seeds, shown, whole
 from cls_jax.feed import CHUNK_BYTES, DEVICE_BYTES, num_bytes
 from cls_jax.methods.base import Method
+from cls_jax.streams.checked import checked
 from cls_jax.streams.stream import Stream
 from cls_jax.types import InputError, PyTree
 
@@ -60,12 +61,16 @@ def resolve(plan: Plan, method: Method, stream: Stream, num_lanes: int) -> Plan:
       InputError: for a number below 1, an unknown choice, more devices than there are, or choices
         that exclude each other.
     """
+    if not isinstance(plan, Plan):
+        raise InputError(f"plan is {shown(plan)}; give a Plan, e.g. Plan(chunk=100)")
     for name, unit in (("chunk", "step"), ("devices", "device")):
         value = getattr(plan, name)
-        if value is not None and value < 1:
-            raise InputError(f"{name} must be at least 1 {unit}, got {value}")
+        if value is not None:
+            plan = plan._replace(**{name: whole(name, value)})
+            if value < 1:
+                raise InputError(f"{name} must be at least 1 {unit}, got {value}")
     for name, choices in CHOICES.items():
-        if getattr(plan, name) not in choices:
+        if not isinstance(getattr(plan, name), str) or getattr(plan, name) not in choices:
             raise InputError(f"{name} must be one of {choices}, got {getattr(plan, name)!r}")
     mode, over_seeds, devices, data = plan.mode, plan.over_seeds, plan.devices, plan.data
     if mode == "auto":
@@ -127,7 +132,7 @@ def check_run(
     plan: Plan,
     num_lanes: int | None = None,
 ) -> Plan:
-    """The plan with every choice made, once seeds, hyper-parameters and plan are found good.
+    """The plan with every choice made, once seeds, hyper-parameters, data and plan are found good.
 
     Args:
       method, stream, hyper, seeds, plan: as for ``run``.
@@ -136,6 +141,11 @@ def check_run(
     Raises:
       InputError: naming the first that is not.
     """
-    check_seeds(seeds)
+    seeds = check_seeds(seeds)
     check_hyper(hyper)
+    if checked(stream.source) is not stream.source:
+        raise InputError(
+            f"stream {stream.name!r} holds a source that no scenario has converted; make the "
+            "stream by class_il or another scenario, or give it checked(source)"
+        )
     return resolve(plan, method, stream, num_lanes or len(seeds))

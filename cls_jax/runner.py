@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cls_jax.checks import check_seeds, shown
 from cls_jax.evaluate import view_names
 from cls_jax.events import Observer, Result, Started, scenario_names
 from cls_jax.itinerary import Forget, Keeper, Kept, Place, end, lane_name
@@ -77,8 +78,16 @@ def sweep(
       InputError: for bad seeds, hyper-parameters or plan, before any compute.
       Diverged: when a metric is not finite.
     """
+    if not isinstance(hypers, Sequence | np.ndarray):
+        raise InputError(f"hypers is {shown(hypers)}; give a sequence of Hypers")
+    hypers, seeds = tuple(hypers), check_seeds(seeds)
     if not hypers:
         raise InputError("hypers is empty; give at least one Hyper")
+    for hyper in hypers[1:]:
+        if jax.tree.structure(hyper) != jax.tree.structure(hypers[0]):
+            raise InputError(
+                f"hypers holds {shown(hypers[0])} and {shown(hyper)}; give Hypers of one structure"
+            )
     for hyper in hypers:
         decided = check_run(method, stream, hyper, seeds, plan, len(hypers) * len(seeds))
     plan = decided
@@ -108,7 +117,7 @@ def sweep(
         results.append(
             Result(
                 method=method.name,
-                seeds=tuple(seeds),
+                seeds=seeds,
                 views=view_names(method),
                 matrix=np.stack([np.asarray(done.matrix, np.float64) for done in mine]),
                 states=tuple(done.state for done in mine),

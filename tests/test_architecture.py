@@ -54,7 +54,7 @@ MAY_IMPORT = {
     "itinerary": {"types", "methods"},
     "journey": {"types", "mesh", "placement", "methods", "streams", "events", "rows", "feed"}
     | {"plan", "evaluate", "program", "itinerary"},
-    "runner": {"types", "methods", "streams", "events", "evaluate", "rows", "plan"}
+    "runner": {"types", "checks", "methods", "streams", "events", "evaluate", "rows", "plan"}
     | {"itinerary", "journey"},
     "processes": {"types"},
     "stopping": set(),

@@ -5,7 +5,8 @@ from typing import Literal
 import jax
 import numpy as np
 
-from cls_jax.checks import check_range
+from cls_jax.checks import check_range, real, whole, yes_no
+from cls_jax.streams.checked import checked
 from cls_jax.streams.stream import Schedule, Source, Stream
 from cls_jax.streams.tables import (
     argsort,
@@ -54,8 +55,9 @@ def blurry(
       are counted for the largest task that the key can make.
 
     Raises:
-      InputError: if the classes cannot be split so, blur is outside [0, 1) or has only one task to
-        blur, or a batch is larger than a task.
+      InputError: if the data is not sound, the classes cannot be split so, blur is outside [0, 1)
+        or has only one task to blur, or a batch is larger than every task (with ``drop_last``: than
+        any, which would then teach nothing).
 
     Source: Bang et al. 2021 (Rainbow Memory), Blurry-M with M = 100 blur;
       clovaai/rainbow-memory, collections/.
@@ -63,10 +65,11 @@ def blurry(
       return a part of the minor examples to their own task: at M = 10 and five tasks about 8 % of
       a task are foreign, not 10 %.
     """
+    source, drop_last = checked(source), yes_no("drop_last", drop_last)
     sizes = task_sizes(source, tasks)
     num_tasks, shuffled = len(sizes), class_order == "shuffled"
-    check_range("batch_size", batch_size, 1)
-    check_range("epochs", epochs, 1)
+    batch_size, epochs = whole("batch_size", batch_size, 1), whole("epochs", epochs, 1)
+    blur = real("blur", blur)
     check_range("blur", blur, 0, 1, below=True)
     check_choice("class_order", class_order, ("shuffled", "label"))
     if blur > 0 and num_tasks == 1:
@@ -77,7 +80,7 @@ def blurry(
     share, most_share = minor // others, -(-minor // others)  # of a class in each other task
     least = share.sum() + totals(counts - minor - share, sizes, shuffled)[0]
     most = most_share.sum() + totals(counts - minor - most_share, sizes, shuffled)[1]
-    check_batch(batch_size, int(least.min()))
+    check_batch(batch_size, least, most, drop_last)
     rows_of = [num_rows(int(n), batch_size, drop_last) for n in most]
     test_width = int(totals(test_counts, sizes, shuffled)[1].max())
     labels, default_epochs = source.train.y, epochs

@@ -9,7 +9,8 @@ from typing import Literal
 import jax
 import numpy as np
 
-from cls_jax.checks import check_range
+from cls_jax.checks import check_range, real, whole, whole_or_none, yes_no
+from cls_jax.streams.checked import checked
 from cls_jax.streams.stream import Schedule, Source, Stream
 from cls_jax.streams.tables import (
     argsort,
@@ -59,21 +60,24 @@ def class_il(
       shapes do not depend on the key; a smaller task ends with empty batches.
 
     Raises:
-      InputError: if the classes cannot be split so, or a batch is larger than a task.
+      InputError: if the data is not sound, the classes cannot be split so, or a batch is larger
+        than every task (with ``drop_last``: than any, which would then teach nothing).
 
     Source: van de Ven and Tolias 2019 (class-IL, task-IL); batch-wise label loss as in
     phquang/DualNet (semi-supervised script).
     """
+    source, base_classes = checked(source), whole_or_none("base_classes", base_classes)
     sizes = task_sizes(source, tasks, base_classes)
-    check_range("batch_size", batch_size, 1)
-    check_range("epochs", epochs, 1)
-    check_range("base_epochs", epochs if base_epochs is None else base_epochs, 1)
+    batch_size, epochs = whole("batch_size", batch_size, 1), whole("epochs", epochs, 1)
+    base_epochs = whole_or_none("base_epochs", base_epochs, 1)
+    label_fraction = real("label_fraction", label_fraction)
     check_range("label_fraction", label_fraction, 0, 1, above=True)
+    drop_last = yes_no("drop_last", drop_last)
     check_choice("class_order", class_order, ("shuffled", "label", "1993"))
     shuffled = class_order != "label"
     counts, test_counts = class_counts(source)
     least, most = totals(counts, sizes, shuffled)
-    check_batch(batch_size, int(least.min()))
+    check_batch(batch_size, least, most, drop_last)
     rows_of = [num_rows(int(n), batch_size, drop_last) for n in most]
     test_width = int(totals(test_counts, sizes, shuffled)[1].max())
     num_tasks, default_epochs = len(sizes), epochs

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from cls_jax.checks import check_range
+from cls_jax.checks import whole, yes_no
+from cls_jax.streams.checked import checked
 from cls_jax.streams.rotation import check_square, rotate, rotation
 from cls_jax.streams.stream import Schedule, Source, Stream
 from cls_jax.streams.tables import argsort, check_batch, num_rows, table
@@ -34,13 +35,15 @@ def permuted(
       65536 positions): position i of what is seen comes from position permutation[i].
 
     Raises:
-      InputError: if tasks or epochs is below 1, or a batch is larger than the data.
+      InputError: if tasks or epochs is below 1, a batch is larger than the data, or it is not
+        sound.
 
     Source: Kirkpatrick et al. 2017; aimagelab/mammoth, datasets/perm_mnist.py (20 tasks, batches of
       128, the last one kept).
     Departs: the permutations come from the stream's own key, not from a global generator that
       training shares; positions are permuted, not single channels (on MNIST the same).
     """
+    source, tasks = checked(source), whole("tasks", tasks, 1)
     positions = int(np.prod(source.train.x.shape[1:3]))
     dtype = np.uint16 if positions <= 1 << 16 else np.int32
 
@@ -77,14 +80,15 @@ def rotated(
       ``rotation``. Counter-clockwise, nearest neighbour, zero outside.
 
     Raises:
-      InputError: if the examples are not square images, tasks or epochs is below 1, or a batch is
-        larger than the data.
+      InputError: if the examples are not square images, tasks or epochs is below 1, a batch is
+        larger than the data, or it is not sound.
 
     Source: Lopez-Paz and Ranzato 2017; aimagelab/mammoth, datasets/rot_mnist.py and
       datasets/transforms/rotation.py (20 tasks, batches of 128, the last one kept).
     Departs: the angles come from the stream's own key, not from a global generator that training
       shares.
     """
+    source, tasks = checked(source), whole("tasks", tasks, 1)
     side = check_square(source)
 
     def domains(key: Array) -> np.ndarray:
@@ -127,10 +131,10 @@ def dihedral(
 
     Raises:
       InputError: if the examples are not square images, there are more than 8 tasks, tasks or
-        epochs is below 1, or a batch is larger than the data.
+        epochs is below 1, a batch is larger than the data, or it is not sound.
     """
+    source, tasks = checked(source), whole("tasks", tasks, 1, len(SYMMETRIES))
     side = check_square(source)
-    check_range("tasks", tasks, 1, len(SYMMETRIES))
     pixels = np.arange(side**2, dtype=np.int32).reshape(side, side)
     contexts = np.stack([symmetry(pixels).ravel() for symmetry in SYMMETRIES[:tasks]])
     sizes = tasks, batch_size, epochs, drop_last
@@ -148,10 +152,10 @@ def _domain_il(
     drop_last: bool,
 ) -> Stream:
     """``domains``: key -> the contexts of all tasks, [tasks, ...]."""
-    for name, value in (("tasks", tasks), ("batch_size", batch_size), ("epochs", epochs)):
-        check_range(name, value, 1)
+    batch_size, epochs = whole("batch_size", batch_size, 1), whole("epochs", epochs, 1)
+    drop_last = yes_no("drop_last", drop_last)
     n, default_epochs = source.train.y.size, epochs
-    check_batch(batch_size, n)
+    check_batch(batch_size, n, n, drop_last)
     rows = num_rows(n, batch_size, drop_last)
 
     def schedule(key: Array, *, epochs: int | None = None, shuffle: int = 0) -> Schedule:

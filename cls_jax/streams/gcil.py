@@ -5,7 +5,8 @@ from typing import Literal
 import jax
 import numpy as np
 
-from cls_jax.checks import check_range
+from cls_jax.checks import whole, yes_no
+from cls_jax.streams.checked import checked
 from cls_jax.streams.stream import Schedule, Source, Stream
 from cls_jax.streams.tables import (
     argsort,
@@ -58,23 +59,19 @@ def gcil(
       task-IL accuracy means nothing here. A phase whose classes ran out ends with empty batches.
 
     Raises:
-      InputError: if the phases ask for more examples than there are, a batch is larger than a
-        phase, or draws would seldom reach every class.
+      InputError: if the data is not sound, the phases ask for more examples than there are, a
+        batch is larger than a phase, or draws would seldom reach every class.
 
     Source: Mi et al. 2020 (GCIL); NeurAI-Lab/CLS-ER, datasets/gcil_cifar100.py.
     Departs: labels are not renumbered in order of appearance, which only renames them. Every seed
       has its own phases; the official data seed is 1993 for all runs.
     """
-    for name, value in (
-        ("tasks", tasks),
-        ("batch_size", batch_size),
-        ("samples_per_phase", samples_per_phase),
-        ("max_classes", max_classes),
-        ("epochs", epochs),
-    ):
-        check_range(name, value, 1)
+    source, drop_last = checked(source), yes_no("drop_last", drop_last)
+    tasks, batch_size = whole("tasks", tasks, 1), whole("batch_size", batch_size, 1)
+    samples_per_phase = whole("samples_per_phase", samples_per_phase, 1)
+    max_classes, epochs = whole("max_classes", max_classes, 1), whole("epochs", epochs, 1)
     check_choice("distribution", distribution, ("uniform", "longtail"))
-    check_batch(batch_size, samples_per_phase, "a phase")
+    check_batch(batch_size, samples_per_phase, samples_per_phase, drop_last, "a phase")
     counts, _ = class_counts(source)
     labels, num_classes, default_epochs = source.train.y, source.num_classes, epochs
     if tasks * samples_per_phase > labels.size:

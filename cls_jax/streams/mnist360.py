@@ -9,10 +9,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from cls_jax.checks import check_range
+from cls_jax.checks import whole, yes_no
+from cls_jax.streams.checked import checked
 from cls_jax.streams.rotation import check_square, rotate, rotation
 from cls_jax.streams.stream import Examples, Schedule, Source, Stream
-from cls_jax.streams.tables import check_batch, class_counts
+from cls_jax.streams.tables import check_batch
 from cls_jax.types import Array, InputError
 
 _CLASSES, _ROUNDS = 9, 3
@@ -43,15 +44,15 @@ def mnist360(
 
     Raises:
       InputError: for fewer than nine classes, images that are not square, a class too small to be
-        cut into six chunks, or a batch larger than a pair of chunks.
+        cut into six chunks, a batch larger than every pair of chunks, or data that is not sound.
 
     Source: Buzzega et al. 2020 (DER), section 4.3; aimagelab/mammoth, datasets/mnist_360.py.
     Departs: every test image counts once; the official test stream opens its loader anew for each
       batch, so that some images are tested several times (with the present loaders only those of
       each class's first batch). The draws come from the stream's own key.
     """
-    for name, value in (("batch_size", batch_size), ("epochs", epochs)):
-        check_range(name, value, 1)
+    source, replacement = checked(source), yes_no("replacement", replacement)
+    batch_size, epochs = whole("batch_size", batch_size, 1), whole("epochs", epochs, 1)
     side = check_square(source)
     nine = _nine_classes(source)
     counts = np.bincount(nine.train.y, minlength=_CLASSES)
@@ -126,7 +127,8 @@ class _Plan(NamedTuple):
 
 def _serve(sizes: np.ndarray, batch_size: int) -> _Plan:
     """``sizes`` int[9, 6]: examples of each chunk."""
-    check_batch(batch_size, int((sizes[:, 0] + np.roll(sizes[:, 0], -1)).min()), "a pair of chunks")
+    pairs = sizes[:, 0] + np.roll(sizes[:, 0], -1)
+    check_batch(batch_size, pairs, pairs, False, "a pair of chunks")
     turn, visits = np.zeros(_CLASSES, int), np.zeros(_CLASSES, int)
     steps: list[np.ndarray] = []
     for pair in [(j, (j + 1) % _CLASSES) for j in range(_CLASSES)] * _ROUNDS:
@@ -169,7 +171,6 @@ def _nine_classes(source: Source) -> Source:
             f"{source.name} has {source.num_classes} classes but MNIST-360 needs nine; use mnist, "
             "digits or another data set with at least nine"
         )
-    class_counts(source)
     splits = [Examples(x[y < _CLASSES], y[y < _CLASSES]) for x, y in (source.train, source.test)]
     return Source(source.name, *splits, source.label_names[:_CLASSES])
 

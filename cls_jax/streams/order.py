@@ -6,6 +6,7 @@ from typing import Literal
 import jax
 import numpy as np
 
+from cls_jax.checks import wholes
 from cls_jax.streams.stream import Schedule, Stream
 from cls_jax.streams.tables import argsort
 from cls_jax.types import Array, InputError
@@ -27,6 +28,8 @@ def in_order(stream: Stream, order: TaskOrder) -> Stream:
     Raises:
       InputError: unless every task stands in ``order`` once.
     """
+    if not isinstance(order, str):
+        order = wholes("task_order", order)
     if order == "given":
         return stream
     if order != "shuffled":

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from cls_jax.checks import check_bytes
 from cls_jax.streams.cache import Store, cache_folder, cached, file_digest
 from cls_jax.streams.classics import CLASSICS, prepare_classic
 from cls_jax.streams.fetch import build, staging, unreachable_host
+from cls_jax.streams.foreign import check_folder, check_inside, only_pictures
 from cls_jax.streams.local import resize
 from cls_jax.streams.stream import Examples, Source
 from cls_jax.types import InputError
@@ -142,7 +144,7 @@ def _prepare_stock(name: str, dataset: str, config: str | None, root: Path) -> P
 
 def _line(error: Exception) -> str:
     """An error of someone else's on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _has_tensorflow() -> bool:
@@ -153,6 +155,7 @@ def _read(title: str, folder: Path, size: int | None, store: Store) -> Source:
     """A prepared version folder as a source, every example decoded."""
     import tensorflow_datasets as tfds
 
+    check_folder(title, folder)
     builder = tfds.builder_from_directory(folder)
     info = builder.info
     features, splits = list(info.features or ()), list(info.splits)
@@ -173,13 +176,22 @@ def _read(title: str, folder: Path, size: int | None, store: Store) -> Source:
             f"data set {title!r} is prepared as {info.file_format.value}; only {_FORMATS[0]} and "
             f"{_FORMATS[1]} can be read: prepare it with file_format={_FORMATS[0]!r}"
         )
-    lost = [f for split in used.values() for f in split.filepaths if not Path(f).is_file()]
+    paths = [f for split in used.values() for f in split.filepaths]
+    check_inside(title, folder, paths)
+    lost = [f for f in paths if not Path(f).is_file()]
     if lost:
         raise InputError(
             f"data set {title!r} in {folder} lacks {len(lost)} of its files, e.g. "
             f"{Path(lost[0]).name}; copy the folder again, or delete it to have it prepared anew"
         )
-    store.begin(sum(split.num_examples for split in used.values()))
+    count = sum(split.num_examples for split in used.values())
+    check_bytes(
+        f"data set {title!r} in {folder}, whose dataset_info.json declares {count} examples,",
+        8 * count,
+        "copy the folder again, or delete it to have it prepared anew",
+    )
+    only_pictures(title, info.features)
+    store.begin(count)
     train, held = (_split(title, builder, split, folder, size, store) for split in used)
     if train.x.shape[1:] != held.x.shape[1:]:
         raise _ragged(title, train.x.shape[1:], held.x.shape[1:])

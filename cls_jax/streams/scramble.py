@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cls_jax.streams.checked import checked
 from cls_jax.streams.stream import Examples, Source
 from cls_jax.types import InputError
 
@@ -18,10 +19,11 @@ def scrambled(source: Source) -> Source:
       source: images.
 
     Raises:
-      InputError: for vectors.
+      InputError: for vectors, and for data that is not sound.
 
     Source: apd card, section 5 and oracle 8; jaehong31/APD, its reader of CIFAR-100.
     """
+    source = checked(source)
     if source.train.x.ndim != 4:
         raise InputError(f"{source.name} holds vectors, which have no planes; leave out scrambled")
 

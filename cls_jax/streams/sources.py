@@ -10,7 +10,8 @@ import os
 
 import numpy as np
 
-from cls_jax.streams import local, prepared
+from cls_jax.checks import check_bytes, shown, whole
+from cls_jax.streams import local, npz, prepared
 from cls_jax.streams.stream import Examples, Source
 from cls_jax.types import InputError
 
@@ -63,8 +64,9 @@ def load(
     """
     if not isinstance(name, str):
         raise InputError(f"name={name!r} must be a text such as 'digits', 'cifar10' or 'npz:FILE'")
-    if size is not None and not (type(size) is int and 1 <= size <= 4096):
-        raise InputError(f"size={size!r} must be a whole number of pixels from 1 to 4096, or None")
+    size = None if size is None else _pixels(size)
+    if data_dir is not None and not isinstance(data_dir, str | os.PathLike):
+        raise InputError(f"data_dir is {shown(data_dir)}; give the path of a folder, or None")
     data_dir = None if data_dir is None else os.fspath(data_dir)
     if name == "digits":
         return digits(_DIGITS_SIZE if size is None else size)
@@ -73,9 +75,18 @@ def load(
         if not rest:
             raise InputError(f"name={name!r} lacks its path; write {kind}:PATH")
         return (
-            local.load_npz(rest, size) if kind == "npz" else local.load_folder(rest, data_dir, size)
+            npz.load_npz(rest, size) if kind == "npz" else local.load_folder(rest, data_dir, size)
         )
     return prepared.load_tfds(name, data_dir, size)
+
+
+def _pixels(size: object) -> int:
+    try:
+        return whole("size", size, 1, 4096)
+    except InputError:
+        raise InputError(
+            f"size={shown(size)} must be a whole number of pixels from 1 to 4096, or None"
+        ) from None
 
 
 def digits(size: int = _DIGITS_SIZE) -> Source:
@@ -91,12 +102,21 @@ def digits(size: int = _DIGITS_SIZE) -> Source:
     Returns:
       The source: 1435 training and 362 test examples, uint8[n, size, size, 3], 10 classes.
 
+    Raises:
+      InputError: for a size that is none, or whose images this machine's memory cannot hold.
+
     Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits (UCI, 1998),
       test part.
     """
     from sklearn.datasets import load_digits
 
+    size = _pixels(size)
     scans, y = load_digits(return_X_y=True)
+    check_bytes(
+        f"size={size}, to which the {len(y)} scans of digits are enlarged,",
+        3 * 8 * len(y) * size * size,  # three of float64 at a time
+        "give a smaller size (--image-size)",
+    )
     at = np.clip((np.arange(size) + 0.5) * 8 / size - 0.5, 0, 7)
     weights = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(8)))  # [size, 8], rows sum to 1
     grey = weights @ scans.reshape(-1, 8, 8) @ weights.T * (255 / 16)

@@ -8,6 +8,7 @@ from typing import Literal
 import jax
 import numpy as np
 
+from cls_jax.checks import whole_or_wholes
 from cls_jax.streams.stream import Source
 from cls_jax.types import Array, InputError
 
@@ -76,22 +77,9 @@ def totals(
 
 
 def class_counts(source: Source) -> tuple[np.ndarray, np.ndarray]:
-    """Training and test examples of each class, int[num_classes] each.
-
-    Raises:
-      InputError: if a class has none.
-    """
-    both = []
-    for split, examples in (("train", source.train), ("test", source.test)):
-        counts = np.bincount(examples.y, minlength=source.num_classes)
-        empty = np.flatnonzero(counts == 0)
-        if empty.size:
-            raise InputError(
-                f"the {split} split of {source.name} has no example of class {empty[0]} "
-                f"({source.label_names[empty[0]]}); every class needs one in both splits"
-            )
-        both.append(counts)
-    return both[0], both[1]
+    """Training and test examples of each class, int[num_classes] each."""
+    train, test = (np.bincount(y, minlength=source.num_classes) for _, y in source[1:3])
+    return train, test
 
 
 def task_sizes(
@@ -107,11 +95,11 @@ def task_sizes(
     Raises:
       InputError: if the classes cannot be split so.
     """
-    num_classes = source.num_classes
+    num_classes, tasks = source.num_classes, whole_or_wholes("tasks", tasks)
     if base_classes is not None:
         if not isinstance(tasks, int):
             raise InputError(
-                f"base_classes={base_classes} and tasks={tuple(tasks)} both say how many classes "
+                f"base_classes={base_classes} and tasks={tasks} both say how many classes "
                 "the first task has; give tasks as one number"
             )
         rest, more = num_classes - base_classes, tasks - 1
@@ -133,23 +121,41 @@ def task_sizes(
         return (num_classes // tasks,) * tasks
     if any(size < 1 for size in tasks) or sum(tasks) != num_classes:
         raise InputError(
-            f"tasks={tuple(tasks)} adds up to {sum(tasks)} classes but {source.name} has "
+            f"tasks={tasks} adds up to {sum(tasks)} classes but {source.name} has "
             f"{num_classes}; give positive sizes that add up to {num_classes}"
         )
-    return tuple(tasks)
+    return tasks
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises InputError unless ``value`` is one of ``choices``."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         told = " or ".join(map(repr, choices))
         raise InputError(f"{name} must be {told}, got {value!r}")
 
 
-def check_batch(batch_size: int, smallest: int, what: str = "a task") -> None:
-    """Raises InputError if a batch is larger than the smallest task."""
-    if batch_size > smallest:
+def check_batch(
+    batch_size: int,
+    least: np.ndarray | int,
+    most: np.ndarray | int,
+    drop_last: bool,
+    what: str = "a task",
+) -> None:
+    """A task smaller than a batch is padded; a batch that no task fills is refused.
+
+    Args:
+      batch_size: as asked for.
+      least, most: examples of each task, the fewest and the most that a key can make.
+      drop_last: nothing is padded, so the smallest task must fill a batch.
+      what: the user calls a task.
+
+    Raises:
+      InputError: naming the largest size that fits.
+    """
+    fits = int(np.min(least) if drop_last else np.max(most))
+    if batch_size > fits:
+        nothing = ", of which drop_last would leave nothing" if drop_last else ""
         raise InputError(
-            f"batch_size={batch_size} is larger than {what} of {smallest} examples; "
-            f"use at most {smallest}"
+            f"batch_size={batch_size} is larger than {what} of {fits} examples{nothing}; "
+            f"use at most {fits}"
         )

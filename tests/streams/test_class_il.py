@@ -138,13 +138,28 @@ def test_bad_settings_are_named(change, message):
         class_il(source_of([6] * 6), **settings_)
 
 
-def test_the_smallest_task_of_any_order_bounds_the_batch():
-    source = source_of([4, 9, 9, 9])
-    with pytest.raises(InputError, match="larger than a task of 4 examples"):
-        class_il(source, tasks=(3, 1), batch_size=5)
-    with pytest.raises(InputError, match="larger than a task of 9 examples"):
-        class_il(source, tasks=(3, 1), batch_size=10, class_order="label")
-    class_il(source, tasks=(3, 1), batch_size=9, class_order="label")
+def test_a_task_smaller_than_a_batch_is_padded():
+    """The largest task of any order bounds the batch; without padding the smallest does."""
+    source = source_of([1, 9, 9, 9])
+    stream = class_il(source, tasks=4, batch_size=9)
+    for seed in range(4):
+        table = stream.schedule(jax.random.key(seed))
+        rows = [table.index[table.task == task] for task in range(4)]
+        assert sorted((r >= 0).sum() for r in rows) == [1, 9, 9, 9]
+        assert table.index.shape == (4, 9)
+    with pytest.raises(InputError, match="batch_size=28 is larger than a task of 27 examples; use"):
+        class_il(source, tasks=(3, 1), batch_size=28)
+    with pytest.raises(InputError, match="larger than a task of 19 examples"):
+        class_il(source, tasks=(3, 1), batch_size=20, class_order="label")
+    dropped = {"tasks": (3, 1), "drop_last": True}
+    words = (
+        "larger than a task of 1 examples, of which drop_last would leave nothing; use at most 1"
+    )
+    with pytest.raises(InputError, match=words):
+        class_il(source, batch_size=2, **dropped)
+    with pytest.raises(InputError, match="larger than a task of 9 examples, of which"):
+        class_il(source, batch_size=10, class_order="label", **dropped)
+    class_il(source, batch_size=9, class_order="label", **dropped)
 
 
 def test_a_class_without_examples_is_named():

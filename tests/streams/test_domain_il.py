@@ -177,7 +177,10 @@ def test_bad_settings_are_named(name, change, message):
 
 def test_only_square_images_can_be_rotated():
     source = small_source()
-    wide = source._replace(train=Examples(source.train.x[:, :6], source.train.y))
+    wide = source._replace(
+        train=Examples(source.train.x[:, :6], source.train.y),
+        test=Examples(source.test.x[:, :6], source.test.y),
+    )
     with pytest.raises(InputError, match="digits6 holds examples of shape 6x8x3; only square"):
         rotated(wide, batch_size=8)
     with pytest.raises(InputError, match="flat holds examples of shape 7; only square"):

@@ -173,7 +173,10 @@ def test_it_runs_and_the_last_row_is_over_nested_sets():
         ({"batch_size": 0}, "batch_size is 0; give a value at least 1"),
         ({"max_classes": 0}, "max_classes is 0; give a value at least 1"),
         ({"samples_per_phase": 0}, "samples_per_phase is 0; give a value at least 1"),
-        ({"batch_size": 41}, "batch_size=41 is larger than a phase of 40 examples; use at most 40"),
+        (
+            {"batch_size": 41},
+            "batch_size=41 is larger than a phase of 40 examples, of which drop_last",
+        ),
         ({"tasks": 5}, r"tasks=5 of samples_per_phase=40 ask for more than the 180 .*at most 36"),
         ({"samples_per_phase": 8}, "8 would seldom reach every one of 6 classes; use more samples"),
         ({"distribution": "normal"}, "distribution must be 'uniform' or 'longtail', got 'normal'"),

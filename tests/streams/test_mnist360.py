@@ -224,6 +224,7 @@ def test_bad_settings_are_named():
     few = source_of([40, 40, 40, 24, 40, 40, 40, 40, 40])
     with pytest.raises(InputError, match=r"dots has 24 training examples of class 3, which cannot"):
         mnist360(few)
-    wide = dots._replace(train=Examples(np.ones((365, 1, 2, 1), np.uint8), dots.train.y))
+    stretch = lambda split: Examples(np.repeat(split.x, 2, axis=2), split.y)  # noqa: E731
+    wide = dots._replace(train=stretch(dots.train), test=stretch(dots.test))
     with pytest.raises(InputError, match="only square images can be rotated"):
         mnist360(wide)

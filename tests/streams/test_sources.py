@@ -266,11 +266,11 @@ LABELS = np.array([0, 1, 2, 0, 1, 2])
     "x", [IMAGES, IMAGES[..., :1], IMAGES[..., 0], RNG.normal(size=(6, 7)).astype(np.float32)]
 )
 def test_npz_gives_back_its_arrays(tmp_path, keys, x):
-    from cls_jax.streams.local import _NPZ_KEYS
+    from cls_jax.streams.npz import NPZ_KEYS
 
     file = tmp_path / "mine.npz"
     arrays = (x, LABELS.astype(np.uint8), x[::-1], LABELS[:, None])
-    np.savez(file, **dict(zip(_NPZ_KEYS[keys], arrays, strict=True)))
+    np.savez(file, **dict(zip(NPZ_KEYS[keys], arrays, strict=True)))
     source = load(f"npz:{file}")
     want = x[..., None] if x.ndim == 3 else x
     assert (source.name, source.num_classes) == ("mine.npz", 3)
@@ -294,7 +294,7 @@ def test_npz_is_resized_when_asked(tmp_path):
         ({"train_x": None}, r"must hold the arrays train_x.*it holds test_x, test_y, train_y"),
         ({"train_x": IMAGES / 255}, r"train_x is float64\[6, 5, 4, 3\]; it must be images uint8"),
         ({"train_x": IMAGES.reshape(6, -1)}, r"train_x is uint8\[6, 60\]"),
-        ({"train_x": IMAGES[..., :2]}, r"train_x is uint8\[6, 5, 4, 2\]"),
+        ({"train_x": IMAGES[..., :2]}, r"train_x is uint8\[6, 5, 4, 2\]; images must have 1 or 3"),
         ({"train_x": IMAGES[:5]}, r"train_x has 5 examples but train_y has 6 labels"),
         ({"test_x": IMAGES[:, :3]}, r"train_x holds uint8\[5, 4, 3\] and test_x uint8\[3, 4, 3\]"),
         ({"train_x": np.full((6, 2), np.nan)}, r"train_x holds 12 values that are NaN"),
@@ -322,8 +322,8 @@ def test_npz_that_is_no_npz(tmp_path):
         load(f"npz:{tmp_path}/none.npz")
     (tmp_path / "text.npz").write_text("hello")
     np.save(tmp_path / "one.npy", IMAGES)
-    for name in ("text.npz", "one.npy"):
-        with pytest.raises(InputError, match=f"{name} cannot be read as a NumPy .npz file"):
+    for name, why in (("text.npz", "is no NumPy .npz file"), ("one.npy", "is a single array")):
+        with pytest.raises(InputError, match=f"{name} {why}"):
             load(f"npz:{tmp_path}/{name}")
     vectors = np.ones((6, 2), np.float32)
     np.savez(tmp_path / "v.npz", train_x=vectors, train_y=LABELS, test_x=vectors, test_y=LABELS)
