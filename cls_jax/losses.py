@@ -181,6 +181,19 @@ def magnitude(x: Array) -> Array:
     return x * jax.lax.stop_gradient(jnp.sign(x))
 
 
+def at_least(x: Array, low: float) -> Array:
+    """``max(x, low)``, with gradient 1 at ``low`` itself, as PyTorch's ``clamp``; NaN stays NaN.
+
+    Args:
+      x: float[...].
+      low: a number.
+
+    Returns:
+      float[...], of the same dtype.
+    """
+    return jnp.where(x < low, low, x)
+
+
 def rows_of(valid: Array | None, *arrays: Array) -> tuple[Array, list[Array]]:
     """``valid`` as an array, and the arrays with zeros in the rows that do not count.
 
