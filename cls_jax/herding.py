@@ -67,9 +67,9 @@ def class_means(features: Array, y: Array, valid: Array, num_classes: int) -> Ar
 
 
 def unit(features: Array) -> Array:
-    """float32[n, d] rows divided by their length; a row of zeros stays."""
+    """float32[n, d] rows divided by their length; a row shorter than 1e-12 stays as it is."""
     square = jnp.square(features).sum(axis=-1, keepdims=True)
-    return features / jnp.sqrt(jnp.where(square > 0, square, 1))
+    return features / jnp.sqrt(jnp.where(square > 1e-24, square, 1))
 
 
 def in_chunks(fn: Callable[[Array], Array], x: Array, chunk: int = 256) -> Array:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cls_jax.augment import recipe
+from cls_jax.evaluate import content_places, in_order
 from cls_jax.events import Result
 from cls_jax.experiment import Learner
 from cls_jax.journey import schedule_key
@@ -41,8 +42,8 @@ class Way(NamedTuple):
     Attributes:
       inference, objective: see SupSupConfig.
       probe_size: the first so many images of a group are looked at.
-      group_size: images of a test set that are taken for one task together, in the set's order; 1
-        lets every image speak for itself.
+      group_size: images of a test set that are taken for one task together, in the order in which
+        evaluate gives them; 1 lets every image speak for itself.
     """
 
     inference: str
@@ -125,9 +126,11 @@ def make_identification(
 
         return jax.lax.map(one, (index, contexts, classes, jnp.arange(stream.num_tasks)))
 
+    place = content_places(stream.source.test.x)
+
     def identification(state: PyTree, schedule: Schedule) -> Identified:
         test = stream.source.test
-        told = schedule.test_index, schedule.test_context, schedule.task_classes
+        told = in_order(schedule.test_index, place), schedule.test_context, schedule.task_classes
         found = shares(state, test.x, test.y, *told)
         return Identified(*(np.asarray(values, np.float64) for values in found))
 

@@ -167,6 +167,33 @@ def half_squared(a: PyTree, b: PyTree) -> Array:
     return 0.5 * sum(jnp.square(d).sum() for d in jax.tree.leaves(jax.tree.map(jnp.subtract, a, b)))
 
 
+def magnitude(x: Array) -> Array:
+    """``|x|``, with gradient 0 at 0, as in PyTorch and TensorFlow; that of ``jnp.abs`` is 1 there.
+
+    So an entry that is exactly 0, and that nothing else moves, stays 0 under an L1 penalty.
+
+    Args:
+      x: float[...].
+
+    Returns:
+      float[...], of the same dtype.
+    """
+    return x * jax.lax.stop_gradient(jnp.sign(x))
+
+
+def at_least(x: Array, low: float) -> Array:
+    """``max(x, low)``, with gradient 1 at ``low`` itself, as PyTorch's ``clamp``; NaN stays NaN.
+
+    Args:
+      x: float[...].
+      low: a number.
+
+    Returns:
+      float[...], of the same dtype.
+    """
+    return jnp.where(x < low, low, x)
+
+
 def rows_of(valid: Array | None, *arrays: Array) -> tuple[Array, list[Array]]:
     """``valid`` as an array, and the arrays with zeros in the rows that do not count.
 

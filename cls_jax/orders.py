@@ -70,22 +70,30 @@ def capacity_of_orders(one: Ordered) -> dict[str, np.ndarray]:
 def orders_sheet(title: str, every: Sequence[Ordered]) -> Sheet:
     """A row a method: accuracy, order disparity, forgetting, what is kept in the end.
 
+    What a method counts in percent has a column of its own, with "-" for methods that do not.
+
     Args:
       title: what all of them learned.
       every: on the same stream, in the same orders.
     """
     names = "ACC", "AOPD", "MOPD", "forgetting"
+    each = [{n: v[:, -1].mean() for n, v in capacity_of_orders(one).items()} for one in every]
+    counts = tuple(dict.fromkeys(n for kept in each for n in kept if n.startswith("percent")))
     rows = []
-    for one in every:
-        scores, kept = scores_of_orders(one), capacity_of_orders(one)["bits"][:, -1].mean()
+    for one, kept in zip(every, each, strict=True):
+        scores = scores_of_orders(one)
         cells = [percent(summarise(scores[name])) for name in names]
+        cells += [f"{kept['bits'] / 8192:,.1f}"]
+        cells += [f"{kept[name]:.1f}" if name in kept else "-" for name in counts]
         seconds = sum(result.seconds for result in one.results)
-        rows.append((one.label, *cells, f"{kept / 8192:,.1f}", f"{seconds:,.0f}"))
+        rows.append((one.label, *cells, f"{seconds:,.0f}"))
     seeds, orders = len(every[0].results[0].seeds), len(every[0].orders)
     over = f"mean ± sample std over {seeds} seeds" if seeds > 1 else "one seed"
     note = f"percent with the task told, {over}, each in {orders} orders; OPD of a task: best minus"
     note += " worst order; KiB: kept to answer all tasks"
-    return Sheet(title, ("method", *names, "KiB", "seconds"), tuple(rows), note)
+    if counts:
+        note += "; percent: of that, by the counts that the method's docstring names"
+    return Sheet(title, ("method", *names, "KiB", *counts, "seconds"), tuple(rows), note)
 
 
 def read_orders(texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:

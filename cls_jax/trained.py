@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cls_jax.checkpoint import read_lanes
-from cls_jax.evaluate import EVAL_BATCH, hidden_task, make_evaluate, view_names
+from cls_jax.evaluate import EVAL_BATCH, content_places, hidden_task, make_evaluate, view_names
 from cls_jax.events import Result
 from cls_jax.experiment import StreamConfig, fit_method
 from cls_jax.feed import make_road
@@ -62,6 +62,9 @@ class Trained(NamedTuple):
     def predict(self, x: np.ndarray, task: Task | None = None) -> np.ndarray:
         """float32[n, num_classes] logits of the method's answer.
 
+        Where an answer depends on the examples asked beside it, give those of one task; what a
+        method takes together is then split off in an order of their pixels, not in that of ``x``.
+
         Args:
           x: raw examples as the stream has them: uint8[n, h, w, c] or float32[n, d].
           task: for a method that uses the task at test; it is not told if not given.
@@ -73,13 +76,19 @@ class Trained(NamedTuple):
         if x.shape[1:] != self.shape:
             raise InputError(f"x has shape {x.shape}; give [n, {', '.join(map(str, self.shape))}]")
         task = hidden_task(self.num_classes) if task is None else task
-        logits = []
-        for start in range(0, len(x), EVAL_BATCH):
-            part = x[start : start + EVAL_BATCH]
-            padded = part[np.arange(EVAL_BATCH) % len(part)]
+        needs, logits, place = self.method.needs, [], np.arange(len(x))
+        if needs.transductive:
+            place = content_places(x)
+            x = x[np.argsort(place)]
+        size = min(needs.test_batch, len(x)) if needs.test_batch else EVAL_BATCH
+        for start in range(0, len(x), size or 1):
+            part = x[start : start + size]
+            padded = part[np.arange(size) % len(part)]
             answer = _answer(self.method.predict, self.state, padded, task)
             logits.append(np.asarray(answer)[: len(part)])
-        return np.concatenate(logits) if logits else np.zeros((0, self.num_classes), np.float32)
+        if not logits:
+            return np.zeros((0, self.num_classes), np.float32)
+        return np.concatenate(logits)[place]
 
 
 _answer = jax.jit(lambda predict, *given: predict(*given), static_argnums=0)

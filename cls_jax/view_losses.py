@@ -8,7 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from cls_jax.losses import mask_logits, mean_over, rows_of
+from cls_jax.losses import at_least, mask_logits, mean_over, rows_of
 from cls_jax.types import Array
 
 
@@ -89,7 +89,7 @@ def simclr_as_in_code(za: Array, zb: Array, *, valid: Array | None = None) -> Ar
     za, zb = _standardise(za, valid), _standardise(zb, valid)
     z, both = jnp.concatenate([za, zb]), jnp.concatenate([valid, valid])
     similarity = jnp.where(both, jnp.exp(_dot(z, z.T) / 100), 0)
-    negative = jnp.maximum(similarity.sum(axis=-1) - math.exp(0.01), 1e-6)
+    negative = at_least(similarity.sum(axis=-1) - math.exp(0.01), 1e-6)
     positive = jnp.tile((za * zb).sum(axis=-1) / 100, 2)
     loss = mean_over(jnp.log(negative + 1e-6) - positive, both)
     return jnp.where(valid.sum() >= 2, loss, 0)

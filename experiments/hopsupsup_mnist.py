@@ -5,8 +5,8 @@
 --preset paper: MNIST as published, one pass in batches of 128, 2048-2048; 97.43 % there (mean). It
 needs --data-dir, or a network.
 
-Each call of the network is 256 test images of one task, and their mask is recovered from them: the
-method adapts to the images that it is scored on. The rates of the recovery belong to a width: those
+The mask of a task is recovered from all its test images: the method adapts to the images that it is
+scored on. The rates of the recovery belong to a width: those
 of the quick preset were chosen on images held out from the training split.
 """
 

@@ -75,7 +75,16 @@ MAY_IMPORT = {
     "experiment": TREES | {"nets", "methods", "streams"},
     "execution": {"types", "methods", "streams", "events", "plan", "itinerary", "runner", "console"}
     | {"processes", "stopping", "checkpoint", "experiment", "workdir", "report"},
-    "identification": {"types", "augment", "events", "experiment", "journey", "methods", "nets"}
+    "identification": {
+        "types",
+        "augment",
+        "evaluate",
+        "events",
+        "experiment",
+        "journey",
+        "methods",
+        "nets",
+    }
     | {"processes", "sheet", "streams", "workdir"},
     "best_args": set(),
     "presets": {"types", "best_args", "experiment", "methods", "nets"},

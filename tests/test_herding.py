@@ -91,6 +91,13 @@ def test_unit_rows():
     np.testing.assert_allclose(rows, [[0.6, 0.8], [0, 0], [-1, 0]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-21, 1e-13, 1e-11, 1.0])
+def test_the_gradient_of_a_unit_row_is_finite(size):
+    """Shorter than 1e-12 it is left alone, so nothing is divided by what underflows."""
+    slope = jax.jacobian(lambda x: unit(x[None])[0])(size * jnp.array([0.6, 0.8]))
+    assert jnp.isfinite(slope).all()
+
+
 @pytest.mark.parametrize("n", [1, 6, 7, 12, 13])
 def test_chunks_change_nothing_and_bound_the_rows_of_a_call(n):
     sizes = []

@@ -285,6 +285,37 @@ def test_binary_cross_entropy_is_a_weighted_mean_over_rows_and_classes():
     assert float(nothing) == 0
 
 
+def test_gradients_at_ties_are_those_of_pytorch():
+    """|x| at 0: 0. clamp at its bound: 1. NaN is never hidden."""
+    x = jnp.array([-2.0, -0.0, 0.0, 3.0])
+    np.testing.assert_array_equal(losses.magnitude(x), [2, 0, 0, 3])
+    slope = jax.grad(lambda x: losses.magnitude(x).sum())(x)
+    np.testing.assert_array_equal(slope, [-1, 0, 0, 1])
+    np.testing.assert_array_equal(losses.at_least(x, 0.0), [0, 0, 0, 3])
+    slope = jax.grad(lambda x: losses.at_least(x, 0.0).sum())(x)
+    np.testing.assert_array_equal(slope, [0, 1, 1, 1])
+    assert jnp.isnan(losses.at_least(jnp.nan, 0.0))
+    assert jnp.isnan(losses.magnitude(jnp.nan))
+
+
+EQUAL = {
+    "zeros": np.zeros((6, 4), np.float32),
+    "ones": np.ones((6, 4), np.float32),
+    "equal rows": np.tile(np.float32([0.5, -1, 2, 0]), (6, 1)),
+    "tiny": np.full((6, 4), 1e-20, np.float32),
+}
+"""Rows and columns without a difference, without a length, and of a length whose square is 0."""
+
+
+@every_loss
+@pytest.mark.parametrize("kind", EQUAL)
+def test_gradients_are_finite_where_nothing_differs(name, kind):
+    same = EQUAL[kind]
+    value, slopes = gradients_of(name)(same, same, np.ones(6, bool))
+    chex.assert_tree_all_finite((value, slopes))
+    assert max(np.abs(slope).max() for slope in slopes) < 1e3
+
+
 def test_an_unknown_reduction_is_refused():
     with pytest.raises(InputError, match=r"reduction='sum'.*elements"):
         losses.soft_target_kl(*pair(0), temperature=1.0, reduction="sum")

@@ -73,6 +73,15 @@ def test_the_table():
     assert sheet.rows[1][:2] == ("other", "75.00 ± 7.07")
 
 
+def test_a_count_in_percent_has_a_column():
+    """Of the method that has it; its mean over orders and seeds, in the end."""
+    name, counted = "percent, official count", np.array([[1.0, 2, 104], [1, 2, 105]])
+    mine = [r._replace(capacity={**r.capacity, name: counted}) for r in ordered().results]
+    sheet = orders_sheet("digits", [Ordered("m", ORDERS, tuple(mine)), ordered("other")])
+    assert sheet.header[-3:] == ("KiB", name, "seconds")
+    assert [row[-3:] for row in sheet.rows] == [("3.5", "104.5", "4"), ("3.5", "-", "4")]
+
+
 def test_what_is_written(tmp_path, capsys):
     texts, one = ("0-1-2", "2-0-1"), ordered()
     finish_orders(str(tmp_path), ["m", "n n"], texts, [*one.results, *one.results])

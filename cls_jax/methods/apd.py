@@ -27,6 +27,10 @@ tau_i of similar tasks agree on. ``predict`` drops entries of tau up to lambda1 
 Keep the last rate below lambda1, or nothing becomes sparse: Adam leaves an unused tau about as
 large as its step. And let the rate fall slowly: what the first steps moved needs as many to return.
 
+What is kept is counted twice: "percent of one network" is all that the answers need, over a plain
+network for one task; "percent, official count" is what the official code prints: last layer and
+biases of the newest task alone, over the shared kernels and the last layers of earlier tasks.
+
 Source: Yoon et al. 2020 (ICLR; arXiv 1902.09432); jaehong31/APD (TensorFlow 1). APD-Fixed, the
 paper's variant ``retroactive=False``, leaves old tau_i and v_i and pulls sigma back instead:
 ``lambda2/2 ||sigma - sigma*||^2``.
@@ -44,7 +48,7 @@ import optax
 from flax import struct
 
 from cls_jax.augment import Augment
-from cls_jax.losses import cross_entropy, half_squared
+from cls_jax.losses import cross_entropy, half_squared, magnitude
 from cls_jax.methods.apd_config import ApdConfig, ApdHyper, check_clusters
 from cls_jax.methods.apd_consolidation import Groups, consolidate, no_groups, num_groups
 from cls_jax.methods.apd_weights import (
@@ -56,6 +60,7 @@ from cls_jax.methods.apd_weights import (
     composed_for,
     composed_for_all,
     numbers_kept,
+    official_percent,
     one_network,
     own_squares,
     together,
@@ -82,6 +87,7 @@ class ApdState:
       learned: bool[T] tasks learned and not forgotten.
       num_learned: int32[] tasks learned.
       kept: float32[T] numbers kept after each task, in the order of learning; 0 for those to come.
+      official: float32[T] the same in percent, as the official code counts.
       hyper: ApdHyper.
     """
 
@@ -94,6 +100,7 @@ class ApdState:
     learned: Array
     num_learned: Array
     kept: Array
+    official: Array
     hyper: ApdHyper
 
 
@@ -135,7 +142,8 @@ def apd(
             classes=jnp.zeros((num_tasks, num_classes), bool),
             learned=jnp.zeros((num_tasks,), bool),
             num_learned=jnp.int32(0),
-            kept=jnp.zeros((num_tasks,)),
+            kept=jnp.zeros((num_tasks,), jnp.float32),
+            official=jnp.zeros((num_tasks,), jnp.float32),
             hyper=hyper,
         )
 
@@ -167,7 +175,7 @@ def apd(
             kept = hyper.sparsity_weight * absolute(p.residues, moving)
             kept += hyper.drift_weight * drifted(p, state.anchor, old)
             kept += hyper.weight_decay * own_squares(p, t, first=~old.any())
-            kept += hyper.mask_weight * sum(jnp.abs(mask[t]).sum() for mask in p.masks.values())
+            kept += hyper.mask_weight * sum(magnitude(mask[t]).sum() for mask in p.masks.values())
             return learned + kept, every
 
         model, value = descend(state.model, optimizer(hyper), loss)
@@ -187,9 +195,12 @@ def apd(
             state = jax.lax.cond(now, consolidated, lambda key, state: state, key, state)
         vars, size = state.model.vars, state.hyper.sparsity_weight
         of_tasks = state.classes, state.learned, net.head
-        kept = numbers_kept(vars.params, vars.stats, state.groups, size, *of_tasks)
+        parts = vars.params, vars.stats, state.groups, size, *of_tasks
+        n, percent = state.num_learned, official_percent(*parts, task.index)
         return state.replace(
-            kept=state.kept.at[state.num_learned].set(kept), num_learned=state.num_learned + 1
+            kept=state.kept.at[n].set(numbers_kept(*parts)),
+            official=state.official.at[n].set(percent),
+            num_learned=n + 1,
         )
 
     def consolidated(key: Array, state: ApdState) -> ApdState:
@@ -222,7 +233,11 @@ def apd(
     def capacity(state: ApdState) -> Mapping[str, Array]:
         vars = state.model.vars
         one = one_network(vars.params, vars.stats, state.classes, net.head)
-        return {"bits": 32 * state.kept, "percent of one network": 100 * state.kept / one}
+        return {
+            "bits": 32 * state.kept,
+            "percent of one network": 100 * state.kept / one,
+            "percent, official count": state.official,
+        }
 
     return Method(
         "apd",

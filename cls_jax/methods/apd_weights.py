@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from cls_jax.losses import magnitude
 from cls_jax.methods.apd_consolidation import Groups, held
 from cls_jax.methods.heads import drawn_per_task, head_numbers, row
 from cls_jax.nets.net import Net
@@ -149,8 +150,8 @@ def way(now: Layers, then: Layers, counted: Array) -> Array:
 
 
 def absolute(residues: Layers, counted: Array) -> Array:
-    """``sum_i |tau_i|_1`` over the tasks that count, bool[T]; float32[]."""
-    return _of_tasks({n: jnp.abs(leaf) for n, leaf in residues.items()}, counted)
+    """``sum_i |tau_i|_1`` over the tasks that count, bool[T]; float32[]; gradient 0 at 0."""
+    return _of_tasks({n: magnitude(leaf) for n, leaf in residues.items()}, counted)
 
 
 def own_squares(params: ApdParams, task: Array, *, first: Array) -> Array:
@@ -197,6 +198,50 @@ def numbers_kept(
 
     Source: apd card, section 6: everything needed at test, what is in common once a group.
     """
+    head, rest = of_the_head(params.own, head)
+    total = _of_weights(params, groups, size, learned)
+    total += jnp.where(learned, head_numbers(head, classes), 0).sum()
+    of_one_task = jax.tree.leaves((rest, stats))
+    total += sum(leaf[0].size for leaf in of_one_task) * learned.sum()
+    return jnp.asarray(total, jnp.float32)
+
+
+def official_percent(
+    params: ApdParams,
+    stats: PyTree,
+    groups: dict[str, Groups],
+    size: Array,
+    classes: Array,
+    learned: Array,
+    head: str,
+    task: Array,
+) -> Array:
+    """The capacity that the official code prints after a task, in percent; float32[].
+
+    Above: the shared kernels, residues and what groups hold as pruning leaves them, and the masks
+    of all tasks; last layer, biases and the like of this task alone. Below: the shared kernels and
+    the last layers of the earlier tasks, without biases. So what each task has of its own beside
+    residues and masks is above once, however many there are, and below for all but one.
+
+    Args:
+      params, stats, groups, size, classes, learned, head: as for ``numbers_kept``.
+      task: int32[], the task learned last.
+
+    Source: jaehong31/APD, cifar100_apd_run.py, "Updated Memory Requirements".
+    Departs: where groups are found anew, it counts those before beside them.
+    """
+    head, rest = of_the_head(params.own, head)
+    total = _of_weights(params, groups, size, learned)
+    total += head_numbers(head, classes)[task]
+    total += sum(leaf[0].size for leaf in jax.tree.leaves((rest, stats)))
+    kernels = {n: leaf for n, leaf in head.items() if leaf.ndim > 2}
+    earlier = jnp.where(learned.at[task].set(False), head_numbers(kernels, classes), 0).sum()
+    base = sum(leaf.size for leaf in params.shared.values()) + earlier
+    return jnp.asarray(100 * total / base, jnp.float32)
+
+
+def _of_weights(params: ApdParams, groups: dict[str, Groups], size: Array, learned: Array) -> Array:
+    """Numbers of the shared kernels, of residues and groups as pruning leaves them, of masks."""
     left = lambda leaf: (jnp.abs(leaf) > size).astype(jnp.float32)  # noqa: E731
     total = sum(leaf.size for leaf in params.shared.values())
     total += _of_tasks({n: left(leaf) for n, leaf in params.residues.items()}, learned)
@@ -204,11 +249,7 @@ def numbers_kept(
         slots = jnp.arange(len(of_layer.common))[:, None]
         used = ((of_layer.member == slots) & learned).any(-1)
         total += _of_tasks({"": left(of_layer.common)}, used)
-    head, rest = of_the_head(params.own, head)
-    total += jnp.where(learned, head_numbers(head, classes), 0).sum()
-    of_one_task = jax.tree.leaves((params.masks, rest, stats))
-    total += sum(leaf[0].size for leaf in of_one_task) * learned.sum()
-    return jnp.asarray(total, jnp.float32)
+    return total + sum(leaf[0].size for leaf in params.masks.values()) * learned.sum()
 
 
 def one_network(params: ApdParams, stats: PyTree, classes: Array, head: str) -> Array:

@@ -38,6 +38,10 @@ def no_advice(hyper: PyTree, num_steps: int) -> str:
     return ""
 
 
+WHOLE = 2**31 - 1
+"""As ``Needs.test_batch``: all test examples of a task at once."""
+
+
 class Needs(NamedTuple):
     """What a method must be given; the runner withholds everything else.
 
@@ -51,8 +55,10 @@ class Needs(NamedTuple):
       pooled: the upper bound: all tasks at once, shuffled, in place of the stream.
       begin_data, end_data: ``begin_task``, ``end_task`` get every example of the task once, as one
         Batch of n_max rows; the rest of them are padding. Needs ``boundaries``.
-      test_batch: how many test examples at most ``predict`` is given at a time; None: as evaluate
-        has it.
+      test_batch: how many test examples at most ``predict`` is given at a time, e.g. WHOLE; None:
+        as evaluate has it.
+      transductive: an answer depends on the examples that are asked beside it. They are then given
+        in an order that their pixels alone decide, so the order of a file decides nothing.
     """
 
     told_task: bool = False
@@ -63,6 +69,7 @@ class Needs(NamedTuple):
     begin_data: bool = False
     end_data: bool = False
     test_batch: int | None = None
+    transductive: bool = False
 
 
 class Phase(NamedTuple):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from cls_jax.herding import unit
-from cls_jax.losses import FLOOR
+from cls_jax.losses import FLOOR, at_least
 from cls_jax.types import Array, InputError
 
 Weighting = Literal["reciprocal", "equal", "sqrt", "none"]
@@ -172,7 +172,7 @@ def margin_ranking(
     own = jnp.take_along_axis(cosines, y[:, None], axis=-1)
     top = jax.lax.top_k(jnp.where(new, cosines, -2.0), min(hardest, new.size))[0]
     counted = (valid & ~new[y])[:, None] & (top > -2.0)
-    terms = jnp.where(counted, jax.nn.relu(margin - own + top), 0)
+    terms = jnp.where(counted, at_least(margin - own + top, 0), 0)
     return terms.sum() / jnp.maximum(counted.sum(), 1)
 
 

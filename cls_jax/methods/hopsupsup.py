@@ -23,13 +23,13 @@ makes the network sure, then they fall into the nearest stored pattern.
 
 Source: Wortsman et al. 2020 (NeurIPS; arXiv 2006.14769), section 3.5; RAIVNLab/supsup, adaptors.py
 and models/modules.py (FastHopMaskBN), which writes by Storkey's rule; the paper's text by Hebb's.
-Departs: the mask is recovered in every call of ``predict`` from the images of that call, in chunks
-of ``recovery_batch_size`` taken in turn and from the front again, and the answers are normalised
-over the whole call. The code recovers one mask from all test images of a task and answers in
-batches of 64. Either is transductive: test images without labels, one task at a time, shape the
-mask that answers them, and BatchNorm takes its statistics from them. So a call should hold many
-images of one task, not sorted by label; a single image alone is always answered alike. The last
-call of a test set is filled up with the first images of the same task.
+Departs: the code answers in batches of 64, each normalised by itself; ours are normalised over all
+test images of a task, from which it recovers the mask as well. Either is transductive: test images
+without labels, one task at a time, shape the mask that answers them, and BatchNorm takes its
+statistics from them. So ``predict`` wants all test images of a task in one call, in an order that
+does not depend on their labels: ``evaluate`` gives them so, in an order that their pixels decide,
+whatever the order of the file. A single image alone is always answered alike. A test set with fewer
+images than the largest is filled up with its own first images.
 """
 
 from collections.abc import Callable, Mapping
@@ -43,7 +43,7 @@ from flax import struct
 from cls_jax.augment import Augment
 from cls_jax.checks import check_range
 from cls_jax.losses import cross_entropy, entropy
-from cls_jax.methods.base import Method, Needs, Phase, descend
+from cls_jax.methods.base import WHOLE, Method, Needs, Phase, descend
 from cls_jax.methods.hopfield import Hopfield, empty, energy, stored
 from cls_jax.methods.supermasks import threshold_mask
 from cls_jax.nets.net import Net
@@ -56,7 +56,7 @@ class HopSupSupConfig:
 
     Attributes:
       recovery_steps: of a mask, in every call of ``predict``.
-      recovery_batch_size: test images a step.
+      recovery_batch_size: test images a step, one chunk after another and from the front again.
     """
 
     recovery_steps: int = 30
@@ -175,7 +175,7 @@ def hopsupsup(config: HopSupSupConfig, net: Net, *, augment: Augment) -> Method:
         predict,
         begin_task=begin_task,
         end_task=end_task,
-        needs=Needs(told_task=True, boundaries=True),
+        needs=Needs(told_task=True, boundaries=True, test_batch=WHOLE, transductive=True),
         capacity=capacity,
     )
 

@@ -21,8 +21,9 @@ batch that no mask stands out for gets a new one.
 The paper's scenarios, by what is given in training, given at test, and whether labels are shared:
 GG, GNs and GNu train alike, so one run has all three. With the task told at test it is GG. With the
 task hidden, ``predict`` infers it for each 128 images from the first ``probe_size`` of them, which
-is GNs; the share of images whose task and label are both right (GNu) is in identification.py. NNs
-is ``told_task=False``. A class of a task is learned as its place among the task's classes, so tasks
+is GNs; test images come in an order that their pixels decide, so that of a file decides nothing.
+The share of images whose task and label are both right (GNu) is in identification.py. NNs is
+``told_task=False``. A class of a task is learned as its place among the task's classes, so tasks
 share their first outputs, in class-IL streams too.
 
 Source: Wortsman et al. 2020 (NeurIPS; arXiv 2006.14769); RAIVNLab/supsup. RMSprop as PyTorch's.
@@ -256,6 +257,7 @@ def supsup(
             told_task_at_test=config.told_task,
             boundaries=True,
             test_batch=None if net.convolutional else _TEST_GROUPS * TOGETHER,
+            transductive=True,
         ),
         convolutional=net.convolutional,
         capacity=capacity,

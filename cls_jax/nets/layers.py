@@ -206,8 +206,8 @@ def max_pool_2x2(x: Array) -> Array:
     Source: torch.nn.MaxPool2d(2, 2, ceil_mode=True).
     """
     x = _pad(x, (0, x.shape[1] % 2), (0, x.shape[2] % 2))
-    rows = jnp.maximum(x[:, ::2], x[:, 1::2])
-    return jnp.maximum(rows[:, :, ::2], rows[:, :, 1::2])
+    columns = _first_max(x[:, :, ::2], x[:, :, 1::2])
+    return _first_max(columns[:, ::2], columns[:, 1::2])
 
 
 def max_pool_3x3(x: Array) -> Array:
@@ -216,8 +216,17 @@ def max_pool_3x3(x: Array) -> Array:
     Source: torch.nn.MaxPool2d(3, 2, padding=1).
     """
     x = _pad(x, (1, x.shape[1] % 2), (1, x.shape[2] % 2))
-    rows = jnp.maximum(jnp.maximum(x[:, :-1:2], x[:, 1::2]), x[:, 2::2])
-    return jnp.maximum(jnp.maximum(rows[:, :, :-1:2], rows[:, :, 1::2]), rows[:, :, 2::2])
+    columns = _first_max(_first_max(x[:, :, :-1:2], x[:, :, 1::2]), x[:, :, 2::2])
+    return _first_max(_first_max(columns[:, :-1:2], columns[:, 1::2]), columns[:, 2::2])
+
+
+def _first_max(a: Array, b: Array) -> Array:
+    """The larger one, NaN if one is; equal ones are ``a``, which has the whole gradient.
+
+    So of equal numbers in a window the first one, row by row, has it, as in PyTorch;
+    ``jnp.maximum`` gives each a share.
+    """
+    return jnp.where((b > a) | jnp.isnan(b), b, a)
 
 
 def _pad(x: Array, rows: tuple[int, int], columns: tuple[int, int]) -> Array:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cls_jax.evaluate import hidden_task
 from cls_jax.methods import METHODS
 from cls_jax.methods.base import Method
 from cls_jax.types import Batch, Task
@@ -218,6 +219,19 @@ def test_predictions_are_finite_logits_over_all_classes(name):
         assert logits.shape == (5, CLASSES)
         assert logits.dtype == jnp.float32
         assert jnp.isfinite(logits).all()
+
+
+@every_method
+def test_an_answer_depends_on_its_company_only_where_that_is_said(name):
+    """Each image alone beside others: the same logits, or ``needs.transductive``."""
+    method, state = built(name).method, built(name).state
+    x = jnp.asarray(small_source().test.x[::7][:5])
+    for predict in (method.predict, *method.views.values()):
+        if not method.needs.transductive:
+            predict, fill = jax.jit(predict), jnp.full_like(x, 255)
+            whole = predict(state, x, hidden_task(CLASSES))
+            alone = predict(state, fill.at[3].set(x[1]), hidden_task(CLASSES))
+            np.testing.assert_allclose(alone[3], whole[1], rtol=1e-4, atol=1e-4)
 
 
 @every_method

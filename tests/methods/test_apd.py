@@ -10,7 +10,16 @@ import pytest
 from cls_jax.methods.apd import apd, forget
 from cls_jax.methods.apd_config import ApdConfig, ApdHyper
 from cls_jax.methods.apd_consolidation import Groups
-from cls_jax.methods.apd_weights import ApdParams, composed, numbers_kept, one_network, pruned, way
+from cls_jax.methods.apd_weights import (
+    ApdParams,
+    absolute,
+    composed,
+    numbers_kept,
+    official_percent,
+    one_network,
+    pruned,
+    way,
+)
 from cls_jax.nets.mlp import mlp
 from cls_jax.nets.resnet import resnet18
 from cls_jax.types import InputError, Task
@@ -95,6 +104,32 @@ def test_pruning_is_strict():
     """apd card, oracle 3."""
     residue = jnp.array([5e-4, 4e-4, -3.9e-4, -4.1e-4])
     np.testing.assert_array_equal(pruned(residue, 4e-4), jnp.array([5e-4, 0, 0, -4.1e-4]))
+
+
+def test_a_residue_of_zero_is_not_pushed():
+    """The L1's gradient is that of PyTorch and TensorFlow: the sign, which is 0 at 0."""
+    residues = {"fc/kernel": jnp.array([[0.0, -0.0, 2.0, -3.0], [5.0, 0.0, -1.0, 1.0]])}
+    counted = jnp.array([True, False])
+    value, gradient = jax.value_and_grad(absolute)(residues, counted)
+    assert value == 5
+    np.testing.assert_array_equal(gradient["fc/kernel"], [[0, 0, 1, -1], [0, 0, 0, 0]])
+
+
+def test_zeros_that_no_image_moves_stay_zero():
+    """Steps without a valid row: residues and masks of 0 feel their L1 alone, and Adam rests."""
+    learner = course(HYPER.replace(residue_scale=0.0))
+    learner.begin(task_of(1))
+    params = learner.state.model.vars.params
+    params = params.replace(masks=jax.tree.map(jnp.zeros_like, params.masks))
+    model = learner.state.model
+    model = model.replace(vars=model.vars.replace(params=params))
+    learner.state = learner.state.replace(model=model)
+    for names in FIRST:
+        learner.step("train", names, num_valid=0)
+    after = learner.state.model.vars.params
+    for leaf in (*after.residues.values(), *after.masks.values()):
+        np.testing.assert_array_equal(leaf[1], np.zeros_like(leaf[1]))
+    assert not np.array_equal(after.shared["fc1/kernel"], params.shared["fc1/kernel"])
 
 
 # --- two tasks by hand ----------------------------------------------------------------------------
@@ -301,6 +336,33 @@ def test_numbers_kept_by_hand():
     assert found - numbers_kept(*args) == 2
 
 
+def test_the_official_count_by_hand():
+    """Above: shared, residues, the group, all masks, last layer and biases of task 1 alone.
+
+    Below: shared, and the two columns of task 0's last layer, without its bias.
+    """
+    params = ApdParams(
+        shared={"fc1/kernel": jnp.ones((2, 3))},
+        residues={"fc1/kernel": jnp.zeros((3, 2, 3)).at[0, 0, :2].set(0.5).at[2].set(9.0)},
+        masks={"fc1/kernel": jnp.zeros((3, 3))},
+        own={
+            "fc1/bias": jnp.zeros((3, 3)),
+            "fc2/kernel": jnp.zeros((3, 3, 6)),
+            "fc2/bias": jnp.zeros((3, 6)),
+        },
+    )
+    common = jnp.zeros((1, 2, 3)).at[0, 0, 2].set(0.7).at[0, 1, 0].set(0.01)
+    groups = {"fc1/kernel": Groups(common, common, jnp.array([0, 0, -1]))}
+    classes = jnp.zeros((3, 6), bool).at[0, :2].set(True).at[1, 2].set(True).at[2].set(True)
+    learned = jnp.array([True, True, False])
+    found = official_percent(params, {}, groups, 0.01, classes, learned, "fc2", jnp.int32(1))
+    above = 6 + 2 + 1 + 2 * 3 + (3 + 1) + 3
+    np.testing.assert_allclose(found, 100 * above / (6 + 2 * 3), rtol=1e-6)
+    first = jnp.array([True, False, False])
+    found = official_percent(params, {}, {}, 0.01, classes, first, "fc2", jnp.int32(0))
+    np.testing.assert_allclose(found, 100 * (6 + 2 + 3 + 2 * (3 + 1) + 3) / 6, rtol=1e-6)
+
+
 def test_capacity_is_told_after_each_task_in_the_order_of_learning():
     learner = course()
     found = []
@@ -315,6 +377,13 @@ def test_capacity_is_told_after_each_task_in_the_order_of_learning():
     assert bits[1, 1] > bits[1, 0]
     shared, own = 12 * HIDDEN, HIDDEN + HIDDEN + 4 * (HIDDEN + 1)
     assert 32 * (shared + own) < bits[0, 0] <= 32 * (2 * shared + own)
+    official = np.asarray([one["percent, official count"] for one in found])
+    assert (official[0] > 0).tolist() == [True, False, False]
+    assert official[1, 0] == official[0, 0]
+    head = 4 * (HIDDEN + 1)
+    above = [bits[n, n] / 32 - n * (head + HIDDEN) for n in (0, 1)]
+    below = [shared + n * 4 * HIDDEN for n in (0, 1)]
+    np.testing.assert_allclose(official[1, :2], 100 * np.divide(above, below), rtol=1e-5)
     percent = found[1]["percent of one network"][1]
     np.testing.assert_allclose(percent, 100 * bits[1, 1] / 32 / (shared + own - HIDDEN), rtol=1e-5)
 

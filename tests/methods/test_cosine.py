@@ -199,6 +199,14 @@ def test_the_margin_is_of_past_rows_alone(new, hardest):
     assert bool(jnp.any(slope)) == bool(new)
 
 
+def test_at_the_margin_a_row_still_counts():
+    """PyTorch's margin_ranking_loss clamps, and a clamp has gradient 1 at its bound."""
+    slope = jax.grad(margin_ranking)(
+        jnp.array([[1.0, 0.5]]), jnp.array([0]), of([1], 2), jnp.ones(1, bool), 0.5
+    )
+    np.testing.assert_array_equal(slope, [[-1, 1]])
+
+
 def test_no_past_row_has_no_margin():
     cosines, y = jnp.ones((2, 6)), jnp.array([3, 4])
     assert margin_ranking(cosines, y, of([3, 4]), jnp.ones(2, bool), 0.5) == 0

@@ -173,6 +173,23 @@ class PoolTest(chex.TestCase):
             theirs = jax.grad(lambda x, w=weights, f=by_window: (f(x) * w).sum())(x)
             np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
 
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters((8, 8), (5, 7))
+    def test_of_equal_numbers_the_first_has_the_gradient(self, height, width):
+        """Row by row, as in PyTorch: windows of few different numbers, against a loop."""
+        x = np.floor(images(shape=(2, height, width, 3)) * 1.5)
+        for pool, side, before in ((layers.max_pool_2x2, 2, 0), (layers.max_pool_3x3, 3, 1)):
+            weights = np.asarray(images(jax.random.key(1), pool(x).shape))
+            expected = np.zeros_like(x)
+            for b, i, j, c in np.ndindex(weights.shape):
+                top, left = max(i * 2 - before, 0), max(j * 2 - before, 0)
+                window = x[b, top : i * 2 - before + side, left : j * 2 - before + side, c]
+                down, right = np.unravel_index(window.argmax(), window.shape)
+                expected[b, top + down, left + right, c] += weights[b, i, j, c]
+            found = self.variant(jax.grad(lambda x, p=pool, w=weights: (p(x) * w).sum()))(x)
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+            assert np.isnan(pool(x + np.where(np.arange(width) == 1, np.nan, 0)[:, None])).any()
+
 
 @pytest.mark.parametrize(
     ("kernel", "stride", "side"),
