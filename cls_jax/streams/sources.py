@@ -10,7 +10,7 @@ import os
 
 import numpy as np
 
-from cls_jax.streams import local, prepared
+from cls_jax.streams import folder, local, prepared
 from cls_jax.streams.stream import Examples, Source
 from cls_jax.types import InputError
 
@@ -73,7 +73,9 @@ def load(
         if not rest:
             raise InputError(f"name={name!r} lacks its path; write {kind}:PATH")
         return (
-            local.load_npz(rest, size) if kind == "npz" else local.load_folder(rest, data_dir, size)
+            local.load_npz(rest, size)
+            if kind == "npz"
+            else folder.load_folder(rest, data_dir, size)
         )
     return prepared.load_tfds(name, data_dir, size)
 
