@@ -32,9 +32,13 @@ def load(
         ``"npz:FILE"``: arrays train_x, train_y, test_x, test_y (or x_train, ..., or train_images,
         train_labels, ...): images uint8[n, h, w], [n, h, w, 1] or [n, h, w, 3], or vectors
         float32[n, d]; integer labels 0..C-1, every class in both splits;
-        ``"folder:DIR"``: pictures in DIR/train/<class>/ and DIR/test/<class>/, or in DIR/<class>/
-        (then the second of every five of a class, by file name, is for testing: near-duplicates
-        that stand side by side would leak), any format that Pillow opens, as RGB;
+        ``"folder:DIR"``: pictures in DIR/train/<class>/ and DIR/test/<class>/ (or DIR/val/<class>/
+        where there is no test/), or in DIR/<class>/ (then the second of every five of a class, by
+        file name, is for testing: near-duplicates that stand side by side would leak). A class's
+        pictures lie in its folder or in its sub-folder images/. They become RGB: formats of pixels
+        (PNG, JPEG, TIFF, GIF, WebP, ...), EXIF orientation applied, transparency laid over white,
+        16 bits scaled, floating-point grey 0..1, the first of several frames; whatever has no known
+        white is refused. Files that are not read are counted by class on stderr;
         any other name, ``"cifar10"``, ``"name/config"``, ``"name:version"``: a tfds data set with
         features ``image`` and ``label``, as prepared in ``data_dir``. cifar10, cifar100, mnist and
         fashion_mnist are prepared here, without TensorFlow, from the official archive put into
