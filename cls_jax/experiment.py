@@ -32,7 +32,8 @@ class StreamConfig:
       data: digits (bundled), npz:FILE, folder:DIR, or a tfds data set: cifar10, cifar100, mnist,
         fashion_mnist, svhn_cropped, ...
       data_dir: where tfds data sets lie; TFDS_DATA_DIR or ~/tensorflow_datasets if not given.
-      image_size: resize images once to this many pixels square; as stored if not given.
+      image_size: resize images once to this many pixels square; if not given 32 for digits and
+        folder:DIR, else as stored.
       scrambled: read the colour planes as pixels, as APD's released code does.
       scenario: class_il (also scored as task-IL); permuted, rotated or dihedral (domain-IL: all
         classes in every task, other pixels); mnist360 (one stream of turning pairs of digits); gcil

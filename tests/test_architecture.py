@@ -103,7 +103,7 @@ ONLY_IN = {
     "tyro": {"cli"},
     "tensorboardX": {"console"},
     "sklearn": {"streams.sources"},
-    "PIL": {"streams.local", "streams.classics", "streams.prepared"},
+    "PIL": {"streams.local", "streams.pictures", "streams.classics", "streams.prepared"},
     "dm_pix": {"image_ops"},
     "flax.linen": {
         f"nets.{name}"

@@ -1,8 +1,9 @@
 """What was decoded once, kept as a folder of .npy files that are mapped: no set is too large.
 
 A cache holds ``train_x.npy``, ``train_y.npy``, ``test_x.npy``, ``test_y.npy`` and ``about.json``
-(the name and the labels' names). It is made aside and moved in place by one rename: whoever looks
-sees all of it or nothing, and of two processes the first one wins. It may be deleted at any time.
+(the name, the labels' names and the checksums of the four arrays). It is made aside and moved in
+place by one rename: whoever looks sees all of it or nothing, and of two processes the first one
+wins. One whose bytes are not those that were written is made anew. It may be deleted at any time.
 
 Pixels are appended to their file rather than written through a map: a full disk is then an error
 and not the end of the process (SIGBUS), and what was written never counts as its memory.
@@ -17,6 +18,7 @@ import shutil
 import sys
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -37,13 +39,17 @@ _TOLD_EVERY = 64  # pictures between two movements of the bar
 
 
 def file_digest(parts: Iterable[str], files: Iterable[tuple[str, os.stat_result]]) -> str:
-    """16 hex digits that change when a file is renamed, resized or rewritten, or a part changes.
+    """16 hex digits that change when a file is renamed, replaced or rewritten, or a part changes.
 
-    The contents are not read: name, length and modification time stand for them.
+    The contents are not read, which is too slow where they are many: name, length, the times of
+    the last modification and change, and the inode stand for them. The time of change tells of a
+    file that was given the length and the modification time of the one before, since no user can
+    set it (on Windows, where it is the time of creation, such a file is told if it was replaced).
     """
     digest = hashlib.blake2b(os.fsencode("\0".join(parts)), digest_size=8)
     for name, stat in files:
-        digest.update(os.fsencode(f"\n{name}\0{stat.st_size}\0{stat.st_mtime_ns}"))
+        about = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+        digest.update(os.fsencode("\0".join(map(str, (f"\n{name}", *about)))))
     return digest.hexdigest()
 
 
@@ -111,6 +117,7 @@ class Store:
             for split, examples in zip(_SPLITS, (source.train, source.test), strict=True):
                 np.save(self._folder / f"{split}_y.npy", examples.y)
             about = {"name": source.name, "label_names": source.label_names}
+            about["checksums"] = [_checksum(a) for e in (source.train, source.test) for a in e]
             (self._folder / "about.json").write_text(json.dumps(about))
 
     def _told(self, rows: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -226,17 +233,22 @@ def cached(path: Path, name: str, make: Callable[[Store], Source]) -> Source:
 
 def _read(path: Path) -> Source | None:
     """The source in a cache, its pixels mapped; None where there is none, or a damaged one."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, EOFError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, EOFError, RecursionError):
         about = json.loads((path / "about.json").read_text())
-        splits = []
-        for split in _SPLITS:
-            x = np.load(path / f"{split}_x.npy", mmap_mode="r")
-            y = np.load(path / f"{split}_y.npy")
-            if len(x) != len(y):
-                return None
-            splits.append(Examples(x, y))
-        return Source(about["name"], *splits, tuple(about["label_names"]))
+        splits = [
+            Examples(np.load(path / f"{s}_x.npy", mmap_mode="r"), np.load(path / f"{s}_y.npy"))
+            for s in _SPLITS
+        ]
+        arrays = [array for examples in splits for array in examples]
+        if [_checksum(array) for array in arrays] == about["checksums"]:
+            return Source(about["name"], *splits, tuple(about["label_names"]))
     return None
+
+
+def _checksum(array: np.ndarray) -> int:
+    """CRC-32 of an array's shape, dtype and bytes; reads a map from its beginning to its end."""
+    crc = zlib.crc32(f"{array.dtype.str}{array.shape}".encode())
+    return zlib.crc32(np.ascontiguousarray(array), crc)
 
 
 def _move(aside: Path, path: Path) -> None:

@@ -11,7 +11,7 @@ import os
 import numpy as np
 
 from cls_jax.checks import check_bytes, shown, whole
-from cls_jax.streams import local, npz, prepared
+from cls_jax.streams import folder, local, npz, prepared
 from cls_jax.streams.stream import Examples, Source
 from cls_jax.types import InputError
 
@@ -33,9 +33,13 @@ def load(
         ``"npz:FILE"``: arrays train_x, train_y, test_x, test_y (or x_train, ..., or train_images,
         train_labels, ...): images uint8[n, h, w], [n, h, w, 1] or [n, h, w, 3], or vectors
         float32[n, d]; integer labels 0..C-1, every class in both splits;
-        ``"folder:DIR"``: pictures in DIR/train/<class>/ and DIR/test/<class>/, or in DIR/<class>/
-        (then the second of every five of a class, by file name, is for testing: near-duplicates
-        that stand side by side would leak), any format that Pillow opens, as RGB;
+        ``"folder:DIR"``: pictures in DIR/train/<class>/ and DIR/test/<class>/ (or DIR/val/<class>/
+        where there is no test/), or in DIR/<class>/ (then the second of every five of a class, by
+        file name, is for testing: near-duplicates that stand side by side would leak). A class's
+        pictures lie in its folder or in its sub-folder images/. They become RGB: formats of pixels
+        (PNG, JPEG, TIFF, GIF, WebP, ...), EXIF orientation applied, transparency laid over white,
+        16 bits scaled, floating-point grey 0..1, the first of several frames; whatever has no known
+        white is refused. Files that are not read are counted by class on stderr;
         any other name, ``"cifar10"``, ``"name/config"``, ``"name:version"``: a tfds data set with
         features ``image`` and ``label``, as prepared in ``data_dir``. cifar10, cifar100, mnist and
         fashion_mnist are prepared here, without TensorFlow, from the official archive put into
@@ -75,7 +79,7 @@ def load(
         if not rest:
             raise InputError(f"name={name!r} lacks its path; write {kind}:PATH")
         return (
-            npz.load_npz(rest, size) if kind == "npz" else local.load_folder(rest, data_dir, size)
+            npz.load_npz(rest, size) if kind == "npz" else folder.load_folder(rest, data_dir, size)
         )
     return prepared.load_tfds(name, data_dir, size)
 

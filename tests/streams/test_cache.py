@@ -46,7 +46,12 @@ def pets(tmp_path):
 def opened(monkeypatch):
     """The pictures that were opened, in their order."""
     names, real = [], Image.open
-    monkeypatch.setattr(Image, "open", lambda file: names.append(Path(file).name) or real(file))
+
+    def spy(file, **options):
+        names.append(Path(file).name)
+        return real(file, **options)
+
+    monkeypatch.setattr(Image, "open", spy)
     return names
 
 
