@@ -11,8 +11,8 @@ import numpy as np
 
 from cls_jax.streams.cache import Store, cache_folder, cached, file_digest
 from cls_jax.streams.layout import Classes, find_pictures
-from cls_jax.streams.listing import check_name, shown, unreadable
-from cls_jax.streams.pictures import only_pixels, read_picture
+from cls_jax.streams.listing import check_name, unreadable
+from cls_jax.streams.pictures import only_pixels, read_picture, shown
 from cls_jax.streams.stream import Examples, Source
 from cls_jax.types import InputError
 
@@ -45,7 +45,9 @@ def load_folder(directory: str, data_dir: str | None = None, size: int | None = 
         return Source(root.name, *splits, tuple(train))
 
     stats = ((file.removeprefix(str(root)), _stat(file)) for file in both)
-    digest = file_digest(("folder", root.name, str(root.resolve()), str(size)), stats)
+    numbers = (f"{name}/{len(train[name])}/{len(test[name])}" for name in train)
+    parts = ("folder", root.name, str(root.resolve()), str(size), *numbers)
+    digest = file_digest(parts, stats)
     folder = cache_folder(data_dir) / f"folder-{root.name[:40]}-{digest}"
     return cached(folder, root.name, make)
 

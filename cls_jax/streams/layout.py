@@ -17,9 +17,9 @@ from cls_jax.streams.listing import (
     folders,
     has_pictures,
     holds_runs,
-    shown,
 )
 from cls_jax.streams.local import held_out
+from cls_jax.streams.pictures import shown
 from cls_jax.types import InputError
 
 _ROLES = (("train", "training"), ("test", "testing"), ("val", "valid", "validation"))
@@ -62,6 +62,8 @@ def find_pictures(root: Path) -> Layout:
             )
         classes, said = _classes(root)
         train, test = _divided(root, classes)
+        if read := [entry for entry in named if entry.name in classes]:
+            said.append(f"{_and(read)} read as a class each: no class folders are inside")
     _check_distinct(root, train, test)
     return Layout(train, test, [f"folder {root}: {line}" for line in said])
 

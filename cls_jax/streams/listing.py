@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from cls_jax.streams.pictures import suffixes
+from cls_jax.streams.pictures import shown, suffixes
 from cls_jax.types import InputError
 
 IMAGES = "images"  # the sub-folder of each class in Tiny-ImageNet
@@ -132,11 +132,6 @@ def check_name(name: str, path: str | Path) -> None:
             f"folder {os.fspath(path)!a} has a name that is not UTF-8 text, or holds control "
             "characters; rename it"
         )
-
-
-def shown(name: str) -> str:
-    """A name as it may be printed on one line."""
-    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def unreadable(error: OSError, path: str | Path) -> InputError:

@@ -37,6 +37,11 @@ _ONE_AT_A_TIME = threading.RLock()
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF tags, and a value of the second
 
 
+def shown(name: str) -> str:
+    """A name or path as it may be printed on one line."""
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
 @functools.cache
 def suffixes() -> frozenset[str]:
     """Suffixes of the files that are taken for pictures, in lower case, with their dots."""
@@ -91,19 +96,18 @@ def read_picture(file: str, size: int) -> tuple[np.ndarray, bool]:
             white = _white(picture)
             ImageOps.exif_transpose(picture, in_place=True)
             return resize(np.asarray(_rgb(picture, white)), size), several
-    except UnidentifiedImageError:
-        why = "it is damaged, or none of " + ", ".join(sorted(_FORMATS))
     except Exception as error:  # Pillow's plugins raise whatever they like on a broken file
         why = " ".join(str(error).split()) or type(error).__name__
-        raise _undecoded(file, why) from error
-    raise _undecoded(file, why)
-
-
-def _undecoded(file: str, why: str) -> InputError:
-    return InputError(
-        f"{file} cannot be decoded as a picture ({why}); repair it, save it as 8-bit PNG, or "
-        "remove it"
-    )
+        remedy = "repair it, save it as 8-bit PNG, or remove it"
+        if isinstance(error, UnidentifiedImageError):
+            why = f"it is damaged, or none of {', '.join(sorted(_FORMATS))}"
+        elif isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+            remedy = "make it smaller, or remove it"
+        elif isinstance(error, OSError) and error.errno:
+            why, remedy = error.strerror, "mend its permissions, or remove it"
+        raise InputError(
+            f"{shown(file)} cannot be decoded as a picture ({why}); {remedy}"
+        ) from error
 
 
 def _white(picture: "Picture") -> int:

@@ -117,6 +117,22 @@ def test_a_change_makes_another_cache(pets, caches, tmp_path, opened):
     assert len(list(caches.iterdir())) == 4
 
 
+@pytest.mark.parametrize("how", ["written over", "replaced"])
+def test_other_content_of_the_same_length_and_time_is_noticed(pets, caches, how):
+    file = pets / "cat" / "0.bmp"
+    Image.new("RGB", (8, 8), (100, 0, 0)).save(file)
+    assert load(f"folder:{pets}").train.x[0, 0, 0, 0] == 100
+    before = file.stat()
+    time.sleep(0.02)  # the clock of the file system ticks
+    place = file if how == "written over" else pets / "new.bmp"
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(place)
+    os.utime(place, ns=(before.st_atime_ns, before.st_mtime_ns))
+    place.replace(file)
+    after = file.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert load(f"folder:{pets}").train.x[0, 0, 0, 0] == 200
+
+
 def test_a_relative_path_is_the_same_folder(pets, caches, opened, monkeypatch):
     load(f"folder:{pets}")
     monkeypatch.chdir(pets)
@@ -241,7 +257,30 @@ def a_file(cache):
     cache.write_text("in the way")
 
 
+def a_changed_pixel(cache):
+    content = bytearray((cache / "train_x.npy").read_bytes())
+    content[-1] ^= 1
+    (cache / "train_x.npy").write_bytes(content)
+
+
+def a_changed_label(cache):
+    np.save(cache / "test_y.npy", np.load(cache / "test_y.npy")[::-1])
+
+
+def another_dtype(cache):
+    x = np.load(cache / "test_x.npy")
+    np.save(cache / "test_x.npy", x.view(np.int8))
+
+
+def deep_names(cache):
+    (cache / "about.json").write_text("[" * 100_000)
+
+
 DAMAGES = (
+    a_changed_pixel,
+    a_changed_label,
+    another_dtype,
+    deep_names,
     no_labels,
     short_pixels,
     short_labels,
