@@ -12,7 +12,7 @@ import numpy as np
 from cls_jax.checks import check_range
 from cls_jax.streams.rotation import check_square, rotate, rotation
 from cls_jax.streams.stream import Examples, Schedule, Source, Stream
-from cls_jax.streams.tables import check_batch, class_counts
+from cls_jax.streams.tables import check_batch, class_counts, epochs_of
 from cls_jax.types import Array, InputError
 
 _CLASSES, _ROUNDS = 9, 3
@@ -87,6 +87,7 @@ def mnist360(
         return Schedule(
             index=index,
             task=np.zeros(len(index), np.int32),
+            epoch=epochs_of([len(plan.chunk)], [passes]),
             labelled=np.ones(index.shape, bool),
             task_classes=np.ones((1, _CLASSES), bool),
             test_index=np.arange(nine.test.y.size, dtype=np.int32)[None],
