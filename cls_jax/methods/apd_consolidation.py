@@ -65,7 +65,7 @@ def num_groups(learned: Array, every: int, clusters: int) -> Array:
 
     Source: apd card, oracle 5: s = 5, k = 2: 2, 4, 6, 8 after 5, 10, 15, 20 tasks.
     """
-    return clusters * learned // every
+    return (clusters * learned // every).astype(jnp.int32)
 
 
 def consolidate(

@@ -147,12 +147,12 @@ def icarl(config: IcarlConfig, net: Net, *, augment: Augment, num_classes: int) 
     def init(key: Array, example: Batch, hyper: IcarlHyper) -> IcarlState:
         x = augment.test(example.x)
         model = fresh(key, net, x, optax.sgd(hyper.learning_rate))
-        size = jax.eval_shape(features, model.vars, x).shape[1]
+        shape = jax.eval_shape(features, model.vars, x)
         return IcarlState(
             model=model,
             old=jax.tree.map(jnp.copy, model.vars),
             memory=no_exemplars(example, config.memory_size),
-            means=jnp.zeros((num_classes, size)),
+            means=jnp.zeros((num_classes, shape.shape[1]), shape.dtype),
             past=jnp.zeros(num_classes, bool),
             current=jnp.zeros(num_classes, bool),
             task_size=jnp.int32(0),

@@ -128,8 +128,8 @@ def ucir(config: UcirConfig, extractor: Extractor, *, augment: Augment, num_clas
         key_extractor, key_weights = jax.random.split(key)
         x = augment.test(example.x)
         trunk = extractor.init(key_extractor, x)
-        size = jax.eval_shape(features, trunk, x).shape[1]
-        weights = initial_weights(key_weights, (num_classes, size))
+        shape = jax.eval_shape(features, trunk, x)
+        weights = initial_weights(key_weights, (num_classes, shape.shape[1]))
         head = {"weights": weights, "scale": jnp.array(hyper.initial_scale, jnp.float32)}
         none = jnp.zeros(num_classes, bool)
         state = UcirState(
@@ -137,7 +137,7 @@ def ucir(config: UcirConfig, extractor: Extractor, *, augment: Augment, num_clas
             classifier=Trainable(Variables(params=head, stats={}), None),
             old=jax.tree.map(jnp.copy, trunk),
             memory=no_exemplars(example, num_slots),
-            means=jnp.zeros((num_classes, size)),
+            means=jnp.zeros((num_classes, shape.shape[1]), shape.dtype),
             past=none,
             seen=jnp.copy(none),
             task_size=jnp.int32(0),

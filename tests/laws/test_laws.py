@@ -25,10 +25,11 @@ every_phase = pytest.mark.parametrize(("name", "phase"), PHASES)
 
 
 class Built(NamedTuple):
-    """A method, compiled: one step a phase, and a state from the midst of each phase."""
+    """A method, compiled: one step a phase, a state at birth and from the midst of each phase."""
 
     method: Method
     steps: list
+    born: object
     states: list
 
     @property
@@ -42,7 +43,7 @@ def built(name):
     method, hyper = small_method(name)
     hyper = jax.tree.map(jnp.float32, hyper)
     steps = [jax.jit(phase.step) for phase in method.phases]
-    state = jax.jit(method.init)(jax.random.key(0), batch_of(0), hyper)
+    state = born = jax.jit(method.init)(jax.random.key(0), batch_of(0), hyper)
     states = []
     for number in range(2):
         key, told, data = jax.random.key(number), task_of(number), data_of(method, number)
@@ -55,7 +56,7 @@ def built(name):
             states.append(state)
         if number == 0:
             state = jax.jit(method.end_task)(jax.random.key(2), state, told, data["end"])
-    return Built(method, steps, states[len(steps) :])
+    return Built(method, steps, born, states[len(steps) :])
 
 
 def task_of(number):
