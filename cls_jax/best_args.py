@@ -1,8 +1,8 @@
 """The published hyper-parameters, table by table: numbers only.
 
 Source: NeurAI-Lab/CLS-ER, utils/best_args.py, the grid search of the DER and CLS-ER authors. Its
-``wd_reg`` multiplies the sum of all squared parameters in the loss. For iCaRL that is l2_weight; for
-LwF it is a weight decay of twice as much, the gradient's: 1e-3 where the file has 5e-4.
+``wd_reg`` multiplies the sum of all squared parameters in the loss. For iCaRL that is l2_weight;
+for LwF it is a weight decay of twice as much, the gradient's: 1e-3 where the file has 5e-4.
 """
 
 from collections.abc import Mapping

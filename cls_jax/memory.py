@@ -222,7 +222,8 @@ def ring_per_task(num_tasks: int, per_task: int) -> MemoryPolicy:
         del key
         seen = memory.seen
         ring = jax.nn.one_hot(items["task"], num_tasks, dtype=jnp.int32) * valid[:, None]
-        rank = jnp.cumsum(ring, axis=0, dtype=jnp.int32) - 1  # of each item within its task's part of the batch
+        # Of each item within its task's part of the batch.
+        rank = jnp.cumsum(ring, axis=0, dtype=jnp.int32) - 1
         task = jnp.clip(items["task"], 0, num_tasks - 1)
         slot = seen[task] % per_task + jnp.take_along_axis(rank, task[:, None], axis=1)[:, 0]
         keep = valid & (slot < per_task) & (ring.sum(axis=1) > 0)

@@ -1,4 +1,4 @@
-"""Which pass over its task a row belongs to, and rates that follow it, whatever rows are left out."""
+"""Which pass over its task a row belongs to, and rates that follow it, whatever is left out."""
 
 from functools import partial
 
@@ -91,5 +91,6 @@ def test_rates_fall_at_the_streams_own_milestones(name, kind, monkeypatch):
         live = table.labelled[table.task == task].all(axis=1)
         assert live.size == 4 * rows
         expected += at_birth  # its optimizers begin anew
-        expected += [0.1 ** sum(row // rows >= m for m in milestones) for row in np.flatnonzero(live)]
+        passes = np.flatnonzero(live) // rows
+        expected += [0.1 ** sum(number >= m for m in milestones) for number in passes]
     np.testing.assert_allclose(seen, expected, rtol=1e-6)

@@ -21,8 +21,8 @@ would have in expectation: of m drawn each is kept with probability r, so that a
 about once an epoch, not exactly once. Where m is too few (r > 1), all are kept and weigh r. The
 loss is a mean over the classes seen, as in the paper and earlier versions of mammoth; its newest
 averages over all classes. A class that comes back in a later task is learned from its labels and
-herded anew from that task's examples and its old exemplars; disjoint tasks have no such class. A row
-of a class not told so far is padding.
+herded anew from that task's examples and its old exemplars; disjoint tasks have no such class. A
+row of a class not told so far is padding.
 """
 
 from dataclasses import dataclass

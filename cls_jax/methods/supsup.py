@@ -157,9 +157,7 @@ def supsup(
         def loss(vars: Variables):
             masks, weights = mask_of(vars.params), kernels(state.weights)
             params = with_kernels(state.weights, jax.tree.map(jnp.multiply, weights, masks))
-            logits, stats = net.apply(
-                Variables(params, vars.stats), x, train=True, valid=counted
-            )
+            logits, stats = net.apply(Variables(params, vars.stats), x, train=True, valid=counted)
             return cross_entropy(logits, y, valid=counted), stats
 
         model, value = descend(state.model, _optimizer(config, state.hyper), loss)

@@ -36,7 +36,7 @@ def table(index: np.ndarray, rows: int, batch_size: int, drop_last: bool) -> np.
 
 
 def epochs_of(rows: Sequence[int], passes: Sequence[int]) -> np.ndarray:
-    """int32[num_steps]: the pass of each row, where task t has ``passes[t]`` of ``rows[t]`` rows."""
+    """int32[num_steps]: the pass of each row; task t has ``passes[t]`` of ``rows[t]`` rows."""
     pairs = zip(rows, passes, strict=True)
     return np.concatenate([np.repeat(np.arange(n, dtype=np.int32), some) for some, n in pairs])
 

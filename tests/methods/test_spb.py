@@ -256,6 +256,19 @@ def test_a_phase_begins_with_fresh_optimizers_and_a_copy_of_the_extractor():
     assert pupil.state.own.tolist() == [False, False, False, True, False, False]
 
 
+def test_a_class_that_comes_back_is_learned_among_the_classes_of_its_phase():
+    """With the softmax over the phase's own classes; over new ones alone it would cost 1e9."""
+    pupil = in_second_phase(ce_scope="new")
+    x = batch_of(0)
+    told = Task(jnp.int32(1), task_of(0).classes | task_of(1).classes, task_of(1).seen)
+    again = pupil.fns["begin_task"](jax.random.key(1), pupil.state, told, batch_of(0, 9, size=7))
+    assert again.own.tolist() == told.classes.tolist()
+    after, metrics = pupil.step_fn(jax.random.key(2), again, x)
+    assert 0 < float(metrics["loss"]) < 100
+    weights = (s.classifier.vars.params["weights"] for s in (again, after))
+    assert float(jnp.abs(jnp.subtract(*weights))[0, list(PHASES[0])].max()) > 1e-4
+
+
 @pytest.mark.parametrize("scope", ["seen", "new"])
 def test_over_new_classes_alone_a_single_one_has_nothing_to_learn(scope):
     """As the card says of phases of one class: then the cross-entropy is identically 0."""
