@@ -13,6 +13,9 @@ from flax import struct
 
 from cls_jax.types import Array, InputError
 
+COUNTED = 2**31 - 1
+"""How far int32 counts: more offers than these are held for so many."""
+
 Items = Mapping[str, Array]
 """Leaves with one leading axis, e.g. {"x": uint8[n, h, w, c], "y": int32[n], "task": int32[n]}."""
 
@@ -166,7 +169,8 @@ def reservoir(capacity: int) -> MemoryPolicy:
 
     The n-th item (from 0) goes to slot n while n < capacity; later it draws r uniformly from
     {0..n} and replaces slot r if r < capacity. After n offers each item is held with probability
-    capacity / n. ``Memory.seen`` int32[] counts the offers.
+    capacity / n. ``Memory.seen`` int32[] counts the offers, up to COUNTED: from there on every item
+    replaces another with probability capacity / COUNTED.
 
     Args:
       capacity: slots.
@@ -182,10 +186,12 @@ def reservoir(capacity: int) -> MemoryPolicy:
     def place(key: Array, memory: Memory, items: Items, valid: Array):
         del items
         seen = memory.seen
-        number = seen + jnp.cumsum(valid) - 1  # of each valid item, from 0
+        rank = jnp.cumsum(valid, dtype=jnp.int32) - 1
+        number = seen + jnp.minimum(rank, COUNTED - 1 - seen)  # of each valid item, from 0
         drawn = jax.random.randint(key, valid.shape, 0, jnp.maximum(number, 0) + 1)
         index = jnp.where(number < capacity, number, drawn)
-        return index, valid & (index < capacity), seen + valid.sum(dtype=jnp.int32)
+        offers = jnp.minimum(valid.sum(dtype=jnp.int32), COUNTED - seen)
+        return index, valid & (index < capacity), seen + offers
 
     filled = lambda memory: jnp.arange(capacity) < memory.seen  # noqa: E731
     return _policy(capacity, 0, place, filled, in_front=True)
@@ -196,7 +202,8 @@ def ring_per_task(num_tasks: int, per_task: int) -> MemoryPolicy:
 
     Slots ``t * per_task`` to ``(t + 1) * per_task - 1`` belong to task t (``items["task"]``). A
     batch that reaches the end of the ring is cut there, and the next one starts at the front.
-    ``Memory.seen`` int32[num_tasks] counts the items stored.
+    ``Memory.seen`` int32[num_tasks] counts the items stored, and near COUNTED goes back by whole
+    rings, so that a full ring stays full and goes on where it was.
 
     Args:
       num_tasks: rings.
@@ -215,11 +222,13 @@ def ring_per_task(num_tasks: int, per_task: int) -> MemoryPolicy:
         del key
         seen = memory.seen
         ring = jax.nn.one_hot(items["task"], num_tasks, dtype=jnp.int32) * valid[:, None]
-        rank = jnp.cumsum(ring, axis=0) - 1  # of each item within its task's part of the batch
+        # Of each item within its task's part of the batch.
+        rank = jnp.cumsum(ring, axis=0, dtype=jnp.int32) - 1
         task = jnp.clip(items["task"], 0, num_tasks - 1)
         slot = seen[task] % per_task + jnp.take_along_axis(rank, task[:, None], axis=1)[:, 0]
         keep = valid & (slot < per_task) & (ring.sum(axis=1) > 0)
-        stored = (ring * keep[:, None]).sum(axis=0)
+        stored = (ring * keep[:, None]).sum(axis=0, dtype=jnp.int32)
+        seen = jnp.where(seen > COUNTED // 2, per_task + seen % per_task, seen)
         return task * per_task + slot, keep, seen + stored
 
     def filled(memory: Memory) -> Array:
@@ -253,7 +262,8 @@ def class_balanced(capacity: int, num_classes: int) -> MemoryPolicy:
             count, label = carry  # items held of each class; the class of each slot
             key, y, offered = row
             held, classes = count.sum(), (count > 0).sum()
-            wanted = offered & ((count[y] == 0) | (count[y] * classes < capacity))
+            share = -(-capacity // jnp.maximum(classes, 1))  # capacity / classes, rounded up
+            wanted = offered & ((count[y] == 0) | (count[y] < share))
             largest = (count[label] == count.max()) & (jnp.arange(capacity) < held)
             choice = jax.random.randint(key, (), 0, jnp.maximum(largest.sum(), 1))
             victim = jnp.searchsorted(jnp.cumsum(largest), choice + 1)

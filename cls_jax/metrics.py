@@ -103,6 +103,9 @@ def forgetting(a: np.ndarray) -> np.ndarray:
     """What was lost since the best moment before the end, float64[...]; below 0 is a gain.
 
     ``FM = mean_{j<T-1} (max_{j<=i<T-1} a[i, j] - a[T-1, j])``
+
+    This is not what aimagelab/mammoth calls forgetting: its best moment may be the end, as in
+    ``forgetting_clipped``.
     """
     a = _checked(a)
     best = np.where(np.tri(a.shape[-1], dtype=bool), a, -np.inf)[..., :-1, :-1].max(-2, initial=-1)
@@ -114,7 +117,8 @@ def forgetting_clipped(a: np.ndarray) -> np.ndarray:
 
     ``FM' = mean_{j<T-1} (max_{j<=i<=T-1} a[i, j] - a[T-1, j])``
 
-    Source: the official DualNet script (phquang/DualNet, main.py, ``best_acc``).
+    Source: the official DualNet script (phquang/DualNet, main.py, ``best_acc``); aimagelab/mammoth,
+    utils/metrics.py, ``forgetting``.
     """
     a = _checked(a)
     best = np.where(np.tri(a.shape[-1], dtype=bool), a, -np.inf).max(-2)

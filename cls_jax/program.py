@@ -113,6 +113,7 @@ def gather(stream: Stream, method: Method, data: Examples, row: Rows, task: Task
         task=jnp.broadcast_to(number, valid.shape),
         valid=valid,
         labelled=labelled,
+        epoch=row.epoch,
     )
 
 

@@ -19,6 +19,7 @@ class Rows:
     index: np.ndarray
     labelled: np.ndarray
     live: np.ndarray
+    epoch: np.ndarray
     context: PyTree
 
 
@@ -38,6 +39,7 @@ def live_rows(schedule: Schedule, number: int, phase: Phase, *, unlabelled: bool
             index=zeros(schedule.index) - 1,
             labelled=zeros(schedule.labelled),
             live=np.ones(phase.num_steps, bool),
+            epoch=np.zeros(phase.num_steps, np.int32),
             context=jax.tree.map(zeros, schedule.context),
         )
     index, labelled = schedule.index[mine], schedule.labelled[mine]
@@ -49,6 +51,7 @@ def live_rows(schedule: Schedule, number: int, phase: Phase, *, unlabelled: bool
         index=index[keep],
         labelled=labelled[keep],
         live=np.ones(int(keep.sum()), bool),
+        epoch=schedule.epoch[mine][keep],
         context=jax.tree.map(pick, schedule.context),
     )
 

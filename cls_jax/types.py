@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 from flax import struct
 
 from cls_jax.errors import InputError as InputError
@@ -29,6 +30,8 @@ class Batch:
       task: int32[b] number of the task, or -1 where the scenario hides it.
       valid: bool[b]; False is padding: in no loss, in no batch statistic, never stored.
       labelled: bool[b]; False is an example whose label must not be looked at.
+      epoch: int32[] which pass over the task this is, from 0, as the stream counts: whatever rows
+        are dropped or unlabelled, schedules of rates follow it.
     """
 
     x: Array
@@ -36,6 +39,7 @@ class Batch:
     task: Array
     valid: Array
     labelled: Array
+    epoch: Array = np.int32(0)
 
 
 @struct.dataclass

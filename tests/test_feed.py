@@ -62,7 +62,7 @@ def test_a_part_is_gathered_while_the_one_before_is_used():
             second.set()
         return DATA, index
 
-    parts = [Rows(np.full((1, 1), i), None, None, ()) for i in range(4)]
+    parts = [Rows(np.full((1, 1), i), None, None, None, ()) for i in range(4)]
     for _, part in feed(Road(look, ahead=True), iter(parts)):
         used.append(int(part.index[0, 0]))
         assert second.wait(5), "nothing is gathered ahead"

@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cls_jax.memory import Memory, after, class_balanced, distinct, reservoir, ring_per_task
+from cls_jax.memory import (
+    COUNTED,
+    Memory,
+    after,
+    class_balanced,
+    distinct,
+    reservoir,
+    ring_per_task,
+)
 from cls_jax.types import InputError
 
 
@@ -52,6 +60,48 @@ def test_reservoir_equals_the_slow_loop(seed, valid):
         memory = offer(policy, memory, numbers, key, valid=valid)
         assert memory.slots["x"].tolist() == slots
         assert int(memory.seen) == seen
+
+
+@pytest.mark.parametrize("before", [COUNTED - 5, COUNTED])
+def test_a_reservoir_counts_no_further_than_it_can_and_goes_on(before):
+    """Past 2^31 offers the count used to become negative, and nothing was drawn any more."""
+    policy = reservoir(4)
+    empty = policy.init({"x": jnp.zeros(1, jnp.int32)})
+    memory = offer(policy, empty, [0, 1, 2, 3], jax.random.key(0))
+    memory = memory.replace(seen=jnp.int32(before))
+    for batch in range(3):
+        memory = offer(policy, memory, range(10, 18), jax.random.key(batch))
+        assert int(memory.seen) == COUNTED
+        assert policy.filled(memory).all()
+        assert policy.sample(jax.random.key(9), memory, 3).valid.all()
+    held = memory.slots["x"].tolist()
+    assert set(held) <= {0, 1, 2, 3, *range(10, 18)}
+
+
+def test_an_item_beyond_the_count_is_stored_as_seldom_as_the_last_before():
+    """A reservoir of half of all that can be counted would take every other item."""
+    policy = reservoir(64)
+    place = jax.jit(lambda key, memory: offer(policy, memory, [7] * 64, key).slots["x"])
+    empty = policy.init({"x": jnp.zeros(1, jnp.int32)})
+    rare = empty.replace(seen=jnp.int32(COUNTED))
+    assert not np.any([place(jax.random.key(s), rare) for s in range(20)])  # 64 of 2^31
+    often = empty.replace(seen=jnp.int32(128))
+    assert np.any(place(jax.random.key(0), often))
+
+
+def test_a_ring_goes_round_for_ever():
+    """Near the end of int32 the count goes back by whole rings: full, and at the same place."""
+    policy = ring_per_task(2, 3)
+    memory = policy.init({"x": jnp.zeros(1, jnp.int32), "task": jnp.zeros(1, jnp.int32)})
+    memory = memory.replace(seen=jnp.array([COUNTED - 1, 2], jnp.int32))
+    place = (COUNTED - 1) % 3
+    for number in range(1, 7):
+        memory = offer(policy, memory, [number], jax.random.key(0), task=[0])
+        assert int(memory.slots["x"][place]) == number
+        assert policy.filled(memory).tolist() == [True] * 5 + [False]
+        place = (place + 1) % 3
+    assert int(memory.seen[0]) < 100
+    assert int(memory.seen[1]) == 2
 
 
 def test_reservoir_holds_every_item_equally_often():

@@ -104,6 +104,26 @@ def test_rivals_have_the_numbers_of_the_card():
     assert r_mnist("derpp", 500).hyper.label_weight == 1
 
 
+def test_what_the_published_code_multiplies_is_the_sum_of_squares():
+    """Its wd_reg of 5e-4 is a weight decay of 1e-3, since the gradient of r w^2 is 2 r w."""
+    for table in (s_mnist, s_cifar10, s_tinyimagenet):
+        cell = table("lwf")
+        assert cell.hyper.weight_decay == 2 * 5e-4
+        assert "best_args" in cell.source["hyper.weight_decay"]
+    assert s_cifar10("icarl", 200).hyper.l2_weight == 1e-5
+
+
+def test_icarl_draws_enough_exemplars_and_mirrors_no_digit():
+    """A step has batch * exemplars / task of them in expectation; of 5120, 16 beside 32."""
+    for table, task in ((s_mnist, 11_263), (s_cifar10, 10_000), (s_tinyimagenet, 10_000)):
+        cell = table("icarl", 5120)
+        assert cell.config.replay_size >= cell.stream.batch_size * 5120 / task
+        assert cell.config.mirror == (table is not s_mnist)
+    assert "best_args" in s_mnist("icarl", 200).source["config.replay_size"]
+    assert s_cifar10("icarl", 200).source["config.replay_size"] == OURS
+    assert s_mnist("icarl", 200).source["config.mirror"] == OURS
+
+
 def test_every_number_has_a_source():
     cell = s_mnist("clser", 500)
     assert cell.source["hyper.stable_rate"] == cell.source["config.replay_size"]

@@ -66,7 +66,7 @@ from cls_jax.methods.apd_weights import (
     together,
     way,
 )
-from cls_jax.methods.base import Method, Needs, Phase, descend
+from cls_jax.methods.base import Method, Needs, Phase, descend, told_rows
 from cls_jax.methods.heads import annealed_adam, asked, check_annealing, check_head, row
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, Batch, Metrics, Task, Trainable, Variables
@@ -164,12 +164,13 @@ def apd(
     def step(key: Array, state: ApdState, batch: Batch) -> tuple[ApdState, Metrics]:
         hyper, t, x = state.hyper, state.task, augment.train(key, batch.x)
         old = state.learned.at[t].set(False)
+        counted = told_rows(batch, state.classes[t])
 
         def loss(vars: Variables):
             p, stats = vars.params, row(vars.stats, t)
             mine = Variables(params=together(composed_for(p, t), row(p.own, t)), stats=stats)
-            logits, stats = net.apply(mine, x, train=True, valid=batch.valid)
-            learned = cross_entropy(logits, batch.y, valid=batch.valid, classes=state.classes[t])
+            logits, stats = net.apply(mine, x, train=True, valid=counted)
+            learned = cross_entropy(logits, batch.y, valid=counted, classes=state.classes[t])
             every = jax.tree.map(lambda leaf, new: leaf.at[t].set(new), vars.stats, stats)
             moving = (old if config.retroactive else jnp.zeros_like(old)).at[t].set(True)
             kept = hyper.sparsity_weight * absolute(p.residues, moving)

@@ -149,6 +149,22 @@ def gradient_of(
     return jax.value_and_grad(of_params, has_aux=True)(vars.params)
 
 
+def told_rows(batch: Batch, classes: Array) -> Array:
+    """The rows that a method which is told its classes counts: valid, and of one of them.
+
+    A softmax over the told classes has no place for another label, so a row that has one (a minor
+    example of a blurry task) is padding to such a method: in no loss, never stored.
+
+    Args:
+      batch: of the stream.
+      classes: bool[num_classes].
+
+    Returns:
+      bool[b].
+    """
+    return batch.valid & classes[batch.y]
+
+
 def move(
     model: Trainable, optimizer: optax.GradientTransformation, gradient: PyTree, stats: PyTree
 ) -> Trainable:

@@ -15,7 +15,8 @@ import optax
 
 from cls_jax.herding import unit
 from cls_jax.losses import FLOOR, at_least
-from cls_jax.types import Array, InputError
+from cls_jax.nets.net import Net
+from cls_jax.types import Array, InputError, PyTree, Variables
 
 Weighting = Literal["reciprocal", "equal", "sqrt", "none"]
 SQRT_WEIGHT = 5.0
@@ -31,18 +32,44 @@ def initial_weights(key: Array, shape: tuple[int, ...]) -> Array:
     return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
 
 
-def cosine_logits(features: Array, weights: Array, scale: Array) -> Array:
+def cosine_logits(features: Array, weights: Array, scale: Array | float) -> Array:
     """``scale * <features, unit(w_c)>``.
 
     Args:
       features: float32[..., b, d] of unit length.
       weights: float32[..., C, d] of any length.
-      scale: float32[].
+      scale: float32[] or float.
 
     Returns:
       float32[..., b, C].
     """
     return scale * jnp.einsum("...bd,...cd->...bc", features, unit(weights))
+
+
+def with_cosine_head(net: Net, scale: float) -> Net:
+    """``net`` with a last layer that compares angles: ``scale * <unit(f), unit(w_c)>``, no bias.
+
+    Args:
+      net: has ``features`` and ``head``; the weights are drawn as it draws its last layer's.
+      scale: by which cosines are multiplied, fixed.
+
+    Returns:
+      Net; ``params[net.head]`` is {"kernel": float32[d, C]}.
+    """
+
+    def init(key: Array, x: Array) -> Variables:
+        vars = net.init(key, x)
+        head = {"kernel": vars.params[net.head]["kernel"]}
+        return vars.replace(params={**vars.params, net.head: head})
+
+    def apply(
+        vars: Variables, x: Array, *, train: bool, valid: Array | None = None
+    ) -> tuple[Array, PyTree]:
+        features, stats = net.features(vars, x, train=train, valid=valid)
+        weights = vars.params[net.head]["kernel"].T
+        return cosine_logits(unit(features), weights, scale), stats
+
+    return net._replace(init=init, apply=apply)
 
 
 def imprint(weights: Array, prototypes: Array, new: Array, past: Array) -> Array:

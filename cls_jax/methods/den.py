@@ -18,7 +18,10 @@ Departs: defects of the released code are not kept: it selects by class 0 and ke
 alone, splits the units that moved least, loses what they learned, draws their biases and heads
 anew, splits only after growing, leaves the order of the two proximal steps open, and fixes depth,
 tasks and classes. Tau is compared with the mean of the last 50 losses, not with one; new units'
-Glorot limits come from the sizes after growth; its early stopping is left out. In the first task
+Glorot limits come from the sizes after growth; its early stopping is left out. A group of the lasso
+is all that a new unit hears, as in equation 5; the released code groups variable by variable, so
+what a new unit hears from old units and from new ones are two groups, and what an old unit hears
+from new ones is a third, which is shrunk too. In the first task
 "select" trains everything, and the other phases run without effect.
 """
 

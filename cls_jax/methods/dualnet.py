@@ -23,7 +23,9 @@ Departs, each with a switch to the code's behaviour: soft targets are taken with
 (``snapshot="train"``), and a remembered example without soft targets of its own has no soft-target
 loss (``stale_soft_targets=True``). Without a switch: fill counts instead of uninitialised memory;
 an exact reservoir; soft targets are taken at the boundary, not at the first labelled batch after
-it; the self-supervised optimizer holds the slow tree only, which is what gets gradient.
+it; the self-supervised optimizer holds the slow tree only, which is what gets gradient; a
+task-aware learner takes a row whose class its task was not told (blurry tasks have such) as an
+image without a label, which is neither stored nor in a supervised loss.
 """
 
 import jax
@@ -113,6 +115,13 @@ def dualnet(
         """bool[b, num_classes]: the columns of each example's own task; None: all."""
         return state.task_classes[jnp.maximum(task, 0)] if aware else None
 
+    def counted(state: DualNetState, batch: Batch) -> Array:
+        """bool[b]: the rows to learn from and to store; task-aware: of the task's own classes."""
+        labelled = batch.valid & batch.labelled
+        if not aware:
+            return labelled
+        return labelled & state.task_classes[jnp.maximum(batch.task, 0), batch.y]
+
     def replayable(state: DualNetState, batch: Batch) -> Array:
         """bool[capacity]: examples of earlier tasks; task-free: every one, once a task is over."""
         filled = policy.filled(state.memory)
@@ -140,7 +149,7 @@ def dualnet(
         slow = state.slow.vars.replace(params=params["slow"])
         fast = state.fast.vars.replace(params=params["fast"])
         items, temperature = replay.items, state.hyper.temperature
-        seen = batch.valid & batch.labelled
+        seen = counted(state, batch)
         logits, slow, fast = forward(slow, fast, x, train=True, valid=seen)
         own = classes_of(state, batch.task)
         ce = losses.cross_entropy(logits, batch.y, valid=seen, classes=own)
@@ -217,17 +226,17 @@ def dualnet(
 
     def step(key: Array, state: DualNetState, batch: Batch) -> tuple[DualNetState, Metrics]:
         key_add, key_slow, key_fast = jax.random.split(key, 3)
-        labelled = batch.valid & batch.labelled
+        learned = counted(state, batch)
         items = {"x": batch.x, "y": batch.y, "task": batch.task}
-        items["has_logits"] = jnp.zeros(labelled.shape, bool)
-        state = state.replace(memory=policy.add(key_add, state.memory, items, labelled))
+        items["has_logits"] = jnp.zeros(learned.shape, bool)
+        state = state.replace(memory=policy.add(key_add, state.memory, items, learned))
         draw = lambda key: ssl_batch(key, state, batch)  # noqa: E731
         slow, target, ssl = slow_phase(key_slow, state.slow, state.target, draw, state.hyper)
         state = before = state.replace(slow=slow, target=target)
         for key_inner in jax.random.split(key_fast, config.inner_steps):
             state, metrics = supervised_step(key_inner, state, batch)
         if config.semi_supervised:
-            some = labelled.any()
+            some = learned.any()
             state = select(some, state, before)
             metrics = {name: jnp.where(some, value, 0.0) for name, value in metrics.items()}
         return state, {**metrics, "ssl": ssl}

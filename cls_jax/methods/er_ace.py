@@ -9,14 +9,17 @@ over all classes. The sum of two means; no task boundaries.
 | eta | learning_rate | 0.03 | our choice, as for DER: neither source gives one for M = 500 |
 | M | memory_size | 500 | the middle of DER's three published buffers |
 | m | replay_size | 32 | DER's grid search for Seq-CIFAR-10 |
+| | head | cosine | both codes: ``10 <f / |f|, w_c / |w_c|>``, no bias |
 
-Source: Caccia et al. 2022 (ICLR; arXiv 2104.05025); pclucas14/AML, methods/er_ace.py (task-free);
-aimagelab/mammoth, models/er_ace.py (waits for the second task).
+Source: Caccia et al. 2022 (ICLR; arXiv 2104.05025); pclucas14/AML, methods/er_ace.py (task-free)
+and model.py (distLinear); aimagelab/mammoth, models/er_ace.py (waits for the second task). With
+``head="linear"`` the network's own last layer stays, as in mammoth's first versions.
 Departs: replay and mask begin with the first step, as in AML; "unseen" is a set, where both codes
 take every class from the highest label seen upwards, which means a class order 0, 1, 2, …
 """
 
 from dataclasses import dataclass
+from typing import Literal, get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -36,16 +39,27 @@ from cls_jax.methods.base import (
     fresh,
     kept,
 )
+from cls_jax.methods.cosine import with_cosine_head
 from cls_jax.nets.net import Net
-from cls_jax.types import Array, Batch, Metrics, Trainable, Variables
+from cls_jax.types import Array, Batch, InputError, Metrics, Trainable, Variables
+
+SCALE = 10.0
+"""By which both codes multiply the cosines."""
 
 
 @dataclass(frozen=True)
 class ErAceConfig:
-    """memory_size: slots of the reservoir; replay_size: examples replayed a step."""
+    """Sizes, and one choice.
+
+    Attributes:
+      memory_size: slots of the reservoir.
+      replay_size: examples replayed a step.
+      head: the last layer compares angles, as in both codes, or is the network's own.
+    """
 
     memory_size: int = 500
     replay_size: int = 32
+    head: Literal["cosine", "linear"] = "cosine"
 
 
 @struct.dataclass
@@ -69,17 +83,29 @@ def er_ace(config: ErAceConfig, net: Net, *, augment: Augment) -> Method:
     """Experience replay with asymmetric cross-entropy.
 
     Args:
-      config: sizes.
-      net: outputs float32[b, num_classes] logits.
+      config: sizes, and which last layer.
+      net: outputs float32[b, num_classes] logits; for the cosine head it has ``features`` and
+        ``head``.
       augment: ``train`` makes the inputs of the losses, ``test`` those of ``predict``.
 
     Returns:
       The method; its hyper is ErAceHyper.
 
     Raises:
-      InputError: if the memory is smaller than one replay draw.
+      InputError: if the memory is smaller than one replay draw, or for a head that is none or that
+        the network cannot have.
     """
     check_replay(config.memory_size, config.replay_size)
+    heads = get_args(get_type_hints(ErAceConfig)["head"])
+    if config.head not in heads:
+        raise InputError(f"head is {config.head!r}; use one of {', '.join(heads)}")
+    if config.head == "cosine":
+        if net.features is None or net.head is None:
+            raise InputError(
+                "head is 'cosine' and the network names no last layer to put it in place of; use "
+                "mlp or resnet18, or head 'linear'"
+            )
+        net = with_cosine_head(net, SCALE)
     policy = reservoir(config.memory_size)
 
     def init(key: Array, example: Batch, hyper: ErAceHyper) -> ErAceState:

@@ -58,7 +58,7 @@ def union(
       size: exemplars drawn, at most the memory's capacity.
     """
     replay = reservoir(len(memory.slots["y"])).sample(key_draw, memory, size)
-    share = batch.valid.sum() * memory.seen / jnp.maximum(task_size, 1)
+    share = batch.valid.sum() * (memory.seen / jnp.maximum(task_size, 1))
     rate = share / jnp.maximum(replay.valid.sum(), 1)
     kept = replay.valid & jax.random.bernoulli(key_keep, jnp.minimum(rate, 1), replay.valid.shape)
     return Union(

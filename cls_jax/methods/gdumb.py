@@ -146,7 +146,8 @@ def gdumb(config: GdumbConfig, net: Net, *, augment: Augment, num_classes: int) 
 
         # The next batch of a pass over the filled slots, shuffled as the epoch begins.
         filled = policy.filled(state.memory)
-        shuffled = lambda: jnp.argsort(~filled + jax.random.uniform(key_order, filled.shape))  # noqa: E731
+        noise = lambda: ~filled + jax.random.uniform(key_order, filled.shape)  # noqa: E731
+        shuffled = lambda: jnp.argsort(noise()).astype(jnp.int32)  # noqa: E731
         order = jax.lax.cond(place == 0, shuffled, lambda: state.order)
         row = place * size + jnp.arange(size)
         slot, valid = order[jnp.minimum(row, num_slots - 1)], row < filled.sum()

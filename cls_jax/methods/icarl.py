@@ -21,7 +21,8 @@ would have in expectation: of m drawn each is kept with probability r, so that a
 about once an epoch, not exactly once. Where m is too few (r > 1), all are kept and weigh r. The
 loss is a mean over the classes seen, as in the paper and earlier versions of mammoth; its newest
 averages over all classes. A class that comes back in a later task is learned from its labels and
-herded anew from that task's examples and its old exemplars; disjoint tasks have no such class.
+herded anew from that task's examples and its old exemplars; disjoint tasks have no such class. A
+row of a class not told so far is padding.
 """
 
 from dataclasses import dataclass
@@ -35,7 +36,17 @@ from cls_jax.augment import Augment
 from cls_jax.herding import unit
 from cls_jax.losses import binary_cross_entropy
 from cls_jax.memory import Memory
-from cls_jax.methods.base import Method, Needs, Phase, answer, check_replay, descend, fresh, kept
+from cls_jax.methods.base import (
+    Method,
+    Needs,
+    Phase,
+    answer,
+    check_replay,
+    descend,
+    fresh,
+    kept,
+    told_rows,
+)
 from cls_jax.methods.exemplars import choose, nearest_mean, no_exemplars, union
 from cls_jax.nets.net import Net
 from cls_jax.types import (
@@ -89,7 +100,7 @@ class IcarlState:
       memory: the exemplars.
       means: float32[num_classes, d] unit features, zero for a class without exemplars.
       past, current: bool[num_classes] classes of earlier tasks alone, and of this task.
-      task_size: int32[] examples of this task.
+      task_size: int32[] examples of this task that are learned from.
       hyper: IcarlHyper.
     """
 
@@ -136,12 +147,12 @@ def icarl(config: IcarlConfig, net: Net, *, augment: Augment, num_classes: int) 
     def init(key: Array, example: Batch, hyper: IcarlHyper) -> IcarlState:
         x = augment.test(example.x)
         model = fresh(key, net, x, optax.sgd(hyper.learning_rate))
-        size = jax.eval_shape(features, model.vars, x).shape[1]
+        shape = jax.eval_shape(features, model.vars, x)
         return IcarlState(
             model=model,
             old=jax.tree.map(jnp.copy, model.vars),
             memory=no_exemplars(example, config.memory_size),
-            means=jnp.zeros((num_classes, size)),
+            means=jnp.zeros((num_classes, shape.shape[1]), shape.dtype),
             past=jnp.zeros(num_classes, bool),
             current=jnp.zeros(num_classes, bool),
             task_size=jnp.int32(0),
@@ -153,11 +164,12 @@ def icarl(config: IcarlConfig, net: Net, *, augment: Augment, num_classes: int) 
             old=jax.tree.map(jnp.copy, state.model.vars),
             past=task.seen & ~task.classes,
             current=jnp.copy(task.classes),
-            task_size=data.valid.sum(dtype=jnp.int32),
+            task_size=told_rows(data, task.seen).sum(dtype=jnp.int32),
         )
 
     def step(key: Array, state: IcarlState, batch: Batch) -> tuple[IcarlState, Metrics]:
         key_draw, key_keep, key_augment = jax.random.split(key, 3)
+        batch = batch.replace(valid=told_rows(batch, state.past | state.current))
         both = union(key_draw, key_keep, state.memory, batch, state.task_size, config.replay_size)
 
         # Labels on the task's classes, what the old network says on past ones.

@@ -14,7 +14,8 @@ is plain fine-tuning: the lower bound of methods that are told the task in train
 
 Source: Yoon et al. 2020 (ICLR; arXiv 1902.09432), experiments: the baseline "L2-Transfer"; Yoon et
 al. 2018 (ICLR; arXiv 1708.01547), "DNN-L2".
-Departs: where the task is hidden at test, the last layer of the task learned last answers.
+Departs: where the task is hidden at test, the last layer of the task learned last answers. A row
+of a class that is not the task's is padding.
 """
 
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ from flax import struct
 
 from cls_jax.augment import Augment
 from cls_jax.losses import cross_entropy, half_squared
-from cls_jax.methods.base import Method, Needs, Phase, descend
+from cls_jax.methods.base import Method, Needs, Phase, descend, told_rows
 from cls_jax.methods.heads import (
     annealed_adam,
     asked,
@@ -140,11 +141,12 @@ def l2_transfer(
         hyper, x = state.hyper, augment.train(key, batch.x)
         classes = state.classes[state.num_begun - 1]
         weight = jnp.where(state.num_begun > 1, hyper.penalty_weight, 0)
+        counted = told_rows(batch, classes)
 
         def loss(vars: Variables):
             mine = for_task(vars, net.head, state.task)
-            logits, stats = net.apply(mine, x, train=True, valid=batch.valid)
-            learned = cross_entropy(logits, batch.y, valid=batch.valid, classes=classes)
+            logits, stats = net.apply(mine, x, train=True, valid=counted)
+            learned = cross_entropy(logits, batch.y, valid=counted, classes=classes)
             way = half_squared(without_head(vars.params, net.head), state.anchor)
             return learned + weight * way, stats
 

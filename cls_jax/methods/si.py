@@ -14,9 +14,10 @@ theta* <- theta. The loss is ``CE + c sum_k Omega_k (theta_k - theta*_k)^2``. No
 Source: Zenke et al. 2017 (ICML; arXiv 1703.04200), equations 3 to 5; ganguli-lab/pathint,
 pathint/protocols.py: g without the penalty's part; aimagelab/mammoth, models/si.py: plain SGD along
 the whole gradient, each component of it clipped to [-1, 1].
-Departs: mammoth credits eta times the square of that clipped whole gradient, penalty included,
-which is the same only where nothing pulls or is clipped. So w, and with it Omega, can fall below 0
-here, as in the paper; pathint cuts Omega at 0.
+Departs: from mammoth's present version in nothing. Its older ones, and NeurAI-Lab/CLS-ER's copy of
+them, credit eta times the square of that clipped whole gradient, penalty included, which is the
+same only where nothing pulls or is clipped; DER's grid search was made with these. So w, and with
+it Omega, can fall below 0 here, as in the paper; pathint cuts Omega at 0.
 """
 
 import jax

@@ -22,7 +22,7 @@ Source: Wu, Gong and Li 2021 (ICCV), sections 3.1 to 3.4, equations 1 to 6; no o
 Departs: where the paper is silent we decide as the spb card does: the softmax runs over all classes
 seen (``ce_scope``), old weights go on learning (``freeze_old_weights``), BatchNorm trains on in
 later phases, the scale is not decayed, prototypes are taken from images as they are, and summed
-predictions are probabilities (``answer``).
+predictions are probabilities (``answer``). A row of a class outside the softmax is padding.
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ from flax import struct
 from cls_jax.augment import Augment
 from cls_jax.herding import class_means, in_chunks, unit
 from cls_jax.losses import cross_entropy, mask_logits
-from cls_jax.methods.base import Method, Needs, Phase, move, unchanged
+from cls_jax.methods.base import Method, Needs, Phase, move, told_rows, unchanged
 from cls_jax.methods.cosine import (
     cosine_logits,
     embedding_loss,
@@ -63,8 +63,7 @@ class SpbState:
         state apart from the extractor's.
       old: the extractor as it was when the phase began.
       past, seen: bool[C] classes of earlier phases, and those with this one's.
-      task_size: int32[] examples of this phase.
-      step: int32[] made in this phase.
+      own: bool[C] classes of this phase, those that come back included.
       hyper: SpbHyper.
     """
 
@@ -73,8 +72,7 @@ class SpbState:
     old: Variables
     past: Array
     seen: Array
-    task_size: Array
-    step: Array
+    own: Array
     hyper: SpbHyper
 
 
@@ -107,10 +105,9 @@ def spb(
     check(config, augment)
     gamma, inner = config.rotations, learner(config, augment)
 
-    def optimizers(state: SpbState, batch_size: int = 1):
-        """Of the extractor and of the classifier, at this step."""
+    def optimizers(state: SpbState, epoch: Array):
+        """Of the extractor and of the classifier, in this pass over the phase."""
         hyper, first = state.hyper, ~state.past.any()
-        epoch = state.step // jnp.maximum(-(-state.task_size // batch_size), 1)
         base = hyper.base_learning_rate * step_decay(epoch, config.base_decays)
         later = step_decay(epoch, config.decays)
         rates = hyper.learning_rate, hyper.classifier_learning_rate
@@ -121,13 +118,13 @@ def spb(
         ]
 
     def reset(state: SpbState) -> SpbState:
-        """Both optimizers as at birth, the phase at its first step."""
+        """Both optimizers as at birth."""
         models = state.extractor, state.classifier
         each = [
             model.replace(opt=optimizer.init(model.vars.params))
-            for model, optimizer in zip(models, optimizers(state), strict=True)
+            for model, optimizer in zip(models, optimizers(state, jnp.int32(0)), strict=True)
         ]
-        return state.replace(extractor=each[0], classifier=each[1], step=jnp.int32(0))
+        return state.replace(extractor=each[0], classifier=each[1])
 
     def look(vars: Variables, x: Array) -> Array:
         """float32[b, d] features of unit length, from raw images of one rotation."""
@@ -166,8 +163,7 @@ def spb(
             old=jax.tree.map(jnp.copy, trunk),
             past=none,
             seen=jnp.copy(none),
-            task_size=jnp.int32(0),
-            step=jnp.int32(0),
+            own=jnp.copy(none),
             hyper=hyper,
         )
         return reset(state)
@@ -181,17 +177,18 @@ def spb(
             old=jax.tree.map(jnp.copy, state.extractor.vars),
             past=past,
             seen=seen,
-            task_size=data.valid.sum(dtype=jnp.int32),
+            own=task.classes | (seen & ~past),
         )
         return reset(state)
 
     def step(key: Array, state: SpbState, batch: Batch) -> tuple[SpbState, Metrics]:
         hyper, new = state.hyper, state.seen & ~state.past
         classify, hold = loss_weights(config.weighting, new, state.past)
-        scope = new if config.ce_scope == "new" else state.seen
+        scope = state.own if config.ce_scope == "new" else state.seen
+        counted = told_rows(batch, scope)
         views = inner.views(key, batch.x)
         count, flat = len(views), views.reshape(-1, *views.shape[2:])
-        valid = jnp.tile(batch.valid, count)
+        valid = jnp.tile(counted, count)
         old_features = look(state.old, flat)
 
         def loss(trunk, head):
@@ -200,11 +197,11 @@ def spb(
             features = unit(seen.features)
             each = features.reshape(count, len(batch.y), -1)
             logits = cosine_logits(each[:gamma], head["weights"], head["scale"])
-            told = {"valid": batch.valid, "classes": scope}
+            told = {"valid": counted, "classes": scope}
             ce = sum(cross_entropy(one, batch.y, **told) for one in logits) / gamma
             near = embedding_loss(features, old_features, valid)
             head_vars = state.classifier.vars.replace(params=head)
-            own, head_stats = inner.loss(head_vars, seen, batch.valid, hyper)
+            own, head_stats = inner.loss(head_vars, seen, counted, hyper)
             return classify * ce + hold * near + own, (stats, head_stats)
 
         models = state.extractor, state.classifier
@@ -213,7 +210,7 @@ def spb(
         after = [
             move(model, optimizer, gradient, stats)
             for model, optimizer, gradient, stats in zip(
-                models, optimizers(state, len(batch.y)), gradients, value[1], strict=True
+                models, optimizers(state, batch.epoch), gradients, value[1], strict=True
             )
         ]
         if config.freeze_old_weights:
@@ -223,7 +220,7 @@ def spb(
             after[1] = after[1].replace(vars=vars)
         if config.freeze_after_base:
             after = select(state.past.any(), list(models), after)
-        state = state.replace(extractor=after[0], classifier=after[1], step=state.step + 1)
+        state = state.replace(extractor=after[0], classifier=after[1])
         return state, {"loss": value[0]}
 
     def end_task(key: Array, state: SpbState, task: Task, data: Batch | None) -> SpbState:

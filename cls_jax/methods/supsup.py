@@ -43,7 +43,7 @@ import optax
 
 from cls_jax.augment import Augment
 from cls_jax.losses import cross_entropy, mask_logits
-from cls_jax.methods.base import Method, Needs, Phase, descend
+from cls_jax.methods.base import Method, Needs, Phase, descend, told_rows
 from cls_jax.methods.masked_net import (
     frozen,
     kernels,
@@ -152,15 +152,14 @@ def supsup(
         x = augment.train(key, batch.x)
         if not config.told_task:
             state = choose(state, x, batch.valid)
-        y = place_of(state.classes[state.current])[batch.y]
+        classes = state.classes[state.current]  # all of them where the task is not told
+        y, counted = place_of(classes)[batch.y], told_rows(batch, classes)
 
         def loss(vars: Variables):
             masks, weights = mask_of(vars.params), kernels(state.weights)
             params = with_kernels(state.weights, jax.tree.map(jnp.multiply, weights, masks))
-            logits, stats = net.apply(
-                Variables(params, vars.stats), x, train=True, valid=batch.valid
-            )
-            return cross_entropy(logits, y, valid=batch.valid), stats
+            logits, stats = net.apply(Variables(params, vars.stats), x, train=True, valid=counted)
+            return cross_entropy(logits, y, valid=counted), stats
 
         model, value = descend(state.model, _optimizer(config, state.hyper), loss)
         state = state.replace(model=model, clock=state.clock + 1)

@@ -30,7 +30,8 @@ stream's batches (``exemplars.union``), and balanced batches are drawn anew each
 seen as often as there, but on average. Exemplars are herded as iCaRL's paper has it; the official
 loop can come back to one it has. Class means are of the exemplars alone; the official CIFAR code
 mixes in copies whose colours are reversed. A class that comes back in a later task counts as past:
-it is not imprinted and its weights stand still; it is herded anew.
+it is not imprinted and its weights stand still; it is herded anew. A row of a class not told so far
+is padding.
 """
 
 import jax
@@ -42,7 +43,7 @@ from cls_jax.augment import Augment
 from cls_jax.herding import class_means, in_chunks, unit
 from cls_jax.losses import cross_entropy, mask_logits
 from cls_jax.memory import Memory, reservoir
-from cls_jax.methods.base import Method, Needs, Phase, kept, move, unchanged
+from cls_jax.methods.base import Method, Needs, Phase, kept, move, told_rows, unchanged
 from cls_jax.methods.cosine import (
     adaptive_weight,
     cosine_logits,
@@ -71,8 +72,8 @@ class UcirState:
       memory: the exemplars.
       means: float32[C, d] unit features of theirs, zero for a class without exemplars.
       past, seen: bool[C] classes of earlier tasks, and those with this one's.
-      task_size: int32[] examples of this task.
-      step: int32[] made in this phase of the task.
+      task_size: int32[] examples of this task that are learned from.
+      step: int32[] made in the phase "balanced" of this task.
       hyper: UcirHyper.
     """
 
@@ -127,8 +128,8 @@ def ucir(config: UcirConfig, extractor: Extractor, *, augment: Augment, num_clas
         key_extractor, key_weights = jax.random.split(key)
         x = augment.test(example.x)
         trunk = extractor.init(key_extractor, x)
-        size = jax.eval_shape(features, trunk, x).shape[1]
-        weights = initial_weights(key_weights, (num_classes, size))
+        shape = jax.eval_shape(features, trunk, x)
+        weights = initial_weights(key_weights, (num_classes, shape.shape[1]))
         head = {"weights": weights, "scale": jnp.array(hyper.initial_scale, jnp.float32)}
         none = jnp.zeros(num_classes, bool)
         state = UcirState(
@@ -136,7 +137,7 @@ def ucir(config: UcirConfig, extractor: Extractor, *, augment: Augment, num_clas
             classifier=Trainable(Variables(params=head, stats={}), None),
             old=jax.tree.map(jnp.copy, trunk),
             memory=no_exemplars(example, num_slots),
-            means=jnp.zeros((num_classes, size)),
+            means=jnp.zeros((num_classes, shape.shape[1]), shape.dtype),
             past=none,
             seen=jnp.copy(none),
             task_size=jnp.int32(0),
@@ -156,13 +157,14 @@ def ucir(config: UcirConfig, extractor: Extractor, *, augment: Augment, num_clas
             old=jax.tree.map(jnp.copy, state.extractor.vars),
             past=past,
             seen=seen,
-            task_size=data.valid.sum(dtype=jnp.int32),
+            task_size=told_rows(data, seen).sum(dtype=jnp.int32),
         )
         return restart(state)
 
     def step(key: Array, state: UcirState, batch: Batch) -> tuple[UcirState, Metrics]:
         key_draw, key_keep, key_augment = jax.random.split(key, 3)
         hyper, b, new = state.hyper, len(batch.y), state.seen & ~state.past
+        batch = batch.replace(valid=told_rows(batch, state.seen))
         rows = union(key_draw, key_keep, state.memory, batch, state.task_size, replay_size)
         x, valid = augment.train(key_augment, rows.x), rows.weight > 0
         old_features = features(state.old, x)
@@ -187,15 +189,13 @@ def ucir(config: UcirConfig, extractor: Extractor, *, augment: Augment, num_clas
 
         before = state.extractor.vars.params, state.classifier.vars.params
         (value, stats), slopes = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(*before)
-        epoch = state.step // jnp.maximum(-(-state.task_size // b), 1)
-        optimizer = _sgd(hyper, hyper.learning_rate * step_decay(epoch, config.decays))
+        optimizer = _sgd(hyper, hyper.learning_rate * step_decay(batch.epoch, config.decays))
         trunk = move(state.extractor, optimizer, slopes[0], stats)
         head = move(state.classifier, optimizer, slopes[1], {})
         if config.freeze_old_weights:
             stay, moved = before[1]["weights"], head.vars.params["weights"]
             head = _with(head, weights=jnp.where(state.past[:, None], stay, moved))
-        state = state.replace(extractor=trunk, classifier=head, step=state.step + 1)
-        return state, {"loss": value}
+        return state.replace(extractor=trunk, classifier=head), {"loss": value}
 
     def choose_exemplars(key: Array, state: UcirState, task: Task, data: Batch | None) -> UcirState:
         look = lambda x: features(state.extractor.vars, augment.test(x))  # noqa: E731

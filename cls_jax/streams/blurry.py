@@ -14,6 +14,7 @@ from cls_jax.streams.tables import (
     check_choice,
     class_counts,
     class_groups,
+    epochs_of,
     members,
     num_rows,
     table,
@@ -113,6 +114,7 @@ def blurry(
         return Schedule(
             index=index,
             task=np.repeat(np.arange(num_tasks, dtype=np.int32), np.multiply(rows_of, passes)),
+            epoch=epochs_of(rows_of, [passes] * num_tasks),
             labelled=np.ones(index.shape, bool),
             task_classes=classes,
             test_index=members(source.test.y, classes, test_width),

@@ -18,6 +18,7 @@ from cls_jax.streams.tables import (
     check_choice,
     class_counts,
     class_groups,
+    epochs_of,
     members,
     num_rows,
     table,
@@ -90,15 +91,16 @@ def class_il(
         key_shuffle = jax.random.fold_in(jax.random.fold_in(key, _SHUFFLE), shuffle)
         place = argsort(key_shuffle, (max(passes), source.train.y.size))  # one for each epoch
         tables = []
-        for group, rows, epochs_of in zip(classes, rows_of, passes, strict=True):
+        for group, rows, number in zip(classes, rows_of, passes, strict=True):
             member = group[source.train.y]
-            for permutation in place[:epochs_of]:
+            for permutation in place[:number]:
                 tables.append(table(permutation[member[permutation]], rows, batch_size, drop_last))
         index = np.concatenate(tables)
         bits = jax.random.uniform(jax.random.fold_in(key_shuffle, _LABELS), (len(index), 1))
         return Schedule(
             index=index,
             task=np.repeat(np.arange(num_tasks, dtype=np.int32), np.multiply(rows_of, passes)),
+            epoch=epochs_of(rows_of, passes),
             labelled=np.broadcast_to(np.asarray(bits) < label_fraction, index.shape).copy(),
             task_classes=classes,
             test_index=members(source.test.y, classes, test_width),

@@ -12,7 +12,7 @@ from cls_jax.checks import whole, yes_no
 from cls_jax.streams.checked import checked
 from cls_jax.streams.rotation import check_square, rotate, rotation
 from cls_jax.streams.stream import Schedule, Source, Stream
-from cls_jax.streams.tables import argsort, check_batch, num_rows, table
+from cls_jax.streams.tables import argsort, check_batch, epochs_of, num_rows, table
 from cls_jax.types import Array
 
 _DOMAIN, _SHUFFLE = range(2)  # purposes of the key
@@ -172,6 +172,7 @@ def _domain_il(
         return Schedule(
             index=index,
             task=np.repeat(np.arange(tasks, dtype=np.int32), passes * rows),
+            epoch=epochs_of([rows] * tasks, [passes] * tasks),
             labelled=np.ones(index.shape, bool),
             task_classes=np.ones((tasks, source.num_classes), bool),
             test_index=np.tile(np.arange(source.test.y.size, dtype=np.int32), (tasks, 1)),

@@ -13,6 +13,7 @@ from cls_jax.streams.tables import (
     check_batch,
     check_choice,
     class_counts,
+    epochs_of,
     members,
     num_rows,
     table,
@@ -135,6 +136,7 @@ def gcil(
         return Schedule(
             index=index,
             task=np.repeat(np.arange(tasks, dtype=np.int32), passes * rows),
+            epoch=epochs_of([rows] * tasks, [passes] * tasks),
             labelled=np.ones(index.shape, bool),
             task_classes=classes,
             test_index=members(source.test.y, met, source.test.y.size),

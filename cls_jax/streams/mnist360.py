@@ -13,10 +13,11 @@ from cls_jax.checks import whole, yes_no
 from cls_jax.streams.checked import checked
 from cls_jax.streams.rotation import check_square, rotate, rotation
 from cls_jax.streams.stream import Examples, Schedule, Source, Stream
-from cls_jax.streams.tables import check_batch
+from cls_jax.streams.tables import check_batch, epochs_of
 from cls_jax.types import Array, InputError
 
 _CLASSES, _ROUNDS = 9, 3
+_LABELS = 10  # outputs of the published networks
 _CHUNKS = 2 * _ROUNDS  # of each class: it is in two pairs a round
 _DRAW = 0  # purpose of the key
 
@@ -38,9 +39,11 @@ def mnist360(
         image is served twice in a pass. Both serve equally many.
 
     Returns:
-      A stream of one task and nine classes. ``context`` is the rotation of each example,
-      int32[num_steps, b, 6]. The test images are rotated already, in ``source``: image s of the n
-      of its class by 360 s / n degrees, so they are tested under the identity.
+      A stream of one task and nine classes. The label space has the tenth class too, if the source
+      has it: no label says so, but the published networks have an output for it. ``context`` is the
+      rotation of each example, int32[num_steps, b, 6]. The test images are rotated already, in
+      ``source``: image s of the n of its class by 360 s / n degrees, so they are tested under the
+      identity.
 
     Raises:
       InputError: for fewer than nine classes, images that are not square, a class too small to be
@@ -88,8 +91,9 @@ def mnist360(
         return Schedule(
             index=index,
             task=np.zeros(len(index), np.int32),
+            epoch=epochs_of([len(plan.chunk)], [passes]),
             labelled=np.ones(index.shape, bool),
-            task_classes=np.ones((1, _CLASSES), bool),
+            task_classes=np.arange(nine.num_classes)[None] < _CLASSES,
             test_index=np.arange(nine.test.y.size, dtype=np.int32)[None],
             context=np.tile(context, (passes, 1, 1)),
             test_context=rotation(np.zeros(1), side),
@@ -172,7 +176,7 @@ def _nine_classes(source: Source) -> Source:
             "digits or another data set with at least nine"
         )
     splits = [Examples(x[y < _CLASSES], y[y < _CLASSES]) for x, y in (source.train, source.test)]
-    return Source(source.name, *splits, source.label_names[:_CLASSES])
+    return Source(source.name, *splits, source.label_names[:_LABELS])
 
 
 def _rank(labels: np.ndarray) -> np.ndarray:

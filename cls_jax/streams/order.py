@@ -45,6 +45,7 @@ def in_order(stream: Stream, order: TaskOrder) -> Stream:
         return Schedule(
             index=table.index[rows],
             task=place[table.task[rows]],
+            epoch=table.epoch[rows],
             labelled=table.labelled[rows],
             task_classes=of_task(table.task_classes),
             test_index=of_task(table.test_index),

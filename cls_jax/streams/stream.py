@@ -52,6 +52,7 @@ class Schedule:
     Attributes:
       index: int32[num_steps, b] numbers of training examples; -1 is padding.
       task: int32[num_steps] task of each row.
+      epoch: int32[num_steps] pass over its task that each row belongs to, from 0.
       labelled: bool[num_steps, b]; False where the label is withheld.
       task_classes: bool[num_tasks, num_classes].
       test_index: int32[num_tasks, m] numbers of the test examples of each task; then -1.
@@ -62,6 +63,7 @@ class Schedule:
 
     index: np.ndarray
     task: np.ndarray
+    epoch: np.ndarray
     labelled: np.ndarray
     task_classes: np.ndarray
     test_index: np.ndarray
@@ -151,6 +153,9 @@ def pooled(stream: Stream) -> Stream:
             [np.flatnonzero(member)[np.lexsort((noise, epoch))], np.flatnonzero(~member)]
         )
 
+        of_row = np.zeros(flat.size, np.int32)  # its last example may be of the next pass
+        of_row[: epoch.size] = np.sort(epoch)
+
         def move(leaf: np.ndarray) -> np.ndarray:
             return leaf.reshape(flat.size, *leaf.shape[2:])[place].reshape(leaf.shape)
 
@@ -158,6 +163,7 @@ def pooled(stream: Stream) -> Stream:
             index=move(table.index),
             labelled=move(table.labelled),
             task=np.full_like(table.task, stream.num_tasks - 1),
+            epoch=of_row.reshape(table.index.shape)[:, 0],
             context=jax.tree.map(move, table.context),
         )
 

@@ -3,6 +3,7 @@
 All of it runs on the host in NumPy; randomness comes from JAX keys, so it is the same everywhere.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -33,6 +34,12 @@ def table(index: np.ndarray, rows: int, batch_size: int, drop_last: bool) -> np.
     filled = np.full(rows * batch_size, -1, np.int32)
     filled[: index.size] = index
     return filled.reshape(rows, batch_size)
+
+
+def epochs_of(rows: Sequence[int], passes: Sequence[int]) -> np.ndarray:
+    """int32[num_steps]: the pass of each row; task t has ``passes[t]`` of ``rows[t]`` rows."""
+    pairs = zip(rows, passes, strict=True)
+    return np.concatenate([np.repeat(np.arange(n, dtype=np.int32), some) for some, n in pairs])
 
 
 def members(labels: np.ndarray, classes: np.ndarray, width: int) -> np.ndarray:

@@ -26,10 +26,11 @@ every_phase = pytest.mark.parametrize(("name", "phase"), PHASES)
 
 
 class Built(NamedTuple):
-    """A method, compiled: one step a phase, and a state from the midst of each phase."""
+    """A method, compiled: one step a phase, a state at birth and from the midst of each phase."""
 
     method: Method
     steps: list
+    born: object
     states: list
 
     @property
@@ -43,7 +44,7 @@ def built(name):
     method, hyper = small_method(name)
     hyper = jax.tree.map(jnp.float32, hyper)
     steps = [jax.jit(phase.step) for phase in method.phases]
-    state = jax.jit(method.init)(jax.random.key(0), batch_of(0), hyper)
+    state = born = jax.jit(method.init)(jax.random.key(0), batch_of(0), hyper)
     states = []
     for number in range(2):
         key, told, data = jax.random.key(number), task_of(number), data_of(method, number)
@@ -56,7 +57,7 @@ def built(name):
             states.append(state)
         if number == 0:
             state = jax.jit(method.end_task)(jax.random.key(2), state, told, data["end"])
-    return Built(method, steps, states[len(steps) :])
+    return Built(method, steps, born, states[len(steps) :])
 
 
 def task_of(number):
@@ -191,6 +192,27 @@ def test_padding_has_no_influence(name, phase):
     chex.assert_trees_all_equal(one, two)
 
 
+TOLD_SOFTMAX = (
+    *("apd", "dualnet", "icarl", "l2_transfer", "lwf", "supsup"),
+    *("spb", "spb_i", "spb_m", "ucir"),
+)
+"""Methods that learn the classes they are told, and no other."""
+
+
+@pytest.mark.parametrize(
+    ("name", "phase"), [(name, phase) for name, phase in PHASES if name in TOLD_SOFTMAX]
+)
+def test_a_row_of_a_class_that_is_not_told_is_padding(name, phase):
+    step, state = built(name).steps[phase], built(name).states[phase]
+    batch = told_batch(name)
+    foreign = batch.replace(y=batch.y.at[3].set(CLASSES - 1))
+    without = batch.replace(valid=batch.valid.at[3].set(False))
+    one = step(jax.random.key(2), state, foreign)
+    two = step(jax.random.key(2), state, without)
+    chex.assert_trees_all_equal(one, two)
+    assert float(one[1]["loss"]) < 1e6
+
+
 LEARNS_UNLABELLED = {"dualnet": {"semi_supervised": True}}
 """The runner turns unlabelled rows into padding for every other method (tests/test_runner.py)."""
 
@@ -208,6 +230,26 @@ def test_the_label_of_an_unlabelled_row_has_no_influence(name):
         other = batch.replace(y=jnp.where(batch.labelled, batch.y, CLASSES - 1 - batch.y))
         out = step(jax.random.key(3), state, batch)
         chex.assert_trees_all_equal(out, step(jax.random.key(3), state, other))
+
+
+@every_method
+def test_under_x64_the_state_keeps_its_dtypes(name):
+    """Told without compute: where JAX counts in int64 and float64, nothing that is kept widens."""
+    method, hyper = small_method(name)
+    with jax.enable_x64(True):
+        hyper, key = jax.tree.map(jnp.float32, hyper), jax.random.key(0)
+        task, data, told = task_of(1), data_of(method, 1), method.needs.told_task
+        state = jax.eval_shape(method.init, key, batch_of(0), hyper)
+        batch, outs = batch_of(1, told=told), []
+        for phase in method.phases:
+            outs += [jax.eval_shape(phase.step, key, state, batch)[0]]
+            given = enter_data(method, phase, 1)
+            outs += [jax.eval_shape(phase.enter, key, state, task, given)]
+        outs += [jax.eval_shape(method.begin_task, key, state, task, data["begin"])]
+        outs += [jax.eval_shape(method.end_task, key, state, task, data["end"])]
+        like = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
+        for out in outs:
+            assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), out) == like
 
 
 @every_method

@@ -7,14 +7,18 @@ import numpy as np
 import pytest
 
 from cls_jax.methods.er_ace import ErAceConfig, ErAceHyper, er_ace
+from cls_jax.nets.mlp import mlp
 from cls_jax.types import InputError
-from tests.methods.by_hand import CLASSES, Pupil, batch, ce, descended, label_of
+from tests.methods.by_hand import CLASSES, HIDDEN, Pupil, batch, ce, descended, inputs, label_of
+from tests.methods.flat_nets import flat_augment
 
 RATE = 0.4
 
 
 def pupil(memory_size=8, replay_size=3, **changes):
-    return Pupil(er_ace, ErAceConfig(memory_size, replay_size), ErAceHyper(RATE), **changes)
+    """With the network's own last layer, whose gradient is written down by hand."""
+    config = ErAceConfig(memory_size, replay_size, head="linear")
+    return Pupil(er_ace, config, ErAceHyper(RATE), **changes)
 
 
 STREAM = [([0, 21, 5, 30], 4), ([41, 1, 62, 103], 3), ([80, 81, 42, 43], 4), ([100, 101, 2, 3], 4)]
@@ -83,6 +87,43 @@ def test_one_forward_for_all_is_the_same_step():
         telling.step(names, num_valid), silent.step(names, num_valid)
     chex.assert_trees_all_close(telling.params, silent.params, rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_equal(telling.state.memory, silent.state.memory)
+
+
+def cosines(params, names):
+    """float64[n, CLASSES]: ten times the cosine of features and weights."""
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    w1, b1, w2 = params["fc1"]["kernel"], params["fc1"]["bias"], params["fc2"]["kernel"]
+    features = np.maximum(inputs(names) @ w1 + b1, 0)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    return 10 * features @ (w2 / np.linalg.norm(w2, axis=0))
+
+
+def test_the_default_head_is_ten_times_the_cosine_without_bias():
+    """As in both published codes; the loss of the first step, and an answer, by hand."""
+    method = er_ace(ErAceConfig(8, 3), mlp(CLASSES, (HIDDEN,)), augment=flat_augment())
+    names = [0, 21, 41, 62]
+    state = method.init(jax.random.key(0), batch(names), ErAceHyper(jnp.float32(RATE)))
+    before = state.model.vars.params
+    assert set(before["fc2"]) == {"kernel"}
+    state, metrics = jax.jit(method.phases[0].step)(jax.random.key(1), state, batch(names))
+    logits = cosines(before, names)
+    picked = logits[np.arange(4), label_of(names)]
+    np.testing.assert_allclose(
+        metrics["loss"], (np.log(np.exp(logits).sum(1)) - picked).mean(), rtol=1e-5
+    )
+    after = state.model.vars.params
+    assert all((a != b).any() for a, b in zip(*map(jax.tree.leaves, (after, before)), strict=True))
+    answer = method.predict(state, batch(names).x, None)
+    np.testing.assert_allclose(answer, cosines(after, names), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("head", "sentence"),
+    [("cosin", "head is 'cosin'; use one of cosine, linear"), ("cosine", "or head 'linear'")],
+)
+def test_a_head_that_cannot_be_is_refused(head, sentence):
+    with pytest.raises(InputError, match=sentence):
+        Pupil(er_ace, ErAceConfig(8, 3, head=head), ErAceHyper(RATE))
 
 
 def test_a_draw_larger_than_the_memory_is_refused():

@@ -70,9 +70,10 @@ class Pupil:
         data = batch(names + [119] * (24 - len(names)), num_valid=len(names))
         self.state = self.call(name, task_of(number, classes), data)
 
-    def step(self, names, num_valid=None, phase="train"):
+    def step(self, names, num_valid=None, phase="train", epoch=0):
         """An update; gives its loss."""
-        self.state, metrics = self.call(phase, batch(names, num_valid))
+        examples = batch(names, num_valid).replace(epoch=np.int32(epoch))
+        self.state, metrics = self.call(phase, examples)
         return metrics["loss"]
 
     @property
@@ -198,7 +199,7 @@ def test_oracle_of_the_adaptive_weight(past, new, expected):
 
 
 def test_the_first_task_is_cross_entropy_with_a_rate_that_falls():
-    """Eight examples in batches of four: two steps an epoch, a tenth of the rate from epoch 1."""
+    """Two steps an epoch, a tenth of the rate from epoch 1."""
     pupil = Pupil(decays=(1, 3))
     pupil.edge("begin", 0, [0, 3, 6, 9, 20, 23, 26, 29])
     expected, speed = pupil.params, {}
@@ -206,7 +207,7 @@ def test_the_first_task_is_cross_entropy_with_a_rate_that_falls():
         [[0, 20, 3, 23], [6, 26, 9, 29], [0, 23, 6, 26], [3, 9, 20, 29]]
     ):
         num_valid = 3 if number == 1 else 4
-        loss = pupil.step(names, num_valid)
+        loss = pupil.step(names, num_valid, epoch=number // 2)
         names = names[:num_valid]
         assert sorted(pupil.shown()) == sorted(names)
         of = lambda p, names=names: whole_loss(p, None, names, [1] * len(names), [], [0, 1])  # noqa: E731

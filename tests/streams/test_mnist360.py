@@ -178,7 +178,9 @@ def test_test_images_turn_once_around_each_class():
 def test_it_is_one_task_of_nine_classes_and_the_key_alone_decides():
     source = small_digits()
     stream = mnist360(source, batch_size=8)
-    assert (stream.num_tasks, stream.num_classes) == (1, 9)
+    assert (stream.num_tasks, stream.num_classes) == (1, 10)  # as many as the published networks
+    told = stream.schedule(jax.random.key(0)).task_classes
+    assert told.tolist() == [[True] * 9 + [False]]
     assert stream.describe["scenario"] == "general"
     np.testing.assert_array_equal(stream.source.train.x, source.train.x[source.train.y < 9])
     check_schedules(stream)
@@ -205,7 +207,7 @@ def test_joint_keeps_the_angle_of_each_example():
     np.testing.assert_array_equal(*[rows[np.argsort(rows[:, 0])] for rows in (before, after)])
     assert len(set(stream.source.train.y[joint.index[0]])) > 2  # more than a pair
 
-    setting = small_setting(num_classes=9, num_tasks=1)
+    setting = small_setting(num_classes=10, num_tasks=1)
     method = METHODS["joint"].build(METHODS["joint"].config(), setting)
     result = run(method, mnist360(small_digits(), batch_size=8), METHODS["joint"].hyper())
     assert np.isfinite(result.matrix[0, 0, 0, -1, 0])
