@@ -103,6 +103,10 @@ def forgetting(a: np.ndarray) -> np.ndarray:
     """What was lost since the best moment before the end, float64[...]; below 0 is a gain.
 
     ``FM = mean_{j<T-1} (max_{j<=i<T-1} a[i, j] - a[T-1, j])``
+
+    Source: Chaudhry et al. 2018 (ECCV; arXiv 1801.10112). It is **not** what aimagelab/mammoth
+    calls forgetting (utils/metrics.py): there the best moment may be the end, as in
+    ``forgetting_clipped``, or just before the task was learned, where that was scored.
     """
     a = _checked(a)
     best = np.where(np.tri(a.shape[-1], dtype=bool), a, -np.inf)[..., :-1, :-1].max(-2, initial=-1)
@@ -112,7 +116,8 @@ def forgetting(a: np.ndarray) -> np.ndarray:
 def forgetting_clipped(a: np.ndarray) -> np.ndarray:
     """Forgetting whose best moment may be the end, so never negative, float64[...].
 
-    ``FM' = mean_{j<T-1} (max_{j<=i<=T-1} a[i, j] - a[T-1, j])``
+    ``FM' = mean_{j<T-1} (max_{j<=i<=T-1} a[i, j] - a[T-1, j])``: 0 for a task that was best at the
+    end, otherwise what ``forgetting`` averages. "Clipped forgetting" in tables.
 
     Source: the official DualNet script (phquang/DualNet, main.py, ``best_acc``).
     """

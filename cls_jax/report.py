@@ -4,6 +4,8 @@
 percent in tables and figures, fractions in files. Tasks are counted from 1 in everything printed.
 """
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +16,12 @@ from rich.table import Table
 
 from cls_jax import figures
 from cls_jax.cli import positional, run_main
-from cls_jax.columns import columns_of, phased, summaries
+from cls_jax.columns import aware, columns_of, in_order, phased, summaries
 from cls_jax.console import console, fan_out, tensorboard
 from cls_jax.errors import InputError
 from cls_jax.events import Result
 from cls_jax.metrics import scores
-from cls_jax.sheet import Sheet, page, percent, rich_table, show
+from cls_jax.sheet import Sheet, page, percent, rich_table, show, visible
 from cls_jax.stored import gather, number, score_key, write_run, write_runs
 from cls_jax.workdir import (
     CONFIG,
@@ -55,6 +57,15 @@ COLUMNS = {
 }
 """Column of a table -> score of ``metrics``."""
 
+AWARE = {
+    "ACC": "average_accuracy",
+    "clipped forgetting": "forgetting_clipped",
+    "LA": "learning_accuracy",
+    "BWT": "backward_transfer",
+    "FWT": "forward_transfer",
+}
+"""The same of a method that is told its task: what DualNet's tables have comes first."""
+
 
 KIB = "KiB: what must be kept to answer"
 
@@ -83,7 +94,7 @@ def finish(workdir: str | None, config: Mapping[str, Any], results: Sequence[Res
         with writing(workdir):
             made = write(workdir, config, results[0]) if one else None
             made = made or write_comparison(workdir, config, results)
-        print(f"results in {made}")
+        print(visible(f"results in {made}"))
 
 
 def write(workdir: str | Path, config: Mapping[str, Any], result: Result) -> Path:
@@ -126,7 +137,7 @@ def write_comparison(
 ) -> Path:
     """Writes several methods side by side into ``workdir`` and returns it.
 
-    config.json, comparison.json, comparison.csv (a row a method, seed and scenario),
+    config.json, comparison.json, comparison.csv (a row a method, network, scenario and seed),
     comparison.md, comparison_over_tasks.png, accuracy_<method>_<view>_<scenario>_seed<k>.csv.
     """
     _distinct(results)
@@ -140,23 +151,25 @@ def _write_side_by_side(workdir: Path, results: Sequence[Result]) -> Path:
     write_file(workdir / "comparison.csv", _comparison_csv(results))
     write_file(workdir / "comparison.md", page(_comparison_sheet(results)))
     write_file(workdir / "comparison_over_tasks.png", figures.comparison_over_tasks(results))
-    if any(map(figures.grows, results)) and all(result.capacity for result in results):
+    if any(map(figures.grows, results)) and all("bits" in result.capacity for result in results):
         write_file(workdir / "capacity.png", figures.capacity(results))
     write_runs(workdir, results)
     return workdir
 
 
 def _comparison_csv(results: Sequence[Result]) -> str:
-    lines = []
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    names = list(scores(results[0].matrix[:, 0, 0]))
+    lines.writerow(["method", "network", "scenario", "seed", *names])
     for result in results:
-        for s, scenario in enumerate(result.scenarios):
-            every = scores(result.matrix[:, 0, s])
-            if not lines:
-                lines.append(",".join(["method", "scenario", "seed", *every]))
-            for lane, seed in enumerate(result.seeds):
-                cells = (number(values[lane]) for values in every.values())
-                lines.append(",".join([result.method, score_key(scenario), str(seed), *cells]))
-    return "\n".join(lines) + "\n"
+        for v, view in enumerate(result.views):
+            for s, scenario in enumerate(result.scenarios):
+                every = scores(result.matrix[:, v, s])
+                whose = visible(result.method), visible(view), score_key(scenario)
+                for lane, seed in enumerate(result.seeds):
+                    lines.writerow([*whose, seed, *(number(every[name][lane]) for name in names)])
+    return text.getvalue()
 
 
 def _seconds(seconds: float) -> str:
@@ -165,20 +178,26 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:,.1f}" if seconds < 100 else f"{seconds:,.0f}"
 
 
+def _rate(result: Result) -> str:
+    rate = result.steps_per_second
+    return f"{rate:,.0f}" if np.isfinite(rate) else "-"
+
+
 def _sheet(result: Result) -> Sheet:
     columns, told = columns_of([result])
-    header, rows = ("network", "scenario", *COLUMNS), []
+    names = AWARE if aware([result]) else COLUMNS
+    header, rows = ("network", "scenario", *names), []
     for v, view in enumerate(result.views):
         if phased(result):
             header = ("network", *columns)
             rows.append((view, *(percent(value(result, v)) for _, value in columns.values())))
             continue
-        for s, scenario in enumerate(result.scenarios):
+        for s, scenario in in_order([result]):
             found = summaries(result, v, s)
-            cells = (percent(found[name]) for name in COLUMNS.values())
+            cells = (percent(found[name]) for name in names.values())
             rows.append((view, scenario, *cells))
     stream = result.stream_name
-    speed = f"{_seconds(result.seconds)} s, {result.steps_per_second:,.0f} steps/s"
+    speed = f"{_seconds(result.seconds)} s, {_rate(result)} steps/s"
     if "bits" in result.capacity:
         size = result.capacity["bits"][:, -1].mean() / 8192
         speed += f"; {size:,.0f} KiB must be kept to answer"
@@ -206,8 +225,7 @@ def _comparison_sheet(results: Sequence[Result]) -> Sheet:
     for row, result in zip(texts, results, strict=True):
         if sized:
             row.append(f"{result.capacity['bits'][:, -1].mean() / 8192:,.0f}")
-        rate = result.steps_per_second
-        row += [_seconds(result.seconds), f"{rate:,.0f}" if np.isfinite(rate) else "-"]
+        row += [_seconds(result.seconds), _rate(result)]
     note = "; ".join(dict.fromkeys(_over(result) for result in results))
     return Sheet(
         title=figures.stream_names(results) or "comparison",
@@ -269,7 +287,7 @@ def _compare(config: Config) -> None:
         with writing(config.out, "out"):
             Path(config.out).mkdir(parents=True, exist_ok=True)
             _write_side_by_side(Path(config.out), results)
-        print(f"results in {config.out}")
+        print(visible(f"results in {config.out}"))
 
 
 def _check_out(out: Path, workdirs: Sequence[str]) -> None:

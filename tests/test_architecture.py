@@ -62,10 +62,10 @@ MAY_IMPORT = {
     "trained": {"types", "methods", "nets", "streams", "placement", "feed", "evaluate", "events"}
     | {"program", "itinerary", "journey", "checkpoint", "experiment"},
     "workdir": {"errors", "", "__init__"},
-    "console": {"errors", "events"},
-    "figures": {"types", "metrics", "events", "columns"},
+    "console": {"errors", "events", "sheet"},
+    "figures": {"types", "metrics", "events", "columns", "sheet"},
     "sheet": {"metrics", "workdir"},
-    "stored": {"errors", "metrics", "events", "workdir"},
+    "stored": {"errors", "metrics", "events", "columns", "workdir"},
     "columns": {"metrics", "events"},
     "report": {"errors", "metrics", "events", "console", "figures", "workdir", "sheet", "stored"}
     | {"cli", "columns"},

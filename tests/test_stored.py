@@ -98,9 +98,6 @@ def test_what_was_not_measured_is_nan_again(tmp_path):
     assert np.isnan(found.steps_per_second)
 
 
-TO_ONE_TENTH = ("2026-11-21_compare_cifar10",)
-"""Their notes say so: the matrices were taken from a console's log."""
-
 RECORDS = [
     folder
     for folder in sorted((ROOT / "records").iterdir())
@@ -111,8 +108,6 @@ RECORDS = [
 @pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
 def test_records_give_their_own_table(folder):
     results = read(folder)
-    if folder.name in TO_ONE_TENTH:
-        return
     one = (folder / "results.json").exists()
     sheet = report._sheet(*results) if one else report._comparison_sheet(results)
     page = (folder / ("summary.md" if one else "comparison.md")).read_text(encoding="utf-8")

@@ -255,6 +255,7 @@ def spb(
         ),
         convolutional=extractor.convolutional,
         capacity=capacity,
+        class_il=True,
     )
 
 
