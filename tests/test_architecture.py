@@ -67,8 +67,9 @@ MAY_IMPORT = {
     "sheet": {"metrics", "workdir"},
     "stored": {"errors", "metrics", "events", "columns", "workdir"},
     "columns": {"metrics", "events"},
-    "report": {"errors", "metrics", "events", "console", "figures", "workdir", "sheet", "stored"}
-    | {"cli", "columns"},
+    "result_sheets": {"errors", "metrics", "events", "columns", "figures", "sheet", "stored"},
+    "report": {"errors", "events", "console", "figures", "workdir", "sheet", "stored"}
+    | {"cli", "result_sheets"},
     "orders": {"errors", "metrics", "events", "figures", "workdir", "sheet", "stored", "__init__"}
     | {""},
     "cli": {"errors", "runner", "processes", "stopping", "workdir"},

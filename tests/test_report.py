@@ -12,6 +12,8 @@ from rich.console import Console
 
 from cls_jax import figures, metrics, report, stored
 from cls_jax.events import Result
+from cls_jax.result_sheets import comparison_sheet, result_sheet
+from cls_jax.sheet import page
 from cls_jax.types import InputError
 
 CONFIG = {"method": "dualnet", "seeds": (0, 4, 7)}
@@ -352,7 +354,7 @@ def test_one_method_told_its_task_decides_what_a_comparison_leads_with(tmp_path,
 
 def test_the_table_of_a_method_told_its_task_leads_with_the_task_told():
     result = told(make_result())
-    header, *rows = table_of(report.page(report._sheet(result)).splitlines())
+    header, *rows = table_of(page(result_sheet(result)).splitlines())
     assert header == ["network", "scenario", "ACC", "clipped forgetting", "LA", "BWT", "FWT"]
     assert [row[:2] for row in rows] == [
         [view, scenario]
@@ -367,12 +369,12 @@ def test_made_to_tell_all_classes_apart_leads_with_class_il():
     """iCaRL is told which classes a task has, and its paper's measure is class-IL all the same."""
     result = told(make_result(), class_il=True)
     assert report.comparison_table([result]).columns[1].header.plain == "class-IL ACC"
-    assert "forgetting and LA are class-IL" in report.page(report._comparison_sheet([result]))
+    assert "forgetting and LA are class-IL" in page(comparison_sheet([result]))
 
 
 def test_where_no_score_has_the_task_told_the_only_one_leads():
     stream = {"name": "permuted", "scenario": "domain_il"}
-    sheet = report._comparison_sheet([told(make_result(), stream=stream)])
+    sheet = comparison_sheet([told(make_result(), stream=stream)])
     assert sheet.header[:4] == ("method", "domain-IL ACC", "clipped forgetting", "LA")
     assert "LA are domain-IL" in sheet.note
 

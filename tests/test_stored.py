@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cls_jax import report
+from cls_jax.result_sheets import comparison_sheet, result_sheet
 from cls_jax.sheet import markdown
 from cls_jax.stored import gather, read
 from cls_jax.types import InputError
@@ -109,7 +110,7 @@ RECORDS = [
 def test_records_give_their_own_table(folder):
     results = read(folder)
     one = (folder / "results.json").exists()
-    sheet = report._sheet(*results) if one else report._comparison_sheet(results)
+    sheet = result_sheet(*results) if one else comparison_sheet(results)
     page = (folder / ("summary.md" if one else "comparison.md")).read_text(encoding="utf-8")
     assert markdown(sheet) in page
 
@@ -219,9 +220,7 @@ def test_the_command_sets_workdirs_side_by_side(runs, capsys):
     assert files - matrices == {
         *("comparison.json", "comparison.csv", "comparison.md", "comparison_over_tasks.png")
     }
-    assert (
-        markdown(report._comparison_sheet(expected)) in Path("runs/all/comparison.md").read_text()
-    )
+    assert markdown(comparison_sheet(expected)) in Path("runs/all/comparison.md").read_text()
     png = Path("runs/all/comparison_over_tasks.png").read_bytes()
     assert png.startswith(b"\x89PNG\r\n")
     assert pixels(png).shape[1] == 1500
