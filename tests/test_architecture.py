@@ -65,7 +65,8 @@ MAY_IMPORT = {
     "console": {"errors", "events", "sheet"},
     "figures": {"types", "metrics", "events", "columns", "sheet"},
     "sheet": {"metrics", "workdir"},
-    "stored": {"errors", "metrics", "events", "columns", "workdir"},
+    "record": {"events", "columns"},
+    "stored": {"errors", "metrics", "events", "columns", "record", "workdir"},
     "columns": {"metrics", "events"},
     "result_sheets": {"errors", "metrics", "events", "columns", "figures", "sheet", "stored"},
     "report": {"errors", "events", "console", "figures", "workdir", "sheet", "stored"}
