@@ -1,6 +1,8 @@
 """A table of text, drawn for the terminal or as Markdown."""
 
+import io
 import re
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -44,7 +46,12 @@ def percent(summary: Summary) -> str:
 
 
 def show(table: Table) -> None:
-    """Prints a table on stdout; a pipe or a file gets it in full width."""
+    """Prints a table on stdout; a pipe or a file gets it in full width.
+
+    Where stdout is ASCII, "±" is printed as its escape from here on: the results come first.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     to = Console(highlight=False)
     (to if to.is_terminal else Console(highlight=False, width=200)).print(table)
 
