@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from cls_jax.events import Result
+from cls_jax.events import SCENARIOS, Result, leading, task_aware
 from cls_jax.metrics import Summary, accuracy_by_phase, old_and_new, scores, summarise
 
 Columns = Mapping[str, tuple[int, Callable[[Result, int], Summary]]]
@@ -21,7 +21,32 @@ def columns_of(results: Sequence[Result]) -> tuple[Columns, str]:
 
     Streams of base classes and equal phases have those of UCIR's and SPB's tables.
     """
-    return _of_phases() if phased(results[0]) else _of_tasks(results[0])
+    return _of_phases() if phased(results[0]) else _of_tasks(results)
+
+
+def leads(results: Sequence[Result]) -> int:
+    """Which score the tables and figures of ``results`` lead with, a place in ``scenarios``.
+
+    Where any method is told its task that is the score with the task told, for all of them.
+    """
+    return max(leading(result.scenarios, result.details) for result in results)
+
+
+def in_order(results: Sequence[Result]) -> list[tuple[int, str]]:
+    """(place on axis 2, name) of every score, the leading one first; it says if the task is told.
+
+    Args:
+      results: one run, or several of the same scores.
+    """
+    first, names = leads(results), results[0].scenarios
+    told = " (task told)" if first and names[first] == SCENARIOS[1] else ""
+    places = sorted(range(len(names)), key=lambda s: s != first)
+    return [(s, names[s] + (told if s == first else "")) for s in places]
+
+
+def aware(results: Sequence[Result]) -> bool:
+    """Whether any method of ``results`` is told its task and made for that."""
+    return any(task_aware(result.details) for result in results)
 
 
 def phased(result: Result) -> bool:
@@ -30,18 +55,25 @@ def phased(result: Result) -> bool:
     return isinstance(stream, Mapping) and stream.get("base_classes") is not None
 
 
-def _of_tasks(first: Result) -> tuple[Columns, str]:
-    names = first.scenarios
-    of = len(names) - 1 if first.details.get("told_at_test") else 0
-    columns: Columns = {
-        **{
-            f"{scenario} ACC": (1, lambda r, v, s=s: summaries(r, v, s)["average_accuracy"])
-            for s, scenario in enumerate(names)
-        },
-        "forgetting": (-1, lambda r, v: summaries(r, v, of)["forgetting"]),
-        "LA": (1, lambda r, v: summaries(r, v, of)["learning_accuracy"]),
+def _of_tasks(results: Sequence[Result]) -> tuple[Columns, str]:
+    """ACC of every score, forgetting and LA of the leading one; with the task told, those three
+    come first and forgetting is clipped, as in DualNet's tables.
+    """
+    names, of = results[0].scenarios, leads(results)
+    acc: Columns = {
+        f"{scenario} ACC": (1, lambda r, v, s=s: summaries(r, v, s)["average_accuracy"])
+        for s, scenario in enumerate(names)
     }
-    return columns, f"forgetting and LA are {names[of]}"
+    learning = {"LA": (1, lambda r, v: summaries(r, v, of)["learning_accuracy"])}
+    if not aware(results):
+        lost = {"forgetting": (-1, lambda r, v: summaries(r, v, of)["forgetting"])}
+        return {**acc, **lost, **learning}, f"forgetting and LA are {names[of]}"
+    first, name = f"{names[of]} ACC", "clipped forgetting"
+    lost = {name: (-1, lambda r, v: summaries(r, v, of)["forgetting_clipped"])}
+    told = f"{name} and LA are {names[of]}, clipped: never below 0"
+    knowing = [result.method for result in results if result.details.get("told_task")]
+    told += f"; told the task in training: {', '.join(knowing)}" if knowing else ""
+    return {first: acc[first], **lost, **learning, **acc}, told
 
 
 def _of_phases() -> tuple[Columns, str]:

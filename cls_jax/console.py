@@ -12,6 +12,7 @@ from rich.text import Text
 
 from cls_jax.errors import InputError
 from cls_jax.events import SCENARIOS, Evaluated, Observer, Progress, Started
+from cls_jax.sheet import visible
 
 MAX_METRICS = 3
 """How many of a step's metrics fit on the live line."""
@@ -106,13 +107,16 @@ def seeds_text(seeds: Sequence[int]) -> str:
 def task_line(event: Evaluated, started: Started) -> str:
     """Accuracy on the tasks seen so far in percent: their mean, then (one by one).
 
-    The method's own answer, mean over the event's seeds. Of many tasks the worst and the best.
+    The method's own answer, mean over the event's seeds; the score it is made for comes first. Of
+    many tasks the worst and the best.
     """
     num_tasks = started.num_tasks
     rows = 100 * event.matrix[:, 0, :, event.task + 1, : event.task + 1].mean(0)  # [2, task + 1]
     where = f"task {event.task + 1:>{len(str(num_tasks))}}/{num_tasks}"
-    parts = [started.method, seeds_text(event.seeds), where]
-    for scenario, row in zip(started.scenarios, rows, strict=False):
+    parts = [visible(started.method), seeds_text(event.seeds), where]
+    scores = sorted(enumerate(started.scenarios), key=lambda score: score[0] != started.leads)
+    for place, scenario in scores:
+        row = rows[place]
         each = " ".join(f"{value:.1f}" for value in row)
         if len(row) > MAX_TASKS:
             low, high = row.argmin(), row.argmax()
@@ -199,7 +203,7 @@ class _Console:
         self.close()
         self.started, self.pace = event, Pace(event.seeds, event.num_steps)
         if self.stream_line:
-            self.to.print(Text(event.headline, style="bold"), soft_wrap=True)
+            self.to.print(Text(visible(event.headline), style="bold"), soft_wrap=True)
         if self.to.is_terminal:
             self.bars = rich_progress.Progress(
                 rich_progress.TextColumn("{task.description}", markup=False),
@@ -212,7 +216,7 @@ class _Console:
             )
             self.bars.start()
             self.run_bar = self.bars.add_task(
-                event.method, total=event.num_steps, text="compiling", rest=""
+                visible(event.method), total=event.num_steps, text="compiling", rest=""
             )
             self.all_bar = None
 

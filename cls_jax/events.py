@@ -1,6 +1,6 @@
 """What a run tells its observers between chunks, and what it leaves behind; host values only."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,24 @@ def scenario_names(stream: Mapping[str, object], told_at_test: bool = False) -> 
     return (names[0], SCENARIOS[1]) if told_at_test else names
 
 
+def task_aware(told: Mapping[str, object]) -> bool:
+    """Whether the method is made for tasks that are told.
+
+    It is if it is told them, in training or at test, unless it is made to tell all classes apart
+    all the same (iCaRL, UCIR, SPB, HopSupSup).
+
+    Args:
+      told: "told_task", "told_at_test" and "class_il" of ``Result.details``; absent is False.
+    """
+    within = told.get("told_task") and not told.get("class_il")
+    return bool(within or told.get("told_at_test"))
+
+
+def leading(scenarios: Sequence[str], told: Mapping[str, object]) -> int:
+    """The place in ``scenarios`` of the score that the method is made for: tables lead with it."""
+    return len(scenarios) - 1 if task_aware(told) else 0
+
+
 class Started(NamedTuple):
     """Sent once, before any compute.
 
@@ -35,6 +53,7 @@ class Started(NamedTuple):
       num_steps: updates of the first seed in all.
       mode: "loop" or "scan".
       scenarios: names of the scores worth showing, in the order of ``Evaluated.matrix``'s axis 2.
+      leads: which of them the method is made for, see ``leading``.
     """
 
     headline: str
@@ -44,6 +63,7 @@ class Started(NamedTuple):
     num_steps: int
     mode: str
     scenarios: tuple[str, ...] = SCENARIOS
+    leads: int = 0
 
 
 class Progress(NamedTuple):
@@ -99,8 +119,10 @@ class Result(NamedTuple):
       states: the final state of each seed.
       seconds: wall time of the whole, compile and evaluation included.
       steps_per_second: updates a second in the chunks after the first, all lanes together.
-      details: mode, over_seeds, chunk and the stream's settings, for the record; "told_at_test":
-        a method compared here is told the task; "test_examples": of each seed, of each task.
+      details: mode, over_seeds, chunk and the stream's settings, for the record; "told_task": the
+        method is told the task in training; "told_at_test": a method compared here is told it at
+        test; "class_il": it is made to tell all classes apart; "test_examples": of each seed, of
+        each task.
       capacity: what must be kept to answer, by name (see types.CapacityFn), float64[seeds, T].
     """
 

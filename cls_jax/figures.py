@@ -5,19 +5,22 @@ display is touched. Colours: cividis and Okabe-Ito, both safe for the colour-bli
 """
 
 import io
+import itertools
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cls_jax.columns import phased
+from cls_jax.columns import in_order, phased
 from cls_jax.events import Result
 from cls_jax.metrics import accuracy_by_phase, accuracy_by_task
+from cls_jax.sheet import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
@@ -27,14 +30,15 @@ _LEGIBLE = 25
 
 
 def accuracy_matrix(result: Result) -> bytes:
-    """Heat maps of the answer's accuracy in percent, mean over seeds: class-IL and task-IL."""
+    """Heat maps of the answer's accuracy in percent, mean over seeds: a panel a scenario."""
     matrix = 100 * result.matrix[:, 0, :, 1:, :].mean(0)  # [2, T, T]
     num_tasks = matrix.shape[-1]
     side = max(3.0, 0.36 * min(num_tasks, _LEGIBLE))
-    names = result.scenarios
-    figure = _figure(len(names) * side + 1.4, side + 0.9)
-    all_axes = figure.subplots(1, len(names), squeeze=False)[0]
-    for axes, scenario, a in zip(all_axes, names, matrix, strict=False):
+    panels = in_order([result])
+    figure = _figure(len(panels) * side + 1.4, side + 0.9)
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (place, scenario) in zip(all_axes, panels, strict=True):
+        a = matrix[place]
         cells = {"cmap": "cividis", "vmin": 0, "vmax": 100, "interpolation": "nearest"}
         image = axes.imshow(np.ma.masked_invalid(a), **cells)
         axes.set_title(scenario)
@@ -68,12 +72,12 @@ def accuracy_over_tasks(result: Result) -> bytes:
     figure = _figure(6.4, 4.2)
     axes = figure.subplots()
     at_end = not np.isfinite(result.matrix[:, 0, :, 1:-1]).any()
-    for number, scenario in enumerate(result.scenarios):
+    for place, scenario in in_order([result]):
         if at_end:
-            last = 100 * result.matrix[:, 0, number, -1]
-            _line(axes, last, label=scenario, style=number)
+            last = 100 * result.matrix[:, 0, place, -1]
+            _line(axes, last, label=scenario, style=place)
         else:
-            _curve(axes, result, number, label=scenario, style=number)
+            _curve(axes, result, place, label=scenario, style=place)
     _dress(axes, result.matrix.shape[-1])
     if at_end:
         axes.set(xlabel="task", ylabel="accuracy after the last task (%)")
@@ -84,14 +88,14 @@ def accuracy_over_tasks(result: Result) -> bytes:
 
 def comparison_over_tasks(results: Sequence[Result]) -> bytes:
     """The same curves for several methods, one panel a scenario."""
-    names, width = results[0].scenarios, 1.6 + 4.2 * len(results[0].scenarios)
-    longest = max(len(result.method) for result in results)
+    panels, names = in_order(results), _short(result.method for result in results)
+    width, longest = 1.6 + 4.2 * len(panels), max(map(len, names))
     columns = min(max(1, int(width / (0.7 + longest / 12))), len(results), 6)  # 12 letters an inch
     figure = _figure(width, 4.4 + 0.2 * -(-len(results) // columns))
-    all_axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    for number, (axes, scenario) in enumerate(zip(all_axes, names, strict=True)):
-        for style, result in enumerate(results):
-            _curve(axes, result, number, label=result.method, style=style)
+    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (place, scenario) in zip(all_axes, panels, strict=True):
+        for style, (name, result) in enumerate(zip(names, results, strict=True)):
+            _curve(axes, result, place, label=name, style=style)
         _dress(axes, max(result.matrix.shape[-1] for result in results))
         axes.set_title(scenario)
     for axes in all_axes[1:]:
@@ -111,7 +115,9 @@ def capacity(results: Sequence[Result]) -> bytes:
     others = {n: rows for n, rows in alone.items() if n != "bits" and np.ptp(rows, axis=1).any()}
     figure = _figure(6.4 + 4.6 * bool(others), 4.2)
     all_axes = figure.subplots(1, 1 + bool(others), squeeze=False)[0]
-    lines = [{r.method: r.capacity["bits"] / 8192 for r in results}, others]
+    names = _short(result.method for result in results)
+    bits = {n: r.capacity["bits"] / 8192 for n, r in zip(names, results, strict=True)}
+    lines = [bits, dict(zip(_short(others), others.values(), strict=True))]
     for axes, panel in zip(all_axes, lines, strict=False):
         for style, (name, rows) in enumerate(panel.items()):
             kind = {"color": OKABE_ITO[style % len(OKABE_ITO)], "label": name}
@@ -191,8 +197,29 @@ def _title(result: Result, figure: "Figure") -> str:
 
 
 def _wrapped(title: str, figure: "Figure") -> str:
-    """In as many lines as it needs: 11 letters an inch at the size of a title."""
-    return textwrap.fill(title, int(11 * figure.get_figwidth()), break_on_hyphens=False)
+    """In at most four lines: 11 letters an inch at the size of a title."""
+    width = int(11 * figure.get_figwidth())
+    return textwrap.fill(_cut(visible(title), 3 * width), width, break_on_hyphens=False)
+
+
+def _cut(text: str, most: int) -> str:
+    """``text``, without its middle where it is longer than ``most``."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most // 2) :]}"
+
+
+def _short(names: Iterable[str]) -> list[str]:
+    """Names for a legend, no two alike: on one line each, long ones without their middle.
+
+    One that begins with "_" has a space before it: matplotlib leaves such names out.
+    """
+    shown: list[str] = []
+    for name in map(visible, names):
+        short = _cut(f" {name}" if name.startswith("_") else name, 60)
+        copies = (f"{short} ({n})" for n in itertools.count(2))
+        shown.append(
+            next(label for label in itertools.chain([short], copies) if label not in shown)
+        )
+    return shown
 
 
 def _figure(width: float, height: float) -> "Figure":
@@ -205,6 +232,24 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def _png(figure: "Figure") -> bytes:
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        _literal(text)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+def _literal(text: "Text") -> None:
+    """Has ``text`` drawn as it is: "$", "_", "^" and "\\" are no mathematics, whatever a user's
+    matplotlibrc says, and what the font cannot draw (emoji, Chinese) is shown by its code.
+    """
+    from matplotlib.font_manager import findfont, get_font
+
+    text.set_parse_math(False)
+    text.set_usetex(False)
+    font = get_font(findfont(text.get_fontproperties()))
+    escape = lambda c: c.encode("ascii", "backslashreplace").decode()  # noqa: E731
+    drawn = (c if c == "\n" or font.get_char_index(ord(c)) else escape(c) for c in text.get_text())
+    text.set_text("".join(drawn))

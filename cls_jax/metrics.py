@@ -104,8 +104,9 @@ def forgetting(a: np.ndarray) -> np.ndarray:
 
     ``FM = mean_{j<T-1} (max_{j<=i<T-1} a[i, j] - a[T-1, j])``
 
-    This is not what aimagelab/mammoth calls forgetting: its best moment may be the end, as in
-    ``forgetting_clipped``.
+    Source: Chaudhry et al. 2018 (ECCV; arXiv 1801.10112). It is **not** what aimagelab/mammoth
+    calls forgetting (utils/metrics.py): there the best moment may be the end, as in
+    ``forgetting_clipped``, or just before the task was learned, where that was scored.
     """
     a = _checked(a)
     best = np.where(np.tri(a.shape[-1], dtype=bool), a, -np.inf)[..., :-1, :-1].max(-2, initial=-1)
@@ -115,10 +116,10 @@ def forgetting(a: np.ndarray) -> np.ndarray:
 def forgetting_clipped(a: np.ndarray) -> np.ndarray:
     """Forgetting whose best moment may be the end, so never negative, float64[...].
 
-    ``FM' = mean_{j<T-1} (max_{j<=i<=T-1} a[i, j] - a[T-1, j])``
+    ``FM' = mean_{j<T-1} (max_{j<=i<=T-1} a[i, j] - a[T-1, j])``: 0 for a task that was best at the
+    end, otherwise what ``forgetting`` averages. "Clipped forgetting" in tables.
 
-    Source: the official DualNet script (phquang/DualNet, main.py, ``best_acc``); aimagelab/mammoth,
-    utils/metrics.py, ``forgetting``.
+    Source: the official DualNet script (phquang/DualNet, main.py, ``best_acc``).
     """
     a = _checked(a)
     best = np.where(np.tri(a.shape[-1], dtype=bool), a, -np.inf).max(-2)

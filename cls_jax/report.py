@@ -9,18 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.table import Table
 
 from cls_jax import figures
 from cls_jax.cli import positional, run_main
-from cls_jax.columns import columns_of, phased, summaries
 from cls_jax.console import console, fan_out, tensorboard
 from cls_jax.errors import InputError
 from cls_jax.events import Result
-from cls_jax.metrics import scores
-from cls_jax.sheet import Sheet, page, percent, rich_table, show
-from cls_jax.stored import gather, number, score_key, write_run, write_runs
+from cls_jax.result_sheets import check_distinct, comparison_csv, comparison_sheet, result_sheet
+from cls_jax.sheet import page, rich_table, show, visible
+from cls_jax.stored import gather, write_run, write_runs
 from cls_jax.workdir import (
     CONFIG,
     check_place,
@@ -46,27 +44,15 @@ __all__ = [
     "write_comparison",
 ]
 
-COLUMNS = {
-    "ACC": "average_accuracy",
-    "forgetting": "forgetting",
-    "BWT": "backward_transfer",
-    "FWT": "forward_transfer",
-    "LA": "learning_accuracy",
-}
-"""Column of a table -> score of ``metrics``."""
-
-
-KIB = "KiB: what must be kept to answer"
-
 
 def tables(result: Result) -> Table:
     """The scores of one run for the terminal: a row a view and scenario, mean ± sample std."""
-    return rich_table(_sheet(result))
+    return rich_table(result_sheet(result))
 
 
 def comparison_table(results: Sequence[Result]) -> Table:
     """Several methods for the terminal: a row a method, the best of each column in bold."""
-    return rich_table(_comparison_sheet(results))
+    return rich_table(comparison_sheet(results))
 
 
 def finish(workdir: str | None, config: Mapping[str, Any], results: Sequence[Result]) -> None:
@@ -83,7 +69,7 @@ def finish(workdir: str | None, config: Mapping[str, Any], results: Sequence[Res
         with writing(workdir):
             made = write(workdir, config, results[0]) if one else None
             made = made or write_comparison(workdir, config, results)
-        print(f"results in {made}")
+        print(visible(f"results in {made}"))
 
 
 def write(workdir: str | Path, config: Mapping[str, Any], result: Result) -> Path:
@@ -105,7 +91,7 @@ def write(workdir: str | Path, config: Mapping[str, Any], result: Result) -> Pat
     workdir = Path(workdir)
     write_run(workdir, result)
     redraw(workdir, result)
-    write_file(workdir / "summary.md", page(_sheet(result)))
+    write_file(workdir / "summary.md", page(result_sheet(result)))
     return workdir
 
 
@@ -126,10 +112,10 @@ def write_comparison(
 ) -> Path:
     """Writes several methods side by side into ``workdir`` and returns it.
 
-    config.json, comparison.json, comparison.csv (a row a method, seed and scenario),
+    config.json, comparison.json, comparison.csv (a row a method, network, scenario and seed),
     comparison.md, comparison_over_tasks.png, accuracy_<method>_<view>_<scenario>_seed<k>.csv.
     """
-    _distinct(results)
+    check_distinct(results)
     if not check_workdir(workdir, config):
         write_config(workdir, config)
     return _write_side_by_side(Path(workdir), results)
@@ -137,96 +123,13 @@ def write_comparison(
 
 def _write_side_by_side(workdir: Path, results: Sequence[Result]) -> Path:
     """All of ``write_comparison`` but config.json, into a folder that is there."""
-    write_file(workdir / "comparison.csv", _comparison_csv(results))
-    write_file(workdir / "comparison.md", page(_comparison_sheet(results)))
+    write_file(workdir / "comparison.csv", comparison_csv(results))
+    write_file(workdir / "comparison.md", page(comparison_sheet(results)))
     write_file(workdir / "comparison_over_tasks.png", figures.comparison_over_tasks(results))
-    if any(map(figures.grows, results)) and all(result.capacity for result in results):
+    if any(map(figures.grows, results)) and all("bits" in result.capacity for result in results):
         write_file(workdir / "capacity.png", figures.capacity(results))
     write_runs(workdir, results)
     return workdir
-
-
-def _comparison_csv(results: Sequence[Result]) -> str:
-    lines = []
-    for result in results:
-        for s, scenario in enumerate(result.scenarios):
-            every = scores(result.matrix[:, 0, s])
-            if not lines:
-                lines.append(",".join(["method", "scenario", "seed", *every]))
-            for lane, seed in enumerate(result.seeds):
-                cells = (number(values[lane]) for values in every.values())
-                lines.append(",".join([result.method, score_key(scenario), str(seed), *cells]))
-    return "\n".join(lines) + "\n"
-
-
-def _seconds(seconds: float) -> str:
-    if not np.isfinite(seconds):
-        return "-"
-    return f"{seconds:,.1f}" if seconds < 100 else f"{seconds:,.0f}"
-
-
-def _sheet(result: Result) -> Sheet:
-    columns, told = columns_of([result])
-    header, rows = ("network", "scenario", *COLUMNS), []
-    for v, view in enumerate(result.views):
-        if phased(result):
-            header = ("network", *columns)
-            rows.append((view, *(percent(value(result, v)) for _, value in columns.values())))
-            continue
-        for s, scenario in enumerate(result.scenarios):
-            found = summaries(result, v, s)
-            cells = (percent(found[name]) for name in COLUMNS.values())
-            rows.append((view, scenario, *cells))
-    stream = result.stream_name
-    speed = f"{_seconds(result.seconds)} s, {result.steps_per_second:,.0f} steps/s"
-    if "bits" in result.capacity:
-        size = result.capacity["bits"][:, -1].mean() / 8192
-        speed += f"; {size:,.0f} KiB must be kept to answer"
-    return Sheet(
-        title=result.method + (f" on {stream}" if stream else ""),
-        header=header,
-        rows=tuple(rows),
-        note=f"percent, {_over(result)}; {told + '; ' if phased(result) else ''}{speed}",
-    )
-
-
-def _comparison_sheet(results: Sequence[Result]) -> Sheet:
-    _distinct(results)
-    columns, told = columns_of(results)
-    sized = all("bits" in result.capacity for result in results)
-    bold = set()
-    texts = [[result.method] for result in results]
-    for column, (sign, value) in enumerate(columns.values(), start=1):
-        values = [value(result, 0) for result in results]
-        means = [sign * round(summary.mean, 4) for summary in values]  # as printed
-        if not np.isnan(means).all():
-            bold |= {(i, column) for i, mean in enumerate(means) if mean == np.nanmax(means)}
-        for row, summary in zip(texts, values, strict=True):
-            row.append(percent(summary))
-    for row, result in zip(texts, results, strict=True):
-        if sized:
-            row.append(f"{result.capacity['bits'][:, -1].mean() / 8192:,.0f}")
-        rate = result.steps_per_second
-        row += [_seconds(result.seconds), f"{rate:,.0f}" if np.isfinite(rate) else "-"]
-    note = "; ".join(dict.fromkeys(_over(result) for result in results))
-    return Sheet(
-        title=figures.stream_names(results) or "comparison",
-        header=("method", *columns, *["KiB"] * sized, "seconds", "steps/s"),
-        rows=tuple(map(tuple, texts)),
-        note=f"percent, {note}; {told}; best in bold{'; ' + KIB if sized else ''}",
-        bold=frozenset(bold),
-    )
-
-
-def _over(result: Result) -> str:
-    n = len(result.seeds)
-    return f"mean ± sample std over {n} seeds" if n > 1 else f"one seed ({result.seeds[0]})"
-
-
-def _distinct(results: Sequence[Result]) -> None:
-    names = [result.method for result in results]
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"a comparison needs methods of different names; got {names}")
 
 
 COMMAND = """Finished runs in one table and one figure.
@@ -261,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _compare(config: Config) -> None:
     results = gather(config.workdirs)
-    _distinct(results)
+    check_distinct(results)
     if config.out is not None:
         _check_out(Path(config.out), config.workdirs)
     show(tables(results[0]) if len(results) == 1 else comparison_table(results))
@@ -269,7 +172,7 @@ def _compare(config: Config) -> None:
         with writing(config.out, "out"):
             Path(config.out).mkdir(parents=True, exist_ok=True)
             _write_side_by_side(Path(config.out), results)
-        print(f"results in {config.out}")
+        print(visible(f"results in {config.out}"))
 
 
 def _check_out(out: Path, workdirs: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from cls_jax.checks import check_seeds, shown
 from cls_jax.evaluate import view_names
-from cls_jax.events import Observer, Result, Started, scenario_names
+from cls_jax.events import Observer, Result, Started, leading, scenario_names
 from cls_jax.itinerary import Forget, Keeper, Kept, Place, end, lane_name
 from cls_jax.journey import Diverged, Lane, make_journey, schedule_key, schedules_of
 from cls_jax.methods.base import Method
@@ -130,7 +130,7 @@ def sweep(
                     "devices": plan.devices,
                     "data": plan.data,
                     "stream": {"name": stream.name, **stream.describe},
-                    "told_at_test": method.needs.told_task_at_test,
+                    **method.told,
                     "test_examples": _test_examples(stream, seeds),
                 },
                 capacity=_capacity(method, stream, [done.state for done in mine]),
@@ -172,6 +172,7 @@ def _groups(
 
 
 def _started(method, stream, seeds, schedules, plan) -> Started:
+    names = scenario_names(stream.describe, method.needs.told_task_at_test)
     rows = [r for p in range(len(method.phases)) for r in task_rows(method, schedules, p)]
     return Started(
         headline=headline(stream),
@@ -180,5 +181,6 @@ def _started(method, stream, seeds, schedules, plan) -> Started:
         num_tasks=stream.num_tasks,
         num_steps=sum(r.live.size for r in rows),
         mode=plan.mode,
-        scenarios=scenario_names(stream.describe, method.needs.told_task_at_test),
+        scenarios=names,
+        leads=leading(names, method.told),
     )

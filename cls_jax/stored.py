@@ -6,16 +6,19 @@ is, comes last: where it stands everything stands.
 """
 
 import json
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cls_jax.columns import phased
 from cls_jax.errors import InputError
 from cls_jax.events import Result
 from cls_jax.metrics import scores, summarise
+from cls_jax.record import Unlike, result_of
 from cls_jax.workdir import write_file, write_json
 
 RUN, COMPARISON = "results.json", "comparison.json"
@@ -48,23 +51,33 @@ def read(workdir: str | Path) -> list[Result]:
       InputError: no such folder, nothing finished in it, or a file that is damaged or missing.
     """
     workdir = Path(workdir)
-    if not workdir.is_dir():
+    if not os.path.isdir(workdir):
         raise InputError(f"workdir {workdir}: there is no such folder")
-    path = next((workdir / name for name in (RUN, COMPARISON) if (workdir / name).exists()), None)
-    if path is None and (workdir / "cells.json").exists():
+    try:
+        inside = set(os.listdir(workdir))
+    except OSError as error:
+        raise InputError(f"workdir {workdir} cannot be read: {error.strerror}") from None
+    path = next((workdir / name for name in (RUN, COMPARISON) if name in inside), None)
+    if path is None and "cells.json" in inside:
         raise InputError(f"workdir {workdir} is a table of reproduce.py; see its comparison.md")
     if path is None:
         raise InputError(f"workdir {workdir} has no finished results; run its command to the end")
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-        bare = [_bare(record) for record in ([records] if path.name == RUN else records)]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        raise InputError(f"{path} is damaged; run the command of that workdir again") from None
-    for result in bare:
-        prefix = "accuracy" if path.name == RUN else _prefix(result.method)
-        for name, place in _files(result, prefix):
-            result.matrix[place] = _read_matrix(workdir / name, result.matrix.shape[-1])
-    return bare
+        records = json.loads(_text(path))
+        if path.name == COMPARISON and not (isinstance(records, list) and records):
+            raise ValueError("not a list of records")
+        found = [result_of(record) for record in ([records] if path.name == RUN else records)]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        told = str(error) if isinstance(error, Unlike) else "not a record of cls_jax"
+        raise InputError(
+            f"{path} is damaged ({told}); run the command of that workdir again"
+        ) from None
+    return [
+        _whole(workdir, "accuracy" if path.name == RUN else _prefix(bare.method), bare, num_tasks)
+        for bare, num_tasks in found
+    ]
 
 
 def gather(workdirs: Sequence[str | Path]) -> list[Result]:
@@ -79,7 +92,7 @@ def gather(workdirs: Sequence[str | Path]) -> list[Result]:
     """
     if not workdirs:
         raise InputError("no workdir is given; name at least one, e.g. runs/first")
-    places = [Path(workdir).resolve() for workdir in workdirs]
+    places = [Path(os.path.realpath(workdir)) for workdir in workdirs]
     for n, place in enumerate(places):
         if place in places[:n]:
             raise InputError(f"workdir {workdirs[n]} is given twice; name each once")
@@ -132,12 +145,34 @@ def _header(num_tasks: int) -> str:
     return ",".join(["after_task", *(f"task_{j + 1}" for j in range(num_tasks))])
 
 
+def _moments(num_tasks: int) -> list[str]:
+    """When each row of a matrix was scored: before training, after task 1, ..."""
+    return ["before", *map(str, range(1, num_tasks + 1))]
+
+
 def _csv(matrix: np.ndarray) -> str:
     """One accuracy matrix [T + 1, T]; empty where not measured."""
     lines = [_header(matrix.shape[1])]
-    for i, row in enumerate(matrix):
-        lines.append(",".join(["before" if i == 0 else str(i), *map(number, row)]))
+    for moment, row in zip(_moments(matrix.shape[1]), matrix, strict=True):
+        lines.append(",".join([moment, *map(number, row)]))
     return "\n".join(lines) + "\n"
+
+
+def _whole(workdir: Path, prefix: str, bare: Result, num_tasks: int) -> Result:
+    """``bare`` with its matrix, read from as many files as it has seeds, views and scores."""
+    found = {place: _read_matrix(workdir / name, num_tasks) for name, place in _files(bare, prefix)}
+    shape = (len(bare.seeds), len(bare.views), 2, num_tasks + 1, num_tasks)
+    matrix = np.full(shape, np.nan)
+    for place, a in found.items():
+        matrix[place] = a
+    return bare._replace(matrix=matrix)
+
+
+def _text(path: Path) -> str:
+    """The text of a regular file; a pipe would be waited for without an end."""
+    if not path.is_file():
+        raise Unlike("not a file")
+    return path.read_text(encoding="utf-8")
 
 
 def _read_matrix(path: Path, num_tasks: int) -> np.ndarray:
@@ -146,21 +181,25 @@ def _read_matrix(path: Path, num_tasks: int) -> np.ndarray:
     Rounded to float32, as the accuracies were before they were written: so a quotient of six
     decimals or fewer is the same number again, and a table's last digit too.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"{path} is missing; run the command of that workdir again")
     try:
-        header, *lines = path.read_text(encoding="utf-8").splitlines()
-        rows = [[float(cell or "nan") for cell in line.split(",")[1:]] for line in lines]
-        a = np.array(rows, np.float32).astype(np.float64)
-        whole = header == _header(num_tasks) and a.shape == (num_tasks + 1, num_tasks)
-    except (OSError, ValueError):
+        header, *lines = (line.split(",") for line in _text(path).splitlines())
+        whole = (len(header), len(lines)) == (num_tasks + 1, num_tasks + 1)
+        whole = whole and ",".join(header) == _header(num_tasks)
+        whole = whole and [line[0] for line in lines] == _moments(num_tasks)
+        a = np.array([[float(x or "nan") for x in line[1:]] for line in lines if whole])
+        whole = whole and a.shape == (num_tasks + 1, num_tasks)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:
         whole = False
     if not whole or ((a < 0) | (a > 1)).any():
         raise InputError(
             f"{path} is damaged: not {num_tasks + 1} rows of {num_tasks} accuracies in [0, 1]; "
             "run the command of that workdir again"
         )
-    return a
+    return a.astype(np.float32).astype(np.float64)
 
 
 def _record(result: Result) -> dict[str, Any]:
@@ -186,30 +225,14 @@ def _record(result: Result) -> dict[str, Any]:
     }
 
 
-def _bare(record: Mapping[str, Any]) -> Result:
-    """The Result of a record, its matrix not yet read."""
-    seeds, views = tuple(map(int, record["seeds"])), tuple(record["scores"])
-    shape = (len(seeds), len(views), 2, record["num_tasks"] + 1, record["num_tasks"])
-    if 0 in shape:
-        raise ValueError("nothing was measured")
-    seconds, rate = (
-        float("nan" if record[name] is None else record[name])
-        for name in ("seconds", "steps_per_second")
-    )
-    details = dict(record["details"])
-    matrix = np.full(shape, np.nan)
-    capacity = {name: np.array(v, float) for name, v in record.get("capacity", {}).items()}
-    return Result(str(record["method"]), seeds, views, matrix, (), seconds, rate, details, capacity)
-
-
 def _check_alike(found: Sequence[tuple[str, Result]]) -> None:
     """Raises InputError unless all have the same scores over as many tasks."""
 
     def told(workdir: str, result: Result) -> str:
-        tasks = result.matrix.shape[-1]
-        return f"{workdir} has {' and '.join(result.scenarios)} over {tasks} tasks"
+        tasks, of = result.matrix.shape[-1], "base classes and phases, " * phased(result)
+        return f"{workdir} has {of}{' and '.join(result.scenarios)} over {tasks} tasks"
 
-    kinds = [(result.scenarios, result.matrix.shape[-1]) for _, result in found]
+    kinds = [(phased(r), r.scenarios, r.matrix.shape[-1]) for _, r in found]
     for kind, other in zip(kinds, found, strict=True):
         if kind != kinds[0]:
             raise InputError(f"{told(*found[0])}, {told(*other)}; compare runs of one kind")

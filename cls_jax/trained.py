@@ -176,7 +176,7 @@ def results(found: Sequence[Trained], stream: Stream) -> list[Result]:
             states=tuple(one.state for one in mine),
             seconds=float("nan"),
             steps_per_second=float("nan"),
-            details={"stream": {"name": stream.name, **stream.describe}},
+            details={"stream": {"name": stream.name, **stream.describe}, **mine[0].method.told},
         )
         for name, mine in by_name.items()
     ]

@@ -40,8 +40,9 @@ def main(config: Config) -> None:
     rows = []
     for one in found:
         accuracy = 100 * score(one, stream)
+        names = scenario_names(stream.describe, one.method.needs.told_task_at_test)
         for view, of_view in zip(view_names(one.method), accuracy, strict=True):
-            for name, row in zip(scenario_names(stream.describe), of_view, strict=False):
+            for name, row in zip(names, of_view, strict=False):
                 cells = (f"{value:.2f}" for value in (row.mean(), *row))
                 rows.append((one.name, str(one.seed), view, name, *cells))
     tasks = (f"task {j + 1}" for j in range(stream.num_tasks))

@@ -62,13 +62,15 @@ MAY_IMPORT = {
     "trained": {"types", "methods", "nets", "streams", "placement", "feed", "evaluate", "events"}
     | {"program", "itinerary", "journey", "checkpoint", "experiment"},
     "workdir": {"errors", "", "__init__"},
-    "console": {"errors", "events"},
-    "figures": {"types", "metrics", "events", "columns"},
+    "console": {"errors", "events", "sheet"},
+    "figures": {"types", "metrics", "events", "columns", "sheet"},
     "sheet": {"metrics", "workdir"},
-    "stored": {"errors", "metrics", "events", "workdir"},
+    "record": {"events", "columns"},
+    "stored": {"errors", "metrics", "events", "columns", "record", "workdir"},
     "columns": {"metrics", "events"},
-    "report": {"errors", "metrics", "events", "console", "figures", "workdir", "sheet", "stored"}
-    | {"cli", "columns"},
+    "result_sheets": {"errors", "metrics", "events", "columns", "figures", "sheet", "stored"},
+    "report": {"errors", "events", "console", "figures", "workdir", "sheet", "stored"}
+    | {"cli", "result_sheets"},
     "orders": {"errors", "metrics", "events", "figures", "workdir", "sheet", "stored", "__init__"}
     | {""},
     "cli": {"errors", "runner", "processes", "stopping", "workdir"},

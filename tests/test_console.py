@@ -93,6 +93,12 @@ def test_not_a_terminal_gets_the_headline_and_a_line_a_task():
     ]
 
 
+def test_the_score_that_a_method_is_made_for_comes_first():
+    line = task_line(evaluated((3,), 1), started((3,))._replace(leads=1))
+    told = "task-IL  90.0 (90.0 90.0)  class-IL  65.2 (50.3 80.0)"
+    assert line == f"dualnet  seed 3  task 2/2  {told}"
+
+
 def test_the_headline_can_be_left_to_the_first_method():
     assert HEADLINE not in shown([(3,)], terminal=False, stream_line=False)
 

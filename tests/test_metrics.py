@@ -53,6 +53,16 @@ def test_card_oracle():
     assert metrics.backward_transfer(CARD) == pytest.approx(-0.025)
 
 
+def test_what_mammoth_calls_forgetting_is_not_ours_but_the_clipped_one():
+    """Its rule (utils/metrics.py): best of all rows, zeros where not scored, minus the last row."""
+    for a in (CARD, np.array([[0.5, NAN], [0.8, 0.4]])):
+        whole = np.nan_to_num(a)
+        mammoth = (whole.max(0) - whole[-1])[:-1].mean()
+        assert metrics.forgetting_clipped(a) == pytest.approx(mammoth)
+        assert metrics.forgetting(a) < mammoth - 0.01
+    assert "mammoth" in metrics.forgetting.__doc__
+
+
 def test_hand_worked_matrix_with_the_best_between():
     a = BETWEEN
     assert metrics.average_accuracy(a) == pytest.approx((0.4 + 0.9 + 0.6 + 0.7) / 4)

@@ -12,6 +12,8 @@ from rich.console import Console
 
 from cls_jax import figures, metrics, report, stored
 from cls_jax.events import Result
+from cls_jax.result_sheets import comparison_sheet, result_sheet
+from cls_jax.sheet import page
 from cls_jax.types import InputError
 
 CONFIG = {"method": "dualnet", "seeds": (0, 4, 7)}
@@ -126,13 +128,13 @@ def test_comparison_files(tmp_path):
     }
     with (tmp_path / "comparison.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 3 * 2 * 3
-    row = next(
-        r for r in rows if (r["method"], r["scenario"], r["seed"]) == ("good", "task_il", "4")
-    )
-    expected = metrics.scores(results[1].matrix[1, 0, 1])
-    for name, value in expected.items():
-        assert float(row[name]) == pytest.approx(value, abs=5e-7)
+    assert len(rows) == 3 * 2 * 2 * 3
+    by_place = {tuple(r[n] for n in ("method", "network", "scenario", "seed")): r for r in rows}
+    for v, view in enumerate(results[1].views):
+        expected = metrics.scores(results[1].matrix[1, v, 1])
+        for name, value in expected.items():
+            found = float(by_place["good", view, "task_il", "4"][name])
+            assert found == pytest.approx(value, abs=5e-7)
     records = json.loads((tmp_path / "comparison.json").read_text())
     assert [record["method"] for record in records] == ["bad", "good", "joint"]
     assert records[2]["scores"]["answer"]["class_il"]["forgetting"]["mean"] is None
@@ -317,3 +319,74 @@ def test_a_method_told_the_task_at_test_has_a_second_score_on_domains():
     assert told._replace(details={"stream": stream}).scenarios == ("domain-IL",)
     text = " ".join(text_of(report.comparison_table([told])).split())
     assert "forgetting and LA are task-IL" in text
+
+
+TOLD = {"told_task": True, "told_at_test": False, "class_il": False}
+
+
+def told(result, **changes):
+    """The same result of a method that is told its task."""
+    return result._replace(details={**result.details, **TOLD, **changes})
+
+
+def table_of(lines):
+    """Cells of the rows of a Markdown table."""
+    return [[c.strip(" *") for c in x.split("|")[1:-1]] for x in lines if x.startswith("| ")]
+
+
+def test_one_method_told_its_task_decides_what_a_comparison_leads_with(tmp_path, capsys):
+    bad, good, _ = comparison()
+    results = [bad, told(good)]
+    report.finish(str(tmp_path), CONFIG, results)
+    screen = capsys.readouterr().out
+    header, *rows = table_of((tmp_path / "comparison.md").read_text().splitlines())
+    assert header[:5] == ["method", "task-IL ACC", "clipped forgetting", "LA", "class-IL ACC"]
+    a = bad.matrix[:, 0, 1, 1:]
+    expected = metrics.average_accuracy(a), metrics.forgetting_clipped(a)
+    expected += (metrics.learning_accuracy(a), metrics.average_accuracy(bad.matrix[:, 0, 0, 1:]))
+    assert rows[0][1:5] == [
+        f"{100 * each.mean():.2f} ± {100 * each.std(ddof=1):.2f}" for each in expected
+    ]
+    assert all(cell in screen for cell in (*header[:5], *rows[0][:5]))
+    assert "clipped forgetting and LA are task-IL" in " ".join(screen.split())
+    assert "told the task in training: good;" in " ".join(screen.split())
+
+
+def test_the_table_of_a_method_told_its_task_leads_with_the_task_told():
+    result = told(make_result())
+    header, *rows = table_of(page(result_sheet(result)).splitlines())
+    assert header == ["network", "scenario", "ACC", "clipped forgetting", "LA", "BWT", "FWT"]
+    assert [row[:2] for row in rows] == [
+        [view, scenario]
+        for view in result.views
+        for scenario in ("task-IL (task told)", "class-IL")
+    ]
+    clipped = 100 * metrics.forgetting_clipped(result.matrix[:, 1, 0, 1:])
+    assert rows[3][3] == f"{clipped.mean():.2f} ± {clipped.std(ddof=1):.2f}"
+
+
+def test_made_to_tell_all_classes_apart_leads_with_class_il():
+    """iCaRL is told which classes a task has, and its paper's measure is class-IL all the same."""
+    result = told(make_result(), class_il=True)
+    assert report.comparison_table([result]).columns[1].header.plain == "class-IL ACC"
+    assert "forgetting and LA are class-IL" in page(comparison_sheet([result]))
+
+
+def test_where_no_score_has_the_task_told_the_only_one_leads():
+    stream = {"name": "permuted", "scenario": "domain_il"}
+    sheet = comparison_sheet([told(make_result(), stream=stream)])
+    assert sheet.header[:4] == ("method", "domain-IL ACC", "clipped forgetting", "LA")
+    assert "LA are domain-IL" in sheet.note
+
+
+@pytest.mark.parametrize("draw", [figures.accuracy_matrix, figures.accuracy_over_tasks, "several"])
+def test_figures_say_that_the_task_is_told(draw, monkeypatch):
+    words, draw = [], (lambda r: figures.comparison_over_tasks([r])) if draw == "several" else draw
+    monkeypatch.setattr(figures, "_literal", lambda text: words.append(text.get_text()))
+    draw(told(make_result()))
+    places = [words.index(name) for name in ("task-IL (task told)", "class-IL")]
+    assert places == sorted(places)
+    words.clear()
+    draw(make_result())
+    assert "class-IL" in words
+    assert not any("told" in word for word in words)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cls_jax import report
+from cls_jax.result_sheets import comparison_sheet, result_sheet
 from cls_jax.sheet import markdown
 from cls_jax.stored import gather, read
 from cls_jax.types import InputError
@@ -98,9 +99,6 @@ def test_what_was_not_measured_is_nan_again(tmp_path):
     assert np.isnan(found.steps_per_second)
 
 
-TO_ONE_TENTH = ("2026-11-21_compare_cifar10",)
-"""Their notes say so: the matrices were taken from a console's log."""
-
 RECORDS = [
     folder
     for folder in sorted((ROOT / "records").iterdir())
@@ -111,10 +109,8 @@ RECORDS = [
 @pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
 def test_records_give_their_own_table(folder):
     results = read(folder)
-    if folder.name in TO_ONE_TENTH:
-        return
     one = (folder / "results.json").exists()
-    sheet = report._sheet(*results) if one else report._comparison_sheet(results)
+    sheet = result_sheet(*results) if one else comparison_sheet(results)
     page = (folder / ("summary.md" if one else "comparison.md")).read_text(encoding="utf-8")
     assert markdown(sheet) in page
 
@@ -139,6 +135,114 @@ DAMAGE = {
     "no seeds": ("results.json", replace('"seeds"', '"sees"'), "is damaged"),
     "no tasks": ("results.json", replace('"num_tasks": 3', '"num_tasks": "3"'), "is damaged"),
 }
+
+
+def told(**changes):
+    """Sets fields of results.json, of its details where the name begins so; None: not there."""
+
+    def harm(path):
+        record = json.loads(path.read_text())
+        for name, value in changes.items():
+            part = record["details"] if name.startswith("details_") else record
+            part[name.removeprefix("details_")] = value
+        kept = {name: value for name, value in record.items() if value != "leave out"}
+        path.write_text(json.dumps(kept))
+
+    return harm
+
+
+def deep(levels):
+    return lambda path: path.write_text("[" * levels + "]" * levels)
+
+
+def nested(levels):
+    return lambda path: replace('"mode"', '"deep": ' + "[" * levels + "]" * levels + ', "mode"')(
+        path
+    )
+
+
+PHASED = {"name": "digits", "scenario": "class_il", "base_classes": 6}
+DAMAGE |= {
+    f"{CSV} rows out of order": (CSV, replace("\n1,", "\n2,"), "is damaged"),
+    f"{CSV} too large for float32": (CSV, replace("0.", "1e300"), "accuracies in [0, 1]"),
+    f"{CSV} is a folder": (CSV, lambda path: [path.unlink(), path.mkdir()], "is damaged"),
+    f"{CSV} is a pipe": (CSV, lambda path: [path.unlink(), os.mkfifo(path)], "is damaged"),
+    **{
+        f"results.json {name}": ("results.json", harm, f"results.json is damaged ({words}")
+        for name, harm, words in (
+            ("is a folder", lambda path: [path.unlink(), path.mkdir()], "not a file"),
+            ("is a pipe", lambda path: [path.unlink(), os.mkfifo(path)], "not a file"),
+            ("nested 100,000 deep", deep(100_000), "not a record of cls_jax"),
+            ("nested 400 deep", nested(400), "it is nested more than 20 deep"),
+            ("a number of 5,000 digits", replace("12.34", "1" * 5000), "not a record of cls_jax"),
+            ("a number of 400 digits", replace("12.34", "1" * 400), "seconds is 1111"),
+            ("infinite", replace("12.34", "1e999"), "seconds is inf"),
+            ("NaN", replace('"num_tasks": 3', '"num_tasks": NaN'), "num_tasks is nan"),
+            ("without a cost", told(seconds="leave out"), "seconds is missing"),
+            ("tasks as a float", told(num_tasks=3.0), "num_tasks is 3.0"),
+            ("true tasks", told(num_tasks=True), "num_tasks is True"),
+            ("no task", told(num_tasks=0), "num_tasks is 0"),
+            ("a seed of 1.5", told(seeds=[0, 1.5]), "seeds is [0, 1.5]"),
+            ("a seed twice", told(seeds=[0, 0]), "seeds is [0, 0]"),
+            ("seeds as text", told(seeds="047"), "seeds is '047'"),
+            ("no seed", told(seeds=[]), "seeds is []"),
+            ("a method of no name", told(method=" "), "method is ' '"),
+            ("a number as method", told(method=3), "method is 3"),
+            ("no view", told(scores={}), "scores is {}"),
+            ("details as list", told(details=[]), "details is []"),
+            ("a stream of numbers", told(details_stream=[1]), "details.stream is [1]"),
+            ("a nameless stream", told(details_stream={"name": 3}), "details.stream.name is 3"),
+            ("told as text", told(details_told_task="no"), "details.told_task is 'no'"),
+            (
+                "phases without sizes",
+                told(details_stream=PHASED),
+                "details.test_examples is missing",
+            ),
+            ("sizes of fewer tasks", told(details_test_examples=[[1, 2]] * 3), "details.test_exam"),
+            ("no example", told(details_test_examples=[[0, 0, 0]] * 3), "details.test_examples"),
+            ("capacity as text", told(capacity="big"), "capacity is 'big'"),
+            (
+                "ragged capacity",
+                told(capacity={"bits": [[1], [1, 2]]}),
+                "capacity.bits is [[1], [1",
+            ),
+            ("words kept", told(capacity={"bits": [["1"] * 3] * 3}), "capacity.bits is [['1'"),
+        )
+    },
+}
+
+
+def test_what_is_too_large_for_the_files_takes_no_memory(tmp_path):
+    """A billion tasks are no reason to ask for 16 exabytes."""
+    run = write(tmp_path / "run", make_result())
+    told(num_tasks=10**9)(run / "results.json")
+    with pytest.raises(InputError, match="is damaged: not 1000000001 rows of 1000000000"):
+        read(run)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "[[]]", "[1]", '"er"', "null", '[{"method": "er"}]'])
+def test_a_comparison_that_is_none_is_named(text, tmp_path):
+    (tmp_path / "comparison.json").write_text(text)
+    with pytest.raises(InputError, match=r"comparison\.json is damaged \("):
+        read(tmp_path)
+
+
+def test_a_damaged_record_ends_the_command_in_one_sentence(tmp_path, capsys):
+    run = write(tmp_path / "run", make_result())
+    nested(400)(run / "results.json")
+    with pytest.raises(SystemExit) as stop:
+        report.main([str(run), "--out", str(tmp_path / "out")])
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out, err.count("\n")) == (2, "", 1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_phases_stand_beside_phases_only(tmp_path):
+    result, stream = make_result(method="spb"), {**PHASED, "scenario": "class_il"}
+    details = {"stream": stream, "test_examples": [[60, 20, 20]] * 3}
+    phased = write(tmp_path / "phased", result._replace(details=details))
+    with pytest.raises(InputError, match="has base classes and phases, class-IL and task-IL over"):
+        gather([phased, write(tmp_path / "plain", make_result(method="er"))])
 
 
 @pytest.mark.parametrize("name", DAMAGE)
@@ -224,9 +328,7 @@ def test_the_command_sets_workdirs_side_by_side(runs, capsys):
     assert files - matrices == {
         *("comparison.json", "comparison.csv", "comparison.md", "comparison_over_tasks.png")
     }
-    assert (
-        markdown(report._comparison_sheet(expected)) in Path("runs/all/comparison.md").read_text()
-    )
+    assert markdown(comparison_sheet(expected)) in Path("runs/all/comparison.md").read_text()
     png = Path("runs/all/comparison_over_tasks.png").read_bytes()
     assert png.startswith(b"\x89PNG\r\n")
     assert pixels(png).shape[1] == 1500

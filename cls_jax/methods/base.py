@@ -117,6 +117,8 @@ class Method(NamedTuple):
       convolutional: its steps contain convolutions (the runner's ``auto`` mode asks).
       advice: (hyper, steps of the stream) -> a warning worth printing before a run, or "".
       capacity: what the answers need to keep; None: not told.
+      class_il: told the task in training, yet made to tell all classes apart, so that its tables
+        lead with class-IL; those of any other method that is told it lead with task-IL.
     """
 
     name: str
@@ -130,6 +132,16 @@ class Method(NamedTuple):
     convolutional: bool = False
     advice: Callable[[PyTree, int], str] = no_advice
     capacity: CapacityFn | None = None
+    class_il: bool = False
+
+    @property
+    def told(self) -> dict[str, bool]:
+        """What a Result's details say of the task being told; see ``columns.led_by_task``."""
+        return {
+            "told_task": self.needs.told_task,
+            "told_at_test": self.needs.told_task_at_test,
+            "class_il": self.class_il,
+        }
 
 
 def fresh(key: Array, net: Net, x: Array, optimizer: optax.GradientTransformation) -> Trainable:

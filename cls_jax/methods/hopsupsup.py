@@ -177,6 +177,7 @@ def hopsupsup(config: HopSupSupConfig, net: Net, *, augment: Augment) -> Method:
         end_task=end_task,
         needs=Needs(told_task=True, boundaries=True, test_batch=WHOLE, transductive=True),
         capacity=capacity,
+        class_il=True,
     )
 
 

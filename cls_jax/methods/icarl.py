@@ -206,6 +206,7 @@ def icarl(config: IcarlConfig, net: Net, *, augment: Augment, num_classes: int) 
         needs=Needs(told_task=True, boundaries=True, begin_data=True, end_data=True),
         convolutional=net.convolutional,
         capacity=kept("model"),
+        class_il=True,
     )
 
 

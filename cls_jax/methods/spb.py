@@ -252,6 +252,7 @@ def spb(
         ),
         convolutional=extractor.convolutional,
         capacity=capacity,
+        class_il=True,
     )
 
 

@@ -246,6 +246,7 @@ def ucir(config: UcirConfig, extractor: Extractor, *, augment: Augment, num_clas
         needs=Needs(told_task=True, boundaries=True, begin_data=True, end_data=at_the_end),
         convolutional=extractor.convolutional,
         capacity=kept("extractor", "classifier"),
+        class_il=True,
     )
 
 
