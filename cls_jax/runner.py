@@ -86,7 +86,7 @@ def sweep(
         stream = pooled(stream)
     as_arrays = lambda hyper: jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), hyper)  # noqa: E731
     lanes = [
-        Lane(lane_name(seed, number, len(hypers)), value, seed)
+        Lane(lane_name(seed, number, len(hypers)), value, seed, number)
         for number, value in enumerate(map(as_arrays, hypers))
         for seed in seeds
     ]
@@ -172,4 +172,5 @@ def _started(method, stream, seeds, schedules, plan) -> Started:
         num_steps=sum(r.live.size for r in rows),
         mode=plan.mode,
         scenarios=scenario_names(stream.describe, method.needs.told_task_at_test),
+        views=view_names(method),
     )
