@@ -7,28 +7,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from cls_jax.checks import check_bytes
+from cls_jax.checks import check_bytes, check_schedule
 from cls_jax.methods.base import Method
 from cls_jax.program import birth
 from cls_jax.streams.stream import Stream
 from cls_jax.types import InputError, PyTree
 
-ROW_BYTES = 13
-"""At least so many for one example in a schedule: its number, its label's mask, its shuffle."""
-
 LARGEST = 2**31 - 1
 """Most places of an array's axis."""
-
-
-def check_schedule(name: str, value: int, examples: int) -> None:
-    """Raises InputError if the table of ``value`` passes over ``examples`` needs too much memory.
-
-    Args:
-      name, value: of the number of passes, as the user knows it.
-      examples: of one pass over all tasks.
-    """
-    needed = ROW_BYTES * examples * value
-    check_bytes(f"{name} {value} of {examples} examples", needed, f"give a smaller {name}")
 
 
 def check_held(

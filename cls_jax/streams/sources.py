@@ -10,11 +10,12 @@ import os
 
 import numpy as np
 
+from cls_jax.checks import check_bytes
 from cls_jax.streams import local, prepared
 from cls_jax.streams.stream import Examples, Source
 from cls_jax.types import InputError
 
-_DIGITS_SIZE = 32
+_DIGITS_SIZE, _DIGITS_NUMBER = 32, 1797
 
 
 def load(
@@ -96,6 +97,8 @@ def digits(size: int = _DIGITS_SIZE) -> Source:
     """
     from sklearn.datasets import load_digits
 
+    needed = _DIGITS_NUMBER * size**2 * (2 * 8 + 3)  # in float64, twice, and as colours
+    check_bytes(f"image_size {size} on digits", needed, "give a smaller --image-size")
     scans, y = load_digits(return_X_y=True)
     at = np.clip((np.arange(size) + 0.5) * 8 / size - 0.5, 0, 7)
     weights = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(8)))  # [size, 8], rows sum to 1
