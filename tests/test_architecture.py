@@ -84,6 +84,7 @@ MAY_IMPORT = {
     | {"processes", "sheet", "streams", "workdir"},
     "best_args": set(),
     "presets": {"types", "best_args", "experiment", "methods", "nets"},
+    "records": set(),
     "reproduction": {"events", "metrics", "sheet", "workdir"},
     "__init__": {"trained"},
 }
