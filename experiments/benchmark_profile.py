@@ -13,7 +13,6 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from cls_jax.checks import check_range
 from cls_jax.cli import positional, run_main
 from cls_jax.errors import InputError
 from cls_jax.sheet import Sheet, rich_table, show
@@ -70,7 +69,8 @@ def operations(trace: Path) -> dict[str, tuple[float, int]]:
 
 def main(config: Config) -> None:
     """Prints the table."""
-    check_range("top", config.top, 1)
+    if config.top < 1:
+        raise InputError(f"top is {config.top}; give at least 1")
     found = operations(Path(config.trace))
     total = sum(ms for ms, _ in found.values())
     ranked = sorted(found.items(), key=lambda item: -item[1][0])[: config.top]
