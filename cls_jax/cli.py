@@ -1,4 +1,8 @@
-"""A frozen dataclass as a command line; ``--help`` and typing errors never load JAX."""
+"""A frozen dataclass as a command line.
+
+Parsing loads no JAX: where a script's own flags need none (evaluate.py, records.py, the report),
+its help and its typing errors come without it.
+"""
 
 import argparse
 import dataclasses
