@@ -12,6 +12,9 @@ import numpy as np
 
 from cls_jax.types import InputError
 
+ROW_BYTES = 13
+"""At least so many for one example in a schedule: its number, its label's mask, its shuffle."""
+
 
 def whole(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> int:
     """``value`` as a Python int.
@@ -156,6 +159,17 @@ def check_bytes(what: str, needed: int, remedy: str) -> None:
             f"{what} needs {_told_bytes(needed)} of memory, but this machine has "
             f"{_told_bytes(there)}; {remedy}"
         )
+
+
+def check_schedule(name: str, value: int, examples: int) -> None:
+    """Raises InputError if the table of ``value`` passes over ``examples`` needs too much memory.
+
+    Args:
+      name, value: of the number of passes, as the user knows it.
+      examples: of one pass over all tasks.
+    """
+    needed = ROW_BYTES * examples * value
+    check_bytes(f"{name} {value} of {examples} examples", needed, f"give a smaller {name}")
 
 
 def memory_bytes() -> int | None:

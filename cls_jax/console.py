@@ -1,7 +1,8 @@
 """Observers of a run: a live line on the terminal, TensorBoard files, several at once."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -50,19 +51,12 @@ def console(*, stream_line: bool = True, to: Console | None = None) -> Iterator[
         view.close()
 
 
-@contextmanager
-def tensorboard(workdir: str | Path | None) -> Iterator[Observer]:
-    """An observer that writes TensorBoard files under ``workdir``/tensorboard; None writes nothing.
-
-    Losses are tagged "seed0/train/loss" by update, accuracies "seed0/class-IL/task_1" by task.
-    Leaving the context writes what is pending; a killed process loses at most ten seconds.
+def writer_class() -> type:
+    """TensorBoard's SummaryWriter.
 
     Raises:
       InputError: tensorboardX is not installed.
     """
-    if workdir is None:
-        yield fan_out()
-        return
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
@@ -70,28 +64,71 @@ def tensorboard(workdir: str | Path | None) -> Iterator[Observer]:
             "tensorboard needs tensorboardX, which is not installed; "
             'pip install "tensorboardX>=2.6" or drop the flag'
         ) from error
-    writer = SummaryWriter(str(Path(workdir) / "tensorboard"), flush_secs=10)
+    return SummaryWriter
 
-    names = SCENARIOS
 
-    def observe(event: Started | Progress | Evaluated) -> None:
-        nonlocal names
-        if isinstance(event, Started):
-            names = event.scenarios
-        elif isinstance(event, Progress):
-            for name, value in event.metrics.items():
-                tag = f"{seeds_text(event.seeds).replace(' ', '')}/{event.phase}/{name}"
-                writer.add_scalar(tag, value, event.step)
-        elif isinstance(event, Evaluated):
-            rows = event.matrix[:, 0, :, event.task + 1, :]  # [lanes, 2, T]
-            for seed, of_seed in zip(event.seeds, rows, strict=True):
-                for scenario, row in zip(names, of_seed, strict=False):
-                    for j in np.flatnonzero(np.isfinite(row)):
-                        tag = f"seed{seed}/{scenario}/task_{j + 1}"
-                        writer.add_scalar(tag, row[j], event.task + 1)
+@contextmanager
+def tensorboard(
+    workdir: str | Path | None, method: str = "", labels: Sequence[str] = ("",)
+) -> Iterator[Observer]:
+    """An observer that writes TensorBoard files under ``workdir``/tensorboard; None writes nothing.
 
-    with writer:
+    Each method has a folder there, and in it each value of a sweep. Losses are tagged
+    "seed0/train/loss" by update, accuracies "seed0/class-IL/task_1" by task, those of networks
+    beside the method's answer "seed0/plastic/class-IL/task_1". Leaving the context writes what is
+    pending; a killed process loses at most ten seconds.
+
+    Args:
+      workdir: of the experiment.
+      method: whose run it is.
+      labels: of the values of a sweep, in the order of ``Progress.values``.
+
+    Raises:
+      InputError: tensorboardX is not installed.
+    """
+    if workdir is None:
+        yield fan_out()
+        return
+    kind, place = writer_class(), Path(workdir) / "tensorboard"
+    started: Started | None = None
+
+    with ExitStack() as stack:
+        folders = [place.joinpath(*map(_file_name, filter(None, (method, one)))) for one in labels]
+        writers = [stack.enter_context(kind(str(folder), flush_secs=10)) for folder in folders]
+
+        def observe(event: Started | Progress | Evaluated) -> None:
+            nonlocal started
+            if isinstance(event, Started):
+                started = event
+                return
+            values = event.values or (0,) * len(event.seeds)
+            for lane, (seed, value) in enumerate(zip(event.seeds, values, strict=True)):
+                for tag, number, step in _scalars(event, lane, started):
+                    writers[value].add_scalar(f"seed{seed}/{tag}", number, step)
+
         yield observe
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w.=-]+", "_", text)
+
+
+def _scalars(
+    event: Progress | Evaluated, lane: int, started: Started | None
+) -> Iterator[tuple[str, float, int]]:
+    """(tag, value, step) of everything that an event tells of one lane."""
+    if isinstance(event, Progress):
+        metrics = event.of_lane[lane] if event.of_lane else event.metrics
+        for name, value in metrics.items():
+            yield f"{event.phase}/{name}", value, event.step
+        return
+    views, scenarios = (started.views, started.scenarios) if started else (("answer",), SCENARIOS)
+    for number, (view, of_view) in enumerate(zip(views, event.matrix[lane], strict=False)):
+        for scenario, rows in zip(scenarios, of_view, strict=False):
+            row = rows[event.task + 1]
+            for task in np.flatnonzero(np.isfinite(row)):
+                tag = f"{scenario}/task_{task + 1}"
+                yield f"{view}/{tag}" if number else tag, row[task], event.task + 1
 
 
 def seeds_text(seeds: Sequence[int]) -> str:

@@ -54,6 +54,7 @@ class Started(NamedTuple):
       mode: "loop" or "scan".
       scenarios: names of the scores worth showing, in the order of ``Evaluated.matrix``'s axis 2.
       leads: which of them the method is made for, see ``leading``.
+      views: names of the networks evaluated, in the order of its axis 1.
     """
 
     headline: str
@@ -64,6 +65,7 @@ class Started(NamedTuple):
     mode: str
     scenarios: tuple[str, ...] = SCENARIOS
     leads: int = 0
+    views: tuple[str, ...] = ("answer",)
 
 
 class Progress(NamedTuple):
@@ -76,6 +78,8 @@ class Progress(NamedTuple):
       examples: stream examples of this chunk, all lanes together.
       seconds: wall time of this chunk.
       metrics: mean over the chunk's steps and lanes.
+      values: of each lane the number of its value in a sweep; () is the first for all.
+      of_lane: mean over the chunk's steps, one a lane; () where it is ``metrics`` for all.
     """
 
     seeds: tuple[int, ...]
@@ -86,6 +90,8 @@ class Progress(NamedTuple):
     examples: int
     seconds: float
     metrics: Mapping[str, float]
+    values: tuple[int, ...] = ()
+    of_lane: tuple[Mapping[str, float], ...] = ()
 
 
 class Evaluated(NamedTuple):
@@ -96,12 +102,14 @@ class Evaluated(NamedTuple):
       task: the task that was just learned.
       matrix: float64[lanes, views, 2, T + 1, T], see Result; rows not reached are NaN.
       seconds: wall time of this evaluation.
+      values: as of Progress.
     """
 
     seeds: tuple[int, ...]
     task: int
     matrix: np.ndarray
     seconds: float
+    values: tuple[int, ...] = ()
 
 
 Observer = Callable[[Started | Progress | Evaluated], None]

@@ -4,26 +4,29 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 
 from cls_jax.checkpoint import Checkpoints, interval
-from cls_jax.console import console, fan_out, tensorboard
+from cls_jax.cli import Repeated
+from cls_jax.console import console, fan_out, tensorboard, writer_class
 from cls_jax.events import Result
 from cls_jax.experiment import Learner, make_learner, make_stream
+from cls_jax.grid import grid
 from cls_jax.itinerary import Forget, Keeper
 from cls_jax.methods.base import no_advice
 from cls_jax.plan import Plan, check_run
 from cls_jax.processes import cache_programs, is_first, join, no_one_waits
 from cls_jax.report import finish
 from cls_jax.runner import sweep
+from cls_jax.sizes import check_held
 from cls_jax.stopping import heeded
 from cls_jax.streams.sources import describe
 from cls_jax.types import InputError, PyTree
-from cls_jax.workdir import claimed, software, write_json, writing
+from cls_jax.workdir import check_place, claimed, software, write_json, writing
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,9 @@ class RunConfig:
       score: test before training and after each task, or at the end alone; with hundreds of tasks
         the tests would take longer than the training.
       tensorboard: write TensorBoard files into the workdir.
-      sweep: a field of the method's Hyper and its values, e.g. hyper.learning_rate 0.03 0.1; each
-        value gets all seeds, dense networks all of them in one program.
+      sweep: a field of the method and its values, e.g. hyper.learning_rate 0.03 0.1; given again
+        with another field it makes a grid of all combinations. Each gets all seeds; numbers of the
+        Hyper share one program, those that are not hyper.* are compiled anew.
       profile: a folder for a JAX profiler trace of one chunk.
       compile_cache: keep compiled programs in ~/.cache/cls_jax for the next start.
       coordinator: HOST:PORT of process 0 when several processes make one run, or auto on a TPU pod
@@ -71,7 +75,7 @@ class RunConfig:
     data_on: Literal["auto", "device", "host"] = "auto"
     score: Literal["each", "end"] = "each"
     tensorboard: bool = False
-    sweep: tuple[str, ...] = ()
+    sweep: Repeated[tuple[str, ...]] = ()
     profile: str | None = None
     compile_cache: bool = True
     coordinator: str | None = None
@@ -118,54 +122,65 @@ def conclude(config: Any, results: Sequence[Result]) -> None:
         finish(config.run.workdir, asdict(config), results)
 
 
-def swept(hyper: PyTree, asked: Sequence[str]) -> dict[str, PyTree]:
-    """Label -> Hyper for every value of a sweep; without one, the Hyper as it is, labelled "".
-
-    Args:
-      hyper: where everything else comes from.
-      asked: a field, with or without "hyper." before it, and its values.
-
-    Raises:
-      InputError: for an unknown field, a value that is no number, or no value.
-    """
-    if not asked:
-        return {"": hyper}
-    name, *values = asked
-    name = name.removeprefix("hyper.")
-    known = [field.name for field in fields(hyper)]
-    if name not in known:
-        raise InputError(f"sweep names {asked[0]!r}; the method has {', '.join(known)}")
-    if not values or len(set(values)) < len(values):
-        raise InputError(f"sweep over {name} has the values {values}; give each once, at least one")
-    try:
-        return {f"{name}={value}": replace(hyper, **{name: float(value)}) for value in values}
-    except ValueError:
-        raise InputError(f"sweep over {name} has the values {values}; give numbers") from None
-
-
 def check_execution(
     learners: Sequence[Learner], config: RunConfig
-) -> tuple[Plan, list[dict[str, PyTree]]]:
-    """The plan, and the Hypers of each learner by label, once all of them are found good.
+) -> tuple[Plan, list[Learner], list[dict[str, PyTree]]]:
+    """The plan, learners, and the Hypers of each by label, once all of them are found good.
+
+    Returns:
+      The plan; the learners, several of each where a sweep varies what fixes a program; and of
+      each the Hypers, by the label of the values that a sweep gives it.
 
     Raises:
-      InputError: for bad seeds, hyper-parameters, plan, sweep or saving.
+      InputError: for bad seeds, hyper-parameters, plan, sweep or saving, for flags that would do
+        nothing, and for what no memory can hold.
     """
     how = config.chunk, config.mode, config.over_seeds, config.devices, config.data_on
     plan = Plan(*how, config.profile, config.score)
-    values = [swept(learner.hyper, config.sweep) for learner in learners]
-    for learner, hypers in zip(learners, values, strict=True):
+    pairs = [pair for learner in learners for pair in grid(learner, config.sweep)]
+    _check_names([learner.method.name for learner, _ in pairs])
+    for learner, hypers in pairs:
+        num_lanes = len(hypers) * len(config.seeds)
         for hyper in hypers.values():
-            num_lanes = len(hypers) * len(config.seeds)
             check_run(learner.method, learner.stream, hyper, config.seeds, plan, num_lanes)
-    if config.tensorboard and config.workdir is None:
-        raise InputError("tensorboard needs a folder; give --workdir")
-    if config.restart and config.workdir is None:
-        raise InputError("restart moves a workdir aside; give --workdir")
+        check_held(learner.method, learner.stream, hyper, learner.recipe, num_lanes)
+        if num_lanes == 1 and config.over_seeds in ("vmap", "devices"):
+            raise InputError(
+                f"over_seeds is {config.over_seeds!r}, but {learner.method.name} is one run; give "
+                "several --seeds, or leave it out"
+            )
     if config.keep < 1:
         raise InputError(f"keep is {config.keep}; give at least 1")
     interval(config.save_every)
-    return plan, values
+    if config.workdir is None:
+        _check_no_workdir(config)
+    if config.tensorboard:
+        writer_class()
+    if config.profile is not None:
+        if not config.profile:
+            raise InputError("profile is ''; give a folder, or leave it out")
+        check_place(Path(config.profile), "profile")
+    return plan, [learner for learner, _ in pairs], [hypers for _, hypers in pairs]
+
+
+def _check_names(names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{', '.join(twice)} is asked for more than once; name each method once")
+
+
+def _check_no_workdir(config: RunConfig) -> None:
+    """Raises InputError for a flag that does nothing where nothing is written."""
+    if config.tensorboard:
+        raise InputError("tensorboard needs a folder; give --workdir")
+    if config.restart:
+        raise InputError("restart moves a workdir aside; give --workdir")
+    for name in ("save_every", "keep"):
+        if getattr(config, name) != getattr(RunConfig, name):
+            raise InputError(
+                f"{name} is {getattr(config, name)}, but nothing is saved without a folder; give "
+                "--workdir"
+            )
 
 
 def execute(learners: Sequence[Learner], config: RunConfig, record: Any) -> list[Result]:
@@ -185,14 +200,15 @@ def execute(learners: Sequence[Learner], config: RunConfig, record: Any) -> list
       SaveFailed: when the disk is full or broken; what was saved before is kept.
       Stopped: after SIGTERM or Ctrl-C, once the run is saved.
     """
-    plan, values = check_execution(learners, config)
+    plan, learners, values = check_execution(learners, config)
     _advise(learners, config.seeds)
     results, shown = [], None
     with no_one_waits(), _kept(learners, values, config, record) as keepers:
         for learner, hypers, keep in zip(learners, values, keepers, strict=True):
             logs = config.workdir if config.tensorboard and is_first() else None
             first_look, shown = learner.stream is not shown, learner.stream
-            with console(stream_line=first_look) as see, tensorboard(logs) as log:
+            labels = learner.method.name, list(hypers)
+            with console(stream_line=first_look) as see, tensorboard(logs, *labels) as log:
                 found = sweep(
                     learner.method,
                     learner.stream,

@@ -8,7 +8,10 @@ from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from cls_jax.augment import Kind, Normalisation, recipe
+from cls_jax.checks import check_schedule
 from cls_jax.methods import METHODS, Setting
 from cls_jax.methods.base import Method
 from cls_jax.nets.choose import NetConfig
@@ -119,9 +122,34 @@ def make_stream(config: StreamConfig) -> Stream:
                 "classes; give one number"
             )
     order = settings.pop("task_order", "given")
+    if config.data_dir is not None and without_dir(config.data):
+        raise InputError(
+            f"data_dir is {config.data_dir}, but data {config.data} does not lie there; leave "
+            "--data-dir out"
+        )
     source = _loaded(config.data, config.data_dir, config.image_size, config.scrambled)
+    _check_length(config, len(source.train.y))
     stream = make(source, batch_size=config.batch_size, epochs=config.epochs, **settings)
     return in_order(stream, order)
+
+
+def without_dir(data: str) -> bool:
+    """Whether a data set has no use for ``data_dir``."""
+    return data == "digits" or data.startswith("npz:")
+
+
+def _check_length(config: StreamConfig, examples: int) -> None:
+    """Raises InputError if the schedule of so many training examples would fit no memory."""
+    several = isinstance(config.tasks, int) and config.scenario in ("permuted", "rotated")
+    if config.scenario == "gcil":
+        examples = config.samples_per_phase * int(np.prod(config.tasks))
+        check_schedule("samples_per_phase", config.samples_per_phase, examples)
+    elif several:
+        check_schedule("tasks", config.tasks, examples)
+        examples *= config.tasks
+    for name in ("epochs", "base_epochs"):
+        if getattr(config, name) is not None:
+            check_schedule(name, getattr(config, name), examples)
 
 
 @lru_cache(maxsize=1)  # the cells of a table share one data set

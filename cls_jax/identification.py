@@ -56,8 +56,10 @@ def parse_ways(words: Sequence[str]) -> dict[str, Way]:
     """The ways by the words for them, e.g. one_shot:H:1:128.
 
     Raises:
-      InputError: for words that name no way.
+      InputError: for words that name no way, or one twice.
     """
+    if len(set(words)) < len(words):
+        raise InputError(f"ways is {', '.join(words)}; name each way once")
     return {each: _parse_way(each) for each in words}
 
 

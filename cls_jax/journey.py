@@ -32,11 +32,15 @@ class Diverged(ArithmeticError):
 
 
 class Lane(NamedTuple):
-    """One run among those that are made together; its name is unique."""
+    """One run among those that are made together; its name is unique.
+
+    ``value`` is the number of its Hyper among those of a sweep.
+    """
 
     name: str
     hyper: PyTree
     seed: int
+    value: int = 0
 
 
 class Journey(NamedTuple):
@@ -102,6 +106,7 @@ def make_journey(method: Method, stream: Stream, plan: Plan) -> Journey:
     ) -> tuple[Run, Meter]:
         clock = time.perf_counter()
         names, seeds = [lane.name for lane in group], tuple(lane.seed for lane in group)
+        values = tuple(lane.value for lane in group)
         schedules = [schedules_of(method, stream, seed) for seed in seeds]
         first = _stack([s[0] for s in schedules]) if stacked else schedules[0][0]
         training, testing = roads(len(group))
@@ -132,7 +137,7 @@ def make_journey(method: Method, stream: Stream, plan: Plan) -> Journey:
             matrix = written(now.matrix, accuracy, np.int32(task + 1))
             shown = np.asarray(matrix, np.float64)
             shown = shown if stacked else shown[None]
-            observe(Evaluated(seeds, task, shown, time.perf_counter() - start))
+            observe(Evaluated(seeds, task, shown, time.perf_counter() - start, values))
             return now.replace(matrix=matrix)
 
         def steps(leg: Leg) -> Run:
@@ -142,7 +147,7 @@ def make_journey(method: Method, stream: Stream, plan: Plan) -> Journey:
             number, start = next(chunks_timed), time.perf_counter()
             with _profiled(plan.profile if number == second else None):
                 then, tally = advance[leg.phase](now, examples, part, told, num_steps)
-                metrics = _collect(tally, part, seeds, leg.task, metrics, num_steps)
+                metrics, each = _collect(tally, part, seeds, leg.task, metrics, num_steps)
             seconds = time.perf_counter() - start
             if number >= second:  # the first compiles
                 live = int(part.live[..., :num_steps].sum())
@@ -150,7 +155,8 @@ def make_journey(method: Method, stream: Stream, plan: Plan) -> Journey:
             served = int((part.index[..., :num_steps, :] >= 0).sum())
             made, total = _updates(sizes, leg), _updates(sizes, None)
             name = method.phases[leg.phase].name
-            observe(Progress(seeds, leg.task, name, made, total, served, seconds, metrics))
+            counted = leg.task, name, made, total, served, seconds
+            observe(Progress(seeds, *counted, metrics, values, each))
             return then
 
         todo, metrics = list(legs(method, sizes, plan.chunk, place, plan.score)), {}
@@ -224,7 +230,7 @@ def _stack(trees: Sequence[PyTree]) -> PyTree:
 
 
 def _collect(tally, part, seeds, task: int, before: dict[str, float], num_steps: int):
-    """Mean metrics of a chunk, on the host; ``before`` are those of the chunk before.
+    """Mean metrics of a chunk, and of each lane; ``before`` are those of the chunk before.
 
     Raises:
       Diverged: if a step of it was not finite.
@@ -240,5 +246,11 @@ def _collect(tally, part, seeds, task: int, before: dict[str, float], num_steps:
             f"training stopped being finite at step {bad[lane]} (task {task + 1}, seed "
             f"{seeds[lane]}); last finite metrics: {shown}; lower the learning rate"
         )
-    steps = max(int(part.live[..., :num_steps].sum()), 1)
-    return {name: float(np.sum(value)) / steps for name, value in tally.sums.items()}
+    steps = np.atleast_1d(part.live[..., :num_steps].sum(-1))
+    sums = {name: np.atleast_1d(value) for name, value in tally.sums.items()}
+    mean = {name: float(np.sum(value)) / max(int(steps.sum()), 1) for name, value in sums.items()}
+    each = tuple(
+        {name: float(value[lane]) / max(int(steps[lane]), 1) for name, value in sums.items()}
+        for lane in range(len(seeds))
+    )
+    return mean, each

@@ -120,13 +120,16 @@ def finish_orders(
       workdir: None writes nothing.
       labels: of the methods.
       orders: for ``read_orders``.
-      results: those of the first method in all orders, then the second's, and so on.
+      results: those of the first method in all orders, then the second's, and so on; in each
+        order one for each value of a sweep.
     """
     each, parsed = len(orders), read_orders(orders)
-    every = [
-        Ordered(label, parsed, tuple(results[i * each : (i + 1) * each]))
-        for i, label in enumerate(labels)
-    ]
+    values, every = len(results) // (each * len(labels)), []
+    for i, label in enumerate(labels):
+        mine = results[i * each * values : (i + 1) * each * values]
+        for value in range(values):
+            told = mine[value].method.removeprefix(f"{label} {orders[0]}")
+            every.append(Ordered(f"{label}{told}", parsed, tuple(mine[value::values])))
     sheet = orders_sheet(results[0].stream_name.split(", in order")[0], every)
     show(rich_table(sheet))
     if workdir is not None:

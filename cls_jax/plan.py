@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import jax
 
-from cls_jax.checks import check_hyper, check_seeds, shown, whole
+from cls_jax.checks import ROW_BYTES, check_bytes, check_hyper, check_seeds, shown, whole
 from cls_jax.feed import CHUNK_BYTES, DEVICE_BYTES, num_bytes
 from cls_jax.methods.base import Method
 from cls_jax.streams.checked import checked
@@ -58,8 +58,8 @@ def resolve(plan: Plan, method: Method, stream: Stream, num_lanes: int) -> Plan:
       num_lanes: a single one is never vmapped.
 
     Raises:
-      InputError: for a number below 1, an unknown choice, more devices than there are, or choices
-        that exclude each other.
+      InputError: for a number below 1, an unknown choice, more devices than there are, choices
+        that exclude each other, or a chunk that no memory can hold.
     """
     if not isinstance(plan, Plan):
         raise InputError(f"plan is {shown(plan)}; give a Plan, e.g. Plan(chunk=100)")
@@ -94,6 +94,8 @@ def resolve(plan: Plan, method: Method, stream: Stream, num_lanes: int) -> Plan:
     if data == "auto":
         data = "host" if num_bytes(stream.source.train) > DEVICE_BYTES else "device"
     chunk = plan.chunk or (20 if mode == "loop" else 500)
+    rows = chunk * stream.batch_size * (num_lanes if over_seeds == "vmap" else 1)
+    check_bytes(f"chunk {chunk}", ROW_BYTES * rows, "give a smaller --chunk")
     if data == "host":
         example = num_bytes(stream.source.train) // max(len(stream.source.train.y), 1)
         chunk = min(chunk, max(1, CHUNK_BYTES // max(1, stream.batch_size * example)))

@@ -178,23 +178,45 @@ def cells(
       memory_sizes: these alone, of methods that have a memory; all if empty.
 
     Raises:
-      InputError: for a table, a method or a size that is not there.
+      InputError: for a table, a method or a size that is not there, is named twice, or is that of
+        no method.
     """
     if table not in TABLES:
-        raise InputError(f"table is {table!r}; use one of {', '.join(TABLES)}")
+        raise InputError(f"table is {table!r}; use one of {', '.join(TABLES)}, s_mnist_ablations")
     cell, rows = TABLES[table]
+    _check_once("methods", methods)
+    _check_once("memory_sizes", memory_sizes)
     found = []
     for method in methods or rows:
         sized = method in rows and "memory_size" in _names(METHODS[method].config)
         sizes = (memory_sizes or rows[method]) if sized else (0,)
         found += [cell(method, size) for size in sizes]
+    if memory_sizes and not any(one.memory_size for one in found):
+        told = f"memory_sizes is {_listed(memory_sizes)}, but {_listed(methods)} has no memory"
+        raise InputError(f"{told}; leave --memory-sizes out")
     return found
 
 
-def ablations() -> list[tuple[str, Preset]]:
+def _check_once(name: str, given: Sequence[Any]) -> None:
+    if len(set(given)) < len(given):
+        raise InputError(f"{name} is {_listed(given)}; name each once")
+
+
+def _listed(given: Sequence[Any]) -> str:
+    return ", ".join(map(str, given))
+
+
+def ablations(labels: Sequence[str] = (), slots: Sequence[int] = ()) -> list[tuple[str, Preset]]:
     """S-MNIST, buffer 500: CLS-ER and what is left of it when a part is taken away; ours.
 
     Without consistency; with copies that follow at every step; with one copy (Mean-ER).
+
+    Args:
+      labels: these rows alone; all if empty.
+      slots: 500 alone, or empty.
+
+    Raises:
+      InputError: for a row or a size that is not there, or named twice.
     """
     whole = s_mnist("clser", 500)
     hyper = whole.hyper
@@ -215,7 +237,13 @@ def ablations() -> list[tuple[str, Preset]]:
         ),
         "er": s_mnist("er", 500),
     }
-    return list(changed.items())
+    _check_once("methods", labels)
+    if unknown := [label for label in labels if label not in changed]:
+        told = ", ".join(map(repr, changed))
+        raise InputError(f"s_mnist_ablations has no row {unknown[0]!r}; use one of {told}")
+    if tuple(slots) not in ((), (500,)):
+        raise InputError(f"memory_sizes is {_listed(slots)}; s_mnist_ablations has 500 alone")
+    return [(label, changed[label]) for label in labels or changed]
 
 
 def changed(preset: Preset, changes: Mapping[str, Any]) -> Preset:

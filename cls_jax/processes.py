@@ -2,7 +2,11 @@
 
 import contextlib
 import os
+import re
+import socket
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +14,9 @@ import jax
 import numpy as np
 
 from cls_jax.types import InputError
+
+WAIT_SECONDS = 60
+"""So long a process waits for the others of its run."""
 
 
 class SaveFailed(RuntimeError):
@@ -35,23 +42,88 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
             )
         return
     if coordinator == "auto":
+        if num_processes is not None or process_id is not None:
+            raise InputError(
+                "coordinator is 'auto', which finds out num_processes and process_id; leave them "
+                "out, or give --coordinator HOST:PORT"
+            )
         try:
-            jax.distributed.initialize()
+            jax.distributed.initialize(initialization_timeout=WAIT_SECONDS)
         except (ValueError, RuntimeError) as error:
             raise InputError(
                 f"coordinator is 'auto', but no cluster tells who is in the run ({error}); give "
                 "--coordinator HOST:PORT --num-processes N --process-id K"
             ) from error
         return
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit():
-        raise InputError(f"coordinator is {coordinator!r}; give HOST:PORT or 'auto'")
+    host, port = _address(coordinator)
     if num_processes is None or process_id is None or not 0 <= process_id < num_processes:
         raise InputError(
             f"num_processes is {num_processes} and process_id {process_id}; give every process the "
             "same --num-processes N and its own --process-id from 0 to N - 1"
         )
-    jax.distributed.initialize(coordinator, num_processes, process_id)
+    if process_id > 0:
+        _wait_for(host, port)
+    late = threading.Timer(WAIT_SECONDS, _give_up, (coordinator, num_processes))
+    late.daemon = True
+    late.start()
+    try:
+        jax.distributed.initialize(
+            coordinator, num_processes, process_id, initialization_timeout=2 * WAIT_SECONDS
+        )
+    finally:
+        late.cancel()
+
+
+def _give_up(coordinator: str, num_processes: int) -> None:
+    """Ends this process, from a thread: JAX itself would abort it without an exception."""
+    print(
+        f"error: coordinator is {coordinator!r}, but the {num_processes} processes did not meet "
+        f"there within {WAIT_SECONDS} seconds; start all of them, process 0 on that host",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(2)
+
+
+def _address(coordinator: str) -> tuple[str, int]:
+    """Host and port of HOST:PORT.
+
+    Raises:
+      InputError: it has no such form, or no host has that name.
+    """
+    host, _, port = coordinator.rpartition(":")
+    if not re.fullmatch(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", host) or not re.fullmatch(r"\d{1,5}", port):
+        raise InputError(f"coordinator is {coordinator!r}; give HOST:PORT or 'auto'")
+    if not 1 <= int(port) <= 65535:
+        raise InputError(f"coordinator is {coordinator!r}; a port is a number from 1 to 65535")
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port))
+    except (OSError, UnicodeError) as error:
+        raise InputError(
+            f"coordinator is {coordinator!r}, but no host has that name ({error}); give HOST:PORT "
+            "of process 0"
+        ) from error
+    return host.strip("[]"), int(port)
+
+
+def _wait_for(host: str, port: int) -> None:
+    """Until process 0 listens.
+
+    Raises:
+      InputError: nothing answered within WAIT_SECONDS.
+    """
+    late = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > late:
+                raise InputError(
+                    f"coordinator is {host}:{port}, where nothing answered for {WAIT_SECONDS} "
+                    f"seconds ({error}); start process 0 there, or give its HOST:PORT"
+                ) from error
+        time.sleep(0.5)
 
 
 def is_first() -> bool:

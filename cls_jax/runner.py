@@ -95,7 +95,7 @@ def sweep(
         stream = pooled(stream)
     as_arrays = lambda hyper: jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), hyper)  # noqa: E731
     lanes = [
-        Lane(lane_name(seed, number, len(hypers)), value, seed)
+        Lane(lane_name(seed, number, len(hypers)), value, seed, number)
         for number, value in enumerate(map(as_arrays, hypers))
         for seed in seeds
     ]
@@ -183,4 +183,5 @@ def _started(method, stream, seeds, schedules, plan) -> Started:
         mode=plan.mode,
         scenarios=names,
         leads=leading(names, method.told),
+        views=view_names(method),
     )

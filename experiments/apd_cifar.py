@@ -7,17 +7,19 @@ accelerator: on two CPU cores it takes days.
 The flags are APD's; rivals take what they share with it, the learning rate for example.
 """
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from cls_jax.cli import flat, run_main
 from cls_jax.execution import RunConfig, begin, execute
 from cls_jax.experiment import StreamConfig, make_learner, make_stream
-from cls_jax.methods import METHODS
 from cls_jax.methods.apd_config import ApdConfig, ApdHyper
 from cls_jax.nets.choose import NetConfig
 from cls_jax.orders import finish_orders, read_orders
 from cls_jax.processes import is_first
+from cls_jax.unused import refuse
+from cls_jax.variants import check_variants, fitted
 
 VARIANTS = {  # label -> row of the table of methods; its Config and Hyper in place of the flags
     "APD(1)": ("apd", {"consolidate_every": 0}, {}),
@@ -54,10 +56,11 @@ PRESETS = {
 }
 
 
-def fitted(kind: type, flags: object, change: dict) -> object:
-    """A Config or Hyper, with the flags that it shares with APD's."""
-    shared = {f.name: getattr(flags, f.name) for f in fields(kind) if hasattr(flags, f.name)}
-    return kind(**{**shared, **change})
+def check(config: Config, typed: Collection[str]) -> None:
+    """Refuses flags that were typed and that no variant would take."""
+    if "task_order" in typed:
+        refuse("task_order", config.stream.task_order, "--orders has them")
+    check_variants(config, typed, fitted(VARIANTS, config), {"method": "", "hyper": ""})
 
 
 def main(config: Config) -> None:
@@ -65,16 +68,13 @@ def main(config: Config) -> None:
     begin(config.run)
     plans = [replace(config.stream, task_order=o) for o in read_orders(config.orders)]
     learners, places = [], [(plan, make_stream(plan), config.net) for plan in plans]
-    for label in config.variants:
-        name, *changes = VARIANTS[label]
-        own = [*map(fitted, METHODS[name][:2], (config.method, config.hyper), changes)]
+    for label, kinds in fitted(VARIANTS, config).items():
         for order, (plan, stream, net) in zip(config.orders, places, strict=True):
-            kinds = name, *own, stream, plan, net
-            learners.append(make_learner(*kinds, label=f"{label} {order}"))
+            learners.append(make_learner(*kinds, stream, plan, net, label=f"{label} {order}"))
     results = execute(learners, config.run, config)
     if is_first():
         finish_orders(config.run.workdir, config.variants, config.orders, results)
 
 
 if __name__ == "__main__":
-    run_main(main, Config, PRESETS, default_preset="quick", description=__doc__)
+    run_main(main, Config, PRESETS, default_preset="quick", description=__doc__, check=check)

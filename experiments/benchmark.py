@@ -15,18 +15,30 @@ PyTorch by autocast. benchmark_table.py measures many of these.
 """
 
 import importlib.util
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
-from benchmark_parts import TASKS, Laps, Twins, ceilings, peak_bytes, step_flops, synthetic
+from benchmark_parts import (
+    CLASSES,
+    HIDDEN,
+    TASKS,
+    Laps,
+    Twins,
+    ceilings,
+    check_json,
+    peak_bytes,
+    step_flops,
+    synthetic,
+)
 from tyro.conf import arg
 
-from cls_jax.checks import check_range
+from cls_jax.checks import check_bytes, check_range, check_schedule
 from cls_jax.cli import run_main
 from cls_jax.events import Progress
 from cls_jax.experiment import StreamConfig, make_method
@@ -34,8 +46,10 @@ from cls_jax.methods import METHODS
 from cls_jax.methods.base import Method
 from cls_jax.nets.choose import NetConfig
 from cls_jax.runner import Plan, check_run, run
+from cls_jax.sizes import check_held
 from cls_jax.streams.stream import Stream
 from cls_jax.types import InputError, PyTree
+from cls_jax.unused import check_used, refuse
 from cls_jax.workdir import provenance, write_json
 
 TWINS = {
@@ -48,6 +62,8 @@ TWINS = {
     ),
 }
 """What benchmark_torch.py can do, by method and net: a step and its sizes."""
+WIDTH = 16
+"""Of the ResNet-18, if not given."""
 CEILINGS = {
     "matmul": "large matrix products",
     "convolution": "3x3 convolutions of a ResNet-18",
@@ -80,7 +96,7 @@ class Config:
     """
 
     method: str = "sgd"
-    net: Annotated[NetConfig, arg(name="")] = NetConfig(width=16)
+    net: Annotated[NetConfig, arg(name="")] = NetConfig(width=WIDTH)
     batch_size: int = 32
     replay_size: int | None = None
     memory_size: int | None = None
@@ -101,19 +117,25 @@ def build(config: Config) -> tuple[Method, PyTree, Stream, Plan]:
     Raises:
       InputError: for anything that cannot be measured, before any compute.
     """
-    for name in ("batch_size", "seeds", "turns", *(["steps"] if config.steps is not None else [])):
-        check_range(name, getattr(config, name), 1)
+    for name in ("batch_size", "seeds", "turns", "steps", "replay_size", "memory_size"):
+        if getattr(config, name) is not None:
+            check_range(name, getattr(config, name), 1)
     if config.method not in METHODS:
         raise InputError(f"method is {config.method!r}; use one of {', '.join(METHODS)}")
-    if config.json is not None and not Path(config.json).absolute().parent.is_dir():
-        raise InputError(f"json is {config.json!r}, in a folder that is not there; make it first")
+    if config.json is not None:
+        check_json(config.json)
     if _wants_torch(config):
         _check_twin(config)
     row = METHODS[config.method]
     own, hyper = row.config(), row.hyper()
+    for name in ("replay_size", "memory_size"):
+        if getattr(config, name) is not None and not hasattr(own, name):
+            refuse(name, getattr(config, name), f"{config.method} has no such size")
     sizes = _sizes(config)
     own = replace(own, **{name: size for name, size in sizes.items() if hasattr(own, name)})
     shape = (28, 28, 1) if config.net.net == "mlp" else (32, 32, 3)
+    pixels = config.batch_size * CLASSES * math.prod(shape)
+    check_bytes(f"batch_size {config.batch_size}", pixels, "give a smaller --batch-size")
     stream = synthetic(config.batch_size, 1, shape)
     method = make_method(config.method, own, stream, StreamConfig(), config.net)
     plan = Plan(None, config.mode, config.over_seeds if config.seeds > 1 else "auto")
@@ -124,6 +146,10 @@ def build(config: Config) -> tuple[Method, PyTree, Stream, Plan]:
     one_by_one = plan.over_seeds == "sequential" and config.seeds > 1
     per_task = -(-(config.turns + 1) // (TASKS * config.seeds if one_by_one else TASKS))
     rows = plan.chunk * max(1 if one_by_one else 2, per_task)
+    name = "turns" if per_task > plan.chunk else "steps"
+    check_schedule(name, rows, TASKS * config.batch_size)
+    words = {"method": asdict(own), "net": asdict(config.net), "stream": {}, "num_tasks": TASKS}
+    check_held(method, stream, hyper, words, config.seeds)
     return method, hyper, synthetic(config.batch_size, rows + rows % 2, shape), plan
 
 
@@ -146,6 +172,11 @@ def _check_twin(config: Config) -> None:
             f"PyTorch has no twin of {config.method} with {config.net.net}; with --torch use "
             f"{twins}"
         )
+    if config.net.net == "mlp" and config.net.hidden != HIDDEN:
+        raise InputError(
+            f"hidden is {config.net.hidden}, and PyTorch's twin has {HIDDEN}; leave --hidden or "
+            "--torch out"
+        )
     if importlib.util.find_spec("torch") is None:
         raise InputError(
             "--torch needs PyTorch, which is not installed; run pip install torch "
@@ -166,6 +197,13 @@ def _twins(config: Config) -> Twins | nullcontext:
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     how = {"device": device, "dtype": config.net.dtype, "tf32": config.tf32}
     return Twins(name, sizes, how, compiled=config.torch_compile)
+
+
+def check(config: Config, typed: Collection[str]) -> None:
+    """Refuses flags that were typed and would do nothing."""
+    if "over_seeds" in typed and config.seeds == 1:
+        refuse("over_seeds", config.over_seeds, "seeds is 1")
+    check_used(config, typed, [(config.method, None)])
 
 
 class _Done(Exception):
@@ -276,4 +314,5 @@ def main(config: Config) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch shares the GPU
-    run_main(main, Config, {"default": Config()}, default_preset="default", description=__doc__)
+    kinds = {"default_preset": "default", "description": __doc__}
+    run_main(main, Config, {"default": Config()}, **kinds, check=check)

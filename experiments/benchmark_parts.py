@@ -1,5 +1,7 @@
 """What benchmark.py measures with: data, operation counts, ceilings, laps, twins, peak memory."""
 
+import itertools
+import math
 import multiprocessing
 import os
 import resource
@@ -8,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Self
 
 import jax
@@ -21,6 +24,19 @@ from cls_jax.streams.stream import Examples, Source, Stream
 from cls_jax.types import Batch, InputError, PyTree
 
 TASKS, CLASSES = 5, 10
+HIDDEN = 100, 100
+"""The perceptron's layers in PyTorch's twin."""
+
+
+def check_json(path: str) -> None:
+    """Raises InputError unless a file can be written at ``path``, the --json of a command line."""
+    file, folder = Path(path), Path(path).absolute().parent
+    if not path or file.is_dir():
+        raise InputError(f"json is {path!r}, which is a folder; give a file, e.g. numbers.json")
+    if not folder.is_dir():
+        raise InputError(f"json is {path!r}, in a folder that is not there; make it first")
+    if not os.access(file if file.exists() else folder, os.W_OK):
+        raise InputError(f"json is {path!r}, which cannot be written; give another file")
 
 
 def synthetic(batch_size: int, rows: int, shape: tuple[int, ...] = (32, 32, 3)) -> Stream:
@@ -89,7 +105,7 @@ def ceilings(net: NetConfig, rows: int, seeds: int) -> dict[str, Callable[[], fl
         "convolution": _rate(convolve, pairs),
     }
     if net.net == "mlp":
-        tops["products"] = _perceptron_rate(rows, seeds, dtype)
+        tops["products"] = _perceptron_rate(rows, seeds, dtype, net.hidden)
     return tops
 
 
@@ -97,9 +113,11 @@ def _random(shape: tuple[int, ...], dtype: str) -> jax.Array:
     return jax.random.normal(jax.random.key(0), shape).astype(dtype)
 
 
-def _perceptron_rate(rows: int, seeds: int, dtype: str, repeats: int = 200):
-    """Forward and backward products of 784-100-100-10, ``repeats`` times in one compiled loop."""
-    sizes = [(784, 100), (100, 100), (100, 10)]
+def _perceptron_rate(
+    rows: int, seeds: int, dtype: str, hidden: tuple[int, ...], repeats: int = 200
+):
+    """Forward and backward products of 784-...-10, ``repeats`` times in one compiled loop."""
+    sizes = list(itertools.pairwise((784, *hidden, CLASSES)))
     lanes = (seeds,) if seeds > 1 else ()
     weights = [_random((*lanes, *size), dtype) / 1000 for size in sizes]
     start = _random((*lanes, rows, 784), dtype)
@@ -112,7 +130,7 @@ def _perceptron_rate(rows: int, seeds: int, dtype: str, repeats: int = 200):
             for w in weights:
                 inputs.append(inputs[-1] @ w)
             g, new = inputs[-1], []
-            for i in (2, 1, 0):
+            for i in reversed(range(len(weights))):
                 new.append(weights[i] + 1e-9 * (jnp.swapaxes(inputs[i], -1, -2) @ g))
                 g = g @ jnp.swapaxes(weights[i], -1, -2) if i else g
             return x, new[::-1]
@@ -120,7 +138,7 @@ def _perceptron_rate(rows: int, seeds: int, dtype: str, repeats: int = 200):
         return jax.lax.fori_loop(0, repeats, once, (x, weights))
 
     forward = sum(a * b for a, b in sizes)
-    flops = 2 * repeats * seeds * rows * (3 * forward - 784 * 100)
+    flops = 2 * repeats * seeds * rows * (3 * forward - math.prod(sizes[0]))
     jax.block_until_ready(loop(start, weights))
 
     def measure() -> float:

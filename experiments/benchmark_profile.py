@@ -8,6 +8,7 @@ run on several threads, whose times add up.
 import gzip
 import json
 import re
+import zlib
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +40,11 @@ def operations(trace: Path) -> dict[str, tuple[float, int]]:
     files = sorted(trace.rglob("*.trace.json.gz"), key=lambda path: path.stat().st_mtime)
     if not files:
         raise InputError(f"no *.trace.json.gz in {trace}; give the folder of --profile")
-    with gzip.open(files[-1]) as file:
-        events = json.load(file)["traceEvents"]
+    try:
+        with gzip.open(files[-1]) as file:
+            events = json.load(file)["traceEvents"]
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{files[-1]} is no trace of JAX ({error}); write it anew") from error
     told = {(e["pid"], e.get("tid"), e["name"]): e["args"] for e in events if e.get("ph") == "M"}
     named = {place: args["name"] for place, args in told.items() if place[2].endswith("_name")}
     devices = {pid for (pid, _, _), name in named.items() if name.startswith("/device:")}
@@ -65,6 +69,8 @@ def operations(trace: Path) -> dict[str, tuple[float, int]]:
 
 def main(config: Config) -> None:
     """Prints the table."""
+    if config.top < 1:
+        raise InputError(f"top is {config.top}; give at least 1")
     found = operations(Path(config.trace))
     total = sum(ms for ms, _ in found.values())
     ranked = sorted(found.items(), key=lambda item: -item[1][0])[: config.top]

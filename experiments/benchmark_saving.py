@@ -130,7 +130,7 @@ def measure(script: list[str]) -> dict[str, object]:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json")
     parser.add_argument("--child", nargs=2, metavar=("FILE", "UNTIL"))
     parser.add_argument("script", nargs=argparse.REMAINDER)
     asked = parser.parse_args()
@@ -138,12 +138,24 @@ def main() -> None:
     if asked.child:
         child(Path(asked.child[0]), asked.child[1], script)
         return
+    from benchmark_parts import check_json
+
+    from cls_jax.errors import InputError
     from cls_jax.workdir import provenance, write_json
 
+    try:
+        if asked.json is not None:
+            check_json(asked.json)
+        if not script or not Path(script[0]).is_file():
+            told = script[0] if script else "missing"
+            raise InputError(f"the script is {told}; give a file after --, and its flags")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     numbers = measure(script)
     print("\n".join(f"{name} {value:.4g}" for name, value in numbers.items()))
     if asked.json is not None:
-        write_json(asked.json, {"script": script, **numbers, **provenance()})
+        write_json(Path(asked.json), {"script": script, **numbers, **provenance()})
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from benchmark import TWINS
+from benchmark import TWINS, WIDTH
 
 from cls_jax.checks import check_range
 from cls_jax.cli import run_main
@@ -133,7 +133,7 @@ class Cell(NamedTuple):
         flags: dict[str, Any] = {
             "method": method,
             "net": net,
-            "width": config.width,
+            **({"width": config.width} if net != "mlp" else {}),
             "dtype": self.dtype,
             "batch-size": batch,
             "mode": config.mode,
@@ -162,9 +162,15 @@ def cells(config: Config) -> list[Cell]:
     for name in ("seeds", "width", "turns", "timed_steps"):
         check_range(name, getattr(config, name), 1)
     check_range("cell_minutes", config.cell_minutes, 0, above=True)
+    if config.minutes is not None:
+        check_range("minutes", config.minutes, 0)
+    if not config.out:
+        raise InputError("out is ''; give a folder")
     for name in ("workloads", "dtypes", "chunks"):
-        if not getattr(config, name):
-            raise InputError(f"{name} is empty; give at least one")
+        given = getattr(config, name)
+        if not given or len(set(given)) < len(given):
+            told = ", ".join(map(str, given)) or "empty"
+            raise InputError(f"{name} is {told}; give at least one, each once")
     for workload in config.workloads:
         if not re.fullmatch(rf"({'|'.join(METHODS)})/(resnet18|mlp)/[1-9]\d*", workload):
             raise InputError(
@@ -228,9 +234,9 @@ def read(cell: Cell, config: Config) -> dict[str, Any] | None:
     if not path.exists():
         return None
     numbers = json.loads(path.read_text(encoding="utf-8"))
-    if "error" not in numbers and (numbers["net"]["width"], numbers["tf32"]) != (
-        config.width,
-        config.tf32,
+    widths = config.width, WIDTH if cell.workload.split("/")[1] == "mlp" else None
+    if "error" not in numbers and (
+        numbers["net"]["width"] not in widths or numbers["tf32"] != config.tf32
     ):
         raise InputError(f"out {config.out} holds {path.name} of other sizes; give another --out")
     return {**numbers, **cell._asdict()}

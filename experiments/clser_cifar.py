@@ -14,6 +14,7 @@ from cls_jax.experiment import StreamConfig
 from cls_jax.methods.clser import ClsErConfig, ClsErHyper
 from cls_jax.nets.choose import NetConfig
 from cls_jax.presets import cells
+from cls_jax.unused import check_of
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Config:
 
 
 TABLES = "s_cifar10", "s_tinyimagenet", "gcil_cifar100_uniform", "gcil_cifar100_longtail"
+CHECK = check_of("clser")
 PRESETS = {"quick": Config()} | {
     f"{cell.table}_{cell.memory_size}": Config(cell.stream, cell.net, cell.config, cell.hyper)
     for table in TABLES
@@ -41,4 +43,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main, Config, PRESETS, default_preset="quick", description=__doc__)
+    run_main(main, Config, PRESETS, default_preset="quick", description=__doc__, check=CHECK)

@@ -16,25 +16,19 @@ from cls_jax.execution import RunConfig, begin, conclude, execute
 from cls_jax.experiment import StreamConfig, make_learner, make_stream
 from cls_jax.methods import METHODS
 from cls_jax.nets.choose import NetConfig
-from cls_jax.types import InputError
+from cls_jax.variants import FLAGS, SIZED, check_compared, of_all
 
-FLAGS = {
-    name: make_dataclass(
-        f"{name}_flags",
-        [("config", flat(row.config), row.config()), ("hyper", flat(row.hyper), row.hyper())],
-        frozen=True,
-    )
-    for name, row in METHODS.items()
-}
 HELP = {
     "methods": arg(help=f"rows of the table: {', '.join(METHODS)}."),
-    "memory_size": arg(help="slots of every method that has a memory, in place of its own number."),
+    "memory_size": arg(
+        help="slots of every method that has a memory, instead of --er.memory-size."
+    ),
 }
 Config = make_dataclass(
     "Config",
     [
         ("methods", Annotated[tuple[str, ...], HELP["methods"]], ("sgd", "er", "dualnet")),
-        ("memory_size", Annotated[int, HELP["memory_size"]], 250),
+        ("memory_size", Annotated[int | None, HELP["memory_size"]], None),
         ("stream", flat(StreamConfig), StreamConfig()),
         ("net", flat(NetConfig), NetConfig()),
         ("run", flat(RunConfig), RunConfig()),
@@ -43,36 +37,33 @@ Config = make_dataclass(
     frozen=True,
 )
 # As in DualNet's code, as many examples are replayed as arrive: 10 and 10, CORe50: 32 and 32.
+CORE50 = METHODS["dualnet"].hyper(ssl_learning_rate=1e-4, lookahead_step_size=0.1)
+CIFAR10 = of_all(500, er=32, dualnet=32)
+CIFAR10["dualnet"] = replace(CIFAR10["dualnet"], hyper=CORE50)
 PRESETS = {
-    "quick": Config(net=NetConfig(width=8), er=FLAGS["er"](METHODS["er"].config(replay_size=10))),
+    "quick": Config(net=NetConfig(width=8), **of_all(250, er=10)),
     "cifar10": Config(
-        memory_size=500,
         net=NetConfig(width=16),
         stream=StreamConfig("cifar10", batch_size=32, normalisation="cifar10", view_flip=True),
-        er=FLAGS["er"](METHODS["er"].config(replay_size=32)),
-        dualnet=FLAGS["dualnet"](
-            METHODS["dualnet"].config(replay_size=32),
-            METHODS["dualnet"].hyper(ssl_learning_rate=1e-4, lookahead_step_size=0.1),
-        ),
+        **CIFAR10,
     ),
 }
 
 
 def main(config) -> None:
     """Checks everything, runs one method after another, prints the table, writes the workdir."""
-    names = config.methods
-    if not names or len({*names} & {*METHODS}) < len(names):
-        raise InputError(f"methods is {names}; name each once, from {', '.join(METHODS)}")
     begin(config.run)
     stream = make_stream(config.stream)
     learners = []
-    for name in names:
+    for name in config.methods:
         own, hyper = getattr(config, name).config, getattr(config, name).hyper
-        if hasattr(own, "memory_size"):
+        if name in SIZED and config.memory_size is not None:
             own = replace(own, memory_size=config.memory_size)
         learners.append(make_learner(name, own, hyper, stream, config.stream, config.net))
     conclude(config, execute(learners, config.run, config))
 
 
 if __name__ == "__main__":
-    run_main(main, Config, PRESETS, default_preset="quick", description=__doc__)
+    run_main(
+        main, Config, PRESETS, default_preset="quick", description=__doc__, check=check_compared
+    )

@@ -9,11 +9,14 @@ task. Both take --data, e.g. --data cifar10 --data-dir ~/tensorflow_datasets.
 
 from dataclasses import dataclass
 
-from cls_jax.cli import flat, run_main
+from cls_jax.cli import flat, hiding, run_main
 from cls_jax.execution import RunConfig, run_one
 from cls_jax.experiment import StreamConfig
 from cls_jax.methods.dualnet import DualNetConfig, DualNetHyper
 from cls_jax.nets.choose import NetConfig
+from cls_jax.unused import check_of
+
+Net = hiding(NetConfig, "net", "hidden")  # DualNet always has its own two networks
 
 
 @dataclass(frozen=True)
@@ -21,22 +24,23 @@ class Config:
     """Everything about one experiment."""
 
     stream: flat(StreamConfig) = StreamConfig()
-    net: flat(NetConfig) = NetConfig()
+    net: flat(Net) = Net()
     method: flat(DualNetConfig) = DualNetConfig()
     hyper: flat(DualNetHyper) = DualNetHyper()
     run: flat(RunConfig) = RunConfig()
 
 
+CHECK = check_of("dualnet")
 PRESETS = {
     "quick": Config(
-        net=NetConfig(width=8),
+        net=Net(width=8),
         method=DualNetConfig(memory_size=250, replay_size=10),
     ),
     "paper": Config(
         stream=StreamConfig(
             data="cifar100", tasks=20, normalisation="imagenet", flip=False, view_flip=True
         ),
-        net=NetConfig(width=64),
+        net=Net(width=64),
         method=DualNetConfig(memory_size=1000),
     ),
 }
@@ -48,4 +52,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main, Config, PRESETS, default_preset="quick", description=__doc__)
+    run_main(main, Config, PRESETS, default_preset="quick", description=__doc__, check=CHECK)

@@ -28,7 +28,7 @@ def main(config: Config) -> None:
     """Loads every saved run, scores it, prints a table, redraws the figures."""
     from cls_jax.evaluate import view_names
     from cls_jax.events import scenario_names
-    from cls_jax.experiment import make_stream
+    from cls_jax.experiment import make_stream, without_dir
     from cls_jax.report import redraw
     from cls_jax.sheet import Sheet, rich_table, show
     from cls_jax.trained import load_all, results, score
@@ -36,6 +36,8 @@ def main(config: Config) -> None:
     found = load_all(config.workdir)
     changes = {"data": config.data, "data_dir": config.data_dir}
     changes = {name: value for name, value in changes.items() if value is not None}
+    if config.data is not None and without_dir(config.data):
+        changes.setdefault("data_dir", None)
     stream = make_stream(replace(found[0].stream, **changes))
     rows = []
     for one in found:

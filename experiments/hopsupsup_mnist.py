@@ -12,11 +12,14 @@ of the quick preset were chosen on images held out from the training split.
 
 from dataclasses import dataclass
 
-from cls_jax.cli import flat, run_main
+from cls_jax.cli import flat, hiding, run_main
 from cls_jax.execution import RunConfig, run_one
 from cls_jax.experiment import StreamConfig
 from cls_jax.methods.hopsupsup import HopSupSupConfig, HopSupSupHyper
 from cls_jax.nets.choose import NetConfig
+from cls_jax.unused import check_of
+
+Net = hiding(NetConfig, "net", "width")  # HopSupSup always has its own perceptron
 
 
 @dataclass(frozen=True)
@@ -26,17 +29,18 @@ class Config:
     stream: flat(StreamConfig) = StreamConfig(
         epochs=5, batch_size=32, class_order="label", image_size=8
     )
-    net: flat(NetConfig) = NetConfig(net="mlp", hidden=(512, 512))
+    net: flat(Net) = Net("mlp", hidden=(512, 512))
     method: flat(HopSupSupConfig) = HopSupSupConfig(recovery_steps=120)
     hyper: flat(HopSupSupHyper) = HopSupSupHyper(recovery_learning_rate=200.0, energy_weight=7.5e-3)
     run: flat(RunConfig) = RunConfig()
 
 
+CHECK = check_of("hopsupsup")
 PRESETS = {
     "quick": Config(),
     "paper": Config(
         StreamConfig("mnist", batch_size=128, class_order="label", normalisation="mnist"),
-        NetConfig(net="mlp", hidden=(2048, 2048)),
+        Net("mlp", hidden=(2048, 2048)),
         HopSupSupConfig(),
         HopSupSupHyper(),
     ),
@@ -49,4 +53,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main, Config, PRESETS, default_preset="quick", description=__doc__)
+    run_main(main, Config, PRESETS, default_preset="quick", description=__doc__, check=CHECK)

@@ -6,73 +6,47 @@ or the folder of benchmark_table.py, with a NOTE.md that says in a few words wha
 Records of survival have no table: the README quotes their numbers.
 """
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 
+from cls_jax.cli import run_main
+from cls_jax.errors import InputError
+from cls_jax.records import BEGIN, END, block, speed, with_block
+
+__all__ = ["block", "speed", "with_block"]
+
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = "comparison.md", "summary.md"
-BEGIN, END = "<!-- records: made by experiments/records.py -->", "<!-- end of records -->"
 
 
-def block(records: Path) -> str:
-    """Markdown: of every record its stream, note, table and folder."""
-    parts = []
-    tables = [folder for folder in records.iterdir() if "survival" not in folder.name]
-    for folder in sorted(tables, key=_place):
-        note = (folder / "NOTE.md").read_text(encoding="utf-8").strip()
-        page = next((p for p in PAGES if (folder / p).exists()), None)
-        if page is None:
-            parts.append(
-                f"**Speed** ([record](records/{folder.name}))\n\n{speed(folder)}\n\n{note}"
-            )
-            continue
-        lines = (folder / page).read_text(encoding="utf-8").splitlines()
-        title = lines[0].removeprefix("# ")
-        if (folder / "cells.json").exists():
-            cells = json.loads((folder / "cells.json").read_text(encoding="utf-8"))
-            title += f": {cells[0]['details']['stream']['name']}"
-        table = "\n".join(line for line in lines if line.startswith("|"))
-        parts.append(f"**{title}** ([record](records/{folder.name}))\n\n{table}\n\n{note}")
-    return "\n\n".join(parts)
+@dataclass(frozen=True)
+class Config:
+    """What is written where.
 
-
-def _place(folder: Path) -> tuple[bool, bool, bool, str]:
-    """Published tables first, Split MNIST before the others; speed last."""
-    ours = not (folder / "cells.json").exists()
-    return "benchmark" in folder.name, ours, "s_mnist" not in folder.name, folder.name
-
-
-def speed(folder: Path) -> str:
-    """A row for every JSON file that benchmark.py wrote; a step is one seed's.
-
-    Torch.compile has a column where it was timed.
+    Attributes:
+      readme: the page whose tables are replaced.
+      records: folder of the records.
+      check: write nothing, and end with code 2 if the page is not up to date.
     """
-    paths = sorted(folder.glob("*.json"))
-    numbers = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    compiled = any(n.get("compiled_ratio") is not None for n in numbers)
-    names = "method", "net", "seeds", "ms a step", "examples/s", "compile s", "of ceiling"
-    names += ("ours / PyTorch", *["ours / torch.compile"] * compiled)
-    rows = ["| " + " | ".join(names) + " |", "|---|---|" + "---:|" * (len(names) - 2)]
-    for n in numbers:
-        net, ms, rate = n["net"]["net"], 1e3 * n["seconds_per_step"], n["examples_per_second"]
-        top = n["products_fraction" if net == "mlp" else "convolution_fraction"]
-        ratios = [n.get("ratio"), *[n.get("compiled_ratio")] * compiled]
-        beside = " | ".join("" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
-        rows.append(
-            f"| {n['method']} | {net} | {n.get('seeds', 1)} | {ms:.3g} | {rate:,.0f} "
-            f"| {n['compile_seconds']:.0f} | {top:.2f} | {beside} |"
-        )
-    return "\n".join(rows)
+
+    readme: str = str(ROOT / "README.md")
+    records: str = str(ROOT / "records")
+    check: bool = False
 
 
-def with_block(readme: str, records: str) -> str:
-    """The README with its table replaced."""
-    before, rest = readme.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n\n{records}\n\n{END}{after}"
+def main(config: Config) -> None:
+    """Writes the page, or says whether it is up to date."""
+    page = Path(config.readme)
+    if not page.is_file() or not Path(config.records).is_dir():
+        raise InputError(f"{page} must be a file and {config.records} a folder; give others")
+    text = page.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise InputError(f"readme {page} has no lines {BEGIN!r} and {END!r}; add them")
+    new = with_block(text, block(Path(config.records)))
+    if config.check and new != text:
+        raise InputError(f"readme {page} differs from {config.records}; run it without --check")
+    if new != text:
+        page.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    text = with_block(path.read_text(encoding="utf-8"), block(ROOT / "records"))
-    path.write_text(text, encoding="utf-8")
+    run_main(main, Config, {"": Config()}, default_preset="", description=__doc__)

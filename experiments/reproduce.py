@@ -10,14 +10,16 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from cls_jax.cli import flat, run_main
+from cls_jax.cli import flat, hiding, run_main
 from cls_jax.execution import RunConfig, begin, execute
 from cls_jax.experiment import make_learner, make_stream
 from cls_jax.presets import TABLES, Change, ablations, cells, changed, settings
 from cls_jax.processes import is_first
 from cls_jax.reproduction import Cell, read_published, reproduction_sheet, write_reproduction
 from cls_jax.sheet import rich_table, show
-from cls_jax.types import InputError
+from cls_jax.unused import refuse
+
+Run = hiding(RunConfig, "sweep")  # a sweep would vary a published number
 
 
 @dataclass(frozen=True)
@@ -31,21 +33,21 @@ class Config:
     memory_sizes: Annotated[tuple[int, ...], arg(help="buffers of those that have one.")] = ()
     data_dir: Annotated[str | None, arg(help="where tfds data sets lie.")] = None
     change: flat(Change) = Change()
-    run: flat(RunConfig) = RunConfig(seeds=tuple(range(10)))
+    run: flat(Run) = Run(seeds=tuple(range(10)))
 
 
 def main(config: Config) -> None:
     """Checks every cell, runs one after another, prints the table, writes the record."""
-    if config.run.sweep:
-        raise InputError("sweep varies a published number; use clser_mnist.py for that")
     if config.table == "s_mnist_ablations":
-        wanted = ablations()
+        wanted = ablations(config.methods, config.memory_sizes)
     else:
         wanted = [(p.method, p) for p in cells(config.table, config.methods, config.memory_sizes)]
     changes = {name: value for name, value in asdict(config.change).items() if value is not None}
     begin(config.run)
     learners, presets = [], []
     for label, preset in wanted:
+        if "width" in changes and preset.net.net == "mlp":
+            refuse("width", config.change.width, f"{config.table} is of a perceptron")
         preset = changed(preset, {**changes, "data_dir": config.data_dir})
         stream = make_stream(preset.stream)
         kinds = preset.method, preset.config, preset.hyper, stream, preset.stream, preset.net

@@ -6,6 +6,7 @@ CIFAR-100, 50 + 5 x 10, ResNet-32, for a GPU or TPU (--tasks 11: 50 + 10 x 5; 26
 Flags hold for all of --variants; UCIR and joint pass over each phase as often as over the first.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -14,19 +15,19 @@ from tyro.conf import arg
 from cls_jax.cli import flat, run_main
 from cls_jax.execution import RunConfig, begin, conclude, execute
 from cls_jax.experiment import StreamConfig, make_learner, make_stream
-from cls_jax.methods.spb_config import VARIANTS, SpbConfig, SpbHyper, variants
+from cls_jax.methods.spb_config import SpbConfig, SpbHyper
 from cls_jax.methods.ucir_config import UcirConfig, UcirHyper
 from cls_jax.nets.choose import NetConfig
+from cls_jax.variants import SPB_AND_UCIR, check_variants, spb_and_ucir
 
-UCIR = {"ucir": {}, "ucir_no_exemplars": {"exemplars_per_class": 0}}
-ALL = (*VARIANTS, *UCIR)
+ROWS = {"method": "spb", "hyper": "spb", "ucir": "ucir", "ucir_rates": "ucir"}
 
 
 @dataclass(frozen=True)
 class Config:
     """Everything about one experiment."""
 
-    variants: Annotated[tuple[str, ...], arg(help=f"all, or of {', '.join(ALL)}.")]
+    variants: Annotated[tuple[str, ...], arg(help=f"all, or of {', '.join(SPB_AND_UCIR)}.")]
     stream: flat(StreamConfig)
     net: flat(NetConfig)
     method: flat(SpbConfig)
@@ -58,23 +59,22 @@ PRESETS = {
 }
 
 
+def check(config: Config, typed: Collection[str]) -> None:
+    """Refuses flags that were typed and that no variant would take."""
+    check_variants(config, typed, spb_and_ucir(config), ROWS)
+
+
 def main(config: Config) -> None:
     """Checks every variant, runs one after another, prints the table and writes the workdir."""
-    names = ALL if config.variants == ("all",) else config.variants
-    methods = variants(config.method, names, others=tuple(UCIR))
     begin(config.run)
     stream, long = make_stream(config.stream), config.stream
     long = replace(long, epochs=long.base_epochs or long.epochs, base_epochs=None)
     learners = []
-    for name in names:
-        kinds = ("spb", methods.get(name), config.hyper)
-        if name in UCIR:
-            kinds = ("ucir", replace(config.ucir, **UCIR[name]), config.ucir_rates)
-        longer = name in UCIR or methods[name].joint
-        where = (make_stream(long), long) if longer else (stream, config.stream)
-        learners.append(make_learner(*kinds, *where, config.net, label=name))
+    for name, one in spb_and_ucir(config).items():
+        where = (make_stream(long), long) if one.longer else (stream, config.stream)
+        learners.append(make_learner(*one, *where, config.net, label=name))
     conclude(config, execute(learners, config.run, config))
 
 
 if __name__ == "__main__":
-    run_main(main, Config, PRESETS, default_preset="quick", description=__doc__)
+    run_main(main, Config, PRESETS, default_preset="quick", description=__doc__, check=check)

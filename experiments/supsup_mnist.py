@@ -18,6 +18,7 @@ from cls_jax.experiment import StreamConfig, make_learner, make_stream
 from cls_jax.identification import parse_ways, report
 from cls_jax.methods.supsup_config import SupSupConfig, SupSupHyper
 from cls_jax.nets.choose import NetConfig
+from cls_jax.unused import check_of
 
 KIND = {"batch_size": 128, "drop_last": True, "normalisation": "mnist"}
 PERMUTED = StreamConfig(image_size=8, scenario="permuted", tasks=10, epochs=36, **KIND)
@@ -45,10 +46,9 @@ FREE = {"told_task": False, "num_masks": 20, "num_compared": 2, "decide_every": 
 GG = {"rule": "edge_popup", "num_outputs": 5, "classes_per_task": 5, "optimizer": "adam"}
 LENET, FC = NetConfig("mlp", hidden=(300, 100)), NetConfig("mlp", hidden=(1024, 1024))
 NOVELTY = SupSupHyper(1e-3, new_bound=2.2, known_rate=0.9)
-WIDE, END = (
-    SupSupConfig(num_outputs=200, inference="binary", probe_size=128),
-    RunConfig(score="end"),
-)
+WIDE = SupSupConfig(num_outputs=200, inference="binary", probe_size=128)
+END = RunConfig(score="end")
+CHECK = check_of("supsup")
 PRESETS = {
     "quick": Config(),
     "nns": Config(method=SupSupConfig(**FREE, probe_size=128), hyper=NOVELTY, ways=()),
@@ -77,4 +77,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main, Config, PRESETS, default_preset="quick", description=__doc__)
+    run_main(main, Config, PRESETS, default_preset="quick", description=__doc__, check=CHECK)

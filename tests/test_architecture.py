@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "evaluate": {"types", "mesh", "placement", "feed", "methods", "streams"},
     "plan": {"types", "checks", "methods", "streams", "feed"},
     "program": {"types", "sync", "methods", "streams", "mesh", "placement", "rows", "evaluate"},
+    "sizes": {"types", "checks", "methods", "streams", "program"},
     "itinerary": {"types", "methods"},
     "journey": {"types", "mesh", "placement", "methods", "streams", "events", "rows", "feed"}
     | {"plan", "evaluate", "program", "itinerary"},
@@ -75,8 +76,12 @@ MAY_IMPORT = {
     | {""},
     "cli": {"errors", "runner", "processes", "stopping", "workdir"},
     "experiment": TREES | {"nets", "methods", "streams"},
+    "grid": {"types", "experiment", "methods", "nets"},
     "execution": {"types", "methods", "streams", "events", "plan", "itinerary", "runner", "console"}
+    | {"cli", "grid", "sizes"}
     | {"processes", "stopping", "checkpoint", "experiment", "workdir", "report"},
+    "unused": {"errors"},
+    "variants": {"types", "cli", "methods", "unused"},
     "identification": {
         "types",
         "augment",
@@ -90,6 +95,7 @@ MAY_IMPORT = {
     | {"processes", "sheet", "streams", "workdir"},
     "best_args": set(),
     "presets": {"types", "best_args", "experiment", "methods", "nets"},
+    "records": set(),
     "reproduction": {"events", "metrics", "sheet", "workdir"},
     "__init__": {"trained"},
 }

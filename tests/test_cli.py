@@ -231,6 +231,37 @@ def test_in_a_process_a_typing_error_writes_nothing_and_loads_no_jax(tmp_path):
     assert (tmp_path / "written").exists()
 
 
+HELP = """
+import contextlib, io, runpy, sys
+
+class NoJax:
+    def find_spec(self, name, path=None, target=None):
+        assert name.split(".")[0] not in ("jax", "jaxlib", "flax"), f"help loads {name}"
+
+sys.meta_path.insert(0, NoJax())
+sys.path.insert(0, "experiments")
+for script in ("evaluate", "records", "benchmark_profile", "benchmark_saving", "cls_jax.report"):
+    sys.argv, told = [script, "--help"], io.StringIO()
+    try:
+        with contextlib.redirect_stdout(told):
+            if "." in script:
+                runpy.run_module(script, run_name="__main__")
+            else:
+                runpy.run_path(f"experiments/{script}.py", run_name="__main__")
+    except SystemExit as stop:
+        assert stop.code == 0, script
+    assert "--help" in told.getvalue(), script
+"""
+
+
+def test_help_of_what_needs_no_jax_loads_none():
+    root = Path(cli.__file__).resolve().parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", HELP], cwd=root, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("seeds", "words"),
     [((), "empty"), ((0, -1), "-1"), ((3, 1, 3), "3 more than once"), ((2**32,), "2\\*\\*32")],

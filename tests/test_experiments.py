@@ -166,7 +166,7 @@ WRONG = {
     "step size above 1": (["--lookahead-step-size", "1.5"], "lookahead_step_size is 1.5"),
     "label fraction 0": (["--label-fraction", "0"], "label_fraction is 0.0"),
     "label fraction above 1": (["--label-fraction", "1.5"], "label_fraction is 1.5"),
-    "mlp": (["--net", "mlp"], "dualnet works on feature maps"),
+    "no choice of a net": (["--net", "mlp"], "--net"),
     "width 0": (["--width", "0"], "width"),
     "preset": (["--preset", "fast"], "--preset is one of quick, paper"),
     "chunk 0": (["--chunk", "0"], "chunk must be at least 1 step"),

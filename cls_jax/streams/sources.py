@@ -15,7 +15,7 @@ from cls_jax.streams import folder, local, npz, prepared
 from cls_jax.streams.stream import Examples, Source
 from cls_jax.types import InputError
 
-_DIGITS_SIZE = 32
+_DIGITS_SIZE, _DIGITS_NUMBER = 32, 1797
 
 
 def load(
