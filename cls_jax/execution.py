@@ -225,16 +225,18 @@ def _kept(
         "software": software(),
     }
     folders = _folders(learners)
-    there = (Path(config.workdir) / CONFIG).exists()
-    moved, again = there and config.restart, there and not config.restart
+    saved = Path(config.workdir) / "checkpoints"
+    begun = (Path(config.workdir) / CONFIG).exists()
+    moved, gone = begun and config.restart, begun and not saved.exists()
     for name in folders if is_first() and not moved else ():
-        check_saves(Path(config.workdir) / "checkpoints" / name)
+        check_saves(saved / name)
     claim = claimed(config.workdir, asdict(record), same, restart=config.restart)
     with claim if is_first() else nullcontext(Path(config.workdir)) as workdir, heeded() as wish:
         _meet("workdir")
         keepers = []
         for learner, hypers, name in zip(learners, values, folders, strict=True):
             folder = workdir / "checkpoints" / name
+            again = not moved and (gone or (folder / "recipe.json").exists())
             if is_first():
                 with writing(workdir):
                     folder.mkdir(parents=True, exist_ok=True)

@@ -113,21 +113,24 @@ def load(workdir: str | Path, *, method: str | None = None, seed: int | None = N
     Args:
       workdir: of an experiment, finished or not.
       method: its name, where the workdir has several.
-      seed: of the run; the first if not given.
+      seed: of the run; the first that can be read if not given.
+
+    What fits and cannot be read back is told on stderr, a line each.
 
     Raises:
       InputError: nothing was saved there, or not this.
     """
     found, left = read_all(workdir)
     fitting = [one for one in found if method in (None, one.name) and seed in (None, one.seed)]
-    lost = [one for one in left if method in (None, one.name) and seed in (None, one.seed)]
-    if not fitting and lost:
-        raise InputError(lost[0].told)
+    lost = [one for one in left if one.name in (None, method) or method is None]
+    lost = [one for one in lost if one.seed in (None, seed) or seed is None]
     if not fitting:
         there = ", ".join(f"{one.name} seed {one.seed}" for one in found)
         raise InputError(
             f"workdir {workdir} has no {method or 'run'} with seed {seed}; it has {there}"
+            + "".join(f"; {one.told}" for one in lost[:3])
         )
+    warn(lost)
     names = list(dict.fromkeys(one.name for one in fitting))
     if len(names) > 1:
         raise InputError(f"workdir {workdir} has several methods: {', '.join(names)}; name one")
@@ -166,12 +169,13 @@ def read_all(workdir: str | Path) -> tuple[list[Trained], list[Left]]:
     Raises:
       InputError: there is none of the first.
     """
-    kept = Path(workdir) / "checkpoints"
-    folders = [path for path in _listed(kept) if path.is_dir()] if kept.is_dir() else []
     found, left = [], []
-    for folder in folders:
-        for one in _read(folder):
-            (found if isinstance(one, Trained) else left).append(one)
+    for folder in _folders(Path(workdir) / "checkpoints"):
+        try:
+            for one in _read(folder):
+                (found if isinstance(one, Trained) else left).append(one)
+        except OSError as error:
+            left.append(Left(None, None, f"{folder} cannot be read ({error.strerror or error})"))
     if not found and left:
         more = f"; nor can {len(left) - 1} more" if len(left) > 1 else ""
         raise InputError(f"workdir {workdir} has no run that can be read: {left[0].told}{more}")
@@ -188,12 +192,14 @@ def warn(left: Sequence[Left]) -> None:
         print(f"warning: {one.told}; left out", file=sys.stderr)
 
 
-def _listed(folder: Path) -> list[Path]:
+def _folders(checkpoints: Path) -> list[Path]:
+    """The folders of methods in a workdir's ``checkpoints``, which need not be there."""
     try:
-        return sorted(folder.iterdir())
+        listed = checkpoints.iterdir() if checkpoints.is_dir() else ()
+        return sorted(path for path in listed if path.is_dir())
     except OSError as error:
         raise InputError(
-            f"{folder} cannot be read ({error.strerror or error}); change its permissions"
+            f"{checkpoints} cannot be read ({error.strerror or error}); change its permissions"
         ) from None
 
 
