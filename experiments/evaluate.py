@@ -6,6 +6,7 @@ method, seed and network is scored on every task; nothing but the figures is cha
 """
 
 import re
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +28,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Loads every saved run, scores it, prints a table, redraws the figures."""
+    from cls_jax.errors import InputError
     from cls_jax.evaluate import view_names
     from cls_jax.events import scenario_names
     from cls_jax.experiment import make_stream
@@ -39,6 +41,13 @@ def main(config: Config) -> None:
     changes = {"data": config.data, "data_dir": config.data_dir}
     changes = {name: value for name, value in changes.items() if value is not None}
     streams = {one.stream: make_stream(replace(one.stream, **changes)) for one in found}
+    trained_on = streams  # the figures show what was measured in training
+    if config.data is not None and config.figures:
+        try:
+            trained_on = {flags: make_stream(flags) for flags in streams}
+        except InputError as error:
+            print(f"warning: no figure is redrawn: {error}", file=sys.stderr)
+            trained_on = {}
     told = any(one.method.needs.told_task_at_test for one in found)
     rows = []
     for one in found:
@@ -56,10 +65,8 @@ def main(config: Config) -> None:
     show(rich_table(Sheet(f"{config.workdir} on {'; '.join(names)}", header, tuple(rows), note)))
     if not config.figures:
         return
-    if config.data is not None:  # a figure shows what was measured in training
-        streams = {flags: make_stream(flags) for flags in streams}
-    of_stream = ([one for one in found if one.stream == flags] for flags in streams)
-    made = [r for of, s in zip(of_stream, streams.values(), strict=True) for r in results(of, s)]
+    of_stream = ([one for one in found if one.stream == flags] for flags in trained_on)
+    made = [r for of, s in zip(of_stream, trained_on.values(), strict=True) for r in results(of, s)]
     for result in made:
         prefix = re.sub(r"[^\w.=-]+", "_", result.method) + "_" if len(made) > 1 else ""
         print("redrawn:", *redraw(Path(config.workdir), result, prefix))
