@@ -1,21 +1,20 @@
 """Runs kept on disk by orbax: saved between chunks, atomically; restored to the bit, or not at all.
 
 A folder holds one sub-folder for each group of lanes that were computed together, and in it the
-last few checkpoints: the group's Run and a few words on it (whose, where, a fingerprint of every
-byte). Lanes are found again one by one, each where it had come furthest, so a run may go on with
-its seeds grouped in another way or on other devices.
+last few checkpoints (saves.py says what is in one). Lanes are found again one by one, each where
+it had come furthest, so a run may go on with its seeds grouped in another way or on other devices.
 """
 
 import contextlib
 import hashlib
 import logging
+import os
 import re
 import shutil
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,8 +25,11 @@ import numpy as np
 
 from cls_jax.itinerary import Kept, Meter, Place
 from cls_jax.processes import SaveFailed, agree, is_first
+from cls_jax.saves import GROUP, fingerprint, line, literal, read, read_lanes, words_on
 from cls_jax.stopping import Stopped, Wish
 from cls_jax.types import InputError, PyTree
+
+__all__ = ["Checkpoints", "Interval", "SaveFailed", "check_saves", "fingerprint", "interval"]
 
 
 class Interval(NamedTuple):
@@ -58,7 +60,16 @@ def interval(text: str) -> Interval:
 class Checkpoints:
     """The Keeper of one method's lanes; a class because a save goes on while the run does."""
 
-    def __init__(self, folder: Path, title: str, *, every: Interval, last: int, wish: Wish) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        title: str,
+        *,
+        every: Interval,
+        last: int,
+        wish: Wish,
+        again: bool = False,
+    ) -> None:
         """Keeps runs in ``folder``.
 
         Args:
@@ -67,8 +78,9 @@ class Checkpoints:
           every: how often a run is saved; it is always saved at its end, and when it must stop.
           last: how many checkpoints of a group stay.
           wish: whether the process has been asked to stop.
+          again: an earlier process began this, so it is told if nothing of it was saved.
         """
-        self.folder, self.title = folder, title
+        self.folder, self.title, self.again = folder, title, again
         self.every, self.last, self.wish = every, last, wish
         self._open: tuple[str, Any] | None = None
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs what it also raises
@@ -79,15 +91,30 @@ class Checkpoints:
     # --- back ---------------------------------------------------------------------------------
 
     def restore(self, names: Sequence[str], like: PyTree) -> tuple[dict[str, Kept], Meter]:
-        """Each lane that is kept, where it had come furthest, and what all has cost."""
-        kept, spent = read_lanes(self.folder, like)
-        kept = {name: one for name, one in kept.items() if name in names}
-        if kept and is_first():
+        """Each lane that is kept, where it had come furthest, and what all has cost.
+
+        Raises:
+          InputError: a lane was saved, and none of its saves can be read.
+        """
+        found = read_lanes(self.folder, like)
+        reasons = {name: why for name in names if (why := found.why_lost(name)) is not None}
+        if reasons:
+            name, why = next(iter(reasons.items()))
+            more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+            raise InputError(
+                f"{self.folder} has saves of {name}{more}, but none can be read ({why}); bring the "
+                "files back from a copy and run the same command again; only --restart begins "
+                "anew, and moves what is there aside"
+            )
+        kept = {name: one for name, one in found.kept.items() if name in names}
+        if (kept or self.again) and is_first():
             print(self._told_of(kept, len(names)), file=sys.stderr)
-        return kept, spent
+        return kept, found.spent
 
     def _told_of(self, kept: dict[str, Kept], num_lanes: int) -> str:
         """What will go on, in a line."""
+        if not kept:
+            return f"{self.title} begins anew: {self.folder} has no save of it"
         over = sum(one.place.over for one in kept.values())
         if over == num_lanes:
             return f"{self.title} is finished in {self.folder}; --restart begins anew"
@@ -98,7 +125,8 @@ class Checkpoints:
         }
         parts = [f"{over} of {num_lanes} finished"] * bool(over) + sorted(going)[:3]
         more = f" and {len(going) - 3} more" if len(going) > 3 else ""
-        return f"{self.title} goes on from {self.folder}: {', '.join(parts)}{more}"
+        new = f"; {n} of {num_lanes} begin anew" if (n := num_lanes - len(kept)) else ""
+        return f"{self.title} goes on from {self.folder}: {', '.join(parts)}{more}{new}"
 
     # --- forth --------------------------------------------------------------------------------
 
@@ -134,20 +162,27 @@ class Checkpoints:
         needed = 2**20 + 5 * sum(leaf.nbytes for leaf in jax.tree.leaves(run.state)) // 4
         if is_first() and (free := shutil.disk_usage(self.folder).free) < needed:
             raise OSError(f"{needed / 2**20:.1f} MiB are needed and {free / 2**20:.1f} are free")
-        manager = self._manager("+".join(_short(names)))
-        about = {
-            "lanes": list(names),
-            "stacked": bool(run.step.ndim),
-            "place": list(place),
-            "meter": list(meter),
-            "fingerprint": fingerprint(run),
-        }
+        group = self.folder / "+".join(_short(names))
+        manager = self._manager(group.name)
         kept = jax.tree.map(jnp.copy, run)  # the run's own buffers will be donated
         number = (manager.latest_step() or 0) + 1
+        about = words_on(group, number, names, run, place, meter)
         both = ocp.args.Composite(run=ocp.args.StandardSave(kept), about=ocp.args.JsonSave(about))
         manager.save(number, args=both, force=True)
+        if number == 1:
+            manager.wait_until_finished()
+            self._read_back(group, number, kept)
         self._saved_at = time.monotonic()
         self._saved_step = 0 if place.over else _steps(run)  # the next group begins anew
+
+    def _read_back(self, group: Path, number: int, run: PyTree) -> None:
+        """Raises OSError, and takes the save away, unless it comes back as it was."""
+        of = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)  # noqa: E731
+        try:
+            read(group, number, lambda size: jax.tree.map(of, run))
+        except Exception as error:
+            shutil.rmtree(group / str(number), ignore_errors=True)
+            raise OSError(f"what was written cannot be read back: {line(error)}") from error
 
     def _manager(self, name: str) -> Any:
         import orbax.checkpoint as ocp
@@ -156,7 +191,7 @@ class Checkpoints:
             self.close()
         if self._open is None:
             options = ocp.CheckpointManagerOptions(max_to_keep=self.last)
-            self._open = name, ocp.CheckpointManager(self.folder.absolute() / name, options=options)
+            self._open = name, ocp.CheckpointManager(literal(self.folder / name), options=options)
         return self._open[1]
 
     def close(self) -> None:
@@ -178,86 +213,40 @@ class Checkpoints:
                 shutil.rmtree(torn, ignore_errors=True)
             raise SaveFailed(
                 f"{self.folder}: the run could not be saved in task {place.task + 1} "
-                f"({_line(error)}); what was saved before is kept: free some space or mend the "
+                f"({line(error)}); what was saved before is kept: free some space or mend the "
                 "disk, and run the same command again"
             ) from error
 
 
-def read_lanes(folder: Path, like: PyTree) -> tuple[dict[str, Kept], Meter]:
-    """Every lane that is kept in ``folder``, where it had come furthest, and what all has cost.
+def check_saves(folder: Path) -> None:
+    """Raises InputError if no runs could be kept in ``folder``; looks only, and writes nothing.
 
     Args:
-      folder: of one method.
-      like: one lane's Run, as shapes, dtypes and shardings.
+      folder: of one method's lanes, ``WORKDIR/checkpoints/NAME``, there or not yet there.
     """
-    kept: dict[str, Kept] = {}
-    spent = Meter()
-    for group in sorted(path for path in folder.glob("*") if path.is_dir()):
-        if (found := _newest_whole(group, like)) is not None:
-            about, lanes = found
-            place, spent = Place(*about["place"]), Meter(*map(max, spent, about["meter"]))
-            for name, run in zip(about["lanes"], lanes, strict=True):
-                if name not in kept or kept[name].place < place:
-                    kept[name] = Kept(place, run)
-    return kept, spent
+    for path in (folder.parent, folder):
+        _check_folder(path)
+    if folder.exists():
+        for path in folder.iterdir():
+            if GROUP.fullmatch(path.name):
+                _check_folder(path)
+    if os.path.lexists(recipe := folder / "recipe.json") and not recipe.is_file():
+        raise InputError(f"{recipe} is not a file; move it away, or give another --workdir")
 
 
-def _newest_whole(group: Path, like: PyTree) -> tuple[dict[str, Any], list[PyTree]] | None:
-    """The newest checkpoint of a group that can be read and has its fingerprint, lane by lane."""
-    import orbax.checkpoint as ocp
-
-    with ocp.CheckpointManager(group.absolute()) as manager:
-        for number in sorted(manager.all_steps(), reverse=True):
-            try:
-                words = ocp.args.Composite(about=ocp.args.JsonRestore())
-                about = manager.restore(number, args=words)["about"]
-                size = (len(about["lanes"]),) if about["stacked"] else ()
-                target = jax.tree.map(partial(_abstract, size), like)
-                arrays = ocp.args.Composite(run=ocp.args.StandardRestore(target))
-                run = manager.restore(number, args=arrays)["run"]
-                if fingerprint(run) != about["fingerprint"]:
-                    raise ValueError("its bytes have changed")
-            except Exception as error:  # a torn file shows itself in many ways
-                if is_first():
-                    print(
-                        f"warning: checkpoint {group.name}/{number} cannot be read "
-                        f"({_line(error)}); the one before is taken",
-                        file=sys.stderr,
-                    )
-                continue
-            if not about["stacked"]:
-                return about, [run]
-            return about, [jax.tree.map(lambda leaf, i=i: leaf[i], run) for i in range(*size)]
-    return None
-
-
-def _abstract(size: tuple[int, ...], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    """``leaf`` of one lane, of so many."""
-    return jax.ShapeDtypeStruct((*size, *leaf.shape), leaf.dtype, sharding=leaf.sharding)
-
-
-def _line(error: Exception) -> str:
-    """An error of someone else's on one short line."""
-    if "No space left" in str(error):
-        return "no space is left on the disk"
-    return " ".join(str(error).split())[:160] or type(error).__name__
-
-
-def fingerprint(tree: PyTree) -> str:
-    """32 hex digits (blake2b) over structure, shapes, dtypes and every byte of a tree of arrays.
-
-    Arrays that lie whole on several devices or processes count once.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        if leaf.is_fully_replicated:
-            leaf = leaf.addressable_data(0)
-        array = np.ascontiguousarray(np.asarray(leaf))
-        digest.update(f"{jax.tree_util.keystr(path)}{array.dtype.str}{leaf.shape}".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
+def _check_folder(path: Path) -> None:
+    if not os.path.lexists(path):
+        return
+    if not path.is_dir():
+        raise InputError(
+            f"{path} is not a folder, and runs are saved there; move it away, or give another "
+            "--workdir"
+        )
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise InputError(
+            f"{path} cannot be read and written, and runs are saved there; change its "
+            "permissions, or give another --workdir"
+        )
 
 
 def _steps(run: PyTree) -> int:

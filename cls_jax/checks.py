@@ -248,3 +248,40 @@ _RANGES: dict[str, dict[str, Any]] = {
     "rate": {"low": 0, "high": 1},
 }
 """Ending of a field's name -> arguments of ``check_range``; the first that fits counts."""
+
+
+def as_trained_on(x: Any, shape: tuple[int, ...], dtype: str, whose: str) -> np.ndarray:
+    """Raw examples in the dtype that a run was trained on, each number as it is.
+
+    Args:
+      x: integers of any width in 0 .. 255 for uint8, finite floats of any width for float32.
+      shape: of one example.
+      dtype: that the run was trained on.
+      whose: name of the run.
+
+    Raises:
+      InputError: for another shape, kind of number or range.
+    """
+    wanted = f"[n, {', '.join(map(str, shape))}]"
+    wanted += " integers from 0 to 255" if dtype == "uint8" else " floats"
+    wanted += ", as the data set has them"
+    try:
+        x = np.asarray(x)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"x is no array of numbers ({error}); give {wanted}") from None
+    if x.ndim == 0 or x.shape[1:] != shape:
+        raise InputError(f"x has shape {x.shape}; give {wanted}")
+    if not np.issubdtype(x.dtype, np.integer if dtype == "uint8" else np.floating):
+        raise InputError(
+            f"x is {x.dtype}, and {whose} was trained on {dtype}; give {wanted}: "
+            f"x.astype({dtype!r}) if these are the same numbers"
+        )
+    if dtype == "uint8":
+        if x.size and not 0 <= x.min() <= x.max() <= 255:
+            raise InputError(f"x has values from {x.min()} to {x.max()}; give {wanted}")
+        return x.astype(np.uint8)
+    with np.errstate(over="ignore"):
+        x = x.astype(dtype)
+    if not np.isfinite(x).all():
+        raise InputError(f"x has values that are not finite in {dtype}; give {wanted}, all finite")
+    return x

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import jax
 
-from cls_jax.checkpoint import Checkpoints, interval
+from cls_jax.checkpoint import Checkpoints, check_saves, interval
 from cls_jax.cli import Repeated
 from cls_jax.console import console, fan_out, tensorboard, writer_class
 from cls_jax.events import Result
@@ -26,7 +26,7 @@ from cls_jax.sizes import check_held
 from cls_jax.stopping import heeded
 from cls_jax.streams.sources import describe
 from cls_jax.types import InputError, PyTree
-from cls_jax.workdir import check_place, claimed, software, write_json, writing
+from cls_jax.workdir import CONFIG, check_place, claimed, software, write_json, writing
 
 
 @dataclass(frozen=True)
@@ -240,12 +240,19 @@ def _kept(
         "data": {source.name: describe(source)["fingerprint"] for source in sources},
         "software": software(),
     }
+    folders = _folders(learners)
+    saved = Path(config.workdir) / "checkpoints"
+    begun = (Path(config.workdir) / CONFIG).exists()
+    moved, gone = begun and config.restart, begun and not saved.exists()
+    for name in folders if is_first() and not moved else ():
+        check_saves(saved / name)
     claim = claimed(config.workdir, asdict(record), same, restart=config.restart)
     with claim if is_first() else nullcontext(Path(config.workdir)) as workdir, heeded() as wish:
         _meet("workdir")
         keepers = []
-        for learner, hypers in zip(learners, values, strict=True):
-            folder = workdir / "checkpoints" / re.sub(r"[^\w.=-]+", "_", learner.method.name)
+        for learner, hypers, name in zip(learners, values, folders, strict=True):
+            folder = workdir / "checkpoints" / name
+            again = not moved and (gone or (folder / "recipe.json").exists())
             if is_first():
                 with writing(workdir):
                     folder.mkdir(parents=True, exist_ok=True)
@@ -257,8 +264,27 @@ def _kept(
                     hyper = {"hyper": asdict(learner.hyper)}
                     write_json(folder / "recipe.json", {**learner.recipe, **hyper, **words})
             every, title = interval(config.save_every), learner.method.name
-            keepers.append(Checkpoints(folder, title, every=every, last=config.keep, wish=wish))
+            how = {"every": every, "last": config.keep, "wish": wish, "again": again}
+            keepers.append(Checkpoints(folder, title, **how))
         yield keepers
+
+
+def _folders(learners: Sequence[Learner]) -> list[str]:
+    """The folder of each learner's saves in ``checkpoints``.
+
+    Raises:
+      InputError: for two learners it would be one.
+    """
+    of: dict[str, str] = {}
+    for name in (learner.method.name for learner in learners):
+        folder = re.sub(r"[^\w.=-]+", "_", name)
+        if folder in of:
+            raise InputError(
+                f"methods are called {of[folder]!r} and {name!r}, and both would be saved in "
+                f"checkpoints/{folder}; give each a label of its own"
+            )
+        of[folder] = name
+    return list(of)
 
 
 def _meet(where: str) -> None:

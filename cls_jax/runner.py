@@ -131,22 +131,28 @@ def sweep(
                     "data": plan.data,
                     "stream": {"name": stream.name, **stream.describe},
                     **method.told,
-                    "test_examples": _test_examples(stream, seeds),
+                    "test_examples": test_examples(stream, seeds),
                 },
-                capacity=_capacity(method, stream, [done.state for done in mine]),
+                capacity=capacities(method, stream, [done.state for done in mine]),
             )
         )
     return results
 
 
-def _test_examples(stream: Stream, seeds: Sequence[int]) -> list[list[int]]:
+def test_examples(stream: Stream, seeds: Sequence[int]) -> list[list[int]]:
     """How many test examples each task has, for each seed: its class order is its own."""
     tables = [stream.schedule(schedule_key(seed), epochs=1).test_index for seed in seeds]
     return [(table >= 0).sum(axis=1).tolist() for table in tables]
 
 
-def _capacity(method: Method, stream: Stream, states: Sequence[PyTree]) -> dict[str, np.ndarray]:
-    """What each state must keep after each task, float64[states, T]."""
+def capacities(method: Method, stream: Stream, states: Sequence[PyTree]) -> dict[str, np.ndarray]:
+    """What each state must keep after each task, float64[states, T], by name.
+
+    Args:
+      method: whose states they are; {} unless it says what it keeps.
+      stream: has the tasks.
+      states: the last of each run.
+    """
     if method.capacity is None:
         return {}
     every = [jax.device_get(jax.jit(method.capacity)(state)) for state in states]

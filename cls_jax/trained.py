@@ -1,27 +1,26 @@
 """A run read back from its workdir, ready to predict; the data set is not needed."""
 
-import json
+import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from cls_jax.checkpoint import read_lanes
+from cls_jax.checks import as_trained_on
 from cls_jax.evaluate import EVAL_BATCH, content_places, hidden_task, make_evaluate, view_names
 from cls_jax.events import Result
-from cls_jax.experiment import StreamConfig, fit_method
+from cls_jax.experiment import StreamConfig
 from cls_jax.feed import make_road
-from cls_jax.itinerary import Place, lane_name
+from cls_jax.itinerary import Place
 from cls_jax.journey import schedules_of
-from cls_jax.methods import METHODS
 from cls_jax.methods.base import Method
-from cls_jax.nets.choose import NetConfig
 from cls_jax.placement import Placement
-from cls_jax.program import Run, birth
+from cls_jax.program import Run
+from cls_jax.recipes import read_recipe
+from cls_jax.runner import capacities, test_examples
+from cls_jax.saves import groups_in, read_lanes
 from cls_jax.streams.stream import Stream
 from cls_jax.types import InputError, PyTree, Task
 
@@ -38,6 +37,7 @@ class Trained(NamedTuple):
       stream: the flags of its stream.
       shape: of one example, raw.
       num_classes: of the stream.
+      dtype: of the raw examples: uint8 (pixels, 0 to 255) or float32 (vectors, as they are).
     """
 
     name: str
@@ -48,6 +48,12 @@ class Trained(NamedTuple):
     stream: StreamConfig
     shape: tuple[int, ...]
     num_classes: int
+    dtype: str
+
+    @property
+    def num_tasks(self) -> int:
+        """Of the stream."""
+        return self.run.matrix.shape[-1]
 
     @property
     def state(self) -> PyTree:
@@ -66,15 +72,16 @@ class Trained(NamedTuple):
         method takes together is then split off in an order of their pixels, not in that of ``x``.
 
         Args:
-          x: raw examples as the stream has them: uint8[n, h, w, c] or float32[n, d].
+          x: raw examples as the stream has them, never scaled or normalised. Where those are images
+            uint8[n, h, w, c] (or vectors of bytes): integers of any width, each from 0 to 255.
+            Where they are float32[n, d]: floats of any width, finite, rounded to float32.
           task: for a method that uses the task at test; it is not told if not given.
 
         Raises:
-          InputError: for examples of another shape.
+          InputError: for examples of another shape, kind or range, or a task that is not there.
         """
-        x = np.asarray(x)
-        if x.shape[1:] != self.shape:
-            raise InputError(f"x has shape {x.shape}; give [n, {', '.join(map(str, self.shape))}]")
+        x = as_trained_on(x, self.shape, self.dtype, self.name)
+        self._check_task(task)
         task = hidden_task(self.num_classes) if task is None else task
         needs, logits, place = self.method.needs, [], np.arange(len(x))
         if needs.transductive:
@@ -90,6 +97,21 @@ class Trained(NamedTuple):
             return np.zeros((0, self.num_classes), np.float32)
         return np.concatenate(logits)[place]
 
+    def _check_task(self, task: Task | None) -> None:
+        if task is None:
+            return
+        index, flags = np.asarray(task.index), (task.classes, task.seen)
+        if index.shape or not -1 <= index < self.num_tasks:
+            raise InputError(
+                f"task has the index {index.tolist()}; give one from 0 to {self.num_tasks - 1}, "
+                "or -1: not told"
+            )
+        for name, flag in zip(("classes", "seen"), map(np.asarray, flags), strict=True):
+            if flag.shape != (self.num_classes,) or flag.dtype != bool:
+                raise InputError(
+                    f"task has {name} {flag.dtype}{[*flag.shape]}; give bool[{self.num_classes}]"
+                )
+
 
 _answer = jax.jit(lambda predict, *given: predict(*given), static_argnums=0)
 
@@ -100,18 +122,24 @@ def load(workdir: str | Path, *, method: str | None = None, seed: int | None = N
     Args:
       workdir: of an experiment, finished or not.
       method: its name, where the workdir has several.
-      seed: of the run; the first if not given.
+      seed: of the run; the first that can be read if not given.
+
+    What fits and cannot be read back is told on stderr, a line each.
 
     Raises:
       InputError: nothing was saved there, or not this.
     """
-    found = load_all(workdir)
+    found, left = read_all(workdir)
     fitting = [one for one in found if method in (None, one.name) and seed in (None, one.seed)]
+    lost = [one for one in left if one.name in (None, method) or method is None]
+    lost = [one for one in lost if one.seed in (None, seed) or seed is None]
     if not fitting:
         there = ", ".join(f"{one.name} seed {one.seed}" for one in found)
         raise InputError(
             f"workdir {workdir} has no {method or 'run'} with seed {seed}; it has {there}"
+            + "".join(f"; {one.told}" for one in lost[:3])
         )
+    warn(lost)
     names = list(dict.fromkeys(one.name for one in fitting))
     if len(names) > 1:
         raise InputError(f"workdir {workdir} has several methods: {', '.join(names)}; name one")
@@ -121,16 +149,67 @@ def load(workdir: str | Path, *, method: str | None = None, seed: int | None = N
 def load_all(workdir: str | Path) -> list[Trained]:
     """Every run that was saved in ``workdir``: methods by name, seeds in order.
 
+    What was begun there and cannot be read back is told on stderr, a line each.
+
     Raises:
       InputError: there is none.
     """
-    recipes = sorted(Path(workdir).glob("checkpoints/*/recipe.json"))
-    found = [one for path in recipes for one in _read(path)]
+    found, left = read_all(workdir)
+    warn(left)
+    return found
+
+
+class Left(NamedTuple):
+    """A run that is not read back, and why; name and seed are None where they are not known."""
+
+    name: str | None
+    seed: int | None
+    why: str
+
+    @property
+    def told(self) -> str:
+        """In a sentence."""
+        return self.why if self.name is None else f"{self.name} seed {self.seed}: {self.why}"
+
+
+def read_all(workdir: str | Path) -> tuple[list[Trained], list[Left]]:
+    """Every run that was saved in ``workdir``, and those that were begun and cannot be read back.
+
+    Raises:
+      InputError: there is none of the first.
+    """
+    found, left = [], []
+    for folder in _folders(Path(workdir) / "checkpoints"):
+        try:
+            for one in _read(folder):
+                (found if isinstance(one, Trained) else left).append(one)
+        except OSError as error:
+            left.append(Left(None, None, f"{folder} cannot be read ({error.strerror or error})"))
+    if not found and left:
+        more = f"; nor can {len(left) - 1} more" if len(left) > 1 else ""
+        raise InputError(f"workdir {workdir} has no run that can be read: {left[0].told}{more}")
     if not found:
         raise InputError(
             f"workdir {workdir} holds no saved run; give the --workdir of a run that was saved"
         )
-    return found
+    return found, left
+
+
+def warn(left: Sequence[Left]) -> None:
+    """Tells on stderr what is left out, a line each."""
+    for one in left:
+        print(f"warning: {one.told}; left out", file=sys.stderr)
+
+
+def _folders(checkpoints: Path) -> list[Path]:
+    """The folders of methods in a workdir's ``checkpoints``, which need not be there."""
+    try:
+        listed = checkpoints.iterdir() if checkpoints.is_dir() else ()
+        return sorted(path for path in listed if path.is_dir())
+    except OSError as error:
+        raise InputError(
+            f"{checkpoints} cannot be read ({error.strerror or error}); change its permissions"
+        ) from None
 
 
 def score(trained: Trained, stream: Stream) -> np.ndarray:
@@ -143,12 +222,24 @@ def score(trained: Trained, stream: Stream) -> np.ndarray:
     Raises:
       InputError: for data that do not fit.
     """
-    shape, classes = stream.source.train.x.shape[1:], stream.num_classes
-    if (shape, classes) != (trained.shape, trained.num_classes):
+    classes = stream.num_classes
+    for split in (stream.source.train, stream.source.test):
+        shape, dtype = split.x.shape[1:], split.x.dtype.name
+        if (shape, classes) != (trained.shape, trained.num_classes):
+            raise InputError(
+                f"data {stream.source.name} has examples {[*shape]} and {classes} classes, but "
+                f"{trained.name} was trained on {[*trained.shape]} and {trained.num_classes}; give "
+                "data like these"
+            )
+        if dtype != trained.dtype:
+            raise InputError(
+                f"data {stream.source.name} has {dtype} examples, but {trained.name} was trained "
+                f"on {trained.dtype}; give data like these"
+            )
+    if trained.method.needs.told_task_at_test and stream.num_tasks != trained.num_tasks:
         raise InputError(
-            f"data {stream.source.name} has examples {[*shape]} and {classes} classes, but "
-            f"{trained.name} was trained on {[*trained.shape]} and {trained.num_classes}; give "
-            "data like these"
+            f"stream {stream.name!r} has {stream.num_tasks} tasks, but {trained.name}, which is "
+            f"told the task, has learned {trained.num_tasks}; give a stream of as many"
         )
     placement = Placement()
     evaluate = make_evaluate(trained.method, stream, placement)
@@ -158,57 +249,62 @@ def score(trained: Trained, stream: Stream) -> np.ndarray:
 
 
 def results(found: Sequence[Trained], stream: Stream) -> list[Result]:
-    """One Result a method, from the matrices that were saved; costs are not known (NaN).
+    """One Result a method, from what was saved; costs are not known (NaN).
 
     Args:
       found: of ``load_all``.
-      stream: that they were trained on, for its name.
+      stream: that they were trained on.
     """
     by_name: dict[str, list[Trained]] = {}
     for one in found:
         by_name.setdefault(one.name, []).append(one)
-    return [
-        Result(
-            method=name,
-            seeds=tuple(one.seed for one in mine),
-            views=view_names(mine[0].method),
-            matrix=np.stack([np.asarray(one.run.matrix, np.float64) for one in mine]),
-            states=tuple(one.state for one in mine),
-            seconds=float("nan"),
-            steps_per_second=float("nan"),
-            details={"stream": {"name": stream.name, **stream.describe}, **mine[0].method.told},
+    told = any(one.method.needs.told_task_at_test for one in found)  # one table, equal columns
+    made = []
+    for name, mine in by_name.items():
+        method = mine[0].method
+        seeds, states = tuple(one.seed for one in mine), tuple(one.state for one in mine)
+        details = {
+            "stream": {"name": stream.name, **stream.describe},
+            **method.told,
+            "told_at_test": told,
+            "test_examples": test_examples(stream, seeds),
+        }
+        made.append(
+            Result(
+                method=name,
+                seeds=seeds,
+                views=view_names(method),
+                matrix=np.stack([np.asarray(one.run.matrix, np.float64) for one in mine]),
+                states=states,
+                seconds=float("nan"),
+                steps_per_second=float("nan"),
+                details=details,
+                capacity=capacities(method, stream, states),
+            )
         )
-        for name, mine in by_name.items()
-    ]
+    return made
 
 
-def _read(path: Path) -> Iterator[Trained]:
-    recipe = json.loads(path.read_text(encoding="utf-8"))
-    row, shape = METHODS[recipe["row"]], tuple(recipe["shape"])
-    stream = StreamConfig(**_tuples(recipe["stream"]))
-    sizes = recipe["num_classes"], recipe["num_tasks"]
-    config, net = row.config(**_tuples(recipe["method"])), NetConfig(**_tuples(recipe["net"]))
-    method = fit_method(recipe["row"], config, stream, net, shape, sizes)
-    hyper = jax.tree.map(jnp.float32, row.hyper(**recipe["hyper"]))
-    newborn = partial(birth, method, shape, recipe["dtype"], (stream.batch_size, sizes[1]))
-    where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        jax.eval_shape(newborn, hyper, np.uint32(0)),
-    )
-    labels, seeds = recipe["sweep"], recipe["seeds"]
-    names = {
-        lane_name(seed, value, len(labels)): (f"{recipe['name']} {label}".strip(), seed)
-        for value, label in enumerate(labels)
-        for seed in seeds
-    }
-    kept, _ = read_lanes(path.parent, like)
-    for lane, (name, seed) in names.items():
-        if lane in kept:
-            place, run = kept[lane]
-            yield Trained(name, seed, method, run, place, stream, shape, sizes[0])
-
-
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    """JSON's lists as the tuples that they were."""
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+def _read(folder: Path) -> Iterator[Trained | Left]:
+    """The runs of one method, those that cannot be read included."""
+    path = folder / "recipe.json"
+    if not path.exists():
+        if groups_in(folder):
+            why = f"{folder} has saves, but no recipe.json that says of what"
+            yield Left(None, None, why)
+        return
+    try:
+        recipe = read_recipe(path)
+    except InputError as error:
+        yield Left(None, None, str(error))
+        return
+    found = read_lanes(folder, recipe.like)
+    for lane, (name, seed) in recipe.lanes.items():
+        if lane in found.kept:
+            place, run = found.kept[lane]
+            words = recipe.stream, recipe.shape, recipe.num_classes, recipe.dtype
+            yield Trained(name, seed, recipe.method, run, place, *words)
+        elif (why := found.why_lost(lane)) is not None:
+            yield Left(name, seed, f"none of its saves can be read ({why})")
+        else:
+            yield Left(name, seed, f"{folder} has no save of it")

@@ -5,6 +5,8 @@ E.g. runs/first, or runs/first --data npz:other.npz for other examples of the sa
 method, seed and network is scored on every task; nothing but the figures is changed.
 """
 
+import re
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -26,37 +28,50 @@ class Config:
 
 def main(config: Config) -> None:
     """Loads every saved run, scores it, prints a table, redraws the figures."""
+    from cls_jax.errors import InputError
     from cls_jax.evaluate import view_names
     from cls_jax.events import scenario_names
     from cls_jax.experiment import make_stream, without_dir
     from cls_jax.report import redraw
     from cls_jax.sheet import Sheet, rich_table, show
-    from cls_jax.trained import load_all, results, score
+    from cls_jax.trained import read_all, results, score, warn
 
-    found = load_all(config.workdir)
+    found, left = read_all(config.workdir)
+    warn(left)
     changes = {"data": config.data, "data_dir": config.data_dir}
     changes = {name: value for name, value in changes.items() if value is not None}
     if config.data is not None and without_dir(config.data):
         changes.setdefault("data_dir", None)
-    stream = make_stream(replace(found[0].stream, **changes))
+    streams = {one.stream: make_stream(replace(one.stream, **changes)) for one in found}
+    trained_on = streams  # the figures show what was measured in training
+    if config.data is not None and config.figures:
+        try:
+            trained_on = {flags: make_stream(flags) for flags in streams}
+        except InputError as error:
+            print(f"warning: no figure is redrawn: {error}", file=sys.stderr)
+            trained_on = {}
+    told = any(one.method.needs.told_task_at_test for one in found)
     rows = []
     for one in found:
-        accuracy = 100 * score(one, stream)
-        names = scenario_names(stream.describe, one.method.needs.told_task_at_test)
-        for view, of_view in zip(view_names(one.method), accuracy, strict=True):
+        stream = streams[one.stream]
+        names = scenario_names(stream.describe, told)
+        for view, of_view in zip(view_names(one.method), 100 * score(one, stream), strict=True):
             for name, row in zip(names, of_view, strict=False):
                 cells = (f"{value:.2f}" for value in (row.mean(), *row))
                 rows.append((one.name, str(one.seed), view, name, *cells))
-    tasks = (f"task {j + 1}" for j in range(stream.num_tasks))
+    tasks = (f"task {j + 1}" for j in range(max(one.num_tasks for one in found)))
     header = ("method", "seed", "network", "scenario", "mean", *tasks)
-    unfinished = sum(not one.over for one in found)
+    unfinished, names = sum(not one.over for one in found), {s.name: None for s in streams.values()}
     note = "percent" + (f"; {unfinished} of {len(found)} runs are not finished" * bool(unfinished))
-    show(rich_table(Sheet(f"{config.workdir} on {stream.name}", header, tuple(rows), note)))
-    if config.figures:
-        made = results(found, stream)
-        for result in made:
-            prefix = f"{result.method}_".replace(" ", "_") if len(made) > 1 else ""
-            print("redrawn:", *redraw(Path(config.workdir), result, prefix))
+    note += f"; {len(left)} could not be read and are left out" * bool(left)
+    show(rich_table(Sheet(f"{config.workdir} on {'; '.join(names)}", header, tuple(rows), note)))
+    if not config.figures:
+        return
+    of_stream = ([one for one in found if one.stream == flags] for flags in trained_on)
+    made = [r for of, s in zip(of_stream, trained_on.values(), strict=True) for r in results(of, s)]
+    for result in made:
+        prefix = re.sub(r"[^\w.=-]+", "_", result.method) + "_" if len(made) > 1 else ""
+        print("redrawn:", *redraw(Path(config.workdir), result, prefix))
 
 
 if __name__ == "__main__":
