@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cls_jax.augment import Kind, Normalisation, recipe
-from cls_jax.checks import check_schedule
+from cls_jax.checks import check_bytes, check_schedule
 from cls_jax.methods import METHODS, Setting
 from cls_jax.methods.base import Method
 from cls_jax.nets.choose import NetConfig
@@ -176,6 +176,13 @@ _SCENARIOS: dict[str, tuple[Callable[..., Stream], tuple[str, ...]]] = {
 """Scenario -> what makes it, and its fields of the config besides data, batch size and epochs."""
 
 
+def _check_padding(flag: str, padding: int, batch_size: int, shape: tuple[int, ...]) -> None:
+    """Raises InputError if a batch of so widely padded float32 images fits no memory."""
+    high, wide, channels = shape
+    needed = 4 * batch_size * (high + 2 * padding) * (wide + 2 * padding) * channels
+    check_bytes(f"{flag} {padding} around {high}x{wide} pixels", needed, f"give a smaller {flag}")
+
+
 def make_method(
     name: str, method_config: Any, stream: Stream, config: StreamConfig, net: NetConfig
 ) -> Method:
@@ -198,6 +205,8 @@ def fit_method(
 ) -> Method:
     """``make_method`` without the data: for examples of ``shape``, (classes, tasks) ``sizes``."""
     images = len(shape) == 3
+    for flag in ("crop_padding", "view_padding") if images else ():
+        _check_padding(flag, getattr(config, flag) or 0, config.batch_size, shape)
     augment = recipe(
         shape,
         normalisation=config.normalisation,

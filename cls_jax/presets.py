@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from cls_jax.best_args import (
+    CHOSEN,
     GCIL,
     MNIST_360,
     P_MNIST,
@@ -30,18 +31,6 @@ from cls_jax.types import InputError
 BEST_ARGS = "NeurAI-Lab/CLS-ER, utils/best_args.py"
 OURS = "ours"
 MLP, RESNET = NetConfig(net="mlp"), NetConfig(net="resnet18", width=64)
-
-
-CHOSEN: Mapping[tuple[str, str], Mapping[str, Any]] = {
-    ("s_mnist", "icarl"): {"mirror": False},
-    ("s_cifar10", "icarl"): {"replay_size": 32},
-    ("s_tinyimagenet", "icarl"): {"replay_size": 32},
-}
-"""(table, method) -> what we chose for it, other than the method's default.
-
-A mirrored digit is none. The published code mixes all exemplars into the batches: of 5120, 16 stand
-among 32 examples of a task of 10,000, more than iCaRL's default of 10 could draw.
-"""
 
 
 class Preset(NamedTuple):
@@ -120,9 +109,8 @@ def s_tinyimagenet(method: str, memory_size: int = 0) -> Preset:
 
     The data is a folder of 64x64 pictures, one folder a class; give yours with --data folder:DIR.
     """
-    stream = StreamConfig(
-        "folder:tiny-imagenet-200", tasks=10, epochs=100, normalisation="tinyimagenet", **_PICTURES
-    )
+    own = {"tasks": 10, "epochs": 100, "image_size": 64, "normalisation": "tinyimagenet"}
+    stream = StreamConfig("folder:tiny-imagenet-200", **own, **_PICTURES)
     return _preset("s_tinyimagenet", S_TINYIMAGENET, stream, RESNET, method, memory_size)
 
 

@@ -127,6 +127,7 @@ def _dualnet(config: dualnet_config.DualNetConfig, s: Setting) -> Method:
 
 def _supsup(config: supsup_config.SupSupConfig, s: Setting) -> Method:
     sizes = {"num_classes": s.num_classes, "num_tasks": s.num_tasks}
+    check_range("num_outputs", config.num_outputs, 1)
     net = make_net(s.net, config.num_outputs)
     return supsup.supsup(config, net, augment=s.augment, **sizes)
 

@@ -226,9 +226,14 @@ ONE = [
 
 def case(script: str, name: str, arguments: tuple[str, ...], told: tuple[str, ...]) -> Case:
     """Named after its script; a training script starts as in ``START``."""
-    given = arguments
-    if script in START and not (script == "reproduce.py" and arguments[:1] and "_" in arguments[0]):
-        given = (*START[script], *arguments)
+    start, given = START.get(script, ()), arguments
+    if script == "reproduce.py" and arguments[:1] and "_" in arguments[0]:
+        start = ()  # it names its own table
+    for flag in (a for a in arguments if a.startswith("--") and a in start):  # once each
+        at = start.index(flag)
+        end = next((i for i in range(at + 1, len(start)) if start[i].startswith("--")), len(start))
+        start = (*start[:at], *start[end:])
+    given = (*start, *arguments)
     return Case(f"{script.removesuffix('.py')}: {name}", script, given, told)
 
 
