@@ -4,6 +4,8 @@ import dataclasses
 import math
 import operator
 import os
+import types
+import typing
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
@@ -73,6 +75,39 @@ def yes_no(name: str, value: Any) -> bool:
     if isinstance(value, bool | np.bool_):
         return bool(value)
     raise InputError(f"{name} is {shown(value)}; give True or False")
+
+
+def plain(config: Any) -> Any:
+    """A dataclass of settings whose numbers are Python's own, as its annotations say.
+
+    Args:
+      config: fields annotated int, float, bool, tuple[int, ...] or a union of these and others.
+
+    Returns:
+      The config with NumPy's and JAX's numbers, lists and arrays converted exactly.
+
+    Raises:
+      InputError: naming the field that holds something else.
+    """
+    hints = typing.get_type_hints(type(config))
+    found = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    changed = {name: _plain(name, hints[name], value) for name, value in found.items()}
+    return dataclasses.replace(config, **changed)
+
+
+def _plain(name: str, kind: Any, value: Any) -> Any:
+    union = typing.get_origin(kind) in (typing.Union, types.UnionType)
+    kinds = typing.get_args(kind) if union else (kind,)
+    if value is None and type(None) in kinds:
+        return None
+    several = any(typing.get_args(k) == (int, ...) for k in kinds)
+    if several and not (union and isinstance(value, str)):
+        return whole_or_wholes(name, value) if int in kinds else wholes(name, value)
+    if int in kinds:
+        return whole(name, value)
+    if float in kinds:
+        return value if type(value) is int else real(name, value)
+    return yes_no(name, value) if bool in kinds else value
 
 
 def shown(value: Any) -> str:

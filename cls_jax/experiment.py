@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cls_jax.augment import Kind, Normalisation, recipe
-from cls_jax.checks import check_bytes, check_schedule
+from cls_jax.checks import check_bytes, check_schedule, plain
 from cls_jax.methods import METHODS, Setting
 from cls_jax.methods.base import Method
 from cls_jax.nets.choose import NetConfig
@@ -103,6 +103,7 @@ def make_stream(config: StreamConfig) -> Stream:
     """
     if config.scenario not in _SCENARIOS:
         raise InputError(f"scenario is {config.scenario!r}; use one of {', '.join(_SCENARIOS)}")
+    config = plain(config)
     make, honoured = _SCENARIOS[config.scenario]
     everyones = {name for _, names in _SCENARIOS.values() for name in names}
     for field in fields(config):
@@ -252,6 +253,7 @@ def make_learner(
     Raises:
       InputError: as ``make_method``.
     """
+    method_config, config, net = plain(method_config), plain(config), plain(net)
     method = make_method(name, method_config, stream, config, net)
     x = stream.source.train.x
     words = {

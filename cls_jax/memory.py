@@ -119,7 +119,7 @@ def distinct(key: Array, n: Array, size: int) -> Array:
 
     mine, before = last_swap_with(place), last_swap_with(target)
     root = jnp.where(mine < 0, place, mine)
-    for _ in range((size - 1).bit_length()):
+    for _ in range((int(size) - 1).bit_length()):
         root = root[root]
     return jnp.where(before < 0, target, root[before])
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from cls_jax.augment import Augment
+from cls_jax.checks import check_range, plain, shown, whole
 from cls_jax.methods import (
     agem,
     apd,
@@ -152,7 +153,19 @@ def _ucir(config: ucir_config.UcirConfig, s: Setting) -> Method:
     return ucir.ucir(config, extractor, augment=s.augment, num_classes=s.num_classes)
 
 
-METHODS: dict[str, Row] = {
+def _checked(row: Row) -> Row:
+    """The row, whose ``build`` takes NumPy's numbers and refuses what is none."""
+
+    def build(config: Any, s: Setting) -> Method:
+        if not isinstance(config, row.config):
+            raise InputError(f"config is {shown(config)}; give a {row.config.__name__}")
+        sizes = {name: whole(name, getattr(s, name), 1) for name in ("num_classes", "num_tasks")}
+        return row.build(plain(config), s._replace(net=plain(s.net), **sizes))
+
+    return row._replace(build=build)
+
+
+_ROWS = {
     "sgd": Row(NoConfig, sgd.SgdHyper, _no_config(sgd.sgd)),
     "joint": Row(NoConfig, sgd.SgdHyper, _no_config(joint.joint)),
     "er": Row(er.ErConfig, er.ErHyper, _one_net(er.er)),
@@ -182,3 +195,5 @@ METHODS: dict[str, Row] = {
     "dualnet": Row(dualnet_config.DualNetConfig, dualnet_config.DualNetHyper, _dualnet),
     "hopsupsup": Row(hopsupsup.HopSupSupConfig, hopsupsup.HopSupSupHyper, _hopsupsup),
 }
+
+METHODS: dict[str, Row] = {name: _checked(row) for name, row in _ROWS.items()}

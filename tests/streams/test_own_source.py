@@ -1,15 +1,19 @@
 """A data set built in Python passes one door, in every scenario: right, converted or refused."""
 
 import json
+from dataclasses import asdict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cls_jax.checks import check_hyper, check_seeds
+from cls_jax.checks import check_hyper, check_seeds, plain
+from cls_jax.experiment import StreamConfig, make_learner, make_stream
+from cls_jax.methods import METHODS
 from cls_jax.methods.clser import ClsErHyper
 from cls_jax.methods.sgd import SgdHyper
+from cls_jax.nets.choose import NetConfig
 from cls_jax.runner import Plan, check_run, run, sweep
 from cls_jax.streams.blurry import blurry
 from cls_jax.streams.checked import checked
@@ -22,7 +26,7 @@ from cls_jax.streams.scramble import scrambled
 from cls_jax.streams.sources import load
 from cls_jax.streams.stream import Examples, Source, pooled
 from cls_jax.types import InputError
-from tests.conftest import small_method
+from tests.conftest import SMALL_CONFIG, small_method, small_setting
 from tests.streams.scenarios import assert_same
 
 CLASSES = 9
@@ -367,3 +371,54 @@ def test_a_size_of_numpy_is_a_size_and_one_beyond_memory_is_refused(monkeypatch)
         load("digits", size=4096)
     with pytest.raises(InputError, match=r"data_dir is 5; give the path of a folder, or None"):
         load("cifar10", 5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_of_every_method_may_be_numpys(name):
+    """Each field of its Config; a number that is none is named before anything is built."""
+    row = METHODS[name]
+    settings = {**asdict(row.config()), **SMALL_CONFIG.get(name, {})}
+    numpys = {int: np.int64, float: np.float64, bool: np.bool_, tuple: list}
+    given = {k: numpys[type(v)](v) for k, v in settings.items() if type(v) in numpys}
+    wanted = row.config(**SMALL_CONFIG.get(name, {}))
+    assert json.dumps(asdict(plain(row.config(**given)))) == json.dumps(asdict(wanted))
+    for field, value in settings.items():
+        for kind, wrong in ((int, 2.5), (int, "20"), (float, "0.5"), (bool, "no"), (tuple, (0.5,))):
+            if type(value) is kind:
+                config = row.config(**{**settings, field: wrong})
+                with pytest.raises(InputError, match=rf"{field}(\[0\])? is .*; give (a|True)"):
+                    row.build(config, small_setting())
+
+
+def test_a_memory_of_numpys_size_learns_the_same(stream):
+    results = []
+    for whole in (int, np.int64):
+        method, hyper = small_method("er", memory_size=whole(24), replay_size=whole(6))
+        results.append(run(method, stream, hyper))
+    np.testing.assert_array_equal(results[0].matrix, results[1].matrix)
+
+
+def test_a_recipe_of_numpys_numbers_is_written_as_pythons():
+    config = StreamConfig(image_size=np.int64(8), tasks=np.array([4, 6]), batch_size=np.int32(50))
+    net = NetConfig(net="mlp", hidden=np.array([8]))
+    er = METHODS["er"]
+    parts = er.config(memory_size=np.int64(24), replay_size=6), er.hyper(), make_stream(config)
+    recipe = make_learner("er", *parts, config, net).recipe
+    assert json.loads(json.dumps(recipe))["stream"]["tasks"] == [4, 6]
+    assert json.loads(json.dumps(recipe))["net"]["hidden"] == [8]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"num_classes": 6.0}, r"num_classes is 6.0; give a whole number"),
+        ({"num_tasks": 0}, r"num_tasks is 0; give a value at least 1"),
+        ({"net": NetConfig(net="mlp", hidden=(8.5,))}, r"hidden\[0\] is 8.5; give a whole number"),
+    ],
+)
+def test_a_setting_that_is_none_is_named(change, sentence):
+    row = METHODS["er"]
+    with pytest.raises(InputError, match=sentence):
+        row.build(row.config(memory_size=24, replay_size=6), small_setting(**change))
+    with pytest.raises(InputError, match=r"config is SgdHyper\(.*; give a ErConfig"):
+        row.build(SgdHyper(), small_setting())
