@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
+LINES = "-", "--", ":", "-."
 DPI = 150
 _LEGIBLE = 25
 """Up to so many tasks the matrix has a number in each cell, and grows with them."""
@@ -120,10 +121,8 @@ def capacity(results: Sequence[Result]) -> bytes:
     lines = [bits, dict(zip(_short(others), others.values(), strict=True))]
     for axes, panel in zip(all_axes, lines, strict=False):
         for style, (name, rows) in enumerate(panel.items()):
-            kind = {"color": OKABE_ITO[style % len(OKABE_ITO)], "label": name}
             tasks = np.arange(1, rows.shape[1] + 1)
-            kind |= {"marker": MARKERS[style % len(MARKERS)], "markersize": 3}
-            axes.plot(tasks, rows.mean(0), **kind)
+            axes.plot(tasks, rows.mean(0), label=name, markersize=3, **_look(style))
         axes.set_xlabel("tasks learned")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylim(bottom=0)
@@ -155,19 +154,13 @@ def _curve(axes: "Axes", result: Result, scenario: int, *, label: str, style: in
 def _line(axes: "Axes", curves: np.ndarray, *, label: str, style: int) -> None:
     """The mean of float[seeds, T], with a band of one sample std."""
     tasks, mean = np.arange(1, curves.shape[1] + 1), curves.mean(0)
-    colour = OKABE_ITO[style % len(OKABE_ITO)]
-    axes.plot(
-        tasks,
-        mean,
-        color=colour,
-        marker=MARKERS[style % len(MARKERS)],
-        markersize=4.5 if len(tasks) <= _LEGIBLE else 2,
-        linestyle="-" if style < len(OKABE_ITO) else "--",
-        label=label,
-    )
+    look, size = _look(style), 4.5 if len(tasks) <= _LEGIBLE else 2
+    axes.plot(tasks, mean, label=label, markersize=size, **look)
     if len(curves) > 1:
         std = curves.std(0, ddof=1)
-        axes.fill_between(tasks, mean - std, mean + std, color=colour, alpha=0.18, linewidth=0)
+        axes.fill_between(
+            tasks, mean - std, mean + std, color=look["color"], alpha=0.18, linewidth=0
+        )
 
 
 def _dress(axes: "Axes", num_tasks: int) -> None:
@@ -197,9 +190,9 @@ def _title(result: Result, figure: "Figure") -> str:
 
 
 def _wrapped(title: str, figure: "Figure") -> str:
-    """In at most four lines: 11 letters an inch at the size of a title."""
-    width = int(11 * figure.get_figwidth())
-    return textwrap.fill(_cut(visible(title), 3 * width), width, break_on_hyphens=False)
+    """In at most four lines: 10 letters an inch at the size of a title."""
+    width = int(10 * figure.get_figwidth())
+    return textwrap.fill(_cut(_drawable(title), 3 * width), width, break_on_hyphens=False)
 
 
 def _cut(text: str, most: int) -> str:
@@ -213,7 +206,7 @@ def _short(names: Iterable[str]) -> list[str]:
     One that begins with "_" has a space before it: matplotlib leaves such names out.
     """
     shown: list[str] = []
-    for name in map(visible, names):
+    for name in map(_drawable, names):
         short = _cut(f" {name}" if name.startswith("_") else name, 60)
         copies = (f"{short} ({n})" for n in itertools.count(2))
         shown.append(
@@ -243,13 +236,26 @@ def _png(figure: "Figure") -> bytes:
 
 def _literal(text: "Text") -> None:
     """Has ``text`` drawn as it is: "$", "_", "^" and "\\" are no mathematics, whatever a user's
-    matplotlibrc says, and what the font cannot draw (emoji, Chinese) is shown by its code.
+    matplotlibrc says.
     """
-    from matplotlib.font_manager import findfont, get_font
-
     text.set_parse_math(False)
     text.set_usetex(False)
-    font = get_font(findfont(text.get_fontproperties()))
+
+
+def _drawable(name: str) -> str:
+    """``name`` on one line; what the font cannot draw (Chinese, say) is shown by its code."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    font = get_font(findfont(FontProperties()))
     escape = lambda c: c.encode("ascii", "backslashreplace").decode()  # noqa: E731
-    drawn = (c if c == "\n" or font.get_char_index(ord(c)) else escape(c) for c in text.get_text())
-    text.set_text("".join(drawn))
+    return "".join(c if font.get_char_index(ord(c)) else escape(c) for c in visible(name))
+
+
+def _look(style: int) -> dict[str, str]:
+    """Colour, marker and line of the method with this number; the first 196 differ."""
+    again = style // len(OKABE_ITO)
+    return {
+        "color": OKABE_ITO[style % len(OKABE_ITO)],
+        "marker": MARKERS[(style + again) % len(MARKERS)],
+        "linestyle": LINES[again % len(LINES)],
+    }

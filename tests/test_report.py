@@ -249,6 +249,13 @@ def test_every_method_has_a_colour_in_the_comparison():
         assert has_colour(image, colour)
 
 
+def test_no_two_methods_look_alike():
+    """Seven colours, but each method has a line of its own: a table of DEN has sixteen."""
+    looks = [tuple(sorted(figures._look(style).items())) for style in range(196)]
+    assert len(set(looks)) == 196
+    assert len({look[:1] for look in looks[:7]}) == 7
+
+
 def has_colour(image, code):
     rgb = np.array([int(code[k : k + 2], 16) for k in (1, 3, 5)]) / 255
     return (np.abs(image - rgb).max(-1) < 0.01).sum() > 50
