@@ -155,9 +155,9 @@ def kmeans(
         mine = (nearest(weights) == slots[:, None]) & seen
         size = mine.sum(-1, keepdims=True)
         mean = jnp.pad(mine / jnp.maximum(size, 1), ((0, 0), (0, capacity)))
-        return jnp.where(size > 0, mean, weights)
+        return jnp.where(size > 0, mean, weights).astype(weights.dtype)
 
-    weights = jax.nn.one_hot(start, num_points + capacity)
+    weights = jax.nn.one_hot(start, num_points + capacity, dtype=points.dtype)
     weights = jax.lax.fori_loop(0, _LLOYD_STEPS, lloyd, weights)
     centres = jnp.matmul(weights, every, precision=jax.lax.Precision.HIGHEST)
     return nearest(weights).astype(jnp.int32), centres

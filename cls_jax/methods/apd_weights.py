@@ -57,11 +57,13 @@ def born(key: Array, net: Net, x: Array, num_tasks: int) -> Variables:
 
     def drawn(key: Array, units: int) -> Array:
         std = units**-0.5 / _TRUNCATED_STD
-        return std * jax.random.truncated_normal(key, -2.0, 2.0, (num_tasks, units))
+        return std * jax.random.truncated_normal(key, -2.0, 2.0, (num_tasks, units), jnp.float32)
 
     keys = jax.random.split(key_masks, len(shared))
     masks = {n: drawn(k, shared[n].shape[-1]) for k, n in zip(keys, shared, strict=True)}
-    residues = {n: jnp.zeros((num_tasks, *kernel.shape)) for n, kernel in shared.items()}
+    residues = {
+        n: jnp.zeros((num_tasks, *kernel.shape), jnp.float32) for n, kernel in shared.items()
+    }
     return Variables(params=ApdParams(shared, residues, masks, own), stats=stats)
 
 

@@ -35,8 +35,8 @@ class Hopfield:
 
 def empty(sizes: dict[str, int]) -> Hopfield:
     """A Hopfield network without a pattern, for layers of these sizes."""
-    weights = {name: jnp.zeros((size, size)) for name, size in sizes.items()}
-    mean = {name: jnp.zeros(size) for name, size in sizes.items()}
+    weights = {name: jnp.zeros((size, size), jnp.float32) for name, size in sizes.items()}
+    mean = {name: jnp.zeros(size, jnp.float32) for name, size in sizes.items()}
     return Hopfield(weights=weights, mean=mean, stored=jnp.int32(0))
 
 
@@ -63,7 +63,9 @@ def storkey(weights: Array, z: Array) -> Array:
     Source: Storkey 1997; supsup card, oracle 9.
     """
     pull = jnp.outer(z, weights @ z)
-    return weights + (jnp.outer(z, z) - jnp.eye(z.size) - pull - pull.T) / z.size
+    return (
+        weights + (jnp.outer(z, z) - jnp.eye(z.size, dtype=weights.dtype) - pull - pull.T) / z.size
+    )
 
 
 def energy(weights: Array, s: Array) -> Array:
