@@ -294,7 +294,7 @@ NO_CHANGE = {"den": {"head_l1_weight": 0}}
 @every_method
 def test_hyper_is_data(name):
     """Another rate is another value: same program, another result."""
-    _, steps, _, states = built(name)
+    method, steps, _, states = built(name)
     learns = next(i for i, phase in enumerate(method.phases) if phase.name not in STILL)
     step, state = steps[learns], states[learns]
     rates = {"learning_rate": 0, **NO_CHANGE.get(name, {})}
