@@ -112,7 +112,7 @@ def test_a_step_is_pure(name, phase):
 
 @every_method
 def test_state_out_is_shaped_like_state_in(name):
-    method, _, states = built(name)
+    method, states = built(name).method, built(name).states
     state = states[-1]
     like = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
     key, task, data = jax.random.key(0), task_of(2), data_of(method, 2)
@@ -139,7 +139,7 @@ def test_metrics_are_finite_float_scalars_with_a_loss(name, phase):
 
 @every_method
 def test_one_trace_for_all_tasks(name):
-    method, _, states = built(name)
+    method, states = built(name).method, built(name).states
     state, told = states[-1], method.needs.told_task
 
     traces = []
@@ -308,7 +308,7 @@ NO_CHANGE = {"den": {"head_l1_weight": 0}}
 @every_method
 def test_hyper_is_data(name):
     """Another rate is another value: same program, another result."""
-    method, steps, states = built(name)
+    method, steps, _, states = built(name)
     learns = next(i for i, phase in enumerate(method.phases) if phase.name not in STILL)
     step, state = steps[learns], states[learns]
     rates = {"learning_rate": 0, **NO_CHANGE.get(name, {})}
