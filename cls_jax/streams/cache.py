@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from platformdirs import user_cache_path
 
+from cls_jax.files import read_json
 from cls_jax.streams.stream import Examples, Source
 from cls_jax.types import InputError
 
@@ -50,16 +52,15 @@ def file_digest(parts: Iterable[str], files: Iterable[tuple[str, os.stat_result]
 def cache_folder(data_dir: str | os.PathLike | None) -> Path:
     """Where caches lie: ``data_dir/.cls_jax``, or the user's own place where that is None.
 
-    That is ``$XDG_CACHE_HOME/cls_jax/data``, or ``~/.cache/cls_jax/data`` where the variable holds
-    no absolute path.
+    That is ``data`` in ``platformdirs.user_cache_path("cls_jax")``: on Linux
+    ``$XDG_CACHE_HOME/cls_jax``, or ``~/.cache/cls_jax`` where the variable holds no absolute path.
     """
     if data_dir is not None:
-        return Path(data_dir).expanduser() / ".cls_jax"
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    base = given if os.path.isabs(given) else os.path.expanduser("~/.cache")
-    if not os.path.isabs(base):
-        base = os.devnull  # no home at all: nothing can be kept
-    return Path(base) / "cls_jax" / "data"
+        return Path(os.path.expanduser(data_dir)) / ".cls_jax"
+    base = user_cache_path("cls_jax", appauthor=False)
+    if not base.is_absolute():
+        base = Path(os.devnull)  # no home at all: nothing can be kept
+    return base / "data"
 
 
 class Store:
@@ -227,7 +228,7 @@ def cached(path: Path, name: str, make: Callable[[Store], Source]) -> Source:
 def _read(path: Path) -> Source | None:
     """The source in a cache, its pixels mapped; None where there is none, or a damaged one."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, EOFError):
-        about = json.loads((path / "about.json").read_text())
+        about = read_json(path / "about.json")
         splits = []
         for split in _SPLITS:
             x = np.load(path / f"{split}_x.npy", mmap_mode="r")

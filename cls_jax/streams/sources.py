@@ -18,7 +18,11 @@ _DIGITS_SIZE = 32
 
 
 def load(
-    name: str, data_dir: str | os.PathLike | None = None, *, size: int | None = None
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    *,
+    size: int | None = None,
+    read_only: bool = False,
 ) -> Source:
     """A labelled data set by name.
 
@@ -45,6 +49,8 @@ def load(
         or ~/.cache/cls_jax/data. Caches may be deleted at any time.
       size: pixels; images are resized once to size x size (bilinear, antialiased). Default: as
         stored; 32 for ``digits`` and ``folder:``.
+      read_only: ``data_dir`` was named by somebody else: nothing is prepared or cached there, but
+        in the user's own cache folder.
 
     Returns:
       The source: train and test, x uint8[n, h, w, c] or float32[n, d], y int32[n]. Of a folder or
@@ -72,10 +78,10 @@ def load(
     if colon and kind in ("npz", "folder"):
         if not rest:
             raise InputError(f"name={name!r} lacks its path; write {kind}:PATH")
-        return (
-            local.load_npz(rest, size) if kind == "npz" else local.load_folder(rest, data_dir, size)
-        )
-    return prepared.load_tfds(name, data_dir, size)
+        if kind == "npz":
+            return local.load_npz(rest, size)
+        return local.load_folder(rest, None if read_only else data_dir, size)
+    return prepared.load_tfds(name, data_dir, size, read_only=read_only and data_dir is not None)
 
 
 def digits(size: int = _DIGITS_SIZE) -> Source:
