@@ -1,5 +1,6 @@
 """Observers of a run: a live line on the terminal, TensorBoard files, several at once."""
 
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,15 @@ def console(*, stream_line: bool = True, to: Console | None = None) -> Iterator[
         view.close()
 
 
+def check_tensorboard() -> None:
+    """Raises InputError where tensorboardX is not installed."""
+    if importlib.util.find_spec("tensorboardX") is None:
+        raise InputError(
+            "tensorboard needs tensorboardX, which is not installed; "
+            'pip install "tensorboardX>=2.6" or drop the flag'
+        )
+
+
 @contextmanager
 def tensorboard(workdir: str | Path | None) -> Iterator[Observer]:
     """An observer that writes TensorBoard files under ``workdir``/tensorboard; None writes nothing.
@@ -62,13 +72,9 @@ def tensorboard(workdir: str | Path | None) -> Iterator[Observer]:
     if workdir is None:
         yield fan_out()
         return
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise InputError(
-            "tensorboard needs tensorboardX, which is not installed; "
-            'pip install "tensorboardX>=2.6" or drop the flag'
-        ) from error
+    check_tensorboard()
+    from tensorboardX import SummaryWriter
+
     writer = SummaryWriter(str(Path(workdir) / "tensorboard"), flush_secs=10)
 
     names = SCENARIOS

@@ -1,6 +1,5 @@
 """How it is run: flags for seeds, devices and saving; one call that trains, keeps and reports."""
 
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -11,19 +10,22 @@ from typing import Any, Literal
 import jax
 
 from cls_jax.checkpoint import Checkpoints, interval
-from cls_jax.console import console, fan_out, tensorboard
+from cls_jax.console import check_tensorboard, console, fan_out, tensorboard
 from cls_jax.events import Result
 from cls_jax.experiment import Learner, make_learner, make_stream
+from cls_jax.files import safe_names
 from cls_jax.itinerary import Forget, Keeper
 from cls_jax.methods.base import no_advice
+from cls_jax.paths import check_place, check_saves, expanded, writing
 from cls_jax.plan import Plan, check_run
 from cls_jax.processes import cache_programs, is_first, join, no_one_waits
 from cls_jax.report import finish
 from cls_jax.runner import sweep
 from cls_jax.stopping import heeded
+from cls_jax.stored_recipe import write_recipe
 from cls_jax.streams.sources import describe
 from cls_jax.types import InputError, PyTree
-from cls_jax.workdir import claimed, software, write_json, writing
+from cls_jax.workdir import CHECKPOINTS, check_workdir_is_ours, claimed, software
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class RunConfig:
       sweep: a field of the method's Hyper and its values, e.g. hyper.learning_rate 0.03 0.1; each
         value gets all seeds, dense networks all of them in one program.
       profile: a folder for a JAX profiler trace of one chunk.
-      compile_cache: keep compiled programs in ~/.cache/cls_jax for the next start.
+      compile_cache: keep compiled programs for the next start, at most 2 GiB, in the user's cache
+        folder (on Linux ~/.cache/cls_jax).
       coordinator: HOST:PORT of process 0 when several processes make one run, or auto on a TPU pod
         slice or under SLURM.
       num_processes: how many processes; auto finds out.
@@ -78,16 +81,41 @@ class RunConfig:
     num_processes: int | None = None
     process_id: int | None = None
 
+    def __post_init__(self) -> None:
+        """A leading ``~`` becomes the user's home, whatever shell there was."""
+        for name in ("workdir", "profile"):
+            object.__setattr__(self, name, expanded(getattr(self, name)))
+
 
 def begin(config: RunConfig) -> None:
-    """What must come before JAX looks for devices; call it first.
+    """What must come before JAX looks for devices and before data are read; call it first.
 
     Raises:
-      InputError: for processes that cannot find each other.
+      InputError: for folders that cannot be written, or processes that cannot find each other.
     """
+    check_outputs(config)
     if config.compile_cache:
         cache_programs()
     join(config.coordinator, config.num_processes, config.process_id)
+
+
+def check_outputs(config: RunConfig) -> None:
+    """Whether all that is asked for can be written; writes nothing.
+
+    Raises:
+      InputError: for a folder that cannot be written or holds something else, or a package that is
+        not installed.
+    """
+    if config.workdir is not None:
+        check_workdir_is_ours(config.workdir)
+    elif config.tensorboard:
+        raise InputError("tensorboard needs a folder; give --workdir")
+    elif config.restart:
+        raise InputError("restart moves a workdir aside; give --workdir")
+    if config.profile is not None:
+        check_place(config.profile, "profile")
+    if config.tensorboard:
+        check_tensorboard()
 
 
 def run_one(name: str, config: Any) -> None:
@@ -158,10 +186,7 @@ def check_execution(
         for hyper in hypers.values():
             num_lanes = len(hypers) * len(config.seeds)
             check_run(learner.method, learner.stream, hyper, config.seeds, plan, num_lanes)
-    if config.tensorboard and config.workdir is None:
-        raise InputError("tensorboard needs a folder; give --workdir")
-    if config.restart and config.workdir is None:
-        raise InputError("restart moves a workdir aside; give --workdir")
+    check_outputs(config)
     if config.keep < 1:
         raise InputError(f"keep is {config.keep}; give at least 1")
     interval(config.save_every)
@@ -224,14 +249,19 @@ def _kept(
         "data": {source.name: describe(source)["fingerprint"] for source in sources},
         "software": software(),
     }
+    folders = [
+        Path(config.workdir) / CHECKPOINTS / name
+        for name in safe_names([learner.method.name for learner in learners])
+    ]
+    for folder in () if config.restart else folders:
+        check_saves(folder)
     claim = claimed(config.workdir, asdict(record), same, restart=config.restart)
-    with claim if is_first() else nullcontext(Path(config.workdir)) as workdir, heeded() as wish:
+    with claim if is_first() else nullcontext(), heeded() as wish:
         _meet("workdir")
         keepers = []
-        for learner, hypers in zip(learners, values, strict=True):
-            folder = workdir / "checkpoints" / re.sub(r"[^\w.=-]+", "_", learner.method.name)
+        for learner, hypers, folder in zip(learners, values, folders, strict=True):
             if is_first():
-                with writing(workdir):
+                with writing(config.workdir):
                     folder.mkdir(parents=True, exist_ok=True)
                     words = {
                         "name": learner.method.name,
@@ -239,7 +269,7 @@ def _kept(
                         "seeds": config.seeds,
                     }
                     hyper = {"hyper": asdict(learner.hyper)}
-                    write_json(folder / "recipe.json", {**learner.recipe, **hyper, **words})
+                    write_recipe(folder, {**learner.recipe, **hyper, **words})
             every, title = interval(config.save_every), learner.method.name
             keepers.append(Checkpoints(folder, title, every=every, last=config.keep, wish=wish))
         yield keepers

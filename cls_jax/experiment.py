@@ -105,7 +105,7 @@ def _absolute(path: str) -> str:
 
 def _absolute_data(data: str) -> str:
     """``data`` with the whole path of a file or folder in it."""
-    kind, colon, path = data.partition(":") if isinstance(data, str) else ("", "", "")
+    kind, _, path = data.partition(":") if isinstance(data, str) else ("", "", "")
     return f"{kind}:{_absolute(path)}" if kind in ("npz", "folder") and path else data
 
 

@@ -71,6 +71,33 @@ def check_place(folder: str | os.PathLike, flag: str = "workdir") -> Path:
     return folder
 
 
+def resolved(path: str | os.PathLike, flag: str) -> Path:
+    """Where the path given with ``--flag`` leads, all links followed.
+
+    Raises:
+      InputError: as ``user_path``, or its links lead in a circle.
+    """
+    try:
+        return user_path(path, flag).resolve()
+    except (OSError, RuntimeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{flag} {shown(path)} leads nowhere ({why}); give another path") from None
+
+
+def check_readable(folder: str | os.PathLike, flag: str = "workdir") -> Path:
+    """The folder given with ``--flag``, which is there and can be read.
+
+    Raises:
+      InputError: as ``user_path``; it is not there, no folder, or cannot be read.
+    """
+    folder = user_path(folder, flag)
+    if not os.path.isdir(folder):
+        raise InputError(f"{flag} {shown(folder)}: there is no such folder")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise InputError(f"{flag} {folder} cannot be read; ask its owner, or give another folder")
+    return folder
+
+
 def check_file(file: str | os.PathLike, flag: str) -> Path:
     """The file given with ``--flag``, in a folder that is there; nothing is written.
 
@@ -97,6 +124,15 @@ def check_no_links(folder: Path, *names: str, flag: str = "workdir") -> None:
                 f"{flag} {folder}: {name} in it is a link, and none is followed there; put the "
                 "whole folder where it leads, and a link to that"
             )
+
+
+def check_saves(folder: Path) -> None:
+    """Raises InputError if a method's folder of saves is a file, or a link is it or lies in it."""
+    check_no_links(folder.parent, folder.name)
+    if folder.exists():
+        if not folder.is_dir():
+            raise InputError(f"workdir: {folder} is a file; give another --workdir")
+        check_no_links(folder, *sorted(os.listdir(folder)))
 
 
 @contextlib.contextmanager

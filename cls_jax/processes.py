@@ -131,7 +131,9 @@ def _drop_torn(folder: Path) -> None:
         beside = program.with_name(program.name.removesuffix("-cache") + "-atime")
         try:
             written, told = program.stat(), beside.stat()
-            whole = written.st_size and told.st_size == 8 and written.st_mtime_ns <= told.st_mtime_ns
+            whole = (
+                written.st_size and told.st_size == 8 and written.st_mtime_ns <= told.st_mtime_ns
+            )
         except FileNotFoundError:
             whole = False
         if not whole:

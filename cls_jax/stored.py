@@ -5,7 +5,7 @@ comparison.json and accuracy_<method>_<view>_<scenario>_seed<k>.csv. The JSON, w
 is, comes last: where it stands everything stands.
 """
 
-import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +15,13 @@ import numpy as np
 
 from cls_jax.errors import InputError
 from cls_jax.events import Result
+from cls_jax.files import read_json, safe_names
 from cls_jax.metrics import scores, summarise
+from cls_jax.paths import check_readable, resolved
 from cls_jax.workdir import write_file, write_json
 
 RUN, COMPARISON = "results.json", "comparison.json"
+_LARGEST = 10**8  # accuracies of one method
 
 
 def write_run(workdir: Path, result: Result) -> None:
@@ -29,8 +32,8 @@ def write_run(workdir: Path, result: Result) -> None:
 
 def write_runs(workdir: Path, results: Sequence[Result]) -> None:
     """Writes the matrices and comparison.json of several runs into a folder that is there."""
-    for result in results:
-        _write_matrices(workdir, result, _prefix(result.method))
+    for result, prefix in zip(results, _prefixes(results), strict=True):
+        _write_matrices(workdir, result, prefix)
     write_json(workdir / COMPARISON, [_record(result) for result in results])
 
 
@@ -47,21 +50,19 @@ def read(workdir: str | Path) -> list[Result]:
     Raises:
       InputError: no such folder, nothing finished in it, or a file that is damaged or missing.
     """
-    workdir = Path(workdir)
-    if not workdir.is_dir():
-        raise InputError(f"workdir {workdir}: there is no such folder")
+    workdir = check_readable(workdir)
     path = next((workdir / name for name in (RUN, COMPARISON) if (workdir / name).exists()), None)
     if path is None and (workdir / "cells.json").exists():
         raise InputError(f"workdir {workdir} is a table of reproduce.py; see its comparison.md")
     if path is None:
         raise InputError(f"workdir {workdir} has no finished results; run its command to the end")
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
+        records = read_json(path)
         bare = [_bare(record) for record in ([records] if path.name == RUN else records)]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
         raise InputError(f"{path} is damaged; run the command of that workdir again") from None
-    for result in bare:
-        prefix = "accuracy" if path.name == RUN else _prefix(result.method)
+    prefixes = ["accuracy"] if path.name == RUN else _prefixes(bare)
+    for result, prefix in zip(bare, prefixes, strict=True):
         for name, place in _files(result, prefix):
             result.matrix[place] = _read_matrix(workdir / name, result.matrix.shape[-1])
     return bare
@@ -79,7 +80,7 @@ def gather(workdirs: Sequence[str | Path]) -> list[Result]:
     """
     if not workdirs:
         raise InputError("no workdir is given; name at least one, e.g. runs/first")
-    places = [Path(workdir).resolve() for workdir in workdirs]
+    places = [resolved(workdir, "workdir") for workdir in workdirs]
     for n, place in enumerate(places):
         if place in places[:n]:
             raise InputError(f"workdir {workdirs[n]} is given twice; name each once")
@@ -109,8 +110,8 @@ def number(value: float) -> str:
     return f"{value:.6f}" if np.isfinite(value) else ""
 
 
-def _prefix(method: str) -> str:
-    return f"accuracy_{method}".replace(" ", "_").replace("/", "_")
+def _prefixes(results: Sequence[Result]) -> list[str]:
+    return [f"accuracy_{name}" for name in safe_names([result.method for result in results])]
 
 
 def _files(result: Result, prefix: str) -> list[tuple[str, tuple[int, int, int]]]:
@@ -118,7 +119,7 @@ def _files(result: Result, prefix: str) -> list[tuple[str, tuple[int, int, int]]
     return [
         (f"{prefix}_{view}_{score_key(scenario)}_seed{seed}.csv", (lane, v, s))
         for lane, seed in enumerate(result.seeds)
-        for v, view in enumerate(result.views)
+        for v, view in enumerate(safe_names(result.views))
         for s, scenario in enumerate(result.scenarios)
     ]
 
@@ -187,19 +188,33 @@ def _record(result: Result) -> dict[str, Any]:
 
 
 def _bare(record: Mapping[str, Any]) -> Result:
-    """The Result of a record, its matrix not yet read."""
-    seeds, views = tuple(map(int, record["seeds"])), tuple(record["scores"])
-    shape = (len(seeds), len(views), 2, record["num_tasks"] + 1, record["num_tasks"])
-    if 0 in shape:
-        raise ValueError("nothing was measured")
+    """The Result of a record that may be a stranger's, its matrix not yet read."""
+    method, views, details = record["method"], tuple(record["scores"]), record["details"]
+    seeds, num_tasks = tuple(record["seeds"]), record["num_tasks"]
+    shape = (len(seeds), len(views), 2, num_tasks + 1, num_tasks)
+    whole = all(type(n) is int and 0 <= n < 2**32 for n in (*seeds, num_tasks))
+    one_line = all(isinstance(text, str) and text.isprintable() for text in (method, *views))
+    if not whole or not one_line or not method or not 0 < math.prod(shape) <= _LARGEST:
+        raise ValueError("nothing was measured, or not by us")
+    stream = details.get("stream", {})
+    if not isinstance(stream, str if isinstance(stream, str) else Mapping):
+        raise ValueError("no stream")
+    if isinstance(stream, Mapping) and stream.get("base_classes") is not None:
+        counts = np.array(details["test_examples"], float)
+        if counts.shape != (len(seeds), num_tasks) or not (counts > 0).all():
+            raise ValueError("no number of test examples")
+    name = stream if isinstance(stream, str) else stream.get("name", "")
+    if not isinstance(name, str) or not name.isprintable():
+        raise ValueError("no name of a stream")
     seconds, rate = (
         float("nan" if record[name] is None else record[name])
         for name in ("seconds", "steps_per_second")
     )
-    details = dict(record["details"])
-    matrix = np.full(shape, np.nan)
     capacity = {name: np.array(v, float) for name, v in record.get("capacity", {}).items()}
-    return Result(str(record["method"]), seeds, views, matrix, (), seconds, rate, details, capacity)
+    if any(rows.shape != (len(seeds), num_tasks) for rows in capacity.values()):
+        raise ValueError("no capacity after each task")
+    matrix = np.full(shape, np.nan)
+    return Result(method, seeds, views, matrix, (), seconds, rate, dict(details), capacity)
 
 
 def _check_alike(found: Sequence[tuple[str, Result]]) -> None:

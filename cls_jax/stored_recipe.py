@@ -15,7 +15,7 @@ from cls_jax.errors import InputError
 from cls_jax.files import read_json, write_json
 
 RECIPE = "recipe.json"
-VERSION = 2
+VERSION = 1
 _LARGEST = 2**31 - 1  # of any whole number, int32's
 _EXAMPLE = 2**28  # numbers in one example
 _WORDS = (
@@ -85,8 +85,8 @@ def read_recipe(path: Path, kinds: Kinds) -> Recipe:
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
         told = str(error) if isinstance(error, _Misfit) else "no JSON of cls_jax"
         raise InputError(
-            f"{path} is no recipe that this cls_jax can use ({told}); take the checkpoints out of "
-            "a workdir that you trust, or run its command again"
+            f"{path} is no recipe that this cls_jax can use ({told}); run the command of that "
+            "workdir again in another --workdir, or read it with the cls_jax that wrote it"
         ) from None
 
 

@@ -1,10 +1,9 @@
 """A run read back from its workdir, ready to predict; the data set is not needed."""
 
-import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +19,13 @@ from cls_jax.journey import schedules_of
 from cls_jax.methods import METHODS
 from cls_jax.methods.base import Method
 from cls_jax.nets.choose import NetConfig
+from cls_jax.paths import check_readable
 from cls_jax.placement import Placement
 from cls_jax.program import Run, birth
+from cls_jax.stored_recipe import RECIPE, Kinds, Recipe, read_recipe
 from cls_jax.streams.stream import Stream
 from cls_jax.types import InputError, PyTree, Task
+from cls_jax.workdir import CHECKPOINTS
 
 
 class Trained(NamedTuple):
@@ -82,6 +84,10 @@ class Trained(NamedTuple):
         return np.concatenate(logits) if logits else np.zeros((0, self.num_classes), np.float32)
 
 
+_KINDS = Kinds(
+    {name: (row.config, row.hyper) for name, row in METHODS.items()}, NetConfig, StreamConfig
+)
+_LARGEST_STATE = 2**38  # bytes: no device holds more
 _answer = jax.jit(lambda predict, *given: predict(*given), static_argnums=0)
 
 
@@ -115,7 +121,7 @@ def load_all(workdir: str | Path) -> list[Trained]:
     Raises:
       InputError: there is none.
     """
-    recipes = sorted(Path(workdir).glob("checkpoints/*/recipe.json"))
+    recipes = sorted(check_readable(workdir).glob(f"{CHECKPOINTS}/*/{RECIPE}"))
     found = [one for path in recipes for one in _read(path)]
     if not found:
         raise InputError(
@@ -174,22 +180,11 @@ def results(found: Sequence[Trained], stream: Stream) -> list[Result]:
 
 
 def _read(path: Path) -> Iterator[Trained]:
-    recipe = json.loads(path.read_text(encoding="utf-8"))
-    row, shape = METHODS[recipe["row"]], tuple(recipe["shape"])
-    stream = StreamConfig(**_tuples(recipe["stream"]))
-    sizes = recipe["num_classes"], recipe["num_tasks"]
-    config, net = row.config(**_tuples(recipe["method"])), NetConfig(**_tuples(recipe["net"]))
-    method = fit_method(recipe["row"], config, stream, net, shape, sizes)
-    hyper = jax.tree.map(jnp.float32, row.hyper(**recipe["hyper"]))
-    newborn = partial(birth, method, shape, recipe["dtype"], (stream.batch_size, sizes[1]))
-    where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        jax.eval_shape(newborn, hyper, np.uint32(0)),
-    )
-    labels, seeds = recipe["sweep"], recipe["seeds"]
+    recipe = read_recipe(path, _KINDS)
+    method, stream, like = _rebuilt(path, recipe)
+    labels, seeds = recipe.sweep, recipe.seeds
     names = {
-        lane_name(seed, value, len(labels)): (f"{recipe['name']} {label}".strip(), seed)
+        lane_name(seed, value, len(labels)): (f"{recipe.name} {label}".strip(), seed)
         for value, label in enumerate(labels)
         for seed in seeds
     }
@@ -197,9 +192,27 @@ def _read(path: Path) -> Iterator[Trained]:
     for lane, (name, seed) in names.items():
         if lane in kept:
             place, run = kept[lane]
-            yield Trained(name, seed, method, run, place, stream, shape, sizes[0])
+            yield Trained(name, seed, method, run, place, stream, recipe.shape, recipe.num_classes)
 
 
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    """JSON's lists as the tuples that they were."""
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+def _rebuilt(path: Path, recipe: Recipe) -> tuple[Method, StreamConfig, PyTree]:
+    """The method, the flags of its stream, and one lane's Run as shapes; nothing is computed."""
+    row, shape = METHODS[recipe.row], recipe.shape
+    sizes = recipe.num_classes, recipe.num_tasks
+    where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    try:
+        stream, net = StreamConfig(**recipe.stream), NetConfig(**recipe.net)
+        method = fit_method(recipe.row, row.config(**recipe.method), stream, net, shape, sizes)
+        hyper = jax.tree.map(jnp.float32, row.hyper(**recipe.hyper))
+        newborn = partial(birth, method, shape, recipe.dtype, (stream.batch_size, sizes[1]))
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+            jax.eval_shape(newborn, hyper, np.uint32(0)),
+        )
+    except (ValueError, TypeError, ArithmeticError, LookupError, MemoryError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise InputError(f"{path} fits no method that can be built: {why}") from error
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
+    if size > _LARGEST_STATE:
+        raise InputError(f"{path} asks for a state of {size / 2**30:,.0f} GiB; is it damaged?")
+    return method, stream, like

@@ -51,13 +51,7 @@ def check_workdir(
     Raises:
       InputError: it is a file, cannot be written, or holds another experiment or anything else.
     """
-    workdir = check_place(workdir)
-    check_no_links(workdir, LOCK, CONFIG, *_FOLDERS)
-    record = read_record(workdir)
-    for name in _FOLDERS:
-        if (workdir / name).exists() and not (workdir / name).is_dir():
-            told = f"workdir {workdir}: {name} in it is a file; give another --workdir"
-            raise InputError(told)
+    record = check_workdir_is_ours(workdir)
     if record is None:
         return False
     kept = record["config"]
@@ -76,6 +70,22 @@ def check_workdir(
             "give another --workdir, or --restart to move that one aside"
         )
     return True
+
+
+def check_workdir_is_ours(workdir: str | Path) -> dict[str, Any] | None:
+    """The record in a workdir, None where there is nothing yet; writes nothing.
+
+    Raises:
+      InputError: it is a file, cannot be written, or holds something else than an experiment.
+    """
+    workdir = check_place(workdir)
+    check_no_links(workdir, LOCK, CONFIG, *_FOLDERS)
+    record = read_record(workdir)
+    for name in _FOLDERS:
+        if (workdir / name).exists() and not (workdir / name).is_dir():
+            told = f"workdir {workdir}: {name} in it is a file; give another --workdir"
+            raise InputError(told)
+    return record
 
 
 def prepare_workdir(

@@ -19,7 +19,6 @@ import os
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
@@ -33,10 +32,11 @@ from cls_jax.experiment import StreamConfig, make_method
 from cls_jax.methods import METHODS
 from cls_jax.methods.base import Method
 from cls_jax.nets.choose import NetConfig
+from cls_jax.paths import check_file
 from cls_jax.runner import Plan, check_run, run
 from cls_jax.streams.stream import Stream
 from cls_jax.types import InputError, PyTree
-from cls_jax.workdir import provenance, write_json
+from cls_jax.workdir import provenance, write_json, writing
 
 TWINS = {
     ("sgd", "resnet18"): ("resnet_step", ("width", "batch_size")),
@@ -105,8 +105,8 @@ def build(config: Config) -> tuple[Method, PyTree, Stream, Plan]:
         check_range(name, getattr(config, name), 1)
     if config.method not in METHODS:
         raise InputError(f"method is {config.method!r}; use one of {', '.join(METHODS)}")
-    if config.json is not None and not Path(config.json).absolute().parent.is_dir():
-        raise InputError(f"json is {config.json!r}, in a folder that is not there; make it first")
+    if config.json is not None:
+        check_file(config.json, "json")
     if _wants_torch(config):
         _check_twin(config)
     row = METHODS[config.method]
@@ -270,8 +270,10 @@ def main(config: Config) -> None:
     numbers = measure(config)
     print("\n".join(lines(config, numbers)))
     if config.json is not None:
-        write_json(Path(config.json), {**asdict(config), **numbers, **provenance()})
-        print(f"numbers in {config.json}")
+        file = check_file(config.json, "json")
+        with writing(file, "json"):
+            write_json(file, {**asdict(config), **numbers, **provenance()})
+        print(f"numbers in {file}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ E.g. runs/first, or runs/first --data npz:other.npz for other examples of the sa
 method, seed and network is scored on every task; nothing but the figures is changed.
 """
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -26,17 +27,29 @@ class Config:
 
 def main(config: Config) -> None:
     """Loads every saved run, scores it, prints a table, redraws the figures."""
+    from cls_jax.errors import InputError
     from cls_jax.evaluate import view_names
     from cls_jax.events import scenario_names
     from cls_jax.experiment import make_stream
+    from cls_jax.files import safe_names
+    from cls_jax.paths import check_place, writing
     from cls_jax.report import redraw
     from cls_jax.sheet import Sheet, rich_table, show
     from cls_jax.trained import load_all, results, score
 
-    found = load_all(config.workdir)
+    workdir = check_place(config.workdir) if config.figures else Path(config.workdir)
+    found = load_all(workdir)
     changes = {"data": config.data, "data_dir": config.data_dir}
     changes = {name: value for name, value in changes.items() if value is not None}
-    stream = make_stream(replace(found[0].stream, **changes))
+    asked = replace(found[0].stream, **changes)
+    if config.data is None:  # they may be a stranger's words
+        where = f" in {asked.data_dir}" if asked.data_dir is not None else ""
+        print(f"data {asked.data}{where}, as {workdir} says", file=sys.stderr)
+    try:
+        stream = make_stream(asked, read_only=config.data_dir is None)
+    except InputError as error:
+        told = "; --data and --data-dir say where the data are now" * (not changes)
+        raise InputError(f"{error}{told}") from error
     rows = []
     for one in found:
         accuracy = 100 * score(one, stream)
@@ -51,9 +64,10 @@ def main(config: Config) -> None:
     show(rich_table(Sheet(f"{config.workdir} on {stream.name}", header, tuple(rows), note)))
     if config.figures:
         made = results(found, stream)
-        for result in made:
-            prefix = f"{result.method}_".replace(" ", "_") if len(made) > 1 else ""
-            print("redrawn:", *redraw(Path(config.workdir), result, prefix))
+        names = safe_names([result.method for result in made])
+        for result, name in zip(made, names, strict=True):
+            with writing(workdir):
+                print("redrawn:", *redraw(workdir, result, f"{name}_" * (len(made) > 1)))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "mesh": {"types"},
     "nets": {"types", "mesh", "nets"},
     "methods": TREES | {"nets", "methods"},
-    "streams": {"types", "checks", "streams"},
+    "streams": {"types", "checks", "files", "streams"},
     "events": {"types", "metrics"},
     "placement": {"types", "mesh", "streams"},
     "rows": {"types", "methods", "streams"},
@@ -60,26 +60,32 @@ MAY_IMPORT = {
     "stopping": set(),
     "checkpoint": {"types", "itinerary", "processes", "stopping"},
     "trained": {"types", "methods", "nets", "streams", "placement", "feed", "evaluate", "events"}
-    | {"program", "itinerary", "journey", "checkpoint", "experiment"},
-    "workdir": {"errors", "", "__init__"},
+    | {"program", "itinerary", "journey", "checkpoint", "experiment", "paths", "stored_recipe"}
+    | {"workdir"},
+    "files": set(),
+    "paths": {"errors"},
+    "lock": {"errors", "paths"},
+    "stored_recipe": {"errors", "files"},
+    "workdir": {"errors", "", "__init__", "files", "lock", "paths"},
     "console": {"errors", "events"},
     "figures": {"types", "metrics", "events", "columns"},
     "sheet": {"metrics", "workdir"},
-    "stored": {"errors", "metrics", "events", "workdir"},
+    "stored": {"errors", "metrics", "events", "files", "paths", "workdir"},
     "columns": {"metrics", "events"},
     "report": {"errors", "metrics", "events", "console", "figures", "workdir", "sheet", "stored"}
-    | {"cli", "columns"},
+    | {"cli", "columns", "paths"},
     "orders": {"errors", "metrics", "events", "figures", "workdir", "sheet", "stored", "__init__"}
-    | {""},
+    | {"", "files"},
     "cli": {"errors", "runner", "processes", "stopping", "workdir"},
-    "experiment": TREES | {"nets", "methods", "streams"},
+    "experiment": TREES | {"nets", "methods", "paths", "streams"},
     "execution": {"types", "methods", "streams", "events", "plan", "itinerary", "runner", "console"}
-    | {"processes", "stopping", "checkpoint", "experiment", "workdir", "report"},
+    | {"processes", "stopping", "checkpoint", "experiment", "workdir", "report"}
+    | {"files", "paths", "stored_recipe"},
     "identification": {"types", "augment", "events", "experiment", "journey", "methods", "nets"}
     | {"processes", "sheet", "streams", "workdir"},
     "best_args": set(),
     "presets": {"types", "best_args", "experiment", "methods", "nets"},
-    "reproduction": {"events", "metrics", "sheet", "workdir"},
+    "reproduction": {"events", "files", "metrics", "sheet", "workdir"},
     "__init__": {"trained"},
 }
 """Room -> the rooms it may import. A new file at the top of cls_jax needs a row here."""
@@ -92,6 +98,8 @@ ONLY_IN = {
     "matplotlib": {"figures"},
     "rich": {"console", "sheet", "report", "streams.cache"},
     "tyro": {"cli"},
+    "filelock": {"lock", "processes"},
+    "platformdirs": {"processes", "streams.cache"},
     "tensorboardX": {"console"},
     "sklearn": {"streams.sources"},
     "PIL": {"streams.local", "streams.classics", "streams.prepared"},
