@@ -172,6 +172,8 @@ def claimed(
     workdir = check_place(workdir)
     if restart and read_record(workdir) is not None:
         here = workdir.absolute()
+        if Path.cwd().resolve().is_relative_to(workdir.resolve()):
+            raise InputError(f"workdir {workdir} cannot be moved aside from inside it; leave it")
         names = (here.with_name(f"{here.name}.{n}") for n in itertools.count(1))
         aside = next(path for path in names if not os.path.lexists(path))
         with locked(workdir), writing(workdir):
