@@ -9,6 +9,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from cls_jax.errors import InputError
 
 _OURS = ("x" * 200, *["x" * 100] * 6)  # no path below a workdir is longer than this
@@ -44,6 +46,15 @@ def user_path(text: str | os.PathLike, flag: str) -> Path:
 def expanded(text: str | None) -> str | None:
     """``text`` with a leading ``~`` replaced; all else, None too, as it is."""
     return text if text is None else os.path.expanduser(text)
+
+
+def cache_home() -> Path | None:
+    """The user's folder for caches of ours, as platformdirs knows it; None without a home."""
+    try:
+        folder = user_cache_path("cls_jax", appauthor=False)
+    except RuntimeError:
+        return None
+    return folder if folder.is_absolute() else None
 
 
 def check_place(folder: str | os.PathLike, flag: str = "workdir") -> Path:

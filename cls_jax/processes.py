@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 import numpy as np
 from filelock import FileLock
-from platformdirs import user_cache_path
 
+from cls_jax.paths import cache_home
 from cls_jax.types import InputError
 
 _CACHE_BYTES = 2 * 2**30
@@ -105,7 +105,7 @@ def cache_programs() -> None:
     """
     if jax.config.jax_compilation_cache_dir is not None:
         return
-    folder = user_cache_path("cls_jax", appauthor=False) / "xla"
+    folder = (cache_home() or Path(os.devnull)) / "xla"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lockfile", timeout=10):  # as JAX calls it

@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "mesh": {"types"},
     "nets": {"types", "mesh", "nets"},
     "methods": TREES | {"nets", "methods"},
-    "streams": {"types", "checks", "files", "streams"},
+    "streams": {"types", "checks", "files", "paths", "streams"},
     "events": {"types", "metrics"},
     "placement": {"types", "mesh", "streams"},
     "rows": {"types", "methods", "streams"},
@@ -56,7 +56,7 @@ MAY_IMPORT = {
     | {"plan", "evaluate", "program", "itinerary"},
     "runner": {"types", "methods", "streams", "events", "evaluate", "rows", "plan"}
     | {"itinerary", "journey"},
-    "processes": {"types"},
+    "processes": {"paths", "types"},
     "stopping": set(),
     "checkpoint": {"types", "itinerary", "processes", "stopping"},
     "trained": {"types", "methods", "nets", "streams", "placement", "feed", "evaluate", "events"}
@@ -99,7 +99,7 @@ ONLY_IN = {
     "rich": {"console", "sheet", "report", "streams.cache"},
     "tyro": {"cli"},
     "filelock": {"lock", "processes"},
-    "platformdirs": {"processes", "streams.cache"},
+    "platformdirs": {"paths"},
     "tensorboardX": {"console"},
     "sklearn": {"streams.sources"},
     "PIL": {"streams.local", "streams.classics", "streams.prepared"},

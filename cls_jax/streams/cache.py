@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from platformdirs import user_cache_path
 
 from cls_jax.files import read_json
+from cls_jax.paths import cache_home
 from cls_jax.streams.stream import Examples, Source
 from cls_jax.types import InputError
 
@@ -57,10 +57,7 @@ def cache_folder(data_dir: str | os.PathLike | None) -> Path:
     """
     if data_dir is not None:
         return Path(os.path.expanduser(data_dir)) / ".cls_jax"
-    base = user_cache_path("cls_jax", appauthor=False)
-    if not base.is_absolute():
-        base = Path(os.devnull)  # no home at all: nothing can be kept
-    return base / "data"
+    return (cache_home() or Path(os.devnull)) / "data"  # no home at all: nothing can be kept
 
 
 class Store:
