@@ -12,7 +12,7 @@ import pytest
 
 from cls_jax import report
 from cls_jax.sheet import markdown
-from cls_jax.stored import gather, read
+from cls_jax.stored import gather, read, write_runs
 from cls_jax.types import InputError
 from tests.test_report import comparison, make_result, pixels, text_of
 

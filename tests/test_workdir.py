@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from cls_jax import workdir as wd
+from cls_jax.execution import RunConfig, begin
+from cls_jax.experiment import StreamConfig
 from cls_jax.lock import locked
 from cls_jax.types import InputError
 from cls_jax.workdir import (
@@ -227,7 +229,9 @@ def test_the_folder_where_one_is_is_not_moved_away(tmp_path, monkeypatch):
     with claimed(".", CONFIG, {}):
         pass
     with (
-        pytest.raises(InputError, match=r"workdir \. cannot be moved aside from inside it; leave it"),
+        pytest.raises(
+            InputError, match=r"workdir \. cannot be moved aside from inside it; leave it"
+        ),
         claimed(".", CONFIG, {}, restart=True),
     ):
         pass
@@ -351,3 +355,41 @@ def test_command_can_be_pasted(monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", kernel)
     monkeypatch.setattr(sys, "argv", ["x.py", "--workdir", "my runs"])  # as %run sets it
     assert wd.command() == "python x.py --workdir 'my runs'"
+
+
+OUTPUTS = {
+    "empty": ({"workdir": ""}, 'workdir is ""; give a path, or leave --workdir out'),
+    "no home": ({"workdir": "~nobody-here/x"}, "nobody's home is ~nobody-here"),
+    "strange": ({"workdir": "strange"}, "has no config.json of cls_jax but holds 'mine'"),
+    "profile": ({"workdir": "w", "profile": "strange/mine"}, "profile strange/mine: .* is a file"),
+    "writer": ({"workdir": "w", "tensorboard": True}, "tensorboard needs tensorboardX"),
+    "no folder": ({"tensorboard": True}, "tensorboard needs a folder; give --workdir"),
+    "saves": ({"workdir": "w", "restart": True, "profile": ""}, 'profile is ""'),
+}
+
+
+@pytest.mark.parametrize("case", OUTPUTS)
+def test_what_cannot_be_written_is_refused_before_anything_is(case, tmp_path, monkeypatch):
+    """By ``begin``, which every script calls before it opens its data."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "mine").touch()
+    flags, told = OUTPUTS[case]
+    with pytest.raises(InputError, match=told):
+        begin(RunConfig(**flags))
+    assert everything(tmp_path) == {"strange": None, "strange/mine": b""}
+
+
+def test_paths_are_whole_wherever_they_were_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    run = RunConfig(workdir="~/w", profile="~/p")
+    assert (run.workdir, run.profile) == (f"{tmp_path}/w", f"{tmp_path}/p")
+    for data, whole in (
+        ("folder:pets", f"folder:{tmp_path}/pets"),
+        ("npz:~/a.npz", f"npz:{tmp_path}/a.npz"),
+        ("cifar10", "cifar10"),
+    ):
+        config = StreamConfig(data, data_dir="data")
+        assert (config.data, config.data_dir) == (whole, f"{tmp_path}/data")
