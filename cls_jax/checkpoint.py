@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cls_jax.itinerary import Kept, Meter, Place
+from cls_jax.paths import check_no_links
 from cls_jax.processes import SaveFailed, agree, is_first
 from cls_jax.saves import GROUP, fingerprint, line, literal, read, read_lanes, words_on
 from cls_jax.stopping import Stopped, Wish
@@ -226,7 +227,9 @@ def check_saves(folder: Path) -> None:
     """
     for path in (folder.parent, folder):
         _check_folder(path)
+    check_no_links(folder.parent, folder.name)
     if folder.exists():
+        check_no_links(folder, *sorted(os.listdir(folder)))
         for path in folder.iterdir():
             if GROUP.fullmatch(path.name):
                 _check_folder(path)

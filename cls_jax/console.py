@@ -1,6 +1,5 @@
 """Observers of a run: a live line on the terminal, TensorBoard files, several at once."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.text import Text
 
 from cls_jax.errors import InputError
 from cls_jax.events import SCENARIOS, Evaluated, Observer, Progress, Started
+from cls_jax.files import safe_name
 from cls_jax.sheet import visible
 
 MAX_METRICS = 3
@@ -93,7 +93,7 @@ def tensorboard(
     started: Started | None = None
 
     with ExitStack() as stack:
-        folders = [place.joinpath(*map(_file_name, filter(None, (method, one)))) for one in labels]
+        folders = [place.joinpath(*map(safe_name, filter(None, (method, one)))) for one in labels]
         writers = [stack.enter_context(kind(str(folder), flush_secs=10)) for folder in folders]
 
         def observe(event: Started | Progress | Evaluated) -> None:
@@ -107,10 +107,6 @@ def tensorboard(
                     writers[value].add_scalar(f"seed{seed}/{tag}", number, step)
 
         yield observe
-
-
-def _file_name(text: str) -> str:
-    return re.sub(r"[^\w.=-]+", "_", text)
 
 
 def _scalars(

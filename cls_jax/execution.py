@@ -1,94 +1,44 @@
-"""How it is run: flags for seeds, devices and saving; one call that trains, keeps and reports."""
+"""One call that trains, keeps and reports what a command asked for."""
 
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
 from cls_jax.checkpoint import Checkpoints, check_saves, interval
-from cls_jax.cli import Repeated
-from cls_jax.console import console, fan_out, tensorboard, writer_class
+from cls_jax.console import console, fan_out, tensorboard
 from cls_jax.events import Result
 from cls_jax.experiment import Learner, make_learner, make_stream
+from cls_jax.files import safe_names
 from cls_jax.grid import grid
 from cls_jax.itinerary import Forget, Keeper
 from cls_jax.methods.base import no_advice
+from cls_jax.paths import writing
 from cls_jax.plan import Plan, check_run
 from cls_jax.processes import cache_programs, is_first, join, no_one_waits
 from cls_jax.report import finish
+from cls_jax.run_config import RunConfig as RunConfig
+from cls_jax.run_config import check_outputs
 from cls_jax.runner import sweep
 from cls_jax.sizes import check_held
 from cls_jax.stopping import heeded
+from cls_jax.stored_recipe import RECIPE, write_recipe
 from cls_jax.streams.sources import describe
 from cls_jax.types import InputError, PyTree
-from cls_jax.workdir import CONFIG, check_place, claimed, software, write_json, writing
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """How it is run and where the results go.
-
-    Attributes:
-      seeds: one run each; a seed fixes class order, initial weights and every draw.
-      workdir: folder of the results and of saved runs; the same command in the same folder goes on
-        where it was. Nothing is written if not given.
-      save_every: how often a run is saved: 60s, 5m, 1h, 200steps or never.
-      keep: how many of the last saves stay.
-      restart: begin anew; the experiment that is in the workdir is moved aside, never deleted.
-      chunk: steps between two looks of the progress bar; chosen by the mode if not given.
-      mode: compiled loop over steps (scan), Python loop over compiled steps (loop), or what is
-        fast on this device.
-      over_seeds: seeds one after another, in one program (vmap), one a device (devices), or what
-        is fast.
-      devices: over how many devices each batch is split, or how many seeds run at a time with
-        --over-seeds devices; one, or all of them for seeds and for several processes.
-      data_on: examples lie on the device, or are gathered on the host a chunk ahead; auto: on the
-        host from 4 GiB on.
-      score: test before training and after each task, or at the end alone; with hundreds of tasks
-        the tests would take longer than the training.
-      tensorboard: write TensorBoard files into the workdir.
-      sweep: a field of the method and its values, e.g. hyper.learning_rate 0.03 0.1; given again
-        with another field it makes a grid of all combinations. Each gets all seeds; numbers of the
-        Hyper share one program, those that are not hyper.* are compiled anew.
-      profile: a folder for a JAX profiler trace of one chunk.
-      compile_cache: keep compiled programs in ~/.cache/cls_jax for the next start.
-      coordinator: HOST:PORT of process 0 when several processes make one run, or auto on a TPU pod
-        slice or under SLURM.
-      num_processes: how many processes; auto finds out.
-      process_id: which of them this is, from 0; auto finds out.
-    """
-
-    seeds: tuple[int, ...] = (0,)
-    workdir: str | None = None
-    save_every: str = "60s"
-    keep: int = 2
-    restart: bool = False
-    chunk: int | None = None
-    mode: Literal["auto", "loop", "scan"] = "auto"
-    over_seeds: Literal["auto", "sequential", "vmap", "devices"] = "auto"
-    devices: int | None = None
-    data_on: Literal["auto", "device", "host"] = "auto"
-    score: Literal["each", "end"] = "each"
-    tensorboard: bool = False
-    sweep: Repeated[tuple[str, ...]] = ()
-    profile: str | None = None
-    compile_cache: bool = True
-    coordinator: str | None = None
-    num_processes: int | None = None
-    process_id: int | None = None
+from cls_jax.workdir import CHECKPOINTS, CONFIG, claimed, software
 
 
 def begin(config: RunConfig) -> None:
-    """What must come before JAX looks for devices; call it first.
+    """What must come before JAX looks for devices and before data are read; call it first.
 
     Raises:
-      InputError: for processes that cannot find each other.
+      InputError: for folders that cannot be written, or processes that cannot find each other.
     """
+    check_outputs(config)
     if config.compile_cache:
         cache_programs()
     join(config.coordinator, config.num_processes, config.process_id)
@@ -149,17 +99,7 @@ def check_execution(
                 f"over_seeds is {config.over_seeds!r}, but {learner.method.name} is one run; give "
                 "several --seeds, or leave it out"
             )
-    if config.keep < 1:
-        raise InputError(f"keep is {config.keep}; give at least 1")
-    interval(config.save_every)
-    if config.workdir is None:
-        _check_no_workdir(config)
-    if config.tensorboard:
-        writer_class()
-    if config.profile is not None:
-        if not config.profile:
-            raise InputError("profile is ''; give a folder, or leave it out")
-        check_place(Path(config.profile), "profile")
+    check_outputs(config)
     return plan, [learner for learner, _ in pairs], [hypers for _, hypers in pairs]
 
 
@@ -167,20 +107,6 @@ def _check_names(names: Sequence[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"{', '.join(twice)} is asked for more than once; name each method once")
-
-
-def _check_no_workdir(config: RunConfig) -> None:
-    """Raises InputError for a flag that does nothing where nothing is written."""
-    if config.tensorboard:
-        raise InputError("tensorboard needs a folder; give --workdir")
-    if config.restart:
-        raise InputError("restart moves a workdir aside; give --workdir")
-    for name in ("save_every", "keep"):
-        if getattr(config, name) != getattr(RunConfig, name):
-            raise InputError(
-                f"{name} is {getattr(config, name)}, but nothing is saved without a folder; give "
-                "--workdir"
-            )
 
 
 def execute(learners: Sequence[Learner], config: RunConfig, record: Any) -> list[Result]:
@@ -240,21 +166,20 @@ def _kept(
         "data": {source.name: describe(source)["fingerprint"] for source in sources},
         "software": software(),
     }
-    folders = _folders(learners)
-    saved = Path(config.workdir) / "checkpoints"
+    names = safe_names([learner.method.name for learner in learners])
+    folders = [Path(config.workdir) / CHECKPOINTS / name for name in names]
     begun = (Path(config.workdir) / CONFIG).exists()
-    moved, gone = begun and config.restart, begun and not saved.exists()
-    for name in folders if is_first() and not moved else ():
-        check_saves(saved / name)
+    moved, gone = begun and config.restart, begun and not folders[0].parent.exists()
+    for folder in folders if is_first() and not moved else ():
+        check_saves(folder)
     claim = claimed(config.workdir, asdict(record), same, restart=config.restart)
-    with claim if is_first() else nullcontext(Path(config.workdir)) as workdir, heeded() as wish:
+    with claim if is_first() else nullcontext(), heeded() as wish:
         _meet("workdir")
         keepers = []
-        for learner, hypers, name in zip(learners, values, folders, strict=True):
-            folder = workdir / "checkpoints" / name
-            again = not moved and (gone or (folder / "recipe.json").exists())
+        for learner, hypers, folder in zip(learners, values, folders, strict=True):
+            again = not moved and (gone or (folder / RECIPE).exists())
             if is_first():
-                with writing(workdir):
+                with writing(config.workdir):
                     folder.mkdir(parents=True, exist_ok=True)
                     words = {
                         "name": learner.method.name,
@@ -262,29 +187,11 @@ def _kept(
                         "seeds": config.seeds,
                     }
                     hyper = {"hyper": asdict(learner.hyper)}
-                    write_json(folder / "recipe.json", {**learner.recipe, **hyper, **words})
+                    write_recipe(folder, {**learner.recipe, **hyper, **words})
             every, title = interval(config.save_every), learner.method.name
             how = {"every": every, "last": config.keep, "wish": wish, "again": again}
             keepers.append(Checkpoints(folder, title, **how))
         yield keepers
-
-
-def _folders(learners: Sequence[Learner]) -> list[str]:
-    """The folder of each learner's saves in ``checkpoints``.
-
-    Raises:
-      InputError: for two learners it would be one.
-    """
-    of: dict[str, str] = {}
-    for name in (learner.method.name for learner in learners):
-        folder = re.sub(r"[^\w.=-]+", "_", name)
-        if folder in of:
-            raise InputError(
-                f"methods are called {of[folder]!r} and {name!r}, and both would be saved in "
-                f"checkpoints/{folder}; give each a label of its own"
-            )
-        of[folder] = name
-    return list(of)
 
 
 def _meet(where: str) -> None:

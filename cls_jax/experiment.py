@@ -3,18 +3,22 @@
 A script adds its method's Config and Hyper and its presets; see experiments/dualnet_cifar.py.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from cls_jax.augment import Kind, Normalisation, recipe
-from cls_jax.checks import check_bytes, check_schedule, plain
+from cls_jax.checks import plain
+from cls_jax.host_memory import check_bytes, check_schedule
 from cls_jax.methods import METHODS, Setting
 from cls_jax.methods.base import Method
 from cls_jax.nets.choose import NetConfig
+from cls_jax.paths import user_path
 from cls_jax.streams.blurry import blurry
 from cls_jax.streams.class_il import class_il
 from cls_jax.streams.domain_il import dihedral, permuted, rotated
@@ -93,9 +97,29 @@ class StreamConfig:
     view_padding: int = 4
     view_flip: bool = False
 
+    def __post_init__(self) -> None:
+        """Paths become absolute, so that they are right from every directory."""
+        object.__setattr__(self, "data", _absolute_data(self.data))
+        if self.data_dir:
+            object.__setattr__(self, "data_dir", _absolute(self.data_dir))
 
-def make_stream(config: StreamConfig) -> Stream:
+
+def _absolute(path: str) -> str:
+    return os.fspath(Path(os.path.expanduser(path)).absolute())
+
+
+def _absolute_data(data: str) -> str:
+    """``data`` with the whole path of a file or folder in it."""
+    kind, _, path = data.partition(":") if isinstance(data, str) else ("", "", "")
+    return f"{kind}:{_absolute(path)}" if kind in ("npz", "folder") and path else data
+
+
+def make_stream(config: StreamConfig, *, read_only: bool = False) -> Stream:
     """Loads the data and makes the scenario; every InputError comes before any compute.
+
+    Args:
+      config: what is seen when.
+      read_only: nothing is written into the folders that it names; see ``sources.load``.
 
     Raises:
       InputError: for an unknown scenario, a setting that the scenario does not have, or one that
@@ -128,7 +152,11 @@ def make_stream(config: StreamConfig) -> Stream:
             f"data_dir is {config.data_dir}, but data {config.data} does not lie there; leave "
             "--data-dir out"
         )
-    source = _loaded(config.data, config.data_dir, config.image_size, config.scrambled)
+    kind, _, path = config.data.partition(":")
+    for flag, given in (("data", path), ("data_dir", config.data_dir)):
+        if given is not None and (flag == "data_dir" or (kind in ("npz", "folder") and path)):
+            user_path(given, flag)
+    source = _loaded(config.data, config.data_dir, config.image_size, config.scrambled, read_only)
     _check_length(config, len(source.train.y))
     stream = make(source, batch_size=config.batch_size, epochs=config.epochs, **settings)
     return in_order(stream, order)
@@ -154,8 +182,10 @@ def _check_length(config: StreamConfig, examples: int) -> None:
 
 
 @lru_cache(maxsize=1)  # the cells of a table share one data set
-def _loaded(data: str, data_dir: str | None, size: int | None, planes: bool) -> Source:
-    source = load(data, data_dir, size=size)
+def _loaded(
+    data: str, data_dir: str | None, size: int | None, planes: bool, read_only: bool
+) -> Source:
+    source = load(data, data_dir, size=size, read_only=read_only)
     return scrambled(source) if planes else source
 
 

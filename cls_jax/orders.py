@@ -14,6 +14,7 @@ import numpy as np
 from cls_jax import figures
 from cls_jax.errors import InputError
 from cls_jax.events import Result
+from cls_jax.files import safe_names
 from cls_jax.metrics import (
     average_accuracy,
     by_given_task,
@@ -150,8 +151,8 @@ def write_orders(workdir: str | Path, sheet: Sheet, every: Sequence[Ordered]) ->
     """
     workdir = Path(workdir)
     write_json(workdir / "order_disparity.json", [_told(one) for one in every])
-    for one in every:
-        write_file(workdir / f"accuracy_{one.label.replace(' ', '_')}.csv", _matrices(one))
+    for one, name in zip(every, safe_names([one.label for one in every]), strict=True):
+        write_file(workdir / f"accuracy_{name}.csv", _matrices(one))
     told = {"stream": {"name": sheet.title}}
     merged = [
         one.results[0]._replace(method=one.label, capacity=capacity_of_orders(one), details=told)

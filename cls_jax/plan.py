@@ -5,8 +5,9 @@ from typing import Literal, NamedTuple
 
 import jax
 
-from cls_jax.checks import ROW_BYTES, check_bytes, check_hyper, check_seeds, shown, whole
+from cls_jax.checks import check_hyper, check_seeds, shown, whole
 from cls_jax.feed import CHUNK_BYTES, DEVICE_BYTES, num_bytes
+from cls_jax.host_memory import ROW_BYTES, check_bytes
 from cls_jax.methods.base import Method
 from cls_jax.streams.checked import checked
 from cls_jax.streams.stream import Stream

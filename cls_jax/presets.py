@@ -251,13 +251,8 @@ def settings(preset: Preset) -> dict[str, Any]:
     return told
 
 
-_PICTURES = {
-    "batch_size": 32,
-    "class_order": "label",
-    "drop_last": True,
-    "crop_padding": 4,
-    "flip": True,
-}
+_PICTURES = {"batch_size": 32, "class_order": "label", "drop_last": True}
+_PICTURES |= {"crop_padding": 4, "flip": True}
 
 
 def _domains(scenario: str) -> StreamConfig:

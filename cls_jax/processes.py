@@ -12,11 +12,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from filelock import FileLock
 
+from cls_jax.paths import cache_home
 from cls_jax.types import InputError
 
 WAIT_SECONDS = 60
 """So long a process waits for the others of its run."""
+_CACHE_BYTES = 2 * 2**30
 
 
 class SaveFailed(RuntimeError):
@@ -166,10 +169,44 @@ def no_one_waits() -> Iterator[None]:
 def cache_programs() -> None:
     """Keeps compiled programs in the user's cache directory, for later processes.
 
-    ``$XDG_CACHE_HOME/cls_jax/xla``, or ``~/.cache/cls_jax/xla``; a directory that JAX was already
-    told (``JAX_COMPILATION_CACHE_DIR``) is left alone. It may be deleted at any time.
+    That is ``xla`` in ``platformdirs.user_cache_path("cls_jax")``, on Linux ~/.cache/cls_jax/xla;
+    a directory that JAX was already told (``JAX_COMPILATION_CACHE_DIR``) is left alone. JAX takes
+    out what was not used for longest where it would grow beyond 2 GiB, or beyond
+    ``JAX_COMPILATION_CACHE_MAX_SIZE``. It may be deleted at any time.
     """
-    if jax.config.jax_compilation_cache_dir is None:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "cls_jax" / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    folder = (cache_home() or Path(os.devnull)) / "xla"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lockfile", timeout=10):  # as JAX calls it
+            _drop_torn(folder)
+    except (OSError, NotImplementedError) as error:
+        why = getattr(error, "strerror", None) or error
+        print(f"warning: compiled programs are not kept, {folder}: {why}", file=sys.stderr)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if jax.config.jax_compilation_cache_max_size == -1:
+        jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
+
+
+def _drop_torn(folder: Path) -> None:
+    """Removes the programs of a cache that are not as JAX left them; JAX would never replace them.
+
+    A program is written in place, and then a file beside it that says when. So the second is
+    missing where the process was killed or the disk was full meanwhile, and it is older where the
+    program was cut short afterwards.
+    """
+    for program in folder.glob("*-cache"):
+        beside = program.with_name(program.name.removesuffix("-cache") + "-atime")
+        try:
+            written, told = program.stat(), beside.stat()
+            whole = (
+                written.st_size and told.st_size == 8 and written.st_mtime_ns <= told.st_mtime_ns
+            )
+        except FileNotFoundError:
+            whole = False
+        if not whole:
+            program.unlink()
+            beside.unlink(missing_ok=True)

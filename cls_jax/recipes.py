@@ -1,15 +1,15 @@
 """The words from which a saved method is built again: recipe.json, beside its saves."""
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cls_jax import stored_recipe
 from cls_jax.experiment import StreamConfig, fit_method
 from cls_jax.itinerary import lane_name
 from cls_jax.methods import METHODS
@@ -17,6 +17,11 @@ from cls_jax.methods.base import Method
 from cls_jax.nets.choose import NetConfig
 from cls_jax.program import birth
 from cls_jax.types import InputError, PyTree
+
+_KINDS = stored_recipe.Kinds(
+    {name: (row.config, row.hyper) for name, row in METHODS.items()}, NetConfig, StreamConfig
+)
+_LARGEST_STATE = 2**38  # bytes: no device holds more
 
 
 class Recipe(NamedTuple):
@@ -42,49 +47,33 @@ class Recipe(NamedTuple):
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Everything that recipe.json says.
+    """Everything that recipe.json says; nothing is computed.
 
     Raises:
       InputError: it is not one that this version can follow.
     """
-    try:
-        recipe = json.loads(path.read_text(encoding="utf-8"))
-        if recipe["row"] in METHODS:
-            return _followed(recipe)
-    except Exception as error:  # a file of someone else's may hold anything
-        raise InputError(
-            f"{path} is not a recipe that this version of cls_jax can follow "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:120]}); read it with the "
-            "version that saved it"
-        ) from error
-    raise InputError(
-        f"{path}: method {recipe['row']!r} is unknown to this version of cls_jax; read it with the "
-        "version that saved it"
-    )
-
-
-def _followed(recipe: Mapping[str, Any]) -> Recipe:
-    row, shape = METHODS[recipe["row"]], tuple(recipe["shape"])
-    stream = StreamConfig(**_tuples(recipe["stream"]))
-    sizes = recipe["num_classes"], recipe["num_tasks"]
-    config, net = row.config(**_tuples(recipe["method"])), NetConfig(**_tuples(recipe["net"]))
-    method = fit_method(recipe["row"], config, stream, net, shape, sizes)
-    hyper = jax.tree.map(jnp.float32, row.hyper(**recipe["hyper"]))
-    newborn = partial(birth, method, shape, recipe["dtype"], (stream.batch_size, sizes[1]))
+    words = stored_recipe.read_recipe(path, _KINDS)
+    row, sizes = METHODS[words.row], (words.num_classes, words.num_tasks)
     where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        jax.eval_shape(newborn, hyper, np.uint32(0)),
-    )
-    labels = recipe["sweep"]
+    try:
+        stream, net = StreamConfig(**words.stream), NetConfig(**words.net)
+        config = row.config(**words.method)
+        method = fit_method(words.row, config, stream, net, words.shape, sizes)
+        hyper = jax.tree.map(jnp.float32, row.hyper(**words.hyper))
+        newborn = partial(birth, method, words.shape, words.dtype, (stream.batch_size, sizes[1]))
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+            jax.eval_shape(newborn, hyper, np.uint32(0)),
+        )
+    except (ValueError, TypeError, ArithmeticError, LookupError, MemoryError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise InputError(f"{path} fits no method that can be built: {why}") from error
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
+    if size > _LARGEST_STATE:
+        raise InputError(f"{path} asks for a state of {size / 2**30:,.0f} GiB; is it damaged?")
     lanes = {
-        lane_name(seed, value, len(labels)): (f"{recipe['name']} {label}".strip(), seed)
-        for value, label in enumerate(labels)
-        for seed in recipe["seeds"]
+        lane_name(seed, value, len(words.sweep)): (f"{words.name} {label}".strip(), seed)
+        for value, label in enumerate(words.sweep)
+        for seed in words.seeds
     }
-    return Recipe(lanes, method, like, stream, shape, sizes[0], recipe["dtype"])
-
-
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    """JSON's lists as the tuples that they were."""
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+    return Recipe(lanes, method, like, stream, words.shape, words.num_classes, words.dtype)

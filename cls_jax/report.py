@@ -4,6 +4,7 @@
 percent in tables and figures, fractions in files. Tasks are counted from 1 in everything printed.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,12 @@ from cls_jax.cli import positional, run_main
 from cls_jax.console import console, fan_out, tensorboard
 from cls_jax.errors import InputError
 from cls_jax.events import Result
+from cls_jax.paths import check_place, resolved
 from cls_jax.result_sheets import check_distinct, comparison_csv, comparison_sheet, result_sheet
 from cls_jax.sheet import page, rich_table, show, visible
-from cls_jax.stored import gather, write_run, write_runs
+from cls_jax.stored import COMPARISON, gather, write_run, write_runs
 from cls_jax.workdir import (
     CONFIG,
-    check_place,
     check_workdir,
     prepare_workdir,
     write_config,
@@ -163,24 +164,30 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _compare(config: Config) -> None:
+    out = None if config.out is None else check_place(config.out, "out")
     results = gather(config.workdirs)
     check_distinct(results)
-    if config.out is not None:
-        _check_out(Path(config.out), config.workdirs)
+    if out is not None:
+        _check_out(out, config.workdirs)
     show(tables(results[0]) if len(results) == 1 else comparison_table(results))
-    if config.out is not None:
-        with writing(config.out, "out"):
-            Path(config.out).mkdir(parents=True, exist_ok=True)
-            _write_side_by_side(Path(config.out), results)
-        print(visible(f"results in {config.out}"))
+    if out is not None:
+        with writing(out, "out"):
+            out.mkdir(parents=True, exist_ok=True)
+            _write_side_by_side(out, results)
+        print(visible(f"results in {out}"))
 
 
 def _check_out(out: Path, workdirs: Sequence[str]) -> None:
     """Raises InputError unless a comparison may be written there."""
-    own = out.resolve() in [Path(workdir).resolve() for workdir in workdirs]
+    own = resolved(out, "out") in [resolved(workdir, "workdir") for workdir in workdirs]
     if own or (out / CONFIG).exists():
         raise InputError(f"out {out} is the workdir of an experiment; give another --out")
-    check_place(out, "out")
+    there = sorted(os.listdir(out)) if out.exists() else []
+    if there and COMPARISON not in there:
+        raise InputError(
+            f"out {out} holds {there[0]!a} and no {COMPARISON}, so it is not ours to write over; "
+            "give another --out, new or empty"
+        )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cls_jax.events import Result
+from cls_jax.files import safe_names
 from cls_jax.metrics import Summary, scores, summarise
 from cls_jax.sheet import Sheet, page
 from cls_jax.workdir import write_file, write_json
@@ -119,9 +120,9 @@ def write_reproduction(workdir: str | Path, sheet: Sheet, cells: Sequence[Cell])
     """
     workdir = Path(workdir)
     write_json(workdir / "cells.json", [_told(cell) for cell in cells])
-    for cell in cells:
-        name = f"accuracy_{cell.label}_{cell.memory_size}".replace(" ", "_")
-        write_file(workdir / f"{name}.csv", _matrices(cell.result))
+    names = safe_names([f"{cell.label} {cell.memory_size}" for cell in cells])
+    for cell, name in zip(cells, names, strict=True):
+        write_file(workdir / f"accuracy_{name}.csv", _matrices(cell.result))
     write_file(workdir / "comparison.md", page(sheet))
     return workdir
 

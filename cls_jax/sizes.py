@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cls_jax.checks import check_bytes, check_schedule
+from cls_jax.host_memory import check_bytes, check_schedule
 from cls_jax.methods.base import Method
 from cls_jax.program import birth
 from cls_jax.streams.stream import Stream

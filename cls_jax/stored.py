@@ -5,7 +5,6 @@ comparison.json and accuracy_<method>_<view>_<scenario>_seed<k>.csv. The JSON, w
 is, comes last: where it stands everything stands.
 """
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -17,11 +16,14 @@ import numpy as np
 from cls_jax.columns import phased
 from cls_jax.errors import InputError
 from cls_jax.events import Result
+from cls_jax.files import read_json, safe_names
 from cls_jax.metrics import scores, summarise
+from cls_jax.paths import check_readable, resolved
 from cls_jax.record import Unlike, result_of
 from cls_jax.workdir import write_file, write_json
 
 RUN, COMPARISON = "results.json", "comparison.json"
+_LARGEST = 10**8  # accuracies of one method
 
 
 def write_run(workdir: Path, result: Result) -> None:
@@ -32,8 +34,8 @@ def write_run(workdir: Path, result: Result) -> None:
 
 def write_runs(workdir: Path, results: Sequence[Result]) -> None:
     """Writes the matrices and comparison.json of several runs into a folder that is there."""
-    for result in results:
-        _write_matrices(workdir, result, _prefix(result.method))
+    for result, prefix in zip(results, _prefixes(results), strict=True):
+        _write_matrices(workdir, result, prefix)
     write_json(workdir / COMPARISON, [_record(result) for result in results])
 
 
@@ -50,9 +52,7 @@ def read(workdir: str | Path) -> list[Result]:
     Raises:
       InputError: no such folder, nothing finished in it, or a file that is damaged or missing.
     """
-    workdir = Path(workdir)
-    if not os.path.isdir(workdir):
-        raise InputError(f"workdir {workdir}: there is no such folder")
+    workdir = check_readable(workdir)
     try:
         inside = set(os.listdir(workdir))
     except OSError as error:
@@ -63,7 +63,7 @@ def read(workdir: str | Path) -> list[Result]:
     if path is None:
         raise InputError(f"workdir {workdir} has no finished results; run its command to the end")
     try:
-        records = json.loads(_text(path))
+        records = read_json(path)
         if path.name == COMPARISON and not (isinstance(records, list) and records):
             raise ValueError("not a list of records")
         found = [result_of(record) for record in ([records] if path.name == RUN else records)]
@@ -74,9 +74,10 @@ def read(workdir: str | Path) -> list[Result]:
         raise InputError(
             f"{path} is damaged ({told}); run the command of that workdir again"
         ) from None
+    prefixes = ["accuracy"] if path.name == RUN else _prefixes([bare for bare, _ in found])
     return [
-        _whole(workdir, "accuracy" if path.name == RUN else _prefix(bare.method), bare, num_tasks)
-        for bare, num_tasks in found
+        _whole(workdir, prefix, bare, num_tasks)
+        for (bare, num_tasks), prefix in zip(found, prefixes, strict=True)
     ]
 
 
@@ -92,7 +93,7 @@ def gather(workdirs: Sequence[str | Path]) -> list[Result]:
     """
     if not workdirs:
         raise InputError("no workdir is given; name at least one, e.g. runs/first")
-    places = [Path(os.path.realpath(workdir)) for workdir in workdirs]
+    places = [resolved(workdir, "workdir") for workdir in workdirs]
     for n, place in enumerate(places):
         if place in places[:n]:
             raise InputError(f"workdir {workdirs[n]} is given twice; name each once")
@@ -122,8 +123,8 @@ def number(value: float) -> str:
     return f"{value:.6f}" if np.isfinite(value) else ""
 
 
-def _prefix(method: str) -> str:
-    return f"accuracy_{method}".replace(" ", "_").replace("/", "_")
+def _prefixes(results: Sequence[Result]) -> list[str]:
+    return [f"accuracy_{name}" for name in safe_names([result.method for result in results])]
 
 
 def _files(result: Result, prefix: str) -> list[tuple[str, tuple[int, int, int]]]:
@@ -131,7 +132,7 @@ def _files(result: Result, prefix: str) -> list[tuple[str, tuple[int, int, int]]
     return [
         (f"{prefix}_{view}_{score_key(scenario)}_seed{seed}.csv", (lane, v, s))
         for lane, seed in enumerate(result.seeds)
-        for v, view in enumerate(result.views)
+        for v, view in enumerate(safe_names(result.views))
         for s, scenario in enumerate(result.scenarios)
     ]
 

@@ -9,20 +9,17 @@ import jax
 import numpy as np
 
 from cls_jax.checks import as_trained_on
-from cls_jax.evaluate import EVAL_BATCH, content_places, hidden_task, make_evaluate, view_names
-from cls_jax.events import Result
+from cls_jax.evaluate import EVAL_BATCH, content_places, hidden_task
 from cls_jax.experiment import StreamConfig
-from cls_jax.feed import make_road
 from cls_jax.itinerary import Place
-from cls_jax.journey import schedules_of
 from cls_jax.methods.base import Method
-from cls_jax.placement import Placement
+from cls_jax.paths import check_readable
 from cls_jax.program import Run
 from cls_jax.recipes import read_recipe
-from cls_jax.runner import capacities, test_examples
 from cls_jax.saves import groups_in, read_lanes
-from cls_jax.streams.stream import Stream
+from cls_jax.stored_recipe import RECIPE
 from cls_jax.types import InputError, PyTree, Task
+from cls_jax.workdir import CHECKPOINTS
 
 
 class Trained(NamedTuple):
@@ -179,7 +176,7 @@ def read_all(workdir: str | Path) -> tuple[list[Trained], list[Left]]:
       InputError: there is none of the first.
     """
     found, left = [], []
-    for folder in _folders(Path(workdir) / "checkpoints"):
+    for folder in _folders(check_readable(workdir) / CHECKPOINTS):
         try:
             for one in _read(folder):
                 (found if isinstance(one, Trained) else left).append(one)
@@ -212,85 +209,12 @@ def _folders(checkpoints: Path) -> list[Path]:
         ) from None
 
 
-def score(trained: Trained, stream: Stream) -> np.ndarray:
-    """float32[views, 2, T] accuracy on every task of ``stream``, as ``Result.matrix`` has a row.
-
-    Args:
-      trained: any saved run; its seed fixes the class order.
-      stream: on its own data or on others of the same shape and classes.
-
-    Raises:
-      InputError: for data that do not fit.
-    """
-    classes = stream.num_classes
-    for split in (stream.source.train, stream.source.test):
-        shape, dtype = split.x.shape[1:], split.x.dtype.name
-        if (shape, classes) != (trained.shape, trained.num_classes):
-            raise InputError(
-                f"data {stream.source.name} has examples {[*shape]} and {classes} classes, but "
-                f"{trained.name} was trained on {[*trained.shape]} and {trained.num_classes}; give "
-                "data like these"
-            )
-        if dtype != trained.dtype:
-            raise InputError(
-                f"data {stream.source.name} has {dtype} examples, but {trained.name} was trained "
-                f"on {trained.dtype}; give data like these"
-            )
-    if trained.method.needs.told_task_at_test and stream.num_tasks != trained.num_tasks:
-        raise InputError(
-            f"stream {stream.name!r} has {stream.num_tasks} tasks, but {trained.name}, which is "
-            f"told the task, has learned {trained.num_tasks}; give a stream of as many"
-        )
-    placement = Placement()
-    evaluate = make_evaluate(trained.method, stream, placement)
-    road = make_road(stream.source.test, placement, 1, on_host=False)
-    schedule = schedules_of(trained.method, stream, trained.seed)[0]
-    return evaluate(trained.state, schedule, road, stream.num_tasks - 1)
-
-
-def results(found: Sequence[Trained], stream: Stream) -> list[Result]:
-    """One Result a method, from what was saved; costs are not known (NaN).
-
-    Args:
-      found: of ``load_all``.
-      stream: that they were trained on.
-    """
-    by_name: dict[str, list[Trained]] = {}
-    for one in found:
-        by_name.setdefault(one.name, []).append(one)
-    told = any(one.method.needs.told_task_at_test for one in found)  # one table, equal columns
-    made = []
-    for name, mine in by_name.items():
-        method = mine[0].method
-        seeds, states = tuple(one.seed for one in mine), tuple(one.state for one in mine)
-        details = {
-            "stream": {"name": stream.name, **stream.describe},
-            **method.told,
-            "told_at_test": told,
-            "test_examples": test_examples(stream, seeds),
-        }
-        made.append(
-            Result(
-                method=name,
-                seeds=seeds,
-                views=view_names(method),
-                matrix=np.stack([np.asarray(one.run.matrix, np.float64) for one in mine]),
-                states=states,
-                seconds=float("nan"),
-                steps_per_second=float("nan"),
-                details=details,
-                capacity=capacities(method, stream, states),
-            )
-        )
-    return made
-
-
 def _read(folder: Path) -> Iterator[Trained | Left]:
     """The runs of one method, those that cannot be read included."""
-    path = folder / "recipe.json"
+    path = folder / RECIPE
     if not path.exists():
         if groups_in(folder):
-            why = f"{folder} has saves, but no recipe.json that says of what"
+            why = f"{folder} has saves, but no {RECIPE} that says of what"
             yield Left(None, None, why)
         return
     try:

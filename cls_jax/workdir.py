@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -15,12 +16,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import cls_jax
 from cls_jax.errors import InputError
+from cls_jax.files import plain, read_json, write_json
+from cls_jax.files import write_file as write_file
+from cls_jax.lock import LOCK, OWNER, locked
+from cls_jax.paths import check_no_links, check_place, user_path, writing
 
 CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
+_FOLDERS = CHECKPOINTS, "tensorboard"
+_BEGUN = re.compile(rf"{re.escape(LOCK)}|{re.escape(OWNER)}|\.config\.json\.\d+\.tmp")
+"""What a process leaves that is killed before config.json stands: no reason to refuse a folder."""
 
 HOW_NOT_WHAT = frozenset(
     "workdir data_dir tensorboard chunk mode over_seeds devices data_on save_every keep restart "  # noqa: SIM905
@@ -34,29 +41,27 @@ def check_workdir(
 ) -> bool:
     """Whether ``workdir`` holds this experiment already; writes nothing.
 
+    Where the data lie may have changed: their fingerprints decide.
+
     Args:
       workdir: a folder, there or not yet there.
       config: every field of the experiment, nested mappings allowed.
-      same: what else must be the same, by name: the data, the software.
+      same: what else must be the same, by name: the data, as {name: fingerprint}, the software.
 
     Raises:
-      InputError: it is a file, cannot be written, or holds another experiment.
+      InputError: it is a file, cannot be written, or holds another experiment or anything else.
     """
-    workdir = Path(workdir)
-    check_place(workdir)
-    if not (workdir / CONFIG).exists():
+    record = check_workdir_is_ours(workdir)
+    if record is None:
         return False
-    try:
-        record = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
-        differences = _differences(record["config"], plain(config))
-        for name, value in (same or {}).items():
+    kept = record["config"]
+    if _same_data(record, same):
+        kept = _with_data(kept, plain(config))
+    differences = _differences(kept, plain(config))
+    for name, value in (same or {}).items():
+        if not (name == "data" and _same_data(record, same)):
             old, new = ({name: given} for given in (record.get(name, value), value))
             differences += _differences(plain(old), plain(new))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError):
-        raise InputError(
-            f"workdir {workdir} holds a {CONFIG} that is not a record of cls_jax; "
-            "give another --workdir"
-        ) from None
     if differences:
         shown = "; ".join(differences[:3])
         more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
@@ -67,13 +72,20 @@ def check_workdir(
     return True
 
 
-def check_place(folder: Path, flag: str = "workdir") -> None:
-    """Raises InputError unless the folder given with ``--flag`` can be written, or made."""
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        raise InputError(f"{flag} {folder}: {nearest} is a file; give another --{flag}")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"{flag} {folder}: {nearest} cannot be written; give another --{flag}")
+def check_workdir_is_ours(workdir: str | Path) -> dict[str, Any] | None:
+    """The record in a workdir, None where there is nothing yet; writes nothing.
+
+    Raises:
+      InputError: it is a file, cannot be written, or holds something else than an experiment.
+    """
+    workdir = check_place(workdir)
+    check_no_links(workdir, LOCK, CONFIG, *_FOLDERS)
+    record = read_record(workdir)
+    for name in _FOLDERS:
+        if (workdir / name).exists() and not (workdir / name).is_dir():
+            told = f"workdir {workdir}: {name} in it is a file; give another --workdir"
+            raise InputError(told)
+    return record
 
 
 def prepare_workdir(
@@ -89,14 +101,54 @@ def prepare_workdir(
     Raises:
       InputError: as ``check_workdir``, or the folder could not be made.
     """
-    workdir = Path(workdir)
-    if not check_workdir(workdir, config, same):
+    known = check_workdir(workdir, config, same)
+    workdir = user_path(workdir, "workdir")
+    if not known:
         return write_config(workdir, config, same)
+    record = read_record(workdir)
+    if _same_data(record, same):
+        record["config"] = _with_data(record["config"], plain(config))
+    record["resumed"] = [*record.get("resumed", []), provenance()]
     with writing(workdir):
-        record = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
-        record.setdefault("resumed", []).append(provenance())
         write_json(workdir / CONFIG, record)
     return workdir
+
+
+def read_record(workdir: Path) -> dict[str, Any] | None:
+    """What config.json in a folder says; None where there is no folder, or nothing in it yet.
+
+    Raises:
+      InputError: there is something else in it, which would be overwritten.
+    """
+    try:
+        there = sorted(os.listdir(workdir))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        told = f"workdir {workdir}: {error.strerror}; give another --workdir"
+        raise InputError(told) from None
+    if CONFIG not in there:
+        strange = [name for name in there if not _BEGUN.fullmatch(name)]
+        if strange:
+            more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+            raise InputError(
+                f"workdir {workdir} has no {CONFIG} of cls_jax but holds {strange[0]!a}{more}, "
+                "which is left as it is; give another --workdir, new or empty"
+            )
+        return None
+    try:
+        record = read_json(workdir / CONFIG)
+        parts = [record[name] for name in ("config", "versions")]
+        parts += [record.get("data", {}), record.get("software", {})]
+        whole = all(isinstance(part, dict) for part in parts) and "cls_jax" in record["versions"]
+        if not (whole and isinstance(record.get("resumed", []), list)):
+            raise ValueError("something else")
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        raise InputError(
+            f"workdir {workdir} holds a {CONFIG} that is not a record of cls_jax; "
+            "give another --workdir"
+        ) from None
+    return record
 
 
 @contextlib.contextmanager
@@ -117,12 +169,15 @@ def claimed(
     Raises:
       InputError: as ``check_workdir``, or another process is using the folder.
     """
-    workdir = Path(workdir)
-    if restart and (workdir / CONFIG).exists():
-        names = (workdir.with_name(f"{workdir.name}.{n}") for n in itertools.count(1))
-        aside = next(path for path in names if not path.exists())
+    workdir = check_place(workdir)
+    if restart and read_record(workdir) is not None:
+        here = workdir.absolute()
+        if Path.cwd().resolve().is_relative_to(workdir.resolve()):
+            raise InputError(f"workdir {workdir} cannot be moved aside from inside it; leave it")
+        names = (here.with_name(f"{here.name}.{n}") for n in itertools.count(1))
+        aside = next(path for path in names if not os.path.lexists(path))
         with locked(workdir), writing(workdir):
-            workdir.rename(aside)
+            here.rename(aside)
         print(f"{workdir} was moved to {aside}", file=sys.stderr)
     check_workdir(workdir, config, same)
     with writing(workdir):
@@ -135,59 +190,11 @@ def write_config(
     workdir: str | Path, config: Mapping[str, Any], same: Mapping[str, Any] | None = None
 ) -> Path:
     """The folder, made, with a config.json of ``config``, ``same`` and ``provenance()``."""
-    workdir = Path(workdir)
+    workdir = user_path(workdir, "workdir")
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / CONFIG, {"config": config, **(same or {}), **provenance()})
     return workdir
-
-
-@contextlib.contextmanager
-def writing(workdir: str | Path, flag: str = "workdir") -> Iterator[None]:
-    """Inside, a disk that is full or cannot be written is told in one sentence.
-
-    Args:
-      workdir: the folder that is written.
-      flag: where it was given.
-
-    Raises:
-      InputError: instead of OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{flag} {workdir}: {error.strerror or error}; mend that and run the same command "
-            f"again, or give another --{flag}"
-        ) from error
-
-
-@contextlib.contextmanager
-def locked(workdir: str | Path) -> Iterator[None]:
-    """Inside, no other process can be in here with the same folder; a killed one lets go.
-
-    Raises:
-      InputError: another process is.
-    """
-    import fcntl
-
-    with writing(workdir):
-        file = open(Path(workdir) / ".lock", "a+")  # noqa: SIM115
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise InputError(
-                f"workdir {workdir} is in use by process {file.read().strip() or 'unknown'}; wait "
-                "for it, or give another --workdir"
-            ) from None
-        except OSError:  # a network drive without locks
-            print(f"warning: {workdir} cannot be locked; let one process use it", file=sys.stderr)
-        with writing(workdir):  # past the buffer, which would fail once more as the file closes
-            os.ftruncate(file.fileno(), 0)
-            os.write(file.fileno(), str(os.getpid()).encode())
-        yield
 
 
 def software() -> dict[str, str]:
@@ -243,35 +250,21 @@ def commit() -> str | None:
         return None
 
 
-def plain(value: Any) -> Any:
-    """``value`` as JSON will give it back: lists, str keys, Python numbers, None for NaN."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
-    if isinstance(value, list | tuple | set | frozenset):
-        items = sorted(value) if isinstance(value, set | frozenset) else value
-        return [plain(item) for item in items]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return str(value)
+def _same_data(record: Mapping[str, Any], same: Mapping[str, Any] | None) -> bool:
+    """Whether the fingerprints of all data are those of the record, whatever the data's names."""
+    old, new = (sorted(map(str, (one or {}).get("data", {}).values())) for one in (record, same))
+    return bool(new) and old == new
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes strict JSON (NaN as null), indented, atomically."""
-    write_file(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
+def _with_data(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """``old``, with what ``new`` says on where the data lie."""
 
+    def one(name: str, value: Any) -> Any:
+        if isinstance(value, Mapping) and isinstance(new.get(name), Mapping):
+            return _with_data(value, new[name])
+        return new.get(name, value) if name == "data" else value
 
-def write_file(path: Path, content: str | bytes) -> None:
-    """Writes a whole file or nothing: beside it first, then renamed over it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    return {name: one(name, value) for name, value in old.items()}
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -20,7 +20,6 @@ import os
 from collections.abc import Callable, Collection
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
@@ -31,26 +30,27 @@ from benchmark_parts import (
     Laps,
     Twins,
     ceilings,
-    check_json,
     peak_bytes,
     step_flops,
     synthetic,
 )
 from tyro.conf import arg
 
-from cls_jax.checks import check_bytes, check_range, check_schedule
+from cls_jax.checks import check_range
 from cls_jax.cli import run_main
 from cls_jax.events import Progress
 from cls_jax.experiment import StreamConfig, make_method
+from cls_jax.host_memory import check_bytes, check_schedule
 from cls_jax.methods import METHODS
 from cls_jax.methods.base import Method
 from cls_jax.nets.choose import NetConfig
+from cls_jax.paths import check_file
 from cls_jax.runner import Plan, check_run, run
 from cls_jax.sizes import check_held
 from cls_jax.streams.stream import Stream
 from cls_jax.types import InputError, PyTree
 from cls_jax.unused import check_used, refuse
-from cls_jax.workdir import provenance, write_json
+from cls_jax.workdir import provenance, write_json, writing
 
 TWINS = {
     ("sgd", "resnet18"): ("resnet_step", ("width", "batch_size")),
@@ -123,7 +123,7 @@ def build(config: Config) -> tuple[Method, PyTree, Stream, Plan]:
     if config.method not in METHODS:
         raise InputError(f"method is {config.method!r}; use one of {', '.join(METHODS)}")
     if config.json is not None:
-        check_json(config.json)
+        check_file(config.json, "json")
     if _wants_torch(config):
         _check_twin(config)
     row = METHODS[config.method]
@@ -308,8 +308,10 @@ def main(config: Config) -> None:
     numbers = measure(config)
     print("\n".join(lines(config, numbers)))
     if config.json is not None:
-        write_json(Path(config.json), {**asdict(config), **numbers, **provenance()})
-        print(f"numbers in {config.json}")
+        file = check_file(config.json, "json")
+        with writing(file, "json"):
+            write_json(file, {**asdict(config), **numbers, **provenance()})
+        print(f"numbers in {file}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Self
 
 import jax
@@ -26,17 +25,6 @@ from cls_jax.types import Batch, InputError, PyTree
 TASKS, CLASSES = 5, 10
 HIDDEN = 100, 100
 """The perceptron's layers in PyTorch's twin."""
-
-
-def check_json(path: str) -> None:
-    """Raises InputError unless a file can be written at ``path``, the --json of a command line."""
-    file, folder = Path(path), Path(path).absolute().parent
-    if not path or file.is_dir():
-        raise InputError(f"json is {path!r}, which is a folder; give a file, e.g. numbers.json")
-    if not folder.is_dir():
-        raise InputError(f"json is {path!r}, in a folder that is not there; make it first")
-    if not os.access(file if file.exists() else folder, os.W_OK):
-        raise InputError(f"json is {path!r}, which cannot be written; give another file")
 
 
 def synthetic(batch_size: int, rows: int, shape: tuple[int, ...] = (32, 32, 3)) -> Stream:

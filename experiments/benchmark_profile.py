@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cls_jax.cli import positional, run_main
 from cls_jax.errors import InputError
+from cls_jax.paths import user_path
 from cls_jax.sheet import Sheet, rich_table, show
 
 
@@ -71,7 +72,7 @@ def main(config: Config) -> None:
     """Prints the table."""
     if config.top < 1:
         raise InputError(f"top is {config.top}; give at least 1")
-    found = operations(Path(config.trace))
+    found = operations(user_path(config.trace, "trace"))
     total = sum(ms for ms, _ in found.values())
     ranked = sorted(found.items(), key=lambda item: -item[1][0])[: config.top]
     rows = [(name, f"{ms:.3f}", str(n), f"{100 * ms / total:.1f}") for name, (ms, n) in ranked]

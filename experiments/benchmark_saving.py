@@ -138,14 +138,13 @@ def main() -> None:
     if asked.child:
         child(Path(asked.child[0]), asked.child[1], script)
         return
-    from benchmark_parts import check_json
-
     from cls_jax.errors import InputError
+    from cls_jax.paths import check_file
     from cls_jax.workdir import provenance, write_json
 
     try:
         if asked.json is not None:
-            check_json(asked.json)
+            check_file(asked.json, "json")
         if not script or not Path(script[0]).is_file():
             told = script[0] if script else "missing"
             raise InputError(f"the script is {told}; give a file after --, and its flags")

@@ -13,7 +13,6 @@ the defaults of the plan that the numbers speak for; the whole is summary.md in 
 
 import importlib.util
 import itertools
-import json
 import math
 import os
 import re
@@ -22,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,10 +29,12 @@ from benchmark import TWINS, WIDTH
 
 from cls_jax.checks import check_range
 from cls_jax.cli import run_main
+from cls_jax.files import read_json
 from cls_jax.methods import METHODS
+from cls_jax.paths import check_place, writing
 from cls_jax.sheet import Sheet, page, rich_table, show
 from cls_jax.types import InputError
-from cls_jax.workdir import check_place, write_file, write_json, writing
+from cls_jax.workdir import write_file, write_json
 
 NEAR = 1.03
 """Times within this factor count as equal."""
@@ -178,7 +179,7 @@ def cells(config: Config) -> list[Cell]:
             )
     for chunk in config.chunks:
         check_range("chunks", chunk, 1)
-    check_place(Path(config.out), "out")
+    _check_out(check_place(config.out, "out"))
     middle = sorted(config.chunks)[len(config.chunks) // 2]
     pairs = list(itertools.product(config.workloads, config.dtypes))
     torch = config.torch and importlib.util.find_spec("torch") is not None
@@ -189,6 +190,16 @@ def cells(config: Config) -> list[Cell]:
         found += [Cell(*pair, kind, middle) for pair in pairs for kind in kinds]
     others = [chunk for chunk in config.chunks if chunk != middle]
     return found + [Cell(*pair, "one", chunk) for pair in pairs for chunk in others]
+
+
+def _check_out(out: Path) -> None:
+    """Raises InputError where a folder holds something, and no numbers of ours."""
+    there = sorted(os.listdir(out)) if out.exists() else []
+    if there and not any(re.fullmatch(r"benchmark_.*\.json", name) for name in there):
+        raise InputError(
+            f"out {out} holds {there[0]!a} and no numbers of benchmark.py, so it is not ours to "
+            "write over; give another --out, new or empty"
+        )
 
 
 def measure(cell: Cell, config: Config) -> None:
@@ -233,11 +244,15 @@ def read(cell: Cell, config: Config) -> dict[str, Any] | None:
     path = cell.file(config)
     if not path.exists():
         return None
-    numbers = json.loads(path.read_text(encoding="utf-8"))
     widths = config.width, WIDTH if cell.workload.split("/")[1] == "mlp" else None
-    if "error" not in numbers and (
-        numbers["net"]["width"] not in widths or numbers["tf32"] != config.tf32
-    ):
+    try:
+        numbers = read_json(path)
+        same = "error" in numbers or (
+            numbers["net"]["width"] in widths and numbers["tf32"] == config.tf32
+        )
+    except (OSError, ValueError, LookupError, TypeError):
+        raise InputError(f"{path} is damaged; delete it, and it is measured again") from None
+    if not same:
         raise InputError(f"out {config.out} holds {path.name} of other sizes; give another --out")
     return {**numbers, **cell._asdict()}
 
@@ -364,6 +379,7 @@ def advice(known: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def main(config: Config) -> None:
     """Measures what is missing, then prints the table and writes summary.md."""
+    config = replace(config, out=os.path.expanduser(config.out))
     asked, start = cells(config), time.monotonic()
     if config.torch and importlib.util.find_spec("torch") is None:
         print("PyTorch is not installed, so its columns stay empty")

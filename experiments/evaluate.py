@@ -5,9 +5,8 @@ E.g. runs/first, or runs/first --data npz:other.npz for other examples of the sa
 method, seed and network is scored on every task; nothing but the figures is changed.
 """
 
-import re
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -31,22 +30,23 @@ def main(config: Config) -> None:
     from cls_jax.errors import InputError
     from cls_jax.evaluate import view_names
     from cls_jax.events import scenario_names
-    from cls_jax.experiment import make_stream, without_dir
+    from cls_jax.files import safe_names
+    from cls_jax.paths import check_place, writing
     from cls_jax.report import redraw
+    from cls_jax.saved_scores import results, score, streams_of
     from cls_jax.sheet import Sheet, rich_table, show
-    from cls_jax.trained import read_all, results, score, warn
+    from cls_jax.trained import read_all, warn
 
-    found, left = read_all(config.workdir)
+    workdir = check_place(config.workdir) if config.figures else Path(config.workdir)
+    found, left = read_all(workdir)
     warn(left)
     changes = {"data": config.data, "data_dir": config.data_dir}
     changes = {name: value for name, value in changes.items() if value is not None}
-    if config.data is not None and without_dir(config.data):
-        changes.setdefault("data_dir", None)
-    streams = {one.stream: make_stream(replace(one.stream, **changes)) for one in found}
+    streams = streams_of(found, changes, workdir)
     trained_on = streams  # the figures show what was measured in training
     if config.data is not None and config.figures:
         try:
-            trained_on = {flags: make_stream(flags) for flags in streams}
+            trained_on = streams_of(found, {}, workdir)
         except InputError as error:
             print(f"warning: no figure is redrawn: {error}", file=sys.stderr)
             trained_on = {}
@@ -64,14 +64,14 @@ def main(config: Config) -> None:
     unfinished, names = sum(not one.over for one in found), {s.name: None for s in streams.values()}
     note = "percent" + (f"; {unfinished} of {len(found)} runs are not finished" * bool(unfinished))
     note += f"; {len(left)} could not be read and are left out" * bool(left)
-    show(rich_table(Sheet(f"{config.workdir} on {'; '.join(names)}", header, tuple(rows), note)))
+    show(rich_table(Sheet(f"{workdir} on {'; '.join(names)}", header, tuple(rows), note)))
     if not config.figures:
         return
     of_stream = ([one for one in found if one.stream == flags] for flags in trained_on)
     made = [r for of, s in zip(of_stream, trained_on.values(), strict=True) for r in results(of, s)]
-    for result in made:
-        prefix = re.sub(r"[^\w.=-]+", "_", result.method) + "_" if len(made) > 1 else ""
-        print("redrawn:", *redraw(Path(config.workdir), result, prefix))
+    for result, name in zip(made, safe_names([result.method for result in made]), strict=True):
+        with writing(workdir):
+            print("redrawn:", *redraw(workdir, result, f"{name}_" * (len(made) > 1)))
 
 
 if __name__ == "__main__":

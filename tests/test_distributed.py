@@ -112,3 +112,55 @@ def test_a_cache_that_jax_was_told_is_left_alone():
     told = jax.config.jax_compilation_cache_dir
     cache_programs()
     assert jax.config.jax_compilation_cache_dir == told
+
+
+COMPILE = """
+import sys
+import jax
+from cls_jax.processes import cache_programs
+cache_programs()
+if len(sys.argv) > 1:
+    jax.config.update("jax_compilation_cache_max_size", int(sys.argv[1]))
+for k in range(3):
+    jax.jit(lambda x, k=k: x * k + 1)(jax.numpy.ones(k + 2))
+print(jax.config.jax_compilation_cache_dir, jax.config.jax_compilation_cache_max_size)
+"""
+
+
+def compile_three(home, *size):
+    """What a fresh process says that compiles three programs; the folder they are kept in."""
+    env = {**os.environ, "XDG_CACHE_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    env.pop("JAX_COMPILATION_CACHE_DIR", None)
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE, *map(str, size)], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return home / "cls_jax" / "xla", done
+
+
+def test_torn_programs_are_replaced_and_the_cache_has_a_bound(tmp_path):
+    """JAX itself leaves a program that it cannot read as it is, and warns of it for ever."""
+    folder, done = compile_three(tmp_path)
+    assert done.stdout == f"{folder} {2 * 2**30}\n"
+    first, second, third, *_ = sorted(folder.glob("jit__lambda*-cache"))
+    whole = {path.name: path.stat().st_size for path in folder.glob("*-cache")}
+    with open(first, "r+b") as file:
+        file.truncate(100)
+    second.write_bytes(b"")
+    third.with_name(third.name.replace("-cache", "-atime")).unlink()  # killed between the two
+    _, done = compile_three(tmp_path)
+    assert done.stderr == ""
+    again = {path.name: path.stat().st_size for path in folder.glob("*-cache")}
+    assert again == whole
+    for path in folder.glob("jit__lambda*"):
+        path.unlink()
+    _, done = compile_three(tmp_path, 6000)
+    assert "compilation cache" not in done.stderr
+    assert sum(path.stat().st_size for path in folder.glob("*-cache")) <= 6000
+
+
+def test_where_no_program_can_be_kept_it_is_said_and_computed(tmp_path):
+    (tmp_path / "file").touch()
+    folder, done = compile_three(tmp_path / "file")
+    assert done.stdout.startswith("None ")
+    assert done.stderr == f"warning: compiled programs are not kept, {folder}: Not a directory\n"

@@ -9,15 +9,16 @@ from typing import ClassVar
 import pytest
 
 from cls_jax import processes
-from cls_jax.checks import check_schedule
 from cls_jax.cli import parse
 from cls_jax.console import tensorboard
 from cls_jax.events import Evaluated, Progress, Started
-from cls_jax.execution import RunConfig, check_execution
+from cls_jax.execution import check_execution
 from cls_jax.experiment import StreamConfig, make_learner, make_stream
 from cls_jax.grid import grid
+from cls_jax.host_memory import check_schedule
 from cls_jax.methods import METHODS
 from cls_jax.nets.choose import NetConfig
+from cls_jax.run_config import RunConfig
 from cls_jax.types import InputError
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
@@ -335,7 +336,7 @@ def test_tensorboard_keeps_methods_values_views_and_seeds_apart(tmp_path, monkey
 def test_losses_of_lanes_are_their_own(call, monkeypatch, tmp_path):
     """A real sweep: a rate of 0 keeps its loss where the other's falls; grid files by label."""
     monkeypatch.setattr("cls_jax.console.writer_class", lambda: Writer)
-    monkeypatch.setattr("cls_jax.execution.writer_class", lambda: Writer)
+    monkeypatch.setattr("cls_jax.run_config.writer_class", lambda: Writer)
     monkeypatch.setattr(Writer, "told", {})
     line = f"{SMALL} --methods sgd --epochs 4 --sweep learning_rate 0 0.1 --seeds 0 1"
     code, out, err = call("compare", f"{line} --batch-size 50 --workdir out --tensorboard")

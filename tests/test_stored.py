@@ -13,7 +13,7 @@ import pytest
 from cls_jax import report
 from cls_jax.result_sheets import comparison_sheet, result_sheet
 from cls_jax.sheet import markdown
-from cls_jax.stored import gather, read
+from cls_jax.stored import gather, read, write_runs
 from cls_jax.types import InputError
 from tests.test_report import comparison, make_result, pixels, text_of
 
@@ -133,6 +133,10 @@ DAMAGE = {
     "no json": ("results.json", lambda path: path.write_text("{"), "results.json is damaged"),
     "another json": ("results.json", lambda path: path.write_text("[1]"), "is damaged"),
     "no seeds": ("results.json", replace('"seeds"', '"sees"'), "is damaged"),
+    "nested": ("results.json", lambda path: path.write_text("[" * 100_000), "is damaged"),
+    "a huge seed": ("results.json", replace('"seeds": [', f'"seeds": [{10**30},'), "is damaged"),
+    "many tasks": ("results.json", replace('"num_tasks": 3', '"num_tasks": 999999'), "is damaged"),
+    "an escape": ("results.json", replace('"method": "', '"method": "\\u001b'), "is damaged"),
     "no tasks": ("results.json", replace('"num_tasks": 3', '"num_tasks": "3"'), "is damaged"),
 }
 
@@ -254,6 +258,19 @@ def test_damage_is_named(name, tmp_path):
     assert words in str(caught.value)
     assert str(tmp_path / "run" / file) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_no_name_leads_out_of_the_folder(tmp_path):
+    """Of a method or a network, which a stranger's files may give."""
+    (tmp_path / "w").mkdir()
+    first, second = comparison()[:2]
+    views = ("answer", "../../victim", *first.views[2:])[: len(first.views)]
+    results = [first._replace(method="../x", views=views), second._replace(method="é" * 300)]
+    write_runs(tmp_path / "w", results)
+    assert [path.name for path in tmp_path.iterdir()] == ["w"]
+    for one, again in zip(results, read(tmp_path / "w"), strict=True):
+        assert (again.method, again.views) == (one.method, one.views)
+        np.testing.assert_allclose(again.matrix, one.matrix, atol=1e-6)
 
 
 def test_what_is_not_finished_is_told(tmp_path):

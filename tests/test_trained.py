@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 
 import cls_jax
-from cls_jax.execution import RunConfig, execute
+from cls_jax.execution import execute
 from cls_jax.experiment import StreamConfig, make_learner, make_stream
 from cls_jax.methods import METHODS
 from cls_jax.nets.choose import NetConfig
 from cls_jax.report import write
+from cls_jax.run_config import RunConfig
+from cls_jax.saved_scores import results, score
 from cls_jax.streams.sources import load as load_data
-from cls_jax.trained import load, load_all, results, score
+from cls_jax.trained import load, load_all
 from cls_jax.types import InputError, Task
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cls_jax.files import read_json
+from cls_jax.paths import cache_home
 from cls_jax.streams.stream import Examples, Source
 from cls_jax.types import InputError
 
@@ -56,16 +58,12 @@ def file_digest(parts: Iterable[str], files: Iterable[tuple[str, os.stat_result]
 def cache_folder(data_dir: str | os.PathLike | None) -> Path:
     """Where caches lie: ``data_dir/.cls_jax``, or the user's own place where that is None.
 
-    That is ``$XDG_CACHE_HOME/cls_jax/data``, or ``~/.cache/cls_jax/data`` where the variable holds
-    no absolute path.
+    That is ``data`` in ``platformdirs.user_cache_path("cls_jax")``: on Linux
+    ``$XDG_CACHE_HOME/cls_jax``, or ``~/.cache/cls_jax`` where the variable holds no absolute path.
     """
     if data_dir is not None:
-        return Path(data_dir).expanduser() / ".cls_jax"
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    base = given if os.path.isabs(given) else os.path.expanduser("~/.cache")
-    if not os.path.isabs(base):
-        base = os.devnull  # no home at all: nothing can be kept
-    return Path(base) / "cls_jax" / "data"
+        return Path(os.path.expanduser(data_dir)) / ".cls_jax"
+    return (cache_home() or Path(os.devnull)) / "data"  # no home at all: nothing can be kept
 
 
 class Store:
@@ -234,7 +232,7 @@ def cached(path: Path, name: str, make: Callable[[Store], Source]) -> Source:
 def _read(path: Path) -> Source | None:
     """The source in a cache, its pixels mapped; None where there is none, or a damaged one."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, EOFError, RecursionError):
-        about = json.loads((path / "about.json").read_text())
+        about = read_json(path / "about.json")
         splits = [
             Examples(np.load(path / f"{s}_x.npy", mmap_mode="r"), np.load(path / f"{s}_y.npy"))
             for s in _SPLITS

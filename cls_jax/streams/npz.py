@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cls_jax.checks import check_bytes
+from cls_jax.host_memory import check_bytes
 from cls_jax.streams.checked import check_alike, examples
 from cls_jax.streams.local import resize
 from cls_jax.streams.stream import Examples, Source

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cls_jax.checks import check_bytes
+from cls_jax.host_memory import check_bytes
 from cls_jax.streams.cache import Store, cache_folder, cached, file_digest
 from cls_jax.streams.classics import CLASSICS, prepare_classic
 from cls_jax.streams.fetch import build, staging, unreachable_host
@@ -27,7 +27,9 @@ _BLOCK = 1024
 _LOCAL_FORMS = "digits, npz:FILE or folder:DIR"
 
 
-def load_tfds(name: str, data_dir: str | None = None, size: int | None = None) -> Source:
+def load_tfds(
+    name: str, data_dir: str | None = None, size: int | None = None, *, read_only: bool = False
+) -> Source:
     """The source of a tfds data set, prepared first where it is not; see ``sources.load``."""
     match = _NAME.fullmatch(name)
     if match is None:
@@ -39,6 +41,11 @@ def load_tfds(name: str, data_dir: str | None = None, size: int | None = None) -
     where = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     root = Path(where).expanduser()
     folder = _find(root, dataset, config, version)
+    if folder is None and read_only:
+        raise InputError(
+            f"data set {name!r} is not prepared in {root}, and nothing is written into a folder "
+            "that a saved run names; give it yourself with --data-dir to have it prepared there"
+        )
     if folder is None and dataset in CLASSICS:
         ours = CLASSICS[dataset].version
         if config or version not in (None, ours):
@@ -51,8 +58,9 @@ def load_tfds(name: str, data_dir: str | None = None, size: int | None = None) -
         folder = _prepare_stock(name, dataset, config, root)
     files = sorted(f for f in folder.iterdir() if f.is_file())
     parts = folder.relative_to(root).parts
-    digest = file_digest((*parts, str(size)), ((f.name, f.stat()) for f in files))
-    cache = cache_folder(root) / f"{'-'.join(parts)}-{digest}"
+    place = [str(root.resolve())] if read_only else []
+    digest = file_digest((*place, *parts, str(size)), ((f.name, f.stat()) for f in files))
+    cache = cache_folder(None if read_only else root) / f"{'-'.join(parts)}-{digest}"
     title = dataset if config is None else f"{dataset}/{config}"
 
     def make(store: Store) -> Source:

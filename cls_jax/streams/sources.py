@@ -10,7 +10,8 @@ import os
 
 import numpy as np
 
-from cls_jax.checks import check_bytes, shown, whole
+from cls_jax.checks import shown, whole
+from cls_jax.host_memory import check_bytes
 from cls_jax.streams import folder, local, npz, prepared
 from cls_jax.streams.stream import Examples, Source
 from cls_jax.types import InputError
@@ -19,7 +20,11 @@ _DIGITS_SIZE, _DIGITS_NUMBER = 32, 1797
 
 
 def load(
-    name: str, data_dir: str | os.PathLike | None = None, *, size: int | None = None
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    *,
+    size: int | None = None,
+    read_only: bool = False,
 ) -> Source:
     """A labelled data set by name.
 
@@ -50,6 +55,8 @@ def load(
         or ~/.cache/cls_jax/data. Caches may be deleted at any time.
       size: pixels; images are resized once to size x size (bilinear, antialiased). Default: as
         stored; 32 for ``digits`` and ``folder:``.
+      read_only: ``data_dir`` was named by somebody else: nothing is prepared or cached there, but
+        in the user's own cache folder.
 
     Returns:
       The source: train and test, x uint8[n, h, w, c] or float32[n, d], y int32[n]. Of a folder or
@@ -78,10 +85,10 @@ def load(
     if colon and kind in ("npz", "folder"):
         if not rest:
             raise InputError(f"name={name!r} lacks its path; write {kind}:PATH")
-        return (
-            npz.load_npz(rest, size) if kind == "npz" else folder.load_folder(rest, data_dir, size)
-        )
-    return prepared.load_tfds(name, data_dir, size)
+        if kind == "npz":
+            return npz.load_npz(rest, size)
+        return folder.load_folder(rest, None if read_only else data_dir, size)
+    return prepared.load_tfds(name, data_dir, size, read_only=read_only and data_dir is not None)
 
 
 def _pixels(size: object) -> int:

@@ -154,6 +154,15 @@ def test_where_the_cache_lies(tmp_path, monkeypatch):
         cache_folder(None).mkdir(parents=True)
 
 
+def test_a_folder_that_somebody_else_names_is_not_written(pets, caches, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    source = load(f"folder:{pets}", tmp_path / "theirs", size=4, read_only=True)
+    assert pixels(source) == pixels(load(f"folder:{pets}", size=4))
+    with pytest.raises(InputError, match=r"is not prepared in .*, and nothing is written into"):
+        load("cifar10", tmp_path / "theirs", read_only=True)
+    assert list((tmp_path / "theirs").iterdir()) == []
+
+
 def test_with_a_data_dir_the_cache_lies_there(pets, caches, tmp_path):
     load(f"folder:{pets}", tmp_path / "data")
     assert only_cache(tmp_path / "data" / ".cls_jax").name.startswith("folder-pets-")

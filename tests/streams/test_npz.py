@@ -268,7 +268,7 @@ def test_a_table_that_declares_more_than_the_memory(tmp_path, monkeypatch):
     text = header(shape="(50000000, 5, 4, 3)")
     file = archive(tmp_path / "f.npz", train_x=with_header(text, b"123"))
     declares(file, 10 + len(text) + 3_000_000_000)
-    monkeypatch.setattr("cls_jax.checks.memory_bytes", lambda: 2**31)
+    monkeypatch.setattr("cls_jax.host_memory.memory_bytes", lambda: 2**31)
     with pytest.raises(InputError, match=r"f.npz, unpacked, needs 2.8 GiB of memory, but this ma"):
         load(f"npz:{file}")
 
@@ -325,7 +325,7 @@ def test_a_header_of_the_second_version_and_arrays_that_are_not_asked_for(tmp_pa
 
 def test_a_size_beyond_memory_is_refused(tmp_path, monkeypatch):
     np.savez(tmp_path / "f.npz", **ARRAYS)
-    monkeypatch.setattr("cls_jax.checks.memory_bytes", lambda: 2**29)
+    monkeypatch.setattr("cls_jax.host_memory.memory_bytes", lambda: 2**29)
     sentence = r"size=4096, to which the 12 images of .*f.npz are resized, needs 1.1 GiB of memory"
     with pytest.raises(InputError, match=sentence):
         load(f"npz:{tmp_path}/f.npz", size=4096)

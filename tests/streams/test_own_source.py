@@ -364,7 +364,7 @@ def test_a_size_of_numpy_is_a_size_and_one_beyond_memory_is_refused(monkeypatch)
     np.testing.assert_array_equal(
         load("digits", size=np.int16(8)).train.x, load("digits", size=8).train.x
     )
-    monkeypatch.setattr("cls_jax.checks.memory_bytes", lambda: 2**30)
+    monkeypatch.setattr("cls_jax.host_memory.memory_bytes", lambda: 2**30)
     with pytest.raises(
         InputError, match=r"size=4096, to which the 1797 scans .* needs 673.9 GiB of m"
     ):
