@@ -156,7 +156,9 @@ def make_stream(config: StreamConfig, *, read_only: bool = False) -> Stream:
     for flag, given in (("data", path), ("data_dir", config.data_dir)):
         if given is not None and (flag == "data_dir" or (kind in ("npz", "folder") and path)):
             user_path(given, flag)
-    source = _loaded(config.data, config.data_dir, config.image_size, config.scrambled, read_only)
+    flags = config.data, config.data_dir, config.image_size, config.scrambled, read_only
+    again = config.data.startswith("folder:")  # its cache on disk knows whether it has changed
+    source = _loaded.__wrapped__(*flags, None) if again else _loaded(*flags, _state(config.data))
     _check_length(config, len(source.train.y))
     stream = make(source, batch_size=config.batch_size, epochs=config.epochs, **settings)
     return in_order(stream, order)
@@ -183,10 +185,25 @@ def _check_length(config: StreamConfig, examples: int) -> None:
 
 @lru_cache(maxsize=1)  # the cells of a table share one data set
 def _loaded(
-    data: str, data_dir: str | None, size: int | None, planes: bool, read_only: bool
+    data: str,
+    data_dir: str | None,
+    size: int | None,
+    planes: bool,
+    read_only: bool,
+    state: tuple[int, ...] | None,
 ) -> Source:
+    """The data set; ``state`` is that of its file, so that what has changed is read again."""
     source = load(data, data_dir, size=size, read_only=read_only)
     return scrambled(source) if planes else source
+
+
+def _state(data: str) -> tuple[int, ...] | None:
+    """What tells that an npz file is no longer the one that was read; None for all other data."""
+    try:
+        about = os.stat(data.removeprefix("npz:")) if data.startswith("npz:") else None
+    except (OSError, ValueError):  # told by the reader
+        return None
+    return about and (about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino)
 
 
 _SCENARIOS: dict[str, tuple[Callable[..., Stream], tuple[str, ...]]] = {

@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "mesh": {"types"},
     "nets": {"types", "mesh", "nets"},
     "methods": TREES | {"nets", "methods"},
-    "streams": {"types", "checks", "files", "paths", "streams"},
+    "streams": {"types", "checks", "files", "host_memory", "paths", "streams"},
     "events": {"types", "metrics"},
     "placement": {"types", "mesh", "streams"},
     "rows": {"types", "methods", "streams"},

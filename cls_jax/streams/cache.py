@@ -202,6 +202,8 @@ def cached(path: Path, name: str, make: Callable[[Store], Source]) -> Source:
     """
     if (source := _read(path)) is not None:
         return source
+    above = (path.parent, *path.parent.parents)
+    made = [folder for folder in above if not os.path.lexists(folder)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
@@ -226,6 +228,9 @@ def cached(path: Path, name: str, make: Callable[[Store], Source]) -> Source:
             raise _unwritten(name, path.parent, error) from error
     finally:
         _remove(aside)
+        with contextlib.suppress(OSError):  # what was made for nothing goes; a cache stays
+            for folder in made:
+                folder.rmdir()
     return _read(path) or source
 
 

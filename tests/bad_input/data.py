@@ -133,7 +133,7 @@ NPZ_CASES = {
     "npz: a scalar": (put(train_x=np.uint8(3)), ("train_x",)),
     "npz: five axes": (put(train_x=np.zeros((32, 8, 8, 3, 1), np.uint8)), ("train_x",)),
     "npz: two channels": (put(train_x=np.zeros((32, 8, 8, 2), np.uint8)), ("train_x",)),
-    "npz: pictures of floats": (put(train_x=lambda x: x.astype(float)), ("train_x",)),
+    "npz: pictures of floats": (put(train_x=lambda x: x / 255), ("train_x",)),
     "npz: pictures of text": (put(train_x=np.array(["a"] * 32)), ("train_x",)),
     "npz: complex": (put(train_x=np.zeros((32, 4), complex)), ("train_x",)),
     "npz: structured": (put(train_x=np.zeros(32, [("a", "u1"), ("b", "f4")])), ("train_x",)),
@@ -243,7 +243,7 @@ FOLDER_CASES = {
     "folder: other classes": (unlike, ("c3",)),
     "folder: not a picture": (one(b"not a picture"), ("1.png",)),
     "folder: an empty picture": (one(b""), ("1.png",)),
-    "folder: half a picture": (one(encoded("PNG")[:60]), ("1.png",)),
+    "folder: half a picture": (one(encoded("BMP")[:100]), ("1.png",)),
     "folder: PostScript": (one(POSTSCRIPT), ("1.png",)),
     "folder: a PDF": (one(encoded("PDF")), ("1.png",)),
     "folder: a picture of 3.6 gigapixels": (one(BOMB), ("1.png",)),
@@ -273,8 +273,8 @@ def tfds(name: str, content: bytes) -> Callable[[Path], None]:
 
 DEEP = b'{"a":' * 100_000
 FOREIGN = (
-    b'{"pythonClassName": "os.path.Evil", "featuresDict": {"features": {"image":'
-    b' {"pythonClassName": "subprocess.Popen"}}}}'
+    b'{"pythonClassName": "tensorflow_datasets.core.features.FeaturesDict", "featuresDict":'
+    b' {"features": {"image": {"pythonClassName": "subprocess.Popen"}}}}'
 )
 TFDS_CASES = {
     "tfds: no JSON": (tfds("dataset_info.json", b"{"), ("mine",)),
@@ -283,8 +283,11 @@ TFDS_CASES = {
     "tfds: no splits": (tfds("more.txt", b""), ("mine",)),
     "tfds: features 100,000 deep": (tfds("features.json", DEEP), ("mine",)),
     "tfds: features of no JSON": (tfds("features.json", b"\xff\xfe"), ("mine",)),
-    "tfds: a class of someone else's": (tfds("features.json", FOREIGN), ("mine", "os.path.Evil")),
-    "tfds: no such version": (lambda f: tfds("a", b"")(f), ("mine:9.9.9",)),
+    "tfds: a class of someone else's": (
+        tfds("features.json", FOREIGN),
+        ("mine", "subprocess.Popen"),
+    ),
+    "tfds: no such version": (lambda f: tfds("a", b"")(f), ("mine", "sets")),
 }
 
 
