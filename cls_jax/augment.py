@@ -7,11 +7,13 @@ it checks a choice against the shape of the data and says what is wrong before a
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from cls_jax.choices import Kind as Kind
+from cls_jax.choices import Normalisation as Normalisation
 from cls_jax.image_ops import (
     Size,
     as_pair,
@@ -39,8 +41,6 @@ NORMALISATIONS = {
 """Mean and standard deviation by name, an entry a channel or one for all. Source: dualnet card
 section 3; baselines card section 1; supsup card (mnist)."""
 
-Normalisation = Literal["imagenet", "cifar10", "cifar100", "tinyimagenet", "mnist", "half", "none"]
-Kind = Literal["kornia050", "standard"]
 TestFn = Callable[[Array], Array]
 
 

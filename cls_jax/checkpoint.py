@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import re
 import shutil
 import sys
 import threading
@@ -17,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,36 +25,12 @@ import numpy as np
 from cls_jax.itinerary import Kept, Meter, Place
 from cls_jax.paths import check_no_links
 from cls_jax.processes import SaveFailed, agree, is_first
+from cls_jax.save_interval import Interval, interval
 from cls_jax.saves import GROUP, fingerprint, line, literal, read, read_lanes, words_on
 from cls_jax.stopping import Stopped, Wish
 from cls_jax.types import InputError, PyTree
 
 __all__ = ["Checkpoints", "Interval", "SaveFailed", "check_saves", "fingerprint", "interval"]
-
-
-class Interval(NamedTuple):
-    """How often to save; both None is never."""
-
-    seconds: float | None = None
-    steps: int | None = None
-
-
-_UNITS = {"s": 1, "m": 60, "h": 3600}
-
-
-def interval(text: str) -> Interval:
-    """What ``--save-every`` says: "90s", "5m", "1h", "200steps" or "never".
-
-    Raises:
-      InputError: anything else.
-    """
-    if text == "never":
-        return Interval()
-    if found := re.fullmatch(r"(\d+(?:\.\d+)?) ?([smh])", text):
-        return Interval(seconds=float(found[1]) * _UNITS[found[2]])
-    if (found := re.fullmatch(r"(\d+) ?steps?", text)) and int(found[1]):
-        return Interval(steps=int(found[1]))
-    raise InputError(f"save_every is {text!r}; give e.g. 60s, 5m, 1h, 200steps or never")
 
 
 class Checkpoints:

@@ -8,10 +8,9 @@ import typing
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
-import jax
 import numpy as np
 
-from cls_jax.types import InputError
+from cls_jax.errors import InputError
 
 
 def whole(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> int:
@@ -185,6 +184,8 @@ def check_hyper(hyper: Any) -> None:
     becomes within a run: neither infinite, nor 0 where the number is not. A field annotated
     ``float`` is one number; other arrays are checked number by number.
     """
+    import jax
+
     single = {}
     if dataclasses.is_dataclass(hyper):
         single = {f.name for f in dataclasses.fields(hyper) if f.type in (float, "float")}
@@ -214,6 +215,8 @@ def check_hyper(hyper: Any) -> None:
 
 def _numbers(name: str, leaf: Any) -> list[float]:
     """Every number of a leaf."""
+    import jax
+
     try:
         array = np.asarray(leaf)
         if array.dtype.kind in "iuf" or jax.dtypes.issubdtype(array.dtype, np.floating):

@@ -13,7 +13,7 @@ import numpy as np
 
 from cls_jax.experiment import Learner, StreamConfig, make_learner
 from cls_jax.methods import METHODS
-from cls_jax.nets.choose import NetConfig
+from cls_jax.net_config import NetConfig
 from cls_jax.types import InputError, PyTree
 
 Asked = Sequence[Sequence[str]] | Sequence[str]

@@ -2,7 +2,7 @@
 
 import os
 
-from cls_jax.types import InputError
+from cls_jax.errors import InputError
 
 ROW_BYTES = 13
 """At least so many for one example in a schedule: its number, its label's mask, its shuffle."""

@@ -23,10 +23,10 @@ from cls_jax.best_args import (
     S_TINYIMAGENET,
     Rows,
 )
-from cls_jax.experiment import StreamConfig
+from cls_jax.errors import InputError
 from cls_jax.methods import METHODS
-from cls_jax.nets.choose import NetConfig
-from cls_jax.types import InputError
+from cls_jax.net_config import NetConfig
+from cls_jax.stream_config import StreamConfig
 
 BEST_ARGS = "NeurAI-Lab/CLS-ER, utils/best_args.py"
 OURS = "ours"

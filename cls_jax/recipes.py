@@ -14,7 +14,7 @@ from cls_jax.experiment import StreamConfig, fit_method
 from cls_jax.itinerary import lane_name
 from cls_jax.methods import METHODS
 from cls_jax.methods.base import Method
-from cls_jax.nets.choose import NetConfig
+from cls_jax.net_config import NetConfig
 from cls_jax.program import birth
 from cls_jax.types import InputError, PyTree
 

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from cls_jax.checkpoint import interval
 from cls_jax.cli import Repeated
 from cls_jax.console import writer_class
 from cls_jax.errors import InputError
 from cls_jax.paths import check_place, expanded
+from cls_jax.save_interval import interval
 from cls_jax.workdir import check_workdir_is_ours
 
 

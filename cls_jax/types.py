@@ -11,6 +11,9 @@ import numpy as np
 from flax import struct
 
 from cls_jax.errors import InputError as InputError
+from cls_jax.hyper import register
+
+register()
 
 Array = jax.Array
 PyTree = Any

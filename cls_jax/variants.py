@@ -5,10 +5,10 @@ from dataclasses import fields, make_dataclass, replace
 from typing import Any, NamedTuple
 
 from cls_jax.cli import flat
+from cls_jax.errors import InputError
 from cls_jax.methods import METHODS
 from cls_jax.methods.spb_config import VARIANTS as SPB
 from cls_jax.methods.spb_config import variants
-from cls_jax.types import InputError, PyTree
 from cls_jax.unused import check_named, check_taken, check_used, dashed, refuse
 
 FLAGS = {
@@ -46,7 +46,7 @@ class Variant(NamedTuple):
 
     row: str
     config: Any
-    hyper: PyTree
+    hyper: Any
 
     @property
     def longer(self) -> bool:

@@ -16,8 +16,6 @@ Departs: M // T examples of each task are stored, drawn uniformly without replac
 beyond M // T * T stay unused; mammoth stores one mini-batch a task, whatever M is.
 """
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -37,23 +35,9 @@ from cls_jax.methods.base import (
     kept,
     move,
 )
+from cls_jax.methods.replay_config import AgemConfig, AgemHyper
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, Batch, InputError, Metrics, PyTree, Task, Trainable, Variables
-
-
-@dataclass(frozen=True)
-class AgemConfig:
-    """memory_size: slots, shared equally by the tasks; replay_size: examples replayed a step."""
-
-    memory_size: int = 500
-    replay_size: int = 128
-
-
-@struct.dataclass
-class AgemHyper:
-    """learning_rate: step length of plain SGD, >= 0; float32[] within a run."""
-
-    learning_rate: float = 0.1
 
 
 @struct.dataclass

@@ -5,9 +5,8 @@ Source: Yoon et al. 2020 (ICLR; arXiv 1902.09432); jaehong31/APD.
 
 from dataclasses import dataclass
 
-from flax import struct
-
-from cls_jax.types import InputError
+from cls_jax.errors import InputError
+from cls_jax.hyper import hyper
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class ApdConfig:
     annealing_steps: int = 40
 
 
-@struct.dataclass
+@hyper
 class ApdHyper:
     """float32[] within a run.
 

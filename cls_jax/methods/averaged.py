@@ -10,21 +10,18 @@ average of the working ones. What happens to its BatchNorm statistics is ``ema_b
 Source: Arani et al. 2022 (arXiv 2201.12604), section 3; NeurAI-Lab/CLS-ER, models/clser.py ("own").
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
+from cls_jax.choices import EmaBn as EmaBn
+from cls_jax.choices import Warmup as Warmup
 from cls_jax.losses import cross_entropy, logit_mse
 from cls_jax.methods.base import descend
 from cls_jax.nets.net import Net
 from cls_jax.sync import ema, ema_decay, select
 from cls_jax.types import Array, InputError, PyTree, Trainable, Variables
-
-EmaBn = Literal["own", "ema", "copy"]
-Warmup = Literal["steps", "updates"]
 
 
 @struct.dataclass

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from cls_jax.augment import Augment
+from cls_jax.methods.config_checks import check_replay as check_replay
 from cls_jax.nets.net import Net
 from cls_jax.types import (
     Array,
@@ -16,7 +17,6 @@ from cls_jax.types import (
     BoundaryFn,
     CapacityFn,
     InitFn,
-    InputError,
     PredictFn,
     PyTree,
     StepFn,
@@ -241,15 +241,3 @@ def answer(net: Net, augment: Augment, tree: str = "model") -> PredictFn:
         return logits.astype(jnp.float32)
 
     return predict
-
-
-def check_replay(memory_size: int, replay_size: int) -> None:
-    """Raises InputError unless a replay draw of at least one example fits into the memory."""
-    if memory_size < 1:
-        raise InputError(
-            f"memory_size={memory_size} leaves nothing to replay; use at least 1 slot, or sgd"
-        )
-    if not 1 <= replay_size <= memory_size:
-        raise InputError(
-            f"replay_size={replay_size} must be between 1 and the memory's {memory_size} slots"
-        )

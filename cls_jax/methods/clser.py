@@ -24,7 +24,6 @@ over stream and replay serves both losses, which is the same arithmetic; with Ba
 network sees the replay twice, as in the code.
 """
 
-from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -36,8 +35,6 @@ from cls_jax.augment import Augment
 from cls_jax.memory import Memory, after, reservoir
 from cls_jax.methods.averaged import (
     Averaged,
-    EmaBn,
-    Warmup,
     check_averaging,
     copy_of,
     follow,
@@ -45,46 +42,9 @@ from cls_jax.methods.averaged import (
     look,
 )
 from cls_jax.methods.base import Method, Phase, answer, check_replay, fresh, kept
+from cls_jax.methods.clser_config import ClsErConfig, ClsErHyper
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, Batch, Metrics, Trainable
-
-
-@dataclass(frozen=True)
-class ClsErConfig:
-    """Sizes, and two choices that the paper leaves open.
-
-    Attributes:
-      memory_size: slots of the reservoir.
-      replay_size: examples replayed a step.
-      ema_bn: the copies' BatchNorm statistics: from their own forwards on replay (as in the
-        official code), averaged, or copied from the working network.
-      warmup: the averages warm up over training steps (as in the official code) or over their own
-        updates, which suits short streams and small rates.
-    """
-
-    memory_size: int = 500
-    replay_size: int = 32
-    ema_bn: EmaBn = "own"
-    warmup: Warmup = "steps"
-
-
-@struct.dataclass
-class ClsErHyper:
-    """float32[] within a run.
-
-    Attributes:
-      learning_rate: step length of plain SGD, >= 0.
-      consistency_weight: of the logit consistency, >= 0.
-      stable_rate, plastic_rate: probability of an update a step, in [0, 1].
-      stable_decay, plastic_decay: caps of the averages' decay, in [0, 1).
-    """
-
-    learning_rate: float = 0.1
-    consistency_weight: float = 2.0
-    stable_rate: float = 0.9
-    stable_decay: float = 0.99
-    plastic_rate: float = 1.0
-    plastic_decay: float = 0.99
 
 
 @struct.dataclass

@@ -7,18 +7,17 @@ mask, so a new class recompiles nothing.
 Source: Hou et al. 2019 (UCIR), sections 3.1 to 3.3; Wu et al. 2021 (SPB), section 3; the spb card.
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 import optax
 
+from cls_jax.choices import Weighting as Weighting
 from cls_jax.herding import unit
 from cls_jax.losses import FLOOR, at_least
+from cls_jax.methods.config_checks import check_milestones as check_milestones
 from cls_jax.nets.net import Net
-from cls_jax.types import Array, InputError, PyTree, Variables
+from cls_jax.types import Array, PyTree, Variables
 
-Weighting = Literal["reciprocal", "equal", "sqrt", "none"]
 SQRT_WEIGHT = 5.0
 """UCIR's ``lambda_base`` on CIFAR-100."""
 
@@ -206,13 +205,6 @@ def margin_ranking(
 def step_decay(epoch: Array, milestones: tuple[int, ...]) -> Array:
     """float32[], 0.1 to the number of milestones that ``epoch`` has reached."""
     return 0.1 ** (epoch >= jnp.array(milestones, jnp.int32)).sum().astype(jnp.float32)
-
-
-def check_milestones(name: str, milestones: tuple[int, ...]) -> None:
-    """Raises InputError unless the epochs called ``name`` rise and are at least 1."""
-    rising = list(milestones) == sorted(set(milestones))
-    if not rising or any(epoch < 1 for epoch in milestones):
-        raise InputError(f"{name} is {milestones}; give rising numbers of epochs, each at least 1")
 
 
 def l2_sgd(

@@ -21,10 +21,9 @@ Source: jaehong31/DEN, its run on permuted MNIST; Yoon et al. 2018 (ICLR; arXiv 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flax import struct
-
-from cls_jax.methods.heads import check_annealing
-from cls_jax.types import InputError
+from cls_jax.errors import InputError
+from cls_jax.hyper import hyper
+from cls_jax.methods.config_checks import check_annealing
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class DenConfig:
     split: bool = True
 
 
-@struct.dataclass
+@hyper
 class DenHyper:
     """float32[] within a run.
 

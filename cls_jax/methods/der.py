@@ -17,7 +17,6 @@ a term (stream, then each draw), and the training-mode logits of the stream stor
 before the step.
 """
 
-from dataclasses import dataclass
 from functools import reduce
 
 import jax
@@ -39,33 +38,9 @@ from cls_jax.methods.base import (
     kept,
     move,
 )
+from cls_jax.methods.replay_config import DerConfig, DerHyper, DerppHyper
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, Batch, Metrics, Trainable, Variables
-
-
-@dataclass(frozen=True)
-class DerConfig:
-    """memory_size: slots of the reservoir; replay_size: examples of each replay draw."""
-
-    memory_size: int = 500
-    replay_size: int = 32
-
-
-@struct.dataclass
-class DerHyper:
-    """learning_rate of plain SGD and logit_weight (alpha): >= 0; float32[] within a run."""
-
-    learning_rate: float = 0.03
-    logit_weight: float = 0.3
-
-
-@struct.dataclass
-class DerppHyper:
-    """DerHyper's, and label_weight (beta) >= 0; float32[] within a run."""
-
-    learning_rate: float = 0.03
-    logit_weight: float = 0.2
-    label_weight: float = 0.5
 
 
 @struct.dataclass

@@ -41,8 +41,8 @@ from cls_jax.methods.dualnet_config import (
     NEEDS_PREDICTOR,
     DualNetConfig,
     DualNetHyper,
-    memory_policy,
 )
+from cls_jax.methods.dualnet_memory import memory_policy
 from cls_jax.methods.slow_learner import slow_learner
 from cls_jax.nets.dualnet import DualNets
 from cls_jax.sync import select

@@ -10,8 +10,6 @@ Source: Chaudhry et al. 2019; aimagelab/mammoth, models/er.py: reservoir memory,
 and augmented anew at each draw, stream examples stored after the step.
 """
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -21,23 +19,9 @@ from cls_jax.augment import Augment
 from cls_jax.losses import cross_entropy
 from cls_jax.memory import Memory, after, reservoir
 from cls_jax.methods.base import Method, Phase, answer, check_replay, descend, fresh, kept
+from cls_jax.methods.replay_config import ErConfig, ErHyper
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, Batch, Metrics, Trainable, Variables
-
-
-@dataclass(frozen=True)
-class ErConfig:
-    """memory_size: slots of the reservoir; replay_size: examples replayed a step."""
-
-    memory_size: int = 500
-    replay_size: int = 32
-
-
-@struct.dataclass
-class ErHyper:
-    """learning_rate: step length of plain SGD, >= 0; float32[] within a run."""
-
-    learning_rate: float = 0.1
 
 
 @struct.dataclass

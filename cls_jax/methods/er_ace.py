@@ -18,8 +18,7 @@ Departs: replay and mask begin with the first step, as in AML; "unseen" is a set
 take every class from the highest label seen upwards, which means a class order 0, 1, 2, …
 """
 
-from dataclasses import dataclass
-from typing import Literal, get_args, get_type_hints
+from typing import get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -40,33 +39,12 @@ from cls_jax.methods.base import (
     kept,
 )
 from cls_jax.methods.cosine import with_cosine_head
+from cls_jax.methods.replay_config import ErAceConfig, ErAceHyper
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, Batch, InputError, Metrics, Trainable, Variables
 
 SCALE = 10.0
 """By which both codes multiply the cosines."""
-
-
-@dataclass(frozen=True)
-class ErAceConfig:
-    """Sizes, and one choice.
-
-    Attributes:
-      memory_size: slots of the reservoir.
-      replay_size: examples replayed a step.
-      head: the last layer compares angles, as in both codes, or is the network's own.
-    """
-
-    memory_size: int = 500
-    replay_size: int = 32
-    head: Literal["cosine", "linear"] = "cosine"
-
-
-@struct.dataclass
-class ErAceHyper:
-    """learning_rate: step length of plain SGD, >= 0; float32[] within a run."""
-
-    learning_rate: float = 0.03
 
 
 @struct.dataclass

@@ -28,23 +28,9 @@ from flax import struct
 from cls_jax.augment import Augment
 from cls_jax.losses import cross_entropy
 from cls_jax.methods.base import Method, Needs, Phase, answer, descend, fresh, gradient_of, kept
+from cls_jax.methods.memoryless_config import EwcOnlineHyper
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
-
-
-@struct.dataclass
-class EwcOnlineHyper:
-    """float32[] within a run.
-
-    Attributes:
-      learning_rate: step length of plain SGD, >= 0.
-      penalty_weight: of the penalty beside the cross-entropy, >= 0.
-      fisher_keep_rate: share of the earlier importance kept as a task ends, in [0, 1].
-    """
-
-    learning_rate: float = 0.03
-    penalty_weight: float = 90.0
-    fisher_keep_rate: float = 1.0
 
 
 @struct.dataclass

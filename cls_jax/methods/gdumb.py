@@ -24,8 +24,6 @@ in half precision. Fitted after every task (the paper: whenever an answer is wan
 memory is a reservoir: after the last task alone). A stream of several epochs is passed once.
 """
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -35,45 +33,13 @@ from cls_jax.augment import Augment
 from cls_jax.losses import cross_entropy
 from cls_jax.memory import Memory, class_balanced
 from cls_jax.methods.base import Method, Phase, answer, descend, fresh, kept
+from cls_jax.methods.replay_config import GdumbConfig, GdumbHyper
 from cls_jax.nets.net import Net
 from cls_jax.sync import select
 from cls_jax.types import Array, Batch, InputError, Metrics, Task, Trainable, Variables
 
 _LARGEST_NORM = 10.0
 _CUTMIX_RATE = 0.5
-
-
-@dataclass(frozen=True)
-class GdumbConfig:
-    """Sizes, and one choice.
-
-    Attributes:
-      memory_size: slots.
-      fit_epochs: passes over the memory after each task.
-      fit_batch_size: examples a step of them.
-      cutmix: half of those steps paste a box of other images into each image; images only.
-    """
-
-    memory_size: int = 500
-    fit_epochs: int = 256
-    fit_batch_size: int = 16
-    cutmix: bool = True
-
-
-@struct.dataclass
-class GdumbHyper:
-    """float32[] within a run.
-
-    Attributes:
-      learning_rate, min_learning_rate: where a cosine cycle starts and what it falls to, >= 0.
-      momentum: of SGD, in [0, 1).
-      weight_decay: times the parameters, added to the gradient, >= 0.
-    """
-
-    learning_rate: float = 0.05
-    min_learning_rate: float = 0.0005
-    momentum: float = 0.9
-    weight_decay: float = 1e-6
 
 
 @struct.dataclass

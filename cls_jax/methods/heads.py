@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cls_jax.methods.config_checks import check_annealing as check_annealing
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, InputError, PyTree, Task, Variables
 
@@ -117,12 +118,3 @@ def annealed_adam(
     """
     rate = lambda step: learning_rate * annealing_rate ** (step // annealing_steps)  # noqa: E731
     return optax.adam(rate)
-
-
-def check_annealing(annealing_steps: int) -> None:
-    """Raises InputError unless ``annealing_steps`` is at least 1."""
-    if annealing_steps < 1:
-        raise InputError(
-            f"annealing_steps={annealing_steps} is no interval; give at least 1, and "
-            "annealing_rate 1 for a rate that stays"
-        )

@@ -33,7 +33,6 @@ images than the largest is filled up with its own first images.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -45,41 +44,10 @@ from cls_jax.checks import check_range
 from cls_jax.losses import cross_entropy, entropy
 from cls_jax.methods.base import WHOLE, Method, Needs, Phase, descend
 from cls_jax.methods.hopfield import Hopfield, empty, energy, stored
+from cls_jax.methods.hopsupsup_config import HopSupSupConfig, HopSupSupHyper
 from cls_jax.methods.supermasks import threshold_mask
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
-
-
-@dataclass(frozen=True)
-class HopSupSupConfig:
-    """The length of the recovery.
-
-    Attributes:
-      recovery_steps: of a mask, in every call of ``predict``.
-      recovery_batch_size: test images a step, one chunk after another and from the front again.
-    """
-
-    recovery_steps: int = 30
-    recovery_batch_size: int = 64
-
-
-@struct.dataclass
-class HopSupSupHyper:
-    """float32[] within a run.
-
-    Attributes:
-      learning_rate: of the scores in training, >= 0.
-      momentum: of SGD, in training and in recovery, in [0, 1).
-      weight_decay: times the scores, added to the gradient, in both, >= 0.
-      recovery_learning_rate: of the scores in recovery, >= 0.
-      energy_weight: of the Hopfield energy at the recovery's end, >= 0.
-    """
-
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    recovery_learning_rate: float = 500.0
-    energy_weight: float = 1.5e-3
 
 
 @struct.dataclass

@@ -25,8 +25,6 @@ herded anew from that task's examples and its old exemplars; disjoint tasks have
 row of a class not told so far is padding.
 """
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -48,6 +46,7 @@ from cls_jax.methods.base import (
     told_rows,
 )
 from cls_jax.methods.exemplars import choose, nearest_mean, no_exemplars, union
+from cls_jax.methods.replay_config import IcarlConfig, IcarlHyper
 from cls_jax.nets.net import Net
 from cls_jax.types import (
     Array,
@@ -59,35 +58,6 @@ from cls_jax.types import (
     Trainable,
     Variables,
 )
-
-
-@dataclass(frozen=True)
-class IcarlConfig:
-    """Sizes, and one choice.
-
-    Attributes:
-      memory_size: exemplars in all.
-      replay_size: exemplars drawn a step.
-      mirror: average the class means with those of the mirrored exemplars, as the official code
-        does; for digits, whose mirror images are something else, better not. Vectors have none.
-    """
-
-    memory_size: int = 500
-    replay_size: int = 10
-    mirror: bool = True
-
-
-@struct.dataclass
-class IcarlHyper:
-    """float32[] within a run.
-
-    Attributes:
-      learning_rate: step length of plain SGD, >= 0.
-      l2_weight: of the sum of all squared parameters in the loss, >= 0.
-    """
-
-    learning_rate: float = 0.1
-    l2_weight: float = 1e-5
 
 
 @struct.dataclass

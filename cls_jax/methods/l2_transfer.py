@@ -19,7 +19,6 @@ of a class that is not the task's is padding.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -39,34 +38,9 @@ from cls_jax.methods.heads import (
     with_heads,
     without_head,
 )
+from cls_jax.methods.memoryless_config import L2TransferConfig, L2TransferHyper
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
-
-
-@dataclass(frozen=True)
-class L2TransferConfig:
-    """When the rate falls.
-
-    Attributes:
-      annealing_steps: steps of a task between two falls of the learning rate.
-    """
-
-    annealing_steps: int = 40
-
-
-@struct.dataclass
-class L2TransferHyper:
-    """float32[] within a run.
-
-    Attributes:
-      learning_rate: of Adam as a task begins, >= 0.
-      annealing_rate: factor on it after every ``annealing_steps`` steps, in [0, 1]; 1: it stays.
-      penalty_weight: of half the squared way of the shared weights, >= 0.
-    """
-
-    learning_rate: float = 1e-3
-    annealing_rate: float = 1.0
-    penalty_weight: float = 1.0
 
 
 @struct.dataclass

@@ -40,25 +40,9 @@ from cls_jax.methods.base import (
     kept,
     told_rows,
 )
+from cls_jax.methods.memoryless_config import LwfHyper
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, Batch, InputError, Metrics, Task, Trainable, Variables
-
-
-@struct.dataclass
-class LwfHyper:
-    """float32[] within a run.
-
-    Attributes:
-      learning_rate: step length of plain SGD, >= 0.
-      distill_weight: of the distillation beside the cross-entropy, >= 0.
-      temperature: by which the logits are divided in the distillation, > 0.
-      weight_decay: added to the gradient, times the parameters, after the head's phase, >= 0.
-    """
-
-    learning_rate: float = 0.03
-    distill_weight: float = 1.0
-    temperature: float = 2.0
-    weight_decay: float = 5e-4
 
 
 @struct.dataclass

@@ -27,19 +27,9 @@ from cls_jax.methods.averaged import (
     look,
 )
 from cls_jax.methods.base import Method, Phase, answer, check_replay, fresh, kept
-from cls_jax.methods.clser import ClsErConfig
+from cls_jax.methods.clser_config import ClsErConfig, MeanErHyper
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, Batch, Metrics, Trainable
-
-
-@struct.dataclass
-class MeanErHyper:
-    """learning_rate, consistency_weight >= 0; ema_rate in [0, 1]; ema_decay in [0, 1)."""
-
-    learning_rate: float = 0.1
-    consistency_weight: float = 2.0
-    ema_rate: float = 0.9
-    ema_decay: float = 0.99
 
 
 @struct.dataclass

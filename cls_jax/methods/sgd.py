@@ -15,15 +15,9 @@ from flax import struct
 from cls_jax.augment import Augment
 from cls_jax.losses import cross_entropy
 from cls_jax.methods.base import Method, Phase, answer, descend, fresh, kept
+from cls_jax.methods.memoryless_config import SgdHyper
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, Batch, Metrics, Trainable, Variables
-
-
-@struct.dataclass
-class SgdHyper:
-    """learning_rate: step length of plain SGD, >= 0; float32[] within a run."""
-
-    learning_rate: float = 0.03
 
 
 @struct.dataclass

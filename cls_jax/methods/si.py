@@ -29,23 +29,9 @@ from cls_jax.augment import Augment
 from cls_jax.losses import cross_entropy
 from cls_jax.methods.base import Method, Needs, Phase, answer, fresh, gradient_of, kept, move
 from cls_jax.methods.ewc_online import penalty
+from cls_jax.methods.memoryless_config import SiHyper
 from cls_jax.nets.net import Net
 from cls_jax.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
-
-
-@struct.dataclass
-class SiHyper:
-    """float32[] within a run.
-
-    Attributes:
-      learning_rate: step length of plain SGD, >= 0.
-      penalty_weight: of the penalty beside the cross-entropy, >= 0.
-      damping: xi, bounds the importance of a parameter that hardly moved, > 0.
-    """
-
-    learning_rate: float = 0.1
-    penalty_weight: float = 1.0
-    damping: float = 0.9
 
 
 @struct.dataclass

@@ -18,13 +18,10 @@ import optax
 
 from cls_jax import view_losses
 from cls_jax.augment import Augment
+from cls_jax.choices import Objective as Objective
 from cls_jax.nets.dualnet import DualNets
 from cls_jax.sync import ema, lookahead
 from cls_jax.types import Array, PyTree, Trainable, Variables
-
-Objective = Literal[
-    "barlow_twins", "simclr", "simsiam", "byol", "simclr_as_in_code", "byol_as_in_code"
-]
 
 DrawFn = Callable[[Array], tuple[Array, Array]]
 """key -> (images uint8[n, h, w, c], valid bool[n]), drawn anew for every inner step."""

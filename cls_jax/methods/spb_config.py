@@ -5,13 +5,15 @@ Source: Wu, Gong and Li 2021 (ICCV); the defaults are told where the method is, 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from flax import struct
+from cls_jax.choices import Weighting
+from cls_jax.errors import InputError
+from cls_jax.hyper import hyper
+from cls_jax.methods.config_checks import check_milestones
 
-from cls_jax.augment import Augment
-from cls_jax.methods.cosine import Weighting, check_milestones
-from cls_jax.types import InputError
+if TYPE_CHECKING:
+    from cls_jax.augment import Augment
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class SpbMConfig(SpbConfig):
     rotations: int = 4
 
 
-@struct.dataclass
+@hyper
 class SpbHyper:
     """float32[] within a run.
 
@@ -120,7 +122,7 @@ def variants(
     return {name: replace(config, **left(name)) for name in names if name in VARIANTS}
 
 
-def check(config: SpbConfig, augment: Augment) -> None:
+def check(config: SpbConfig, augment: "Augment") -> None:
     """Raises InputError for choices that cannot be, each alone or together."""
     for field in ("weighting", "ce_scope", "learner", "answer"):
         choices = SpbConfig.__annotations__[field].__args__

@@ -6,10 +6,9 @@ Source: the table in supsup.py says where each default comes from.
 from dataclasses import dataclass
 from typing import Literal
 
-from flax import struct
-
 from cls_jax.checks import check_range
-from cls_jax.types import InputError
+from cls_jax.errors import InputError
+from cls_jax.hyper import hyper
 
 TOGETHER = 128
 """Test images of one task that come together, when the task is inferred."""
@@ -56,7 +55,7 @@ class SupSupConfig:
     num_compared: int = 5
 
 
-@struct.dataclass
+@hyper
 class SupSupHyper:
     """float32[] within a run.
 

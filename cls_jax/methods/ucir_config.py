@@ -5,11 +5,10 @@ Source: Hou et al. 2019 (CVPR); the defaults are told where the method is, in uc
 
 from dataclasses import dataclass
 
-from flax import struct
-
 from cls_jax.checks import check_range
-from cls_jax.methods.cosine import check_milestones
-from cls_jax.types import InputError
+from cls_jax.errors import InputError
+from cls_jax.hyper import hyper
+from cls_jax.methods.config_checks import check_milestones
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class UcirConfig:
     balanced_decays: tuple[int, ...] = (10,)
 
 
-@struct.dataclass
+@hyper
 class UcirHyper:
     """float32[] within a run.
 

@@ -1,17 +1,15 @@
 """The tasks of a stream in another order, as data: shapes and programs do not depend on it."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import jax
 import numpy as np
 
 from cls_jax.checks import wholes
+from cls_jax.choices import TaskOrder as TaskOrder
 from cls_jax.streams.stream import Schedule, Stream
 from cls_jax.streams.tables import argsort
 from cls_jax.types import Array, InputError
-
-TaskOrder = Literal["given", "shuffled"] | tuple[int, ...]
 
 _ORDER = 8  # purpose of the key; the scenarios use small numbers, pooled has 7
 
