@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cls_jax.errors import InputError
+from cls_jax.hyper import register
 
 
 def whole(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> int:
@@ -186,6 +187,7 @@ def check_hyper(hyper: Any) -> None:
     """
     import jax
 
+    register()
     single = {}
     if dataclasses.is_dataclass(hyper):
         single = {f.name for f in dataclasses.fields(hyper) if f.type in (float, "float")}

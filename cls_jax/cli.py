@@ -1,7 +1,7 @@
 """A frozen dataclass as a command line.
 
-Parsing loads no JAX: where a script's own flags need none (evaluate.py, records.py, the report),
-its help and its typing errors come without it.
+Help and typing errors never load JAX: parsing needs none, and a script imports at its top only what
+its flags need; what its ``main`` computes with is imported there.
 """
 
 import argparse

@@ -1,4 +1,7 @@
-"""One call that trains, keeps and reports what a command asked for."""
+"""One call that trains, keeps and reports what a command asked for.
+
+Scripts import from here, once their flags are parsed, all that their ``main`` calls.
+"""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,14 +15,17 @@ import jax
 from cls_jax.checkpoint import Checkpoints, check_saves, interval
 from cls_jax.console import console, fan_out, tensorboard
 from cls_jax.events import Result
-from cls_jax.experiment import Learner, make_learner, make_stream
+from cls_jax.experiment import Learner
+from cls_jax.experiment import make_learner as make_learner
+from cls_jax.experiment import make_stream as make_stream
 from cls_jax.files import safe_names
 from cls_jax.grid import grid
 from cls_jax.itinerary import Forget, Keeper
 from cls_jax.methods.base import no_advice
 from cls_jax.paths import writing
 from cls_jax.plan import Plan, check_run
-from cls_jax.processes import cache_programs, is_first, join, no_one_waits
+from cls_jax.processes import cache_programs, join, no_one_waits
+from cls_jax.processes import is_first as is_first
 from cls_jax.report import finish
 from cls_jax.run_config import RunConfig as RunConfig
 from cls_jax.run_config import check_outputs

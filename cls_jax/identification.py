@@ -140,13 +140,15 @@ def make_identification(
 
 
 def report(config: Any, learner: Learner, results: Sequence[Result]) -> None:
-    """Scores the last states in every way asked for; prints a table, writes identification.json.
+    """Scores the last states in every way asked for, if any: a table, and identification.json.
 
     Args:
       config: of the script; has ``ways`` and all that made the learner.
       learner: of the table's row supsup.
       results: of ``execute``.
     """
+    if not config.ways:
+        return
     stream = learner.stream
     net = make_net(config.net, config.method.num_outputs)
     shape, normalisation = stream.source.test.x.shape[1:], config.stream.normalisation

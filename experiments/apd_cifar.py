@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from cls_jax.cli import flat, run_main
-from cls_jax.execution import RunConfig, begin, execute
-from cls_jax.experiment import StreamConfig, make_learner, make_stream
 from cls_jax.methods.apd_config import ApdConfig, ApdHyper
-from cls_jax.nets.choose import NetConfig
+from cls_jax.net_config import NetConfig
 from cls_jax.orders import finish_orders, read_orders
-from cls_jax.processes import is_first
+from cls_jax.run_config import RunConfig
+from cls_jax.stream_config import StreamConfig
 from cls_jax.unused import refuse
 from cls_jax.variants import check_variants, fitted
 
@@ -32,7 +31,6 @@ VARIANTS = {  # label -> row of the table of methods; its Config and Hyper in pl
 PLAIN = StreamConfig(normalisation="none", batch_size=100)
 DIGITS = replace(PLAIN, scenario="dihedral", image_size=8, epochs=54)
 SPLIT = replace(PLAIN, data="cifar100", tasks=10, class_order="label", epochs=20)
-FIVE = "0-1-2-3-4", "4-3-2-1-0", "2-0-4-1-3", "1-4-0-3-2", "3-2-1-4-0"
 A_TO_E = "0123456789", "1745208693", "7051843629", "5829043761", "2954806137"
 
 
@@ -41,7 +39,7 @@ class Config:
     """Everything about one experiment; an order is written as 2-0-1: task 2 comes first."""
 
     variants: tuple[Literal[tuple(VARIANTS)], ...] = ("APD(1)",)
-    orders: tuple[str, ...] = FIVE
+    orders: tuple[str, ...] = ("0-1-2-3-4", "4-3-2-1-0", "2-0-4-1-3", "1-4-0-3-2", "3-2-1-4-0")
     stream: flat(StreamConfig) = DIGITS
     net: flat(NetConfig) = NetConfig("mlp", hidden=(256, 128))
     method: flat(ApdConfig) = ApdConfig()
@@ -65,6 +63,8 @@ def check(config: Config, typed: Collection[str]) -> None:
 
 def main(config: Config) -> None:
     """Checks all, runs one method after another in every order, prints and writes the table."""
+    from cls_jax.execution import begin, execute, is_first, make_learner, make_stream
+
     begin(config.run)
     plans = [replace(config.stream, task_order=o) for o in read_orders(config.orders)]
     learners, places = [], [(plan, make_stream(plan), config.net) for plan in plans]

@@ -20,37 +20,28 @@ import os
 from collections.abc import Callable, Collection
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import jax
-from benchmark_parts import (
-    CLASSES,
-    HIDDEN,
-    TASKS,
-    Laps,
-    Twins,
-    ceilings,
-    peak_bytes,
-    step_flops,
-    synthetic,
-)
 from tyro.conf import arg
 
 from cls_jax.checks import check_range
 from cls_jax.cli import run_main
+from cls_jax.errors import InputError
 from cls_jax.events import Progress
-from cls_jax.experiment import StreamConfig, make_method
 from cls_jax.host_memory import check_bytes, check_schedule
 from cls_jax.methods import METHODS
-from cls_jax.methods.base import Method
-from cls_jax.nets.choose import NetConfig
+from cls_jax.net_config import NetConfig
 from cls_jax.paths import check_file
-from cls_jax.runner import Plan, check_run, run
-from cls_jax.sizes import check_held
-from cls_jax.streams.stream import Stream
-from cls_jax.types import InputError, PyTree
 from cls_jax.unused import check_used, refuse
 from cls_jax.workdir import provenance, write_json, writing
+
+if TYPE_CHECKING:
+    from benchmark_parts import Twins
+
+    from cls_jax.methods.base import Method
+    from cls_jax.runner import Plan
+    from cls_jax.streams.stream import Stream
+    from cls_jax.types import PyTree
 
 TWINS = {
     ("sgd", "resnet18"): ("resnet_step", ("width", "batch_size")),
@@ -111,12 +102,19 @@ class Config:
     json: str | None = None
 
 
-def build(config: Config) -> tuple[Method, PyTree, Stream, Plan]:
+def build(config: Config) -> "tuple[Method, PyTree, Stream, Plan]":
     """All that a run needs, checked.
 
     Raises:
       InputError: for anything that cannot be measured, before any compute.
     """
+    from benchmark_parts import CLASSES, TASKS, synthetic
+
+    from cls_jax.experiment import make_method
+    from cls_jax.runner import Plan, check_run
+    from cls_jax.sizes import check_held
+    from cls_jax.stream_config import StreamConfig
+
     for name in ("batch_size", "seeds", "turns", "steps", "replay_size", "memory_size"):
         if getattr(config, name) is not None:
             check_range(name, getattr(config, name), 1)
@@ -158,6 +156,8 @@ def _wants_torch(config: Config) -> bool:
 
 
 def _sizes(config: Config) -> dict[str, int]:
+    from benchmark_parts import TASKS
+
     b = config.batch_size
     memory_size = config.memory_size or TASKS * max(100, b)
     replay_size = config.replay_size or b
@@ -166,6 +166,9 @@ def _sizes(config: Config) -> dict[str, int]:
 
 
 def _check_twin(config: Config) -> None:
+    import jax
+    from benchmark_parts import HIDDEN
+
     if (config.method, config.net.net) not in TWINS:
         twins = " or ".join(f"{method} with {net}" for method, net in TWINS)
         raise InputError(
@@ -188,10 +191,13 @@ def _check_twin(config: Config) -> None:
         )
 
 
-def _twins(config: Config) -> Twins | nullcontext:
+def _twins(config: Config) -> "Twins | nullcontext":
     """The worker that times PyTorch, if it is wanted."""
     if not _wants_torch(config):
         return nullcontext()
+    import jax
+    from benchmark_parts import Twins
+
     name, wanted = TWINS[config.method, config.net.net]
     sizes = {size: _sizes(config)[size] for size in wanted}
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
@@ -212,11 +218,17 @@ class _Done(Exception):
 
 def measure(config: Config) -> dict[str, float | str | None]:
     """The numbers, by name; what was asked for is checked before any compute."""
+    import jax
+
     with jax.default_matmul_precision("highest") if not config.tf32 else nullcontext():
         return _measure(config)
 
 
 def _measure(config: Config) -> dict[str, float | str | None]:
+    from benchmark_parts import Laps, ceilings, peak_bytes, step_flops
+
+    from cls_jax.runner import run
+
     method, hyper, stream, plan = build(config)
     flops = step_flops(method, hyper, stream)
     lanes = config.seeds if plan.over_seeds == "vmap" else 1
@@ -267,6 +279,8 @@ def _measure(config: Config) -> dict[str, float | str | None]:
 
 def lines(config: Config, numbers: dict[str, float | str | None]) -> list[str]:
     """The numbers for a reader."""
+    import jax
+
     n, net = numbers, config.net
     shape = "mlp" if net.net == "mlp" else f"{net.net} width {net.width}"
     held = "on the device" if jax.default_backend() != "cpu" else "of the process"

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cls_jax.methods.base import Method
-from cls_jax.nets.choose import NetConfig
+from cls_jax.net_config import NetConfig
 from cls_jax.streams.class_il import class_il
 from cls_jax.streams.stream import Examples, Source, Stream
 from cls_jax.types import Batch, InputError, PyTree

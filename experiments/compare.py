@@ -12,10 +12,10 @@ from typing import Annotated
 from tyro.conf import arg
 
 from cls_jax.cli import flat, run_main
-from cls_jax.execution import RunConfig, begin, conclude, execute
-from cls_jax.experiment import StreamConfig, make_learner, make_stream
 from cls_jax.methods import METHODS
-from cls_jax.nets.choose import NetConfig
+from cls_jax.net_config import NetConfig
+from cls_jax.run_config import RunConfig
+from cls_jax.stream_config import StreamConfig
 from cls_jax.variants import FLAGS, SIZED, check_compared, of_all
 
 HELP = {
@@ -52,6 +52,8 @@ PRESETS = {
 
 def main(config) -> None:
     """Checks everything, runs one method after another, prints the table, writes the workdir."""
+    from cls_jax.execution import begin, conclude, execute, make_learner, make_stream
+
     begin(config.run)
     stream = make_stream(config.stream)
     learners = []

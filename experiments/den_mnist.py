@@ -7,22 +7,19 @@ Controls: DEN without stamps, two variants, and networks that do not grow, as wi
 ended, with the passes of its three long phases.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from cls_jax.cli import flat, hiding, run_main
-from cls_jax.execution import RunConfig, begin, conclude, execute
-from cls_jax.experiment import Learner, StreamConfig, make_learner, make_stream
-from cls_jax.methods import METHODS
+from cls_jax.errors import InputError
 from cls_jax.methods.den_config import DenConfig, DenHyper
-from cls_jax.nets.choose import NetConfig
-from cls_jax.types import InputError
+from cls_jax.net_config import NetConfig
+from cls_jax.run_config import RunConfig
+from cls_jax.stream_config import StreamConfig
 from cls_jax.unused import check_of
 
 PERMUTED = StreamConfig(scenario="permuted", normalisation="none")
 MNIST = replace(PERMUTED, data="mnist", tasks=10, batch_size=256, epochs=20)
 Net = hiding(NetConfig, "net", "width")  # DEN grows a perceptron
-OTHERS = {"den group 5e-3": {"group_weight": 5e-3}, "den drift 0.01": {"drift_weight": 0.01}}
 
 
 @dataclass(frozen=True)
@@ -41,28 +38,11 @@ CHECK, BASE = check_of("den"), Net("mlp", hidden=(312, 128))
 PRESETS = {"quick": Config(), "paper": Config(MNIST, BASE, DenConfig(), DenHyper())}
 
 
-def growing(config: Config) -> Iterator[Learner]:
-    """DEN, and with controls DEN with other numbers."""
-    at = make_stream(config.stream), config.stream, config.net
-    for label, numbers in ({"den": {}} | (OTHERS if config.controls else {})).items():
-        yield make_learner("den", config.method, replace(config.hyper, **numbers), *at, label=label)
-
-
-def fixed(config: Config, grown: Sequence[int]) -> Iterator[Learner]:
-    """Networks that keep their size; a pull of 0 is fine-tuning."""
-    longer = replace(config.stream, epochs=3 * config.stream.epochs)
-    stream, rate = make_stream(longer), {"learning_rate": config.hyper.learning_rate}
-    rows = [("l2_transfer", f"L2 {w}", {**rate, "penalty_weight": w}) for w in (0, 0.01, 0.5)]
-    rows += [("sgd", "sgd", {}), ("ewc_online", "EWC 90", {"learning_rate": 0.01})]
-    rows.append(("ewc_online", "EWC 10", {"learning_rate": 0.03, "penalty_weight": 10.0}))
-    for net in dict.fromkeys((config.net, replace(config.net, hidden=tuple(grown)))):
-        for row, label, numbers in rows:
-            kinds = METHODS[row].config(), METHODS[row].hyper(**numbers), stream, longer, net
-            yield make_learner(row, *kinds, label=f"{label} {'-'.join(map(str, net.hidden))}")
-
-
 def main(config: Config) -> None:
     """Checks, trains or goes on, prints the table and writes the workdir."""
+    from cls_jax.den_controls import fixed, growing
+    from cls_jax.execution import begin, conclude, execute
+
     if config.controls and config.run.sweep:
         raise InputError("sweep varies DEN alone; leave --controls out")
     begin(config.run)

@@ -10,10 +10,10 @@ task. Both take --data, e.g. --data cifar10 --data-dir ~/tensorflow_datasets.
 from dataclasses import dataclass
 
 from cls_jax.cli import flat, hiding, run_main
-from cls_jax.execution import RunConfig, run_one
-from cls_jax.experiment import StreamConfig
-from cls_jax.methods.dualnet import DualNetConfig, DualNetHyper
-from cls_jax.nets.choose import NetConfig
+from cls_jax.methods.dualnet_config import DualNetConfig, DualNetHyper
+from cls_jax.net_config import NetConfig
+from cls_jax.run_config import RunConfig
+from cls_jax.stream_config import StreamConfig
 from cls_jax.unused import check_of
 
 Net = hiding(NetConfig, "net", "hidden")  # DualNet always has its own two networks
@@ -48,6 +48,8 @@ PRESETS = {
 
 def main(config: Config) -> None:
     """Checks, trains or goes on, prints the table and writes the workdir."""
+    from cls_jax.execution import run_one
+
     run_one("dualnet", config)
 
 

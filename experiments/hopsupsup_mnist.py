@@ -13,10 +13,10 @@ of the quick preset were chosen on images held out from the training split.
 from dataclasses import dataclass
 
 from cls_jax.cli import flat, hiding, run_main
-from cls_jax.execution import RunConfig, run_one
-from cls_jax.experiment import StreamConfig
-from cls_jax.methods.hopsupsup import HopSupSupConfig, HopSupSupHyper
-from cls_jax.nets.choose import NetConfig
+from cls_jax.methods.hopsupsup_config import HopSupSupConfig, HopSupSupHyper
+from cls_jax.net_config import NetConfig
+from cls_jax.run_config import RunConfig
+from cls_jax.stream_config import StreamConfig
 from cls_jax.unused import check_of
 
 Net = hiding(NetConfig, "net", "width")  # HopSupSup always has its own perceptron
@@ -49,6 +49,8 @@ PRESETS = {
 
 def main(config: Config) -> None:
     """Checks, trains or goes on, prints the table and writes the workdir."""
+    from cls_jax.execution import run_one
+
     run_one("hopsupsup", config)
 
 

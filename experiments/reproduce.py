@@ -11,11 +11,9 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from cls_jax.cli import flat, hiding, run_main
-from cls_jax.execution import RunConfig, begin, execute
-from cls_jax.experiment import make_learner, make_stream
 from cls_jax.presets import TABLES, Change, ablations, cells, changed, settings
-from cls_jax.processes import is_first
 from cls_jax.reproduction import Cell, read_published, reproduction_sheet, write_reproduction
+from cls_jax.run_config import RunConfig
 from cls_jax.sheet import rich_table, show
 from cls_jax.unused import refuse
 
@@ -38,6 +36,8 @@ class Config:
 
 def main(config: Config) -> None:
     """Checks every cell, runs one after another, prints the table, writes the record."""
+    from cls_jax.execution import begin, execute, is_first, make_learner, make_stream
+
     if config.table == "s_mnist_ablations":
         wanted = ablations(config.methods, config.memory_sizes)
     else:

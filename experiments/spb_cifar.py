@@ -13,11 +13,11 @@ from typing import Annotated
 from tyro.conf import arg
 
 from cls_jax.cli import flat, run_main
-from cls_jax.execution import RunConfig, begin, conclude, execute
-from cls_jax.experiment import StreamConfig, make_learner, make_stream
 from cls_jax.methods.spb_config import SpbConfig, SpbHyper
 from cls_jax.methods.ucir_config import UcirConfig, UcirHyper
-from cls_jax.nets.choose import NetConfig
+from cls_jax.net_config import NetConfig
+from cls_jax.run_config import RunConfig
+from cls_jax.stream_config import StreamConfig
 from cls_jax.variants import SPB_AND_UCIR, check_variants, spb_and_ucir
 
 ROWS = {"method": "spb", "hyper": "spb", "ucir": "ucir", "ucir_rates": "ucir"}
@@ -30,7 +30,7 @@ class Config:
     variants: Annotated[tuple[str, ...], arg(help=f"all, or of {', '.join(SPB_AND_UCIR)}.")]
     stream: flat(StreamConfig)
     net: flat(NetConfig)
-    method: flat(SpbConfig)
+    method: flat(SpbConfig) = SpbConfig()
     hyper: flat(SpbHyper) = SpbHyper()
     ucir: UcirConfig = UcirConfig()
     ucir_rates: UcirHyper = UcirHyper()
@@ -54,7 +54,6 @@ PRESETS = {
         ("spb", "spb_i", "spb_m"),
         StreamConfig("cifar100", tasks=6, batch_size=128, class_order="1993", **CIFAR),
         NetConfig("resnet32", width=16),
-        SpbConfig(),
     ),
 }
 
@@ -66,12 +65,13 @@ def check(config: Config, typed: Collection[str]) -> None:
 
 def main(config: Config) -> None:
     """Checks every variant, runs one after another, prints the table and writes the workdir."""
+    from cls_jax.execution import begin, conclude, execute, make_learner, make_stream
+
     begin(config.run)
-    stream, long = make_stream(config.stream), config.stream
-    long = replace(long, epochs=long.base_epochs or long.epochs, base_epochs=None)
-    learners = []
+    learners, short, stream = [], config.stream, make_stream(config.stream)
+    long = replace(short, epochs=short.base_epochs or short.epochs, base_epochs=None)
     for name, one in spb_and_ucir(config).items():
-        where = (make_stream(long), long) if one.longer else (stream, config.stream)
+        where = (make_stream(long), long) if one.longer else (stream, short)
         learners.append(make_learner(*one, *where, config.net, label=name))
     conclude(config, execute(learners, config.run, config))
 

@@ -13,11 +13,10 @@ from typing import Annotated
 from tyro.conf import arg
 
 from cls_jax.cli import flat, run_main
-from cls_jax.execution import RunConfig, begin, conclude, execute
-from cls_jax.experiment import StreamConfig, make_learner, make_stream
-from cls_jax.identification import parse_ways, report
 from cls_jax.methods.supsup_config import SupSupConfig, SupSupHyper
-from cls_jax.nets.choose import NetConfig
+from cls_jax.net_config import NetConfig
+from cls_jax.run_config import RunConfig
+from cls_jax.stream_config import StreamConfig
 from cls_jax.unused import check_of
 
 KIND = {"batch_size": 128, "drop_last": True, "normalisation": "mnist"}
@@ -47,8 +46,7 @@ GG = {"rule": "edge_popup", "num_outputs": 5, "classes_per_task": 5, "optimizer"
 LENET, FC = NetConfig("mlp", hidden=(300, 100)), NetConfig("mlp", hidden=(1024, 1024))
 NOVELTY = SupSupHyper(1e-3, new_bound=2.2, known_rate=0.9)
 WIDE = SupSupConfig(num_outputs=200, inference="binary", probe_size=128)
-END = RunConfig(score="end")
-CHECK = check_of("supsup")
+CHECK, END = check_of("supsup"), RunConfig(score="end")
 PRESETS = {
     "quick": Config(),
     "nns": Config(method=SupSupConfig(**FREE, probe_size=128), hyper=NOVELTY, ways=()),
@@ -66,14 +64,16 @@ PRESETS = {
 
 def main(config: Config) -> None:
     """Checks, trains or goes on, prints the tables and writes the workdir."""
+    from cls_jax.execution import begin, conclude, execute, make_learner, make_stream
+    from cls_jax.identification import parse_ways, report
+
     begin(config.run)
     parse_ways(config.ways)
     stream, kinds = make_stream(config.stream), (config.stream, config.net)
     learner = make_learner("supsup", config.method, config.hyper, stream, *kinds)
     results = execute([learner], config.run, config)
     conclude(config, results)
-    if config.ways:
-        report(config, learner, results)
+    report(config, learner, results)
 
 
 if __name__ == "__main__":

@@ -232,29 +232,42 @@ def test_in_a_process_a_typing_error_writes_nothing_and_loads_no_jax(tmp_path):
 
 
 HELP = """
-import contextlib, io, runpy, sys
+import contextlib, io, runpy, sys, pathlib
 
 class NoJax:
     def find_spec(self, name, path=None, target=None):
-        assert name.split(".")[0] not in ("jax", "jaxlib", "flax"), f"help loads {name}"
+        heavy = name.split(".")[0] in ("jax", "jaxlib", "flax", "optax", "orbax")
+        assert not heavy, f"{sys.argv} loads {name}"
 
 sys.meta_path.insert(0, NoJax())
 sys.path.insert(0, "experiments")
-for script in ("evaluate", "records", "benchmark_profile", "benchmark_saving", "cls_jax.report"):
-    sys.argv, told = [script, "--help"], io.StringIO()
-    try:
-        with contextlib.redirect_stdout(told):
-            if "." in script:
-                runpy.run_module(script, run_name="__main__")
-            else:
-                runpy.run_path(f"experiments/{script}.py", run_name="__main__")
-    except SystemExit as stop:
-        assert stop.code == 0, script
-    assert "--help" in told.getvalue(), script
+scripts = [p for p in pathlib.Path("experiments").glob("*.py") if p.read_text()[:2] == "#!"]
+assert len(scripts) >= 16
+for script in (*sorted(map(str, scripts)), "cls_jax.report"):
+    for flag, code in (("--help", 0), ("--no-such-flag", 2)):
+        sys.argv, told = [script, flag], io.StringIO()
+        try:
+            with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+                if script.endswith(".py"):
+                    runpy.run_path(script, run_name="__main__")
+                else:
+                    runpy.run_module(script, run_name="__main__")
+        except SystemExit as stop:
+            assert stop.code == code, (sys.argv, stop.code)
+        else:
+            raise AssertionError(f"{sys.argv} goes on")
+        assert flag in told.getvalue(), (sys.argv, told.getvalue())
+
+sys.meta_path.pop(0)  # what was made without JAX is data as soon as there is JAX
+from cls_jax.methods import METHODS
+hypers = [row.hyper() for row in METHODS.values()]
+from cls_jax.checks import check_hyper
+for hyper in hypers:
+    check_hyper(hyper)
 """
 
 
-def test_help_of_what_needs_no_jax_loads_none():
+def test_help_and_typing_errors_of_every_script_load_no_jax():
     root = Path(cli.__file__).resolve().parents[1]
     done = subprocess.run(
         [sys.executable, "-c", HELP], cwd=root, capture_output=True, text=True, timeout=120

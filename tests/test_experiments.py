@@ -276,8 +276,10 @@ def test_den_runs_from_flags_to_files(tmp_path):
 
 def test_what_stands_beside_den():
     """Six networks of each width, told by their names."""
-    script = runpy.run_path(str(DEN))
-    names = [learner.method.name for learner in script["fixed"](script["Config"](), (9, 8))]
+    from cls_jax.den_controls import fixed
+
+    config = runpy.run_path(str(DEN))["Config"]()
+    names = [learner.method.name for learner in fixed(config, (9, 8))]
     kinds = ("L2 0", "L2 0.01", "L2 0.5", "sgd", "EWC 90", "EWC 10")
     assert names == [f"{kind} {width}" for width in ("64-32", "9-8") for kind in kinds]
 

@@ -16,6 +16,11 @@ from cls_jax.types import InputError
 def memory_policy(config: DualNetConfig, augment: Augment, num_tasks: int) -> MemoryPolicy:
     """The memory that the config asks for: a ring for each task, or one reservoir.
 
+    Args:
+      config: of DualNet.
+      augment: has self-supervised views.
+      num_tasks: of the stream.
+
     Raises:
       InputError: if a size does not fit, or ``augment`` has no self-supervised views.
     """
