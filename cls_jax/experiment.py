@@ -1,4 +1,4 @@
-"""What is learned by what: the flags that fix a stream, and a method fitted to it.
+"""What is learned by what: the stream that the flags fix, and a method fitted to it.
 
 A script adds its method's Config and Hyper and its presets; see experiments/dualnet_cifar.py.
 """

@@ -232,7 +232,7 @@ def test_in_a_process_a_typing_error_writes_nothing_and_loads_no_jax(tmp_path):
 
 
 HELP = """
-import contextlib, io, runpy, sys, pathlib
+import contextlib, io, pathlib, re, runpy, sys
 
 class NoJax:
     def find_spec(self, name, path=None, target=None):
@@ -243,20 +243,27 @@ sys.meta_path.insert(0, NoJax())
 sys.path.insert(0, "experiments")
 scripts = [p for p in pathlib.Path("experiments").glob("*.py") if p.read_text()[:2] == "#!"]
 assert len(scripts) >= 16
-for script in (*sorted(map(str, scripts)), "cls_jax.report"):
-    for flag, code in (("--help", 0), ("--no-such-flag", 2)):
-        sys.argv, told = [script, flag], io.StringIO()
-        try:
-            with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
-                if script.endswith(".py"):
-                    runpy.run_path(script, run_name="__main__")
-                else:
-                    runpy.run_module(script, run_name="__main__")
-        except SystemExit as stop:
-            assert stop.code == code, (sys.argv, stop.code)
-        else:
-            raise AssertionError(f"{sys.argv} goes on")
-        assert flag in told.getvalue(), (sys.argv, told.getvalue())
+scripts = [*sorted(map(str, scripts)), "cls_jax.report"]
+calls = [(script, flag) for script in scripts for flag in ("--help", "--no-such-flag")]
+calls += [  # a flag that changes nothing, and a number that float32 does not hold
+    ("experiments/clser_mnist.py", "--width", "3"),
+    ("experiments/apd_cifar.py", "--task-order", "shuffled"),
+    ("experiments/dualnet_cifar.py", "--learning-rate", "1e39"),
+]
+for call in calls:
+    sys.argv, told = list(call), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+            if call[0].endswith(".py"):
+                runpy.run_path(call[0], run_name="__main__")
+            else:
+                runpy.run_module(call[0], run_name="__main__")
+    except SystemExit as stop:
+        assert stop.code == (0 if "--help" in call else 2), (call, stop.code)
+    else:
+        raise AssertionError(f"{call} goes on")
+    flag = call[1].removeprefix("--").replace("-", "[-_]")
+    assert re.search(flag, told.getvalue()), (call, told.getvalue())
 
 sys.meta_path.pop(0)  # what was made without JAX is data as soon as there is JAX
 from cls_jax.methods import METHODS
