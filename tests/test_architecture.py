@@ -88,7 +88,7 @@ MAY_IMPORT = {
     "experiment": TREES | {"host_memory", "nets", "methods", "paths", "streams"},
     "grid": {"types", "experiment", "methods", "nets"},
     "execution": {"types", "methods", "streams", "events", "plan", "itinerary", "runner", "console"}
-    | {"cli", "files", "grid", "paths", "run_config", "sizes", "stored_recipe"}
+    | {"checks", "files", "grid", "paths", "run_config", "sizes", "stored_recipe"}
     | {"processes", "stopping", "checkpoint", "experiment", "workdir", "report"},
     "unused": {"errors"},
     "variants": {"types", "cli", "methods", "unused"},
