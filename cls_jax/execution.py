@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from cls_jax.checkpoint import Checkpoints, check_saves, interval
+from cls_jax.checks import check_seeds
 from cls_jax.console import console, fan_out, tensorboard
 from cls_jax.events import Result
 from cls_jax.experiment import Learner
@@ -42,8 +43,10 @@ def begin(config: RunConfig) -> None:
     """What must come before JAX looks for devices and before data are read; call it first.
 
     Raises:
-      InputError: for folders that cannot be written, or processes that cannot find each other.
+      InputError: for bad seeds, folders that cannot be written, or processes that cannot find each
+        other.
     """
+    check_seeds(config.seeds)
     check_outputs(config)
     if config.compile_cache:
         cache_programs()

@@ -83,27 +83,37 @@ def _with_digest(safe: str, name: str) -> str:
     return f"{front}-{digest}"
 
 
+class NoJson(ValueError):
+    """It is no JSON that we read; says why in a few words."""
+
+
 def read_json(path: str | os.PathLike) -> Any:
     """The value in a JSON file that may be a stranger's.
 
     Raises:
       OSError: it cannot be read.
-      ValueError: it is not a file, larger than 64 MiB, not JSON, or nested more than 64 deep.
+      NoJson: it is not a file, larger than 64 MiB, not JSON, or nested more than 64 deep.
     """
     path = Path(path)
     about = path.stat()
-    if not stat.S_ISREG(about.st_mode) or about.st_size > _MEGABYTES * 2**20:
-        raise ValueError(f"{path} is no file of at most {_MEGABYTES} MiB")
+    if not stat.S_ISREG(about.st_mode):
+        raise NoJson("not a file")
+    if about.st_size > _MEGABYTES * 2**20:
+        raise NoJson(f"larger than {_MEGABYTES} MiB")
     try:
         value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except NoJson:
+        raise
+    except ValueError:
+        raise NoJson("not JSON") from None
     except RecursionError:
-        raise ValueError(f"{path} is nested too deep") from None
+        raise NoJson(f"nested more than {_DEPTH} deep") from None
     level = [value]
     for _ in range(_DEPTH):
         level = [inner for outer in level for inner in _items(outer)]
         if not level:
             return value
-    raise ValueError(f"{path} is nested more than {_DEPTH} deep")
+    raise NoJson(f"nested more than {_DEPTH} deep")
 
 
 def _items(value: Any) -> list[Any]:
@@ -112,4 +122,4 @@ def _items(value: Any) -> list[Any]:
 
 
 def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is not JSON")
+    raise NoJson(f"{text} is not JSON")

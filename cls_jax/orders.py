@@ -129,7 +129,7 @@ def finish_orders(
     for i, label in enumerate(labels):
         mine = results[i * each * values : (i + 1) * each * values]
         for value in range(values):
-            told = mine[value].method.removeprefix(f"{label} {orders[0]}")
+            told = mine[value].method.removeprefix(f"{label} {orders[0]}") if values > 1 else ""
             every.append(Ordered(f"{label}{told}", parsed, tuple(mine[value::values])))
     sheet = orders_sheet(results[0].stream_name.split(", in order")[0], every)
     show(rich_table(sheet))

@@ -35,7 +35,7 @@ def result_of(record: object) -> tuple[Result, int]:
     scores, details = record.get("scores"), record.get("details")
     _need(isinstance(method, str) and method.strip() != "", "method", method)
     _need(isinstance(seeds, list) and len(seeds) > 0 and all(map(_whole, seeds)), "seeds", seeds)
-    _need(len(set(seeds)) == len(seeds), "seeds", seeds)
+    _need(len(set(seeds)) == len(seeds) and max(seeds) < 2**32 and min(seeds) >= 0, "seeds", seeds)
     _need(_whole(num_tasks) and num_tasks > 0, "num_tasks", num_tasks)
     _need(isinstance(scores, Mapping) and len(scores) > 0, "scores", scores)
     _need(isinstance(details, Mapping), "details", details)

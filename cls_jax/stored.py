@@ -16,7 +16,7 @@ import numpy as np
 from cls_jax.columns import phased
 from cls_jax.errors import InputError
 from cls_jax.events import Result
-from cls_jax.files import read_json, safe_names
+from cls_jax.files import NoJson, read_json, safe_names
 from cls_jax.metrics import scores, summarise
 from cls_jax.paths import check_readable, resolved
 from cls_jax.record import Unlike, result_of
@@ -70,7 +70,7 @@ def read(workdir: str | Path) -> list[Result]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        told = str(error) if isinstance(error, Unlike) else "not a record of cls_jax"
+        told = str(error) if isinstance(error, Unlike | NoJson) else "not a record of cls_jax"
         raise InputError(
             f"{path} is damaged ({told}); run the command of that workdir again"
         ) from None

@@ -95,7 +95,7 @@ MAY_IMPORT = {
     "experiment": TREES | {"host_memory", "nets", "methods", "paths", "stream_config", "streams"},
     "grid": {"types", "experiment", "methods", "net_config"},
     "execution": {"types", "methods", "streams", "events", "plan", "itinerary", "runner", "console"}
-    | {"cli", "files", "grid", "paths", "run_config", "sizes", "stored_recipe"}
+    | {"checks", "files", "grid", "paths", "run_config", "sizes", "stored_recipe"}
     | {"processes", "stopping", "checkpoint", "experiment", "workdir", "report"},
     "unused": {"errors"},
     "variants": {"errors", "cli", "methods", "unused"},

