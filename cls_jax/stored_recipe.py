@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cls_jax.errors import InputError
-from cls_jax.files import read_json, write_json
+from cls_jax.files import NoJson, read_json, write_json
 
 RECIPE = "recipe.json"
 VERSION = 1
@@ -83,7 +83,7 @@ def read_recipe(path: Path, kinds: Kinds) -> Recipe:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from None
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
-        told = str(error) if isinstance(error, _Misfit) else "no JSON of cls_jax"
+        told = str(error) if isinstance(error, _Misfit | NoJson) else "no JSON of cls_jax"
         raise InputError(
             f"{path} is no recipe that this cls_jax can use ({told}); run the command of that "
             "workdir again in another --workdir, or read it with the cls_jax that wrote it"
