@@ -68,7 +68,7 @@ REFUSED = {
     "a folder of bundled data": (
         "clser_mnist",
         "--data-dir sets",
-        "sets, but data digits does not lie there",
+        "data digits does not lie there",
     ),
     "saving nowhere": ("clser_mnist", "--save-every 5m", "save_every is 5m, but nothing is saved"),
     "keeping nowhere": ("clser_mnist", "--keep 3", "keep is 3, but nothing is saved"),
