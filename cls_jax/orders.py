@@ -18,7 +18,8 @@ from cls_jax.files import safe_names
 from cls_jax.metrics import (
     average_accuracy,
     by_given_task,
-    forgetting,
+    forgetting_clipped,
+    learning_accuracy,
     order_disparity,
     summarise,
 )
@@ -44,7 +45,7 @@ class Ordered(NamedTuple):
 
 
 def scores_of_orders(one: Ordered) -> dict[str, np.ndarray]:
-    """ACC and forgetting, mean over orders, then AOPD and MOPD: float64[seeds] each.
+    """ACC, clipped forgetting and LA, means over orders, AOPD and MOPD: float64[seeds] each.
 
     Then "OPD", float64[seeds, T], by the numbers that the tasks were given.
     """
@@ -53,9 +54,10 @@ def scores_of_orders(one: Ordered) -> dict[str, np.ndarray]:
     disparity = order_disparity(final)
     return {
         "ACC": average_accuracy(matrices).mean(-1),
+        "clipped forgetting": forgetting_clipped(matrices).mean(-1),
+        "LA": learning_accuracy(matrices).mean(-1),
         "AOPD": disparity.average,
         "MOPD": disparity.largest,
-        "forgetting": forgetting(matrices).mean(-1),
         "OPD": disparity.of_task,
     }
 
@@ -69,7 +71,7 @@ def capacity_of_orders(one: Ordered) -> dict[str, np.ndarray]:
 
 
 def orders_sheet(title: str, every: Sequence[Ordered]) -> Sheet:
-    """A row a method: accuracy, order disparity, forgetting, what is kept in the end.
+    """A row a method: accuracy, forgetting, order disparity, what is kept in the end.
 
     What a method counts in percent has a column of its own, with "-" for methods that do not.
 
@@ -77,7 +79,7 @@ def orders_sheet(title: str, every: Sequence[Ordered]) -> Sheet:
       title: what all of them learned.
       every: on the same stream, in the same orders.
     """
-    names = "ACC", "AOPD", "MOPD", "forgetting"
+    names = "ACC", "clipped forgetting", "LA", "AOPD", "MOPD"
     each = [{n: v[:, -1].mean() for n, v in capacity_of_orders(one).items()} for one in every]
     counts = tuple(dict.fromkeys(n for kept in each for n in kept if n.startswith("percent")))
     rows = []

@@ -52,7 +52,8 @@ def test_scores_by_hand():
     np.testing.assert_allclose(scores["AOPD"], [0.2 / 3] * 2)
     np.testing.assert_allclose(scores["MOPD"], [0.1] * 2)
     np.testing.assert_allclose(scores["ACC"], [0.8, 0.7])
-    np.testing.assert_allclose(scores["forgetting"], [0.2, 0.2])
+    np.testing.assert_allclose(scores["clipped forgetting"], [0.2, 0.2])
+    np.testing.assert_allclose(scores["LA"], [(0.9 + 2.9 / 3) / 2, (0.9 + 2.9 / 3) / 2 - 0.1])
 
 
 def test_what_was_not_scored_is_a_dash():
@@ -61,14 +62,16 @@ def test_what_was_not_scored_is_a_dash():
         r.matrix[..., 1:-1, :] = np.nan
     (row,) = orders_sheet("digits", [Ordered("m", ORDERS, tuple(last))]).rows
     assert row[1] == "80.00 ± 0.00"
-    assert row[4] == "-"
+    assert row[2:4] == ("-", "-")
 
 
 def test_the_table():
     sheet = orders_sheet("digits", [ordered(), ordered("other", 0.1)])
-    assert sheet.header == ("method", "ACC", "AOPD", "MOPD", "forgetting", "KiB", "seconds")
+    scores = "ACC", "clipped forgetting", "LA", "AOPD", "MOPD"
+    assert sheet.header == ("method", *scores, "KiB", "seconds")
     assert sheet.rows[0] == (
-        *("m", "80.00 ± 0.00", "6.67 ± 0.00", "10.00 ± 0.00", "20.00 ± 0.00", "3.5", "4"),
+        *("m", "80.00 ± 0.00", "20.00 ± 0.00", "93.33 ± 0.00", "6.67 ± 0.00", "10.00 ± 0.00"),
+        *("3.5", "4"),
     )
     assert sheet.rows[1][:2] == ("other", "75.00 ± 7.07")
 
