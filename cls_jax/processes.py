@@ -64,6 +64,7 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
             f"num_processes is {num_processes} and process_id {process_id}; give every process the "
             "same --num-processes N and its own --process-id from 0 to N - 1"
         )
+    _check_known(coordinator, host, port)
     if process_id > 0:
         _wait_for(host, port)
     late = threading.Timer(WAIT_SECONDS, _give_up, (coordinator, num_processes))
@@ -92,21 +93,25 @@ def _address(coordinator: str) -> tuple[str, int]:
     """Host and port of HOST:PORT.
 
     Raises:
-      InputError: it has no such form, or no host has that name.
+      InputError: it has no such form.
     """
     host, _, port = coordinator.rpartition(":")
     if not re.fullmatch(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", host) or not re.fullmatch(r"\d{1,5}", port):
         raise InputError(f"coordinator is {coordinator!r}; give HOST:PORT or 'auto'")
     if not 1 <= int(port) <= 65535:
         raise InputError(f"coordinator is {coordinator!r}; a port is a number from 1 to 65535")
+    return host.strip("[]"), int(port)
+
+
+def _check_known(coordinator: str, host: str, port: int) -> None:
+    """Raises InputError if no host has that name."""
     try:
-        socket.getaddrinfo(host.strip("[]"), int(port))
+        socket.getaddrinfo(host, port)
     except (OSError, UnicodeError) as error:
         raise InputError(
             f"coordinator is {coordinator!r}, but no host has that name ({error}); give HOST:PORT "
             "of process 0"
         ) from error
-    return host.strip("[]"), int(port)
 
 
 def _wait_for(host: str, port: int) -> None:
