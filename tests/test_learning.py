@@ -79,11 +79,12 @@ def test_a_perceptron_remembers_in_both_dtypes(name, dtype):
 
 @both_dtypes
 def test_a_resnet_remembers_in_both_dtypes(dtype):
-    """One pass, width 4, 16x16 pixels. Seeds 0-4, class-IL: .754 to .873 and .767 to .894.
+    """One pass, width 4, 16x16 pixels. Seeds 0-4, class-IL: .762 to .857 and .715 to .903.
 
-    Task-IL is above .96 in both; class-IL of sgd, seeds 0 and 1, .189 to .197.
+    Task-IL is above .94 in both; class-IL of sgd at a rate of .05, seeds 0 and 1, .189 to .197. At
+    .05 one seed of five ends at .503 on one kind of processor and at .8 on another.
     """
-    net, hyper = NetConfig(width=4, dtype=dtype), {"learning_rate": 0.05}
+    net, hyper = NetConfig(width=4, dtype=dtype), {"learning_rate": 0.03}
     class_il_score, task_il_score = scores("er", net, 16, None, REPLAY, hyper, (0, 1), 1).T
     assert class_il_score.min() > 0.6
     assert task_il_score.min() > 0.9

@@ -111,5 +111,5 @@ def test_json_of_a_stranger(tmp_path, text):
         read_json(tmp_path / "x")
     (tmp_path / "x").write_text(json.dumps({"a": [1, {"b": None}]}))
     assert read_json(tmp_path / "x") == {"a": [1, {"b": None}]}
-    with pytest.raises(ValueError, match="no file"):
+    with pytest.raises(ValueError, match="not a file"):
         read_json(tmp_path)

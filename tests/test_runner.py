@@ -125,6 +125,7 @@ def with_empty_rows(stream):
             index=np.insert(table.index, at, -1, axis=0),
             labelled=np.insert(table.labelled, at, True, axis=0),
             task=np.insert(table.task, at, table.task[at]),
+            epoch=np.insert(table.epoch, at, table.epoch[at]),
         )
 
     return stream._replace(schedule=schedule)

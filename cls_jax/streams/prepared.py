@@ -17,7 +17,6 @@ from cls_jax.streams.classics import CLASSICS, prepare_classic
 from cls_jax.streams.fetch import build, staging, unreachable_host
 from cls_jax.streams.foreign import check_folder, check_inside, only_pictures
 from cls_jax.streams.local import resize
-from cls_jax.streams.pictures import only_pixels
 from cls_jax.streams.stream import Examples, Source
 from cls_jax.types import InputError
 
@@ -65,8 +64,7 @@ def load_tfds(
 
     def make(store: Store) -> Source:
         try:
-            with only_pixels():  # tfds decodes by Pillow whatever bytes it finds
-                return _read(title, folder, size, store)
+            return _read(title, folder, size, store)
         except InputError:
             raise
         except Exception as error:  # a damaged file is told by whatever its reader raises

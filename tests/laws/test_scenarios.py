@@ -44,7 +44,8 @@ FASTER = {
     "den": {"learning_rate": 0.01},
     "l2_transfer": {"learning_rate": 0.01},
     "supsup": {"learning_rate": 0.01},
-    **{name: {"learning_rate": 0.1} for name in ("dualnet", "spb", "spb_i", "spb_m")},
+    "dualnet": {"learning_rate": 0.05},
+    **{name: {"learning_rate": 0.1} for name in ("spb", "spb_i", "spb_m")},
 }
 """Rates for tasks of some forty steps."""
 
@@ -139,7 +140,10 @@ def journey(name, scenario):
 
 
 NEW_CLASSES = ("class_il", "blurry", "gcil")
-"""Scenarios whose later tasks bring new classes; SPB and UCIR hold on to those they know."""
+"""Scenarios whose later tasks bring new classes."""
+
+HOLD = ("spb", "spb_i", "spb_m", "ucir")
+"""They hold on to the classes that they know, so later tasks without new ones teach them little."""
 
 RECOVERS = {"hopsupsup": ("class_il",)}
 """Where a method can show what it learned: HopSupSup finds its mask by a few test images alone."""
@@ -148,7 +152,7 @@ RECOVERS = {"hopsupsup": ("class_il",)}
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @every_method
 def test_losses_are_of_this_world_and_a_told_method_learns_its_own_classes(name, scenario):
-    """The accuracy above chance, as a share of what could be: at first, and where classes are new.
+    """The accuracy above chance, as a share of what could be, when a task was just learned.
 
     Where a row of another class gave a loss of 1e8, it was 0 or below.
     """
@@ -156,8 +160,8 @@ def test_losses_are_of_this_world_and_a_told_method_learns_its_own_classes(name,
     assert worst < 1e6
     assert bool(above) == built(name).method.needs.told_task
     if above and scenario in RECOVERS.get(name, SCENARIOS):
-        assert above[0] > 0.3
-        assert scenario not in NEW_CLASSES or np.mean(above) > 0.3
+        first_alone = name in HOLD and scenario not in NEW_CLASSES
+        assert np.mean(above[:1] if first_alone else above) > 0.3
 
 
 @pytest.mark.parametrize("scenario", [*SCENARIOS, "mnist360"])
