@@ -4,16 +4,12 @@ The file may be damaged, or made by somebody else; only what is checked here goe
 """
 
 import reprlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
 from cls_jax.columns import phased
 from cls_jax.events import Result
-
-DEEPEST = 20
-"""How deep a record may be nested; ours are half as deep."""
 
 
 class Unlike(ValueError):
@@ -24,13 +20,12 @@ def result_of(record: object) -> tuple[Result, int]:
     """The Result of a record, its matrix empty still, and the number of its tasks.
 
     Args:
-      record: as ``json.loads`` gave it; nothing is taken for granted.
+      record: as ``files.read_json`` gave it, which bounds its depth; nothing else is sure.
 
     Raises:
       Unlike: something is missing, or is not what it should be.
     """
     _need(isinstance(record, Mapping), "it", record)
-    _shallow(record)
     method, seeds, num_tasks = (record.get(n) for n in ("method", "seeds", "num_tasks"))
     scores, details = record.get("scores"), record.get("details")
     _need(isinstance(method, str) and method.strip() != "", "method", method)
@@ -89,17 +84,3 @@ def _number(value: object) -> bool:
 def _need(fits: bool, name: str, value: object) -> None:
     if not fits:
         raise Unlike(f"{name} is {'missing' if value is None else reprlib.repr(value)}")
-
-
-def _shallow(value: Any) -> None:
-    """Raises Unlike if ``value`` is nested too deep for those who walk through it."""
-    level: Sequence[Any] = [value]
-    for _ in range(DEEPEST):
-        level = [
-            item
-            for one in level
-            if isinstance(one, list | dict)
-            for item in (one.values() if isinstance(one, dict) else one)
-        ]
-    if any(isinstance(one, list | dict) for one in level):
-        raise Unlike(f"it is nested more than {DEEPEST} deep")

@@ -5,13 +5,13 @@ opened. Hidden entries (those whose names begin with a dot) are never read.
 """
 
 import contextlib
-import json
 import os
 import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from cls_jax.files import read_json
 from cls_jax.streams.pictures import shown, suffixes
 from cls_jax.types import InputError
 
@@ -114,10 +114,10 @@ def count(directory: str) -> int:
 
 def holds_runs(directory: str, deep: int = _RUNS_DEEP) -> bool:
     """Whether a folder is the workdir of a run, or has no pictures but folders of such ones."""
-    with contextlib.suppress(OSError, ValueError, RecursionError):
+    with contextlib.suppress(OSError, ValueError):
         record = Path(directory, "config.json")
         if record.is_file():
-            content = json.loads(record.read_text(encoding="utf-8"))
+            content = read_json(record)
             return isinstance(content, dict) and "config" in content
     if deep == 0 or has_pictures(directory):
         return False
