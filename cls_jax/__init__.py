@@ -2,17 +2,18 @@
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from cls_jax.trained import Trained, load
+from cls_jax.core.version import __version__ as __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from cls_jax.app.restore import Trained, load
+
 __all__ = ["Trained", "load"]
 
 
 def __getattr__(name: str) -> Any:
     """``load`` and ``Trained``, which load JAX only when they are asked for."""
     if name in __all__:
-        from cls_jax import trained
+        from cls_jax.app import restore as trained
 
         return getattr(trained, name)
     raise AttributeError(f"module 'cls_jax' has no attribute {name!r}")

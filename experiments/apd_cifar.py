@@ -11,14 +11,14 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from cls_jax.cli import flat, run_main
-from cls_jax.methods.apd_config import ApdConfig, ApdHyper
-from cls_jax.net_config import NetConfig
-from cls_jax.orders import finish_orders, read_orders
-from cls_jax.run_config import RunConfig
-from cls_jax.stream_config import StreamConfig
-from cls_jax.unused import refuse
-from cls_jax.variants import check_variants, fitted
+from cls_jax.app.flags import flat, run_main
+from cls_jax.app.run_config import RunConfig
+from cls_jax.app.unused import refuse
+from cls_jax.app.variants import check_variants, fitted
+from cls_jax.methods.architecture.apd_config import ApdConfig, ApdHyper
+from cls_jax.nets.config import NetConfig
+from cls_jax.report.task_orders import finish_orders, read_orders
+from cls_jax.streams.config import StreamConfig
 
 VARIANTS = {  # label -> row of the table of methods; its Config and Hyper in place of the flags
     "APD(1)": ("apd", {"consolidate_every": 0}, {}),
@@ -63,7 +63,7 @@ def check(config: Config, typed: Collection[str]) -> None:
 
 def main(config: Config) -> None:
     """Checks all, runs one method after another in every order, prints and writes the table."""
-    from cls_jax.execution import begin, execute, is_first, make_learner, make_stream
+    from cls_jax.app.main import begin, execute, is_first, make_learner, make_stream
 
     begin(config.run)
     plans = [replace(config.stream, task_order=o) for o in read_orders(config.orders)]

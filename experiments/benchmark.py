@@ -24,24 +24,24 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
-from cls_jax.checks import check_range
-from cls_jax.cli import run_main
-from cls_jax.errors import InputError
-from cls_jax.events import Progress
-from cls_jax.host_memory import check_bytes, check_schedule
+from cls_jax.app.flags import run_main
+from cls_jax.app.unused import check_used, refuse
+from cls_jax.core.checks import check_range
+from cls_jax.core.errors import InputError
+from cls_jax.core.host_memory import check_bytes, check_schedule
+from cls_jax.core.paths import check_file
 from cls_jax.methods import METHODS
-from cls_jax.net_config import NetConfig
-from cls_jax.paths import check_file
-from cls_jax.unused import check_used, refuse
-from cls_jax.workdir import provenance, write_json, writing
+from cls_jax.nets.config import NetConfig
+from cls_jax.runtime.workdir import provenance, write_json, writing
+from cls_jax.train.events import Progress
 
 if TYPE_CHECKING:
     from benchmark_parts import Twins
 
+    from cls_jax.core.types import PyTree
     from cls_jax.methods.base import Method
-    from cls_jax.runner import Plan
     from cls_jax.streams.stream import Stream
-    from cls_jax.types import PyTree
+    from cls_jax.train.runner import Plan
 
 TWINS = {
     ("sgd", "resnet18"): ("resnet_step", ("width", "batch_size")),
@@ -110,10 +110,10 @@ def build(config: Config) -> "tuple[Method, PyTree, Stream, Plan]":
     """
     from benchmark_parts import CLASSES, TASKS, synthetic
 
-    from cls_jax.experiment import make_method
-    from cls_jax.runner import Plan, check_run
-    from cls_jax.sizes import check_held
-    from cls_jax.stream_config import StreamConfig
+    from cls_jax.app.build import make_method
+    from cls_jax.streams.config import StreamConfig
+    from cls_jax.train.runner import Plan, check_run
+    from cls_jax.train.sizes import check_held
 
     for name in ("batch_size", "seeds", "turns", "steps", "replay_size", "memory_size"):
         if getattr(config, name) is not None:
@@ -227,7 +227,7 @@ def measure(config: Config) -> dict[str, float | str | None]:
 def _measure(config: Config) -> dict[str, float | str | None]:
     from benchmark_parts import Laps, ceilings, peak_bytes, step_flops
 
-    from cls_jax.runner import run
+    from cls_jax.train.runner import run
 
     method, hyper, stream, plan = build(config)
     flops = step_flops(method, hyper, stream)

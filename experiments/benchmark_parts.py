@@ -16,11 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cls_jax.core.errors import InputError
+from cls_jax.core.types import Batch, PyTree
+from cls_jax.data.dataset import Examples, Source
 from cls_jax.methods.base import Method
-from cls_jax.net_config import NetConfig
+from cls_jax.nets.config import NetConfig
 from cls_jax.streams.class_il import class_il
-from cls_jax.streams.stream import Examples, Source, Stream
-from cls_jax.types import Batch, InputError, PyTree
+from cls_jax.streams.stream import Stream
 
 TASKS, CLASSES = 5, 10
 HIDDEN = 100, 100

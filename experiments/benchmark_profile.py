@@ -13,10 +13,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from cls_jax.cli import positional, run_main
-from cls_jax.errors import InputError
-from cls_jax.paths import user_path
-from cls_jax.sheet import Sheet, rich_table, show
+from cls_jax.app.flags import positional, run_main
+from cls_jax.core.errors import InputError
+from cls_jax.core.paths import user_path
+from cls_jax.report.tables import Sheet, rich_table, show
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ def child(out: Path, until: str, script: list[str]) -> None:
 
     import jax
 
-    from cls_jax import execution
-    from cls_jax.checkpoint import Checkpoints
+    from cls_jax.app import main as execution
+    from cls_jax.runtime.checkpoint import Checkpoints
 
     notes = {"imports": time.time() - BEGAN, "compile": 0.0, "keeping": 0.0, "saves": 0}
     fan_out = execution.fan_out
@@ -138,9 +138,9 @@ def main() -> None:
     if asked.child:
         child(Path(asked.child[0]), asked.child[1], script)
         return
-    from cls_jax.errors import InputError
-    from cls_jax.paths import check_file
-    from cls_jax.workdir import provenance, write_json
+    from cls_jax.core.errors import InputError
+    from cls_jax.core.paths import check_file
+    from cls_jax.runtime.workdir import provenance, write_json
 
     try:
         if asked.json is not None:

@@ -27,14 +27,14 @@ from typing import Any, Literal, NamedTuple
 
 from benchmark import TWINS, WIDTH
 
-from cls_jax.checks import check_range
-from cls_jax.cli import run_main
-from cls_jax.errors import InputError
-from cls_jax.files import read_json
+from cls_jax.app.flags import run_main
+from cls_jax.core.checks import check_range
+from cls_jax.core.errors import InputError
+from cls_jax.core.files import read_json
+from cls_jax.core.paths import check_place, writing
 from cls_jax.methods import METHODS
-from cls_jax.paths import check_place, writing
-from cls_jax.sheet import Sheet, page, rich_table, show
-from cls_jax.workdir import write_file, write_json
+from cls_jax.report.tables import Sheet, page, rich_table, show
+from cls_jax.runtime.workdir import write_file, write_json
 
 NEAR = 1.03
 """Times within this factor count as equal."""

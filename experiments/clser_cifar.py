@@ -8,13 +8,13 @@ buffer 500, 50 epochs, ResNet width 64; for a GPU or TPU. --epochs 1 --width 16 
 
 from dataclasses import dataclass
 
-from cls_jax.cli import flat, run_main
-from cls_jax.methods.clser_config import ClsErConfig, ClsErHyper
-from cls_jax.net_config import NetConfig
-from cls_jax.presets import cells
-from cls_jax.run_config import RunConfig
-from cls_jax.stream_config import StreamConfig
-from cls_jax.unused import check_of
+from cls_jax.app.flags import flat, run_main
+from cls_jax.app.run_config import RunConfig
+from cls_jax.app.unused import check_of
+from cls_jax.methods.cls.clser_config import ClsErConfig, ClsErHyper
+from cls_jax.nets.config import NetConfig
+from cls_jax.published.presets import cells
+from cls_jax.streams.config import StreamConfig
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ PRESETS = {"quick": Config()} | {
 
 def main(config: Config) -> None:
     """Checks, trains or goes on, prints the table and writes the workdir."""
-    from cls_jax.execution import run_one
+    from cls_jax.app.main import run_one
 
     run_one("clser", config)
 

@@ -11,12 +11,12 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from cls_jax.cli import flat, run_main
+from cls_jax.app.flags import flat, run_main
+from cls_jax.app.run_config import RunConfig
+from cls_jax.app.variants import FLAGS, SIZED, check_compared, of_all
 from cls_jax.methods import METHODS
-from cls_jax.net_config import NetConfig
-from cls_jax.run_config import RunConfig
-from cls_jax.stream_config import StreamConfig
-from cls_jax.variants import FLAGS, SIZED, check_compared, of_all
+from cls_jax.nets.config import NetConfig
+from cls_jax.streams.config import StreamConfig
 
 HELP = {
     "methods": arg(help=f"rows of the table: {', '.join(METHODS)}."),
@@ -52,7 +52,7 @@ PRESETS = {
 
 def main(config) -> None:
     """Checks everything, runs one method after another, prints the table, writes the workdir."""
-    from cls_jax.execution import begin, conclude, execute, make_learner, make_stream
+    from cls_jax.app.main import begin, conclude, execute, make_learner, make_stream
 
     begin(config.run)
     stream = make_stream(config.stream)

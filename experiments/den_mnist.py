@@ -9,13 +9,13 @@ ended, with the passes of its three long phases.
 
 from dataclasses import dataclass, replace
 
-from cls_jax.cli import flat, hiding, run_main
-from cls_jax.errors import InputError
-from cls_jax.methods.den_config import DenConfig, DenHyper
-from cls_jax.net_config import NetConfig
-from cls_jax.run_config import RunConfig
-from cls_jax.stream_config import StreamConfig
-from cls_jax.unused import check_of
+from cls_jax.app.flags import flat, hiding, run_main
+from cls_jax.app.run_config import RunConfig
+from cls_jax.app.unused import check_of
+from cls_jax.core.errors import InputError
+from cls_jax.methods.architecture.den_config import DenConfig, DenHyper
+from cls_jax.nets.config import NetConfig
+from cls_jax.streams.config import StreamConfig
 
 PERMUTED = StreamConfig(scenario="permuted", normalisation="none")
 MNIST = replace(PERMUTED, data="mnist", tasks=10, batch_size=256, epochs=20)
@@ -40,8 +40,8 @@ PRESETS = {"quick": Config(), "paper": Config(MNIST, BASE, DenConfig(), DenHyper
 
 def main(config: Config) -> None:
     """Checks, trains or goes on, prints the table and writes the workdir."""
-    from cls_jax.den_controls import fixed, growing
-    from cls_jax.execution import begin, conclude, execute
+    from cls_jax.app.den_controls import fixed, growing
+    from cls_jax.app.main import begin, conclude, execute
 
     if config.controls and config.run.sweep:
         raise InputError("sweep varies DEN alone; leave --controls out")

@@ -9,12 +9,12 @@ task. Both take --data, e.g. --data cifar10 --data-dir ~/tensorflow_datasets.
 
 from dataclasses import dataclass
 
-from cls_jax.cli import flat, hiding, run_main
-from cls_jax.methods.dualnet_config import DualNetConfig, DualNetHyper
-from cls_jax.net_config import NetConfig
-from cls_jax.run_config import RunConfig
-from cls_jax.stream_config import StreamConfig
-from cls_jax.unused import check_of
+from cls_jax.app.flags import flat, hiding, run_main
+from cls_jax.app.run_config import RunConfig
+from cls_jax.app.unused import check_of
+from cls_jax.methods.cls.dualnet_config import DualNetConfig, DualNetHyper
+from cls_jax.nets.config import NetConfig
+from cls_jax.streams.config import StreamConfig
 
 Net = hiding(NetConfig, "net", "hidden")  # DualNet always has its own two networks
 
@@ -48,7 +48,7 @@ PRESETS = {
 
 def main(config: Config) -> None:
     """Checks, trains or goes on, prints the table and writes the workdir."""
-    from cls_jax.execution import run_one
+    from cls_jax.app.main import run_one
 
     run_one("dualnet", config)
 

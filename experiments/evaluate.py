@@ -12,7 +12,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from cls_jax.cli import run_main
+from cls_jax.app.flags import run_main
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,15 @@ class Config:
 
 def main(config: Config) -> None:
     """Loads every saved run, scores it, prints a table, redraws the figures."""
-    from cls_jax.errors import InputError
-    from cls_jax.evaluate import view_names
-    from cls_jax.events import scenario_names
-    from cls_jax.files import safe_names
-    from cls_jax.paths import check_place, writing
-    from cls_jax.report import redraw
-    from cls_jax.saved_scores import results, score, streams_of
-    from cls_jax.sheet import Sheet, rich_table, show
-    from cls_jax.trained import read_all, warn
+    from cls_jax.app.restore import read_all, warn
+    from cls_jax.app.saved_scores import results, score, streams_of
+    from cls_jax.core.errors import InputError
+    from cls_jax.core.files import safe_names
+    from cls_jax.core.paths import check_place, writing
+    from cls_jax.report.summary import redraw
+    from cls_jax.report.tables import Sheet, rich_table, show
+    from cls_jax.train.evaluate import view_names
+    from cls_jax.train.events import scenario_names
 
     workdir = check_place(config.workdir) if config.figures else Path(config.workdir)
     found, left = read_all(workdir)

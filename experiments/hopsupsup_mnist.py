@@ -12,12 +12,12 @@ of the quick preset were chosen on images held out from the training split.
 
 from dataclasses import dataclass
 
-from cls_jax.cli import flat, hiding, run_main
-from cls_jax.methods.hopsupsup_config import HopSupSupConfig, HopSupSupHyper
-from cls_jax.net_config import NetConfig
-from cls_jax.run_config import RunConfig
-from cls_jax.stream_config import StreamConfig
-from cls_jax.unused import check_of
+from cls_jax.app.flags import flat, hiding, run_main
+from cls_jax.app.run_config import RunConfig
+from cls_jax.app.unused import check_of
+from cls_jax.methods.architecture.hopsupsup_config import HopSupSupConfig, HopSupSupHyper
+from cls_jax.nets.config import NetConfig
+from cls_jax.streams.config import StreamConfig
 
 Net = hiding(NetConfig, "net", "width")  # HopSupSup always has its own perceptron
 
@@ -49,7 +49,7 @@ PRESETS = {
 
 def main(config: Config) -> None:
     """Checks, trains or goes on, prints the table and writes the workdir."""
-    from cls_jax.execution import run_one
+    from cls_jax.app.main import run_one
 
     run_one("hopsupsup", config)
 

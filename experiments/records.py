@@ -9,9 +9,9 @@ Records of survival have no table: the README quotes their numbers.
 from dataclasses import dataclass
 from pathlib import Path
 
-from cls_jax.cli import run_main
-from cls_jax.errors import InputError
-from cls_jax.records import BEGIN, END, block, speed, with_block
+from cls_jax.app.flags import run_main
+from cls_jax.core.errors import InputError
+from cls_jax.report.records import BEGIN, END, block, speed, with_block
 
 __all__ = ["block", "speed", "with_block"]
 

@@ -5,17 +5,16 @@ E.g. s_mnist --methods clser er --memory-sizes 500 --data-dir ~/tensorflow_datas
 """
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from cls_jax.cli import flat, hiding, run_main
-from cls_jax.presets import TABLES, Change, ablations, cells, changed, settings
-from cls_jax.reproduction import Cell, read_published, reproduction_sheet, write_reproduction
-from cls_jax.run_config import RunConfig
-from cls_jax.sheet import rich_table, show
-from cls_jax.unused import refuse
+from cls_jax.app.flags import flat, hiding, run_main
+from cls_jax.app.run_config import RunConfig
+from cls_jax.app.unused import refuse
+from cls_jax.published.compare import Cell, read_published, reproduction_sheet, write_reproduction
+from cls_jax.published.presets import TABLES, Change, ablations, cells, changed, settings
+from cls_jax.report.tables import rich_table, show
 
 Run = hiding(RunConfig, "sweep")  # a sweep would vary a published number
 
@@ -36,7 +35,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Checks every cell, runs one after another, prints the table, writes the record."""
-    from cls_jax.execution import begin, execute, is_first, make_learner, make_stream
+    from cls_jax.app.main import begin, execute, is_first, make_learner, make_stream
 
     if config.table == "s_mnist_ablations":
         wanted = ablations(config.methods, config.memory_sizes)
@@ -61,7 +60,7 @@ def main(config: Config) -> None:
         Cell(label, preset.memory_size, settings(preset), result)
         for (label, preset), result in zip(presets, results, strict=True)
     ]
-    published = read_published(Path(__file__).with_name("published.toml"))
+    published = read_published()
     note = "changed: " + ", ".join(f"{k} {v}" for k, v in changes.items()) if changes else ""
     sheet = reproduction_sheet(
         config.table, done, [p for p in published if p.table == config.table], note

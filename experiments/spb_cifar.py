@@ -12,13 +12,13 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from cls_jax.cli import flat, run_main
-from cls_jax.methods.spb_config import SpbConfig, SpbHyper
-from cls_jax.methods.ucir_config import UcirConfig, UcirHyper
-from cls_jax.net_config import NetConfig
-from cls_jax.run_config import RunConfig
-from cls_jax.stream_config import StreamConfig
-from cls_jax.variants import SPB_AND_UCIR, check_variants, spb_and_ucir
+from cls_jax.app.flags import flat, run_main
+from cls_jax.app.run_config import RunConfig
+from cls_jax.app.variants import SPB_AND_UCIR, check_variants, spb_and_ucir
+from cls_jax.methods.prototypes.spb_config import SpbConfig, SpbHyper
+from cls_jax.methods.prototypes.ucir_config import UcirConfig, UcirHyper
+from cls_jax.nets.config import NetConfig
+from cls_jax.streams.config import StreamConfig
 
 ROWS = {"method": "spb", "hyper": "spb", "ucir": "ucir", "ucir_rates": "ucir"}
 
@@ -65,7 +65,7 @@ def check(config: Config, typed: Collection[str]) -> None:
 
 def main(config: Config) -> None:
     """Checks every variant, runs one after another, prints the table and writes the workdir."""
-    from cls_jax.execution import begin, conclude, execute, make_learner, make_stream
+    from cls_jax.app.main import begin, conclude, execute, make_learner, make_stream
 
     begin(config.run)
     learners, short, stream = [], config.stream, make_stream(config.stream)

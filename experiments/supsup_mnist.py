@@ -12,12 +12,12 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from cls_jax.cli import flat, run_main
-from cls_jax.methods.supsup_config import SupSupConfig, SupSupHyper
-from cls_jax.net_config import NetConfig
-from cls_jax.run_config import RunConfig
-from cls_jax.stream_config import StreamConfig
-from cls_jax.unused import check_of
+from cls_jax.app.flags import flat, run_main
+from cls_jax.app.run_config import RunConfig
+from cls_jax.app.unused import check_of
+from cls_jax.methods.architecture.supsup_config import SupSupConfig, SupSupHyper
+from cls_jax.nets.config import NetConfig
+from cls_jax.streams.config import StreamConfig
 
 KIND = {"batch_size": 128, "drop_last": True, "normalisation": "mnist"}
 PERMUTED = StreamConfig(image_size=8, scenario="permuted", tasks=10, epochs=36, **KIND)
@@ -64,8 +64,8 @@ PRESETS = {
 
 def main(config: Config) -> None:
     """Checks, trains or goes on, prints the tables and writes the workdir."""
-    from cls_jax.execution import begin, conclude, execute, make_learner, make_stream
-    from cls_jax.identification import parse_ways, report
+    from cls_jax.app.main import begin, conclude, execute, make_learner, make_stream
+    from cls_jax.app.task_inference import parse_ways, report
 
     begin(config.run)
     parse_ways(config.ways)

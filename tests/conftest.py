@@ -14,15 +14,15 @@ import jax
 import numpy as np
 import pytest
 
-from cls_jax.augment import recipe
+from cls_jax.core.augment import recipe
+from cls_jax.data.dataset import Examples, Source
+from cls_jax.data.load import load
 from cls_jax.methods import METHODS, Setting
-from cls_jax.methods.dualnet import dualnet
-from cls_jax.methods.dualnet_config import NEEDS_PREDICTOR
-from cls_jax.nets.choose import NetConfig
+from cls_jax.methods.cls.dualnet import dualnet
+from cls_jax.methods.cls.dualnet_config import NEEDS_PREDICTOR
+from cls_jax.nets.registry import NetConfig
 from cls_jax.streams.class_il import class_il
-from cls_jax.streams.sources import load
-from cls_jax.streams.stream import Examples, Source
-from tests.toy_nets import toy_dualnets
+from tests.support.toy_nets import toy_dualnets
 
 CACHE = os.environ["XDG_CACHE_HOME"]
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)

@@ -9,14 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cls_jax.checks import plain, shown, whole
-from cls_jax.errors import InputError
-from cls_jax.methods.apd_config import ApdConfig, ApdHyper
-from cls_jax.methods.clser_config import ClsErConfig, ClsErHyper, MeanErHyper
-from cls_jax.methods.den_config import DenConfig, DenHyper
-from cls_jax.methods.dualnet_config import DualNetConfig, DualNetHyper
-from cls_jax.methods.hopsupsup_config import HopSupSupConfig, HopSupSupHyper
-from cls_jax.methods.memoryless_config import (
+from cls_jax.core.checks import plain, shown, whole
+from cls_jax.core.errors import InputError
+from cls_jax.methods.architecture.apd_config import ApdConfig, ApdHyper
+from cls_jax.methods.architecture.den_config import DenConfig, DenHyper
+from cls_jax.methods.architecture.hopsupsup_config import HopSupSupConfig, HopSupSupHyper
+from cls_jax.methods.architecture.supsup_config import SupSupConfig, SupSupHyper
+from cls_jax.methods.cls.clser_config import ClsErConfig, ClsErHyper, MeanErHyper
+from cls_jax.methods.cls.dualnet_config import DualNetConfig, DualNetHyper
+from cls_jax.methods.prototypes.spb_config import SpbConfig, SpbHyper, SpbIConfig, SpbMConfig
+from cls_jax.methods.prototypes.ucir_config import UcirConfig, UcirHyper
+from cls_jax.methods.regularization.memoryless_config import (
     EwcOnlineHyper,
     L2TransferConfig,
     L2TransferHyper,
@@ -24,7 +27,7 @@ from cls_jax.methods.memoryless_config import (
     SgdHyper,
     SiHyper,
 )
-from cls_jax.methods.replay_config import (
+from cls_jax.methods.replay.replay_config import (
     AgemConfig,
     AgemHyper,
     DerConfig,
@@ -39,13 +42,10 @@ from cls_jax.methods.replay_config import (
     IcarlConfig,
     IcarlHyper,
 )
-from cls_jax.methods.spb_config import SpbConfig, SpbHyper, SpbIConfig, SpbMConfig
-from cls_jax.methods.supsup_config import SupSupConfig, SupSupHyper
-from cls_jax.methods.ucir_config import UcirConfig, UcirHyper
-from cls_jax.net_config import NetConfig
+from cls_jax.nets.config import NetConfig
 
 if TYPE_CHECKING:
-    from cls_jax.augment import Augment
+    from cls_jax.core.augment import Augment
     from cls_jax.methods.base import Method
 
 

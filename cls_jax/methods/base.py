@@ -8,10 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cls_jax.augment import Augment
-from cls_jax.methods.config_checks import check_replay as check_replay
-from cls_jax.nets.net import Net
-from cls_jax.types import (
+from cls_jax.core.augment import Augment
+from cls_jax.core.types import (
     Array,
     Batch,
     BoundaryFn,
@@ -24,6 +22,8 @@ from cls_jax.types import (
     Trainable,
     Variables,
 )
+from cls_jax.methods.config_checks import check_replay as check_replay
+from cls_jax.nets.base import Net
 
 
 def unchanged(key: Array, state: PyTree, task: Task, data: Batch | None) -> PyTree:

@@ -3,43 +3,27 @@
 from collections.abc import Callable
 from typing import Any
 
-from cls_jax.checks import check_range
-from cls_jax.methods import (
-    Setting,
-    agem,
+from cls_jax.core.checks import check_range
+from cls_jax.core.errors import InputError
+from cls_jax.methods import Setting
+from cls_jax.methods.architecture import (
     apd,
-    clser,
     den,
     den_config,
-    der,
-    dualnet,
-    dualnet_config,
-    er,
-    er_ace,
-    ewc_online,
-    gdumb,
     hopsupsup,
     hopsupsup_config,
-    icarl,
-    joint,
-    l2_transfer,
-    lwf,
-    mean_er,
-    replay_config,
-    sgd,
-    si,
-    spb,
-    spb_config,
     supsup,
     supsup_config,
-    ucir,
-    ucir_config,
 )
+from cls_jax.methods.architecture.supermasks import signed_constant
 from cls_jax.methods.base import Method
-from cls_jax.methods.supermasks import signed_constant
+from cls_jax.methods.baselines import gdumb, joint, sgd
+from cls_jax.methods.cls import clser, dualnet, dualnet_config, mean_er
+from cls_jax.methods.prototypes import icarl, spb, spb_config, ucir, ucir_config
+from cls_jax.methods.regularization import ewc_online, l2_transfer, lwf, si
+from cls_jax.methods.replay import agem, der, er, er_ace, replay_config
 from cls_jax.nets.bnnet import bnnet
-from cls_jax.nets.choose import make_dualnet, make_extractor, make_net
-from cls_jax.types import InputError
+from cls_jax.nets.registry import make_dualnet, make_extractor, make_net
 
 
 def _one_net(factory: Callable[..., Method]) -> Callable[[Any, Setting], Method]:

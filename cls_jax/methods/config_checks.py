@@ -1,6 +1,6 @@
 """Checks of settings that several methods share; needs no JAX."""
 
-from cls_jax.errors import InputError
+from cls_jax.core.errors import InputError
 
 
 def check_replay(memory_size: int, replay_size: int) -> None:

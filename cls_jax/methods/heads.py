@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cls_jax.core.errors import InputError
+from cls_jax.core.types import Array, PyTree, Task, Variables
 from cls_jax.methods.config_checks import check_annealing as check_annealing
-from cls_jax.nets.net import Net
-from cls_jax.types import Array, InputError, PyTree, Task, Variables
+from cls_jax.nets.base import Net
 
 
 def check_head(name: str, net: Net) -> None:

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from cls_jax.mesh import spread
-from cls_jax.types import Array, PyTree
+from cls_jax.core.sharding import spread
+from cls_jax.core.types import Array, PyTree
 
 Units = tuple[Array, ...]
 """bool[N] for each hidden layer."""

@@ -6,6 +6,8 @@ from typing import NamedTuple, Protocol
 import flax.linen as nn
 import jax.numpy as jnp
 
+from cls_jax.core.types import Array, PyTree, Variables
+from cls_jax.nets.base import InitVarsFn
 from cls_jax.nets.layers import (
     BatchNorm,
     Conv,
@@ -16,8 +18,6 @@ from cls_jax.nets.layers import (
     max_pool_3x3,
 )
 from cls_jax.nets.linen import apply_linen, check_net, init_linen
-from cls_jax.nets.net import InitVarsFn
-from cls_jax.types import Array, PyTree, Variables
 
 HEAD_SIZE = 256
 """Hidden units of projector and predictor, at every width."""

@@ -9,10 +9,11 @@ from typing import NamedTuple, Protocol
 
 import flax.linen as nn
 
+from cls_jax.core.errors import InputError
+from cls_jax.core.types import Array, PyTree, Variables
+from cls_jax.nets.base import InitVarsFn
 from cls_jax.nets.layers import Conv, Dense, keeping_dtype
 from cls_jax.nets.linen import apply_linen, check_net, init_linen
-from cls_jax.nets.net import InitVarsFn
-from cls_jax.types import Array, InputError, PyTree, Variables
 
 
 class Seen(NamedTuple):

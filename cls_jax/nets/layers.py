@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cls_jax.types import Array
+from cls_jax.core.types import Array
 
 torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """PyTorch's default kernel: U(-1/sqrt(fan_in), 1/sqrt(fan_in)); Flax's own default differs."""

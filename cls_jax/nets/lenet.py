@@ -6,10 +6,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
+from cls_jax.core.types import Array
+from cls_jax.nets.base import Net
 from cls_jax.nets.layers import keeping_dtype
 from cls_jax.nets.linen import apply_linen, check_net, init_linen
-from cls_jax.nets.net import Net
-from cls_jax.types import Array
 
 _kernel = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 

@@ -5,8 +5,9 @@ from functools import partial
 import flax.linen as nn
 import jax
 
-from cls_jax.mesh import spread
-from cls_jax.types import Array, InputError, PyTree, Variables
+from cls_jax.core.errors import InputError
+from cls_jax.core.sharding import spread
+from cls_jax.core.types import Array, PyTree, Variables
 
 COMPUTE_DTYPES = ("float32", "bfloat16", "float64")
 

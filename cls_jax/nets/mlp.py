@@ -7,11 +7,12 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
-from cls_jax.mesh import spread
+from cls_jax.core.errors import InputError
+from cls_jax.core.sharding import spread
+from cls_jax.core.types import Array, PyTree, Variables
+from cls_jax.nets.base import Net
 from cls_jax.nets.layers import keeping_dtype
 from cls_jax.nets.linen import check_net
-from cls_jax.nets.net import Net
-from cls_jax.types import Array, InputError, PyTree, Variables
 
 
 class _Mlp(nn.Module):

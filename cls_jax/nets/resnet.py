@@ -4,16 +4,10 @@ from functools import partial
 
 import flax.linen as nn
 
-from cls_jax.nets.layers import (
-    BatchNorm,
-    Conv,
-    Dense,
-    Stage,
-    keeping_dtype,
-)
+from cls_jax.core.types import Array
+from cls_jax.nets.base import Net
+from cls_jax.nets.layers import BatchNorm, Conv, Dense, Stage, keeping_dtype
 from cls_jax.nets.linen import apply_linen, check_net, init_linen
-from cls_jax.nets.net import Net
-from cls_jax.types import Array
 
 
 class _ResNet18(nn.Module):

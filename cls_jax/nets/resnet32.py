@@ -4,18 +4,11 @@ from functools import partial
 
 import flax.linen as nn
 
+from cls_jax.core.types import Array
+from cls_jax.nets.base import Net
 from cls_jax.nets.extractor import Extractor, Seen
-from cls_jax.nets.layers import (
-    BasicBlock,
-    BatchNorm,
-    Conv,
-    Dense,
-    kaiming_kernel,
-    keeping_dtype,
-)
+from cls_jax.nets.layers import BasicBlock, BatchNorm, Conv, Dense, kaiming_kernel, keeping_dtype
 from cls_jax.nets.linen import apply_linen, check_net, init_linen
-from cls_jax.nets.net import Net
-from cls_jax.types import Array
 
 BLOCKS = 5
 

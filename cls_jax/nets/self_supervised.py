@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import flax.linen as nn
 
+from cls_jax.core.types import Array, PyTree, Variables
 from cls_jax.nets.extractor import Seen
 from cls_jax.nets.layers import BasicBlock, Dense, kaiming_kernel, keeping_dtype
 from cls_jax.nets.linen import apply_linen, init_linen
-from cls_jax.types import Array, PyTree, Variables
 
 PROJECTION = 128
 

@@ -1,0 +1,1 @@
+"""What is seen when: scenarios as tables of integers."""

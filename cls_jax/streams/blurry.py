@@ -5,10 +5,12 @@ from typing import Literal
 import jax
 import numpy as np
 
-from cls_jax.checks import check_range, real, whole, yes_no
-from cls_jax.streams.checked import checked
-from cls_jax.streams.stream import Schedule, Source, Stream
-from cls_jax.streams.tables import (
+from cls_jax.core.checks import check_range, real, whole, yes_no
+from cls_jax.core.errors import InputError
+from cls_jax.core.types import Array
+from cls_jax.data.checked import checked
+from cls_jax.data.dataset import Source
+from cls_jax.streams.indexing import (
     argsort,
     check_batch,
     check_choice,
@@ -21,7 +23,7 @@ from cls_jax.streams.tables import (
     task_sizes,
     totals,
 )
-from cls_jax.types import Array, InputError
+from cls_jax.streams.stream import Schedule, Stream
 
 _ORDER, _SHUFFLE, _MINOR, _TASK = range(4)  # purposes of the key
 

@@ -9,10 +9,11 @@ from typing import Literal
 import jax
 import numpy as np
 
-from cls_jax.checks import check_range, real, whole, whole_or_none, yes_no
-from cls_jax.streams.checked import checked
-from cls_jax.streams.stream import Schedule, Source, Stream
-from cls_jax.streams.tables import (
+from cls_jax.core.checks import check_range, real, whole, whole_or_none, yes_no
+from cls_jax.core.types import Array
+from cls_jax.data.checked import checked
+from cls_jax.data.dataset import Source
+from cls_jax.streams.indexing import (
     argsort,
     check_batch,
     check_choice,
@@ -25,7 +26,7 @@ from cls_jax.streams.tables import (
     task_sizes,
     totals,
 )
-from cls_jax.types import Array
+from cls_jax.streams.stream import Schedule, Stream
 
 _ORDER, _SHUFFLE, _LABELS = range(3)  # purposes of the key
 

@@ -8,12 +8,13 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from cls_jax.checks import whole, yes_no
-from cls_jax.streams.checked import checked
+from cls_jax.core.checks import whole, yes_no
+from cls_jax.core.types import Array
+from cls_jax.data.checked import checked
+from cls_jax.data.dataset import Source
+from cls_jax.streams.indexing import argsort, check_batch, epochs_of, num_rows, table
 from cls_jax.streams.rotation import check_square, rotate, rotation
-from cls_jax.streams.stream import Schedule, Source, Stream
-from cls_jax.streams.tables import argsort, check_batch, epochs_of, num_rows, table
-from cls_jax.types import Array
+from cls_jax.streams.stream import Schedule, Stream
 
 _DOMAIN, _SHUFFLE = range(2)  # purposes of the key
 

@@ -5,10 +5,12 @@ from typing import Literal
 import jax
 import numpy as np
 
-from cls_jax.checks import whole, yes_no
-from cls_jax.streams.checked import checked
-from cls_jax.streams.stream import Schedule, Source, Stream
-from cls_jax.streams.tables import (
+from cls_jax.core.checks import whole, yes_no
+from cls_jax.core.errors import InputError
+from cls_jax.core.types import Array
+from cls_jax.data.checked import checked
+from cls_jax.data.dataset import Source
+from cls_jax.streams.indexing import (
     argsort,
     check_batch,
     check_choice,
@@ -18,7 +20,7 @@ from cls_jax.streams.tables import (
     num_rows,
     table,
 )
-from cls_jax.types import Array, InputError
+from cls_jax.streams.stream import Schedule, Stream
 
 _PHASES, _IMAGES, _SHUFFLE = range(3)  # purposes of the key
 _NUMBER, _CLASSES, _DRAWS = range(3)  # purposes of a phase's key

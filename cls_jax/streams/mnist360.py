@@ -9,12 +9,14 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from cls_jax.checks import whole, yes_no
-from cls_jax.streams.checked import checked
+from cls_jax.core.checks import whole, yes_no
+from cls_jax.core.errors import InputError
+from cls_jax.core.types import Array
+from cls_jax.data.checked import checked
+from cls_jax.data.dataset import Examples, Source
+from cls_jax.streams.indexing import check_batch, epochs_of
 from cls_jax.streams.rotation import check_square, rotate, rotation
-from cls_jax.streams.stream import Examples, Schedule, Source, Stream
-from cls_jax.streams.tables import check_batch, epochs_of
-from cls_jax.types import Array, InputError
+from cls_jax.streams.stream import Schedule, Stream
 
 _CLASSES, _ROUNDS = 9, 3
 _LABELS = 10  # outputs of the published networks

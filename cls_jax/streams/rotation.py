@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cls_jax.streams.stream import Source
-from cls_jax.types import Array, InputError
+from cls_jax.core.errors import InputError
+from cls_jax.core.types import Array
+from cls_jax.data.dataset import Source
 
 _ONE = 1 << 16  # coordinates have 16 binary places
 

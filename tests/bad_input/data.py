@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.bad_input.asked import Case
+from tests.support.asked import Case
 
 Change = Callable[[dict[str, np.ndarray]], object]
 NPZ = ("--data", "npz:d.npz", "--tasks", "2", "--batch-size", "4")

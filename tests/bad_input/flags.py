@@ -1,6 +1,6 @@
 """Numbers and words on the command line that cannot work."""
 
-from tests.bad_input.asked import Case
+from tests.support.asked import Case
 
 SMALL = ("--net", "mlp", "--image-size", "8", "--hidden", "8")
 START = {
@@ -217,9 +217,9 @@ ONE = [
     ("benchmark_profile.py", "no trace", ("nowhere",), ("nowhere",)),
     ("evaluate.py", "no folder", ("nowhere",), ("nowhere",)),
     ("evaluate.py", "an empty name", ("",), ("workdir",)),
-    ("cls_jax.report", "no folder", ("nowhere",), ("nowhere",)),
-    ("cls_jax.report", "no workdir", (), ("workdir",)),
-    ("cls_jax.report", "a flag", ("nowhere", "--outt", "x"), ("--out",)),
+    ("cls_jax.app.compare_runs", "no folder", ("nowhere",), ("nowhere",)),
+    ("cls_jax.app.compare_runs", "no workdir", (), ("workdir",)),
+    ("cls_jax.app.compare_runs", "a flag", ("nowhere", "--outt", "x"), ("--out",)),
     ("records.py", "a flag", ("--nothing",), ("--nothing",)),
 ]
 

@@ -5,8 +5,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bad_input.asked import Case
 from tests.bad_input.flags import SMALL
+from tests.support.asked import Case
 
 COMPARE = (*SMALL, "--methods", "sgd", "--workdir")
 DEEP = "[" * 100_000
@@ -127,11 +127,11 @@ CASES = (
     ]
     + [
         Case(f"{script}: folder {name}", script, ("w",), told, made)
-        for script in ("evaluate.py", "cls_jax.report")
+        for script in ("evaluate.py", "cls_jax.app.compare_runs")
         for name, (made, told) in READERS.items()
     ]
     + [
-        Case(f"report: results of {name}", "cls_jax.report", ("w",), ("w",), made)
+        Case(f"report: results of {name}", "cls_jax.app.compare_runs", ("w",), ("w",), made)
         for name, made in RESULTS.items()
     ]
     + [
@@ -155,9 +155,23 @@ CASES = (
         Case(
             "evaluate: checkpoints is a file", "evaluate.py", ("w",), ("w",), file("w/checkpoints")
         ),
-        Case("report: a workdir twice", "cls_jax.report", ("w", "w"), ("twice",), results()),
-        Case("report: out is empty", "cls_jax.report", ("w", "--out", ""), ("out",), results()),
-        Case("report: out is a file", "cls_jax.report", ("w", "--out", "o"), ("o",), file("o")),
+        Case(
+            "report: a workdir twice", "cls_jax.app.compare_runs", ("w", "w"), ("twice",), results()
+        ),
+        Case(
+            "report: out is empty",
+            "cls_jax.app.compare_runs",
+            ("w", "--out", ""),
+            ("out",),
+            results(),
+        ),
+        Case(
+            "report: out is a file",
+            "cls_jax.app.compare_runs",
+            ("w", "--out", "o"),
+            ("o",),
+            file("o"),
+        ),
         Case(
             "profile is a file",
             "compare.py",

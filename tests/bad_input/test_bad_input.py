@@ -3,7 +3,7 @@
 import pytest
 
 from tests.bad_input import data, flags, folders
-from tests.bad_input.asked import ask, contents
+from tests.support.asked import ask, contents
 
 CASES = [*flags.CASES, *data.CASES, *folders.CASES]
 
@@ -27,8 +27,8 @@ def test_one_sentence_and_nothing_else(case, tmp_path, monkeypatch):
     def computed(*_, **__):
         raise AssertionError("it began to compute")
 
-    monkeypatch.setattr("cls_jax.execution.sweep", computed)
-    monkeypatch.setattr("cls_jax.runner.run", computed)
+    monkeypatch.setattr("cls_jax.app.main.sweep", computed)
+    monkeypatch.setattr("cls_jax.train.runner.run", computed)
     monkeypatch.setattr("jax.distributed.initialize", computed)
     case.made(here)
     before = contents(here)

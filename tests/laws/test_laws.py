@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cls_jax.evaluate import hidden_task
+from cls_jax.core.types import Batch, Task
 from cls_jax.methods import METHODS
 from cls_jax.methods.base import Method
-from cls_jax.types import Batch, Task
+from cls_jax.train.evaluate import hidden_task
 from tests.conftest import CLASSES, TASKS, small_method, small_source
 
 METHOD_NAMES = sorted(METHODS)
@@ -214,7 +214,7 @@ def test_a_row_of_a_class_that_is_not_told_is_padding(name, phase):
 
 
 LEARNS_UNLABELLED = {"dualnet": {"semi_supervised": True}}
-"""The runner turns unlabelled rows into padding for every other method (tests/test_runner.py)."""
+"""The runner turns unlabelled rows into padding for every other method (tests/train/test_runner.py)."""
 
 
 @every_method

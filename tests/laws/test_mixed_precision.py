@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cls_jax.methods import METHODS
-from cls_jax.nets.choose import NetConfig
+from cls_jax.nets.registry import NetConfig
 from tests.conftest import SMALL_CONFIG, small_method, small_setting
 from tests.laws.test_laws import batch_of, data_of, enter_data, task_of
 

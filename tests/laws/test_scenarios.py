@@ -11,16 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cls_jax.evaluate import hidden_task
-from cls_jax.losses import mask_logits
-from cls_jax.rows import live_rows
+from cls_jax.core.losses import mask_logits
+from cls_jax.core.types import Batch, Task
+from cls_jax.data.load import load
 from cls_jax.streams.blurry import blurry
 from cls_jax.streams.class_il import class_il
 from cls_jax.streams.domain_il import dihedral, permuted, rotated
 from cls_jax.streams.gcil import gcil
 from cls_jax.streams.mnist360 import mnist360
-from cls_jax.streams.sources import load
-from cls_jax.types import Batch, Task
+from cls_jax.train.batches import live_rows
+from cls_jax.train.evaluate import hidden_task
 from tests.conftest import CLASSES, TASKS, small_source
 from tests.laws.test_laws import BATCH, built, every_method
 

@@ -7,10 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from cls_jax.losses import cross_entropy
+from cls_jax.core.losses import cross_entropy
 from cls_jax.methods.base import descend, forward_each, fresh, gradient_of, move
 from cls_jax.nets.mlp import mlp
-from tests.toy_nets import normed_net
+from tests.support.toy_nets import normed_net
 
 SIZES, CLASSES = (4, 3, 5), 6
 NETS = {"mlp": mlp(CLASSES, hidden=(7,)), "normed": normed_net(CLASSES)}

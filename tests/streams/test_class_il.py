@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cls_jax.core.errors import InputError
+from cls_jax.data.dataset import Examples, Source
 from cls_jax.streams.class_il import class_il
-from cls_jax.streams.stream import Examples, Source, pooled
-from cls_jax.streams.tables import class_groups
-from cls_jax.types import InputError
+from cls_jax.streams.indexing import class_groups
+from cls_jax.streams.stream import pooled
 
 
 def source_of(counts, test_counts=None, name="toy"):

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cls_jax.runner import run
+from cls_jax.core.errors import InputError
+from cls_jax.data.dataset import Examples, Source
+from cls_jax.data.load import load
 from cls_jax.streams.domain_il import dihedral, permuted, rotated
 from cls_jax.streams.rotation import rotate, rotation
-from cls_jax.streams.sources import load
-from cls_jax.streams.stream import Examples, Source
-from cls_jax.types import InputError
+from cls_jax.train.runner import run
 from tests.conftest import small_method, small_source
-from tests.streams.scenarios import check_runs, check_schedules, rows_of
+from tests.support.schedules import check_runs, check_schedules, rows_of
 
 MAKE = {"permuted": permuted, "rotated": rotated}
 

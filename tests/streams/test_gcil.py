@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cls_jax.core.errors import InputError
 from cls_jax.streams.gcil import gcil
 from cls_jax.streams.stream import pooled
-from cls_jax.types import InputError
 from tests.conftest import small_source
-from tests.streams.scenarios import check_runs, check_schedules, examples_of, rows_of
 from tests.streams.test_class_il import source_of
+from tests.support.schedules import check_runs, check_schedules, examples_of, rows_of
 
 
 @settings(max_examples=15)

@@ -7,15 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cls_jax.core.errors import InputError
+from cls_jax.data.dataset import Examples, Source
+from cls_jax.data.load import load
 from cls_jax.methods import METHODS
-from cls_jax.runner import run
 from cls_jax.streams.mnist360 import mnist360
 from cls_jax.streams.rotation import rotation
-from cls_jax.streams.sources import load
-from cls_jax.streams.stream import Examples, Source, pooled
-from cls_jax.types import InputError
+from cls_jax.streams.stream import pooled
+from cls_jax.train.runner import run
 from tests.conftest import small_setting, small_source
-from tests.streams.scenarios import check_runs, check_schedules
+from tests.support.schedules import check_runs, check_schedules
 
 MNIST_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851]
 

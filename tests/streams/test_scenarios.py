@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from cls_jax.experiment import StreamConfig, make_stream
+from cls_jax.app.build import StreamConfig, make_stream
+from cls_jax.core.errors import InputError
 from cls_jax.streams.stream import headline
-from cls_jax.types import InputError
 
 DIGITS = {"data": "digits", "image_size": 8}
 CHOICES = {

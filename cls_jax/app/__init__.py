@@ -1,0 +1,1 @@
+"""Command lines: flags and configs, building, running, restoring and comparing."""

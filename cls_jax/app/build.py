@@ -1,0 +1,235 @@
+"""What is learned by what: the stream that the flags fix, and a method fitted to it.
+
+A script adds its method's Config and Hyper and its presets; see experiments/dualnet_cifar.py.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cls_jax.core.augment import recipe
+from cls_jax.core.checks import plain
+from cls_jax.core.errors import InputError
+from cls_jax.core.host_memory import check_bytes, check_schedule
+from cls_jax.core.paths import user_path
+from cls_jax.core.types import PyTree
+from cls_jax.data.dataset import Source
+from cls_jax.data.load import load
+from cls_jax.data.scramble import scrambled
+from cls_jax.methods import METHODS, Setting
+from cls_jax.methods.base import Method
+from cls_jax.nets.registry import NetConfig
+from cls_jax.streams.blurry import blurry
+from cls_jax.streams.class_il import class_il
+from cls_jax.streams.config import StreamConfig as StreamConfig
+from cls_jax.streams.domain_il import dihedral, permuted, rotated
+from cls_jax.streams.gcil import gcil
+from cls_jax.streams.mnist360 import mnist360
+from cls_jax.streams.stream import Stream
+from cls_jax.streams.task_order import in_order
+
+
+def make_stream(config: StreamConfig, *, read_only: bool = False) -> Stream:
+    """Loads the data and makes the scenario; every InputError comes before any compute.
+
+    Args:
+      config: what is seen when.
+      read_only: nothing is written into the folders that it names; see ``load.load``.
+
+    Raises:
+      InputError: for an unknown scenario, a setting that the scenario does not have, or one that
+        does not fit the data.
+    """
+    if config.scenario not in _SCENARIOS:
+        raise InputError(f"scenario is {config.scenario!r}; use one of {', '.join(_SCENARIOS)}")
+    config = plain(config)
+    make, honoured = _SCENARIOS[config.scenario]
+    everyones = {name for _, names in _SCENARIOS.values() for name in names}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name in everyones - set(honoured) and value != field.default:
+            raise InputError(
+                f"{field.name} is {value}, but the scenario {config.scenario} has no such setting; "
+                "leave it out or choose another scenario"
+            )
+    settings = {name: getattr(config, name) for name in honoured}
+    if isinstance(config.tasks, tuple) and "tasks" in honoured:
+        if len(config.tasks) == 1:
+            settings["tasks"] = config.tasks[0]
+        elif config.scenario not in ("class_il", "blurry"):
+            raise InputError(
+                f"tasks is {config.tasks}, but the scenario {config.scenario} does not split the "
+                "classes; give one number"
+            )
+    order = settings.pop("task_order", "given")
+    if config.data_dir is not None and without_dir(config.data):
+        raise InputError(
+            f"data_dir is {config.data_dir}, but data {config.data} does not lie there; leave "
+            "--data-dir out"
+        )
+    kind, _, path = config.data.partition(":")
+    for flag, given in (("data", path), ("data_dir", config.data_dir)):
+        if given is not None and (flag == "data_dir" or (kind in ("npz", "folder") and path)):
+            user_path(given, flag)
+    flags = config.data, config.data_dir, config.image_size, config.scrambled, read_only
+    again = config.data.startswith("folder:")  # its cache on disk knows whether it has changed
+    source = _loaded.__wrapped__(*flags, None) if again else _loaded(*flags, _state(config.data))
+    _check_length(config, len(source.train.y))
+    stream = make(source, batch_size=config.batch_size, epochs=config.epochs, **settings)
+    return in_order(stream, order)
+
+
+def without_dir(data: str) -> bool:
+    """Whether a data set has no use for ``data_dir``."""
+    return data == "digits" or data.startswith("npz:")
+
+
+def _check_length(config: StreamConfig, examples: int) -> None:
+    """Raises InputError if the schedule of so many training examples would fit no memory."""
+    several = isinstance(config.tasks, int) and config.scenario in ("permuted", "rotated")
+    if config.scenario == "gcil":
+        examples = config.samples_per_phase * int(np.prod(config.tasks))
+        check_schedule("samples_per_phase", config.samples_per_phase, examples)
+    elif several:
+        check_schedule("tasks", config.tasks, examples)
+        examples *= config.tasks
+    for name in ("epochs", "base_epochs"):
+        if getattr(config, name) is not None:
+            check_schedule(name, getattr(config, name), examples)
+
+
+@lru_cache(maxsize=1)  # the cells of a table share one data set
+def _loaded(
+    data: str,
+    data_dir: str | None,
+    size: int | None,
+    planes: bool,
+    read_only: bool,
+    state: tuple[int, ...] | None,
+) -> Source:
+    """The data set; ``state`` is that of its file, so that what has changed is read again."""
+    source = load(data, data_dir, size=size, read_only=read_only)
+    return scrambled(source) if planes else source
+
+
+def _state(data: str) -> tuple[int, ...] | None:
+    """What tells that an npz file is no longer the one that was read; None for all other data."""
+    try:
+        about = os.stat(data.removeprefix("npz:")) if data.startswith("npz:") else None
+    except (OSError, ValueError):  # told by the reader
+        return None
+    return about and (about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino)
+
+
+_SCENARIOS: dict[str, tuple[Callable[..., Stream], tuple[str, ...]]] = {
+    "class_il": (
+        class_il,
+        (
+            *("tasks", "base_classes", "base_epochs", "class_order", "task_order", "drop_last"),
+            "label_fraction",
+        ),
+    ),
+    "permuted": (permuted, ("tasks", "task_order", "drop_last")),
+    "rotated": (rotated, ("tasks", "task_order", "drop_last")),
+    "dihedral": (dihedral, ("tasks", "task_order", "drop_last")),
+    "mnist360": (mnist360, ("replacement",)),
+    "gcil": (gcil, ("tasks", "drop_last", "distribution", "samples_per_phase")),
+    "blurry": (blurry, ("tasks", "drop_last", "class_order", "blur")),
+}
+"""Scenario -> what makes it, and its fields of the config besides data, batch size and epochs."""
+
+
+def _check_padding(flag: str, padding: int, batch_size: int, shape: tuple[int, ...]) -> None:
+    """Raises InputError if a batch of so widely padded float32 images fits no memory."""
+    high, wide, channels = shape
+    needed = 4 * batch_size * (high + 2 * padding) * (wide + 2 * padding) * channels
+    check_bytes(f"{flag} {padding} around {high}x{wide} pixels", needed, f"give a smaller {flag}")
+
+
+def make_method(
+    name: str, method_config: Any, stream: Stream, config: StreamConfig, net: NetConfig
+) -> Method:
+    """The method of the table's row ``name``, fitted to the stream.
+
+    Raises:
+      InputError: for a network or an augmentation that does not fit the data.
+    """
+    sizes = stream.num_classes, stream.num_tasks
+    return fit_method(name, method_config, config, net, stream.source.train.x.shape[1:], sizes)
+
+
+def fit_method(
+    name: str,
+    method_config: Any,
+    config: StreamConfig,
+    net: NetConfig,
+    shape: tuple[int, ...],
+    sizes: tuple[int, int],
+) -> Method:
+    """``make_method`` without the data: for examples of ``shape``, (classes, tasks) ``sizes``."""
+    images = len(shape) == 3
+    for flag in ("crop_padding", "view_padding") if images else ():
+        _check_padding(flag, getattr(config, flag) or 0, config.batch_size, shape)
+    augment = recipe(
+        shape,
+        normalisation=config.normalisation,
+        crop_padding=config.crop_padding,
+        flip=config.flip,
+        views=config.views if images else None,
+        view_padding=config.view_padding,
+        view_flip=config.view_flip,
+    )
+    if not images and net.net != "mlp":
+        raise InputError(f"data {config.data} holds vectors, not images; use --net mlp")
+    if hasattr(method_config, "semi_supervised") and config.label_fraction < 1.0:
+        method_config = replace(method_config, semi_supervised=True)
+    return METHODS[name].build(method_config, Setting(net, augment, *sizes, shape))
+
+
+class Learner(NamedTuple):
+    """A method with all it needs to run, and the words from which it can be built again.
+
+    Attributes:
+      method, hyper, stream: what learns what.
+      recipe: row of the table, configs, shapes; JSON-ready.
+    """
+
+    method: Method
+    hyper: PyTree
+    stream: Stream
+    recipe: Mapping[str, Any]
+
+
+def make_learner(
+    name: str,
+    method_config: Any,
+    hyper: PyTree,
+    stream: Stream,
+    config: StreamConfig,
+    net: NetConfig,
+    *,
+    label: str | None = None,
+) -> Learner:
+    """The method of the table's row ``name`` on ``stream``, called ``label`` if given.
+
+    Raises:
+      InputError: as ``make_method``.
+    """
+    method_config, config, net = plain(method_config), plain(config), plain(net)
+    method = make_method(name, method_config, stream, config, net)
+    x = stream.source.train.x
+    words = {
+        "row": name,
+        "method": asdict(method_config),
+        "net": asdict(net),
+        "stream": asdict(config),
+        "shape": x.shape[1:],
+        "dtype": x.dtype.name,
+        "num_classes": stream.num_classes,
+        "num_tasks": stream.num_tasks,
+    }
+    return Learner(method._replace(name=label or method.name), hyper, stream, words)

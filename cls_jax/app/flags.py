@@ -1,0 +1,232 @@
+"""A frozen dataclass as a command line.
+
+Help and typing errors never load JAX: parsing needs none, and a script imports at its top only what
+its flags need; what its ``main`` computes with is imported there.
+"""
+
+import argparse
+import dataclasses
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_type_hints
+
+import tyro
+
+Config = TypeVar("Config")
+Value = TypeVar("Value")
+Check = Callable[[Any, Collection[str]], None]
+"""(config, names of the flags that were typed, e.g. "er.memory_size") -> None, or InputError."""
+
+Repeated = tyro.conf.UseAppendAction[tuple[Value, ...]]
+"""The type of a field whose flag may be given several times, once for each of its values."""
+
+MAY_REPEAT = {"preset", "sweep"}
+"""Flags that may stand on a line more than once; of presets the last one counts."""
+
+LARGEST_FLOAT = 3.4028235e38
+SMALLEST_FLOAT = 1.1754944e-38
+"""Between these, and at 0, a float32 holds a number."""
+
+ALIASES = {"--task-free": "--no-task-aware"}
+"""Flags under the name the papers use; offered where the config has the field."""
+
+
+def flat(kind: type) -> Any:
+    """The type of a nested dataclass whose flags have no prefix."""
+    return Annotated[kind, tyro.conf.arg(name="")]
+
+
+def positional(kind: Any, metavar: str) -> Any:
+    """The type of a field that is given without a flag; the help calls its values ``metavar``."""
+    mark = tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+    return Annotated[tyro.conf.Positional[kind], mark]
+
+
+def hiding(kind: type, *names: str) -> type:
+    """``kind`` with some fields that keep their values: no flag sets them, no help shows them."""
+    hints = get_type_hints(kind, include_extras=True)
+    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    hidden = [(name, tyro.conf.Suppress[hints[name]], defaults[name]) for name in names]
+    return dataclasses.make_dataclass(
+        kind.__name__, hidden, bases=(kind,), frozen=True, namespace={"__doc__": kind.__doc__}
+    )
+
+
+def parse(
+    config_class: type[Config],
+    presets: Mapping[str, Config],
+    *,
+    default_preset: str,
+    argv: Sequence[str] | None = None,
+    description: str = "",
+) -> Config:
+    """The config that a command line asks for.
+
+    ``--preset NAME`` says where every other flag starts from, wherever it stands on the line; with
+    a single preset there is nothing to choose, and no such flag. The
+    string below a field of ``config_class`` is its help; a bool is ``--flag`` or ``--no-flag``, a
+    nested dataclass ``--net.width``. Wrong input ends the process with code 2 and names the
+    nearest flag; so does a flag that is given twice.
+
+    Args:
+      config_class: frozen dataclass of ints, floats, bools, strings, tuples, nested dataclasses.
+      presets: name -> config; the order is that of the help.
+      default_preset: used when no ``--preset`` is given.
+      argv: the arguments; those of the process if None.
+      description: the first lines of the help.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    aliases = _aliases(presets[default_preset])
+    arguments = [aliases.get(argument, argument) for argument in arguments]
+    for name, times in Counter(_typed(arguments)).items():
+        if times > 1 and name not in MAY_REPEAT:
+            flag = name.replace("_", "-")
+            _stop(f"error: --{flag} is given {times} times; give it once", 2)
+    told = [f"{alias} is the same as {flag}." for alias, flag in aliases.items()]
+    description = "\n".join([description.strip(), *told]).strip()
+    if len(presets) == 1:
+        default = presets[default_preset]
+        return tyro.cli(
+            config_class,
+            prog=_program(),
+            args=arguments,
+            default=default,
+            description=description,
+        )
+    preset = _preset(arguments, presets, default_preset)
+    preset_type = Annotated[
+        Literal[tuple(presets)],
+        tyro.conf.arg(help="where all other flags start from"),
+    ]
+    both = dataclasses.make_dataclass(
+        "Arguments",
+        [("preset", preset_type), ("config", Annotated[config_class, tyro.conf.arg(name="")])],
+    )
+    parsed = tyro.cli(
+        both,
+        prog=_program(),
+        args=arguments,
+        default=both(preset, presets[preset]),
+        description=description,
+    )
+    return parsed.config
+
+
+def run_main(
+    main: Callable[[Config], Any],
+    config_class: type[Config],
+    presets: Mapping[str, Config],
+    *,
+    default_preset: str,
+    argv: Sequence[str] | None = None,
+    description: str = "",
+    check: Check = lambda config, typed: None,
+) -> Any:
+    """Parses, calls ``main(config)`` and returns what it gives; arguments as ``parse``.
+
+    Before that every number is held against what a float32 or an array's axis can hold, and
+    ``check(config, typed)`` may refuse flags that were typed and would do nothing.
+
+    Exit codes: 2 for input that cannot work (one sentence on stderr), 1 for training that diverged
+    or a disk that failed, 130 for Ctrl-C, 0 for a run that SIGTERM stopped and that is saved. Any
+    other exception is a defect and keeps its traceback.
+    """
+    config = parse(
+        config_class, presets, default_preset=default_preset, argv=argv, description=description
+    )
+    try:
+        _check_numbers(config)
+        check(config, frozenset(_typed(sys.argv[1:] if argv is None else argv)))
+        return main(config)
+    except KeyboardInterrupt:
+        _stop("interrupted", 130)
+    except Exception as error:
+        from cls_jax.core.errors import InputError
+
+        if isinstance(error, InputError):
+            _stop(f"error: {error}", 2)
+        from cls_jax.runtime.distributed import SaveFailed
+        from cls_jax.runtime.preemption import Stopped
+        from cls_jax.runtime.workdir import command
+        from cls_jax.train.runner import Diverged
+
+        if isinstance(error, Stopped):
+            _stop(f"{error}; the same command goes on:\n  {command()}", error.code)
+        codes = {Diverged: 1, SaveFailed: 1}
+        for kind, code in codes.items():
+            if isinstance(error, kind):
+                _stop(f"error: {error}", code)
+        raise
+
+
+def _typed(arguments: Sequence[str]) -> Iterator[str]:
+    """The field of every flag of a command line: "er.memory_size" of --er.memory-size 20."""
+    for argument in arguments:
+        if argument.startswith("--") and argument != "--":
+            flag = ALIASES.get(argument, argument).removeprefix("--").partition("=")[0]
+            parent, dot, name = flag.replace("-", "_").rpartition(".")
+            yield f"{parent.removeprefix('no_')}{dot}{name.removeprefix('no_')}"
+
+
+def _check_numbers(config: Any, prefix: str = "") -> None:
+    """Raises InputError for a number that no float32, or no axis of an array, can hold."""
+    from cls_jax.core.errors import InputError
+
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), prefix + field.name
+        if dataclasses.is_dataclass(value):
+            _check_numbers(value, prefix if _is_flat(field) else f"{name}.")
+            continue
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, float) and not _is_float32(one):
+                raise InputError(
+                    f"{name} is {one}; give a finite number that float32 holds, at most "
+                    f"{LARGEST_FLOAT:g} and, if it is not 0, at least {SMALLEST_FLOAT:g} in size"
+                )
+            if type(one) is int and field.name != "seeds" and abs(one) >= 2**31:
+                raise InputError(f"{name} is {one}; give a number below 2**31")
+
+
+def _is_float32(value: float) -> bool:
+    return value == 0 or (math.isfinite(value) and SMALLEST_FLOAT <= abs(value) <= LARGEST_FLOAT)
+
+
+def _names(config: Any) -> set[str]:
+    """The flags of a config: its fields, and those of the dataclasses in it that have no prefix."""
+    names = set()
+    for field in dataclasses.fields(config):
+        names |= _names(getattr(config, field.name)) if _is_flat(field) else {field.name}
+    return names
+
+
+def _is_flat(field: dataclasses.Field) -> bool:
+    marks = getattr(field.type, "__metadata__", ())
+    return any(getattr(mark, "name", None) == "" for mark in marks)
+
+
+def _program() -> str | None:
+    """ "python -m cls_jax.app.compare_runs" of a module; None of a script, whose path says it."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return None if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
+
+
+def _aliases(config: Any) -> dict[str, str]:
+    names = {name.replace("_", "-") for name in _names(config)}
+    return {alias: flag for alias, flag in ALIASES.items() if flag.removeprefix("--no-") in names}
+
+
+def _preset(arguments: Sequence[str], presets: Mapping[str, Any], default: str) -> str:
+    """The preset that the arguments name; tyro itself reports a ``--preset`` without a value."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", nargs="?", default=default)
+    name = parser.parse_known_args(arguments)[0].preset
+    if name is not None and name not in presets:
+        _stop(f"error: no preset {name!r}; --preset is one of {', '.join(presets)}", 2)
+    return default if name is None else name
+
+
+def _stop(sentence: str, code: int) -> NoReturn:
+    print(sentence, file=sys.stderr)
+    raise SystemExit(code)

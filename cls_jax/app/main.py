@@ -1,0 +1,221 @@
+"""One call that trains, keeps and reports what a command asked for.
+
+Scripts import from here, once their flags are parsed, all that their ``main`` calls.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from cls_jax.app.build import Learner
+from cls_jax.app.build import make_learner as make_learner
+from cls_jax.app.build import make_stream as make_stream
+from cls_jax.app.grid import grid
+from cls_jax.app.run_config import RunConfig as RunConfig
+from cls_jax.app.run_config import check_outputs
+from cls_jax.app.stored_recipe import RECIPE, write_recipe
+from cls_jax.core.checks import check_seeds
+from cls_jax.core.errors import InputError
+from cls_jax.core.files import safe_names
+from cls_jax.core.paths import writing
+from cls_jax.core.types import PyTree
+from cls_jax.data.load import describe
+from cls_jax.methods.base import no_advice
+from cls_jax.report.console import console, fan_out, tensorboard
+from cls_jax.report.summary import finish
+from cls_jax.runtime.checkpoint import Checkpoints, check_saves, interval
+from cls_jax.runtime.distributed import cache_programs, join, no_one_waits
+from cls_jax.runtime.distributed import is_first as is_first
+from cls_jax.runtime.preemption import heeded
+from cls_jax.runtime.workdir import CHECKPOINTS, CONFIG, claimed, software
+from cls_jax.train.events import Result
+from cls_jax.train.plan import Plan, check_run
+from cls_jax.train.runner import sweep
+from cls_jax.train.segments import Forget, Keeper
+from cls_jax.train.sizes import check_held
+
+
+def begin(config: RunConfig) -> None:
+    """What must come before JAX looks for devices and before data are read; call it first.
+
+    Raises:
+      InputError: for bad seeds, folders that cannot be written, or processes that cannot find each
+        other.
+    """
+    check_seeds(config.seeds)
+    check_outputs(config)
+    if config.compile_cache:
+        cache_programs()
+    join(config.coordinator, config.num_processes, config.process_id)
+
+
+def run_one(name: str, config: Any) -> None:
+    """A script's main: the method of the table's row ``name``, from the config to the report.
+
+    Args:
+      name: a row of METHODS.
+      config: has ``stream``, ``net``, ``method``, ``hyper`` and ``run``.
+
+    Raises:
+      InputError: before any compute, for whatever cannot work.
+      Diverged: when a metric is not finite.
+    """
+    begin(config.run)
+    stream = make_stream(config.stream)
+    learner = make_learner(name, config.method, config.hyper, stream, config.stream, config.net)
+    conclude(config, execute([learner], config.run, config))
+
+
+def conclude(config: Any, results: Sequence[Result]) -> None:
+    """Prints the table of ``results`` and writes the workdir; process 0 does, if there are several.
+
+    Args:
+      config: the whole config of the experiment; has ``run``.
+      results: of ``execute``.
+    """
+    if is_first():
+        finish(config.run.workdir, asdict(config), results)
+
+
+def check_execution(
+    learners: Sequence[Learner], config: RunConfig
+) -> tuple[Plan, list[Learner], list[dict[str, PyTree]]]:
+    """The plan, learners, and the Hypers of each by label, once all of them are found good.
+
+    Returns:
+      The plan; the learners, several of each where a sweep varies what fixes a program; and of
+      each the Hypers, by the label of the values that a sweep gives it.
+
+    Raises:
+      InputError: for bad seeds, hyper-parameters, plan, sweep or saving, for flags that would do
+        nothing, and for what no memory can hold.
+    """
+    how = config.chunk, config.mode, config.over_seeds, config.devices, config.data_on
+    plan = Plan(*how, config.profile, config.score)
+    pairs = [pair for learner in learners for pair in grid(learner, config.sweep)]
+    _check_names([learner.method.name for learner, _ in pairs])
+    for learner, hypers in pairs:
+        num_lanes = len(hypers) * len(config.seeds)
+        for hyper in hypers.values():
+            check_run(learner.method, learner.stream, hyper, config.seeds, plan, num_lanes)
+        check_held(learner.method, learner.stream, hyper, learner.recipe, num_lanes)
+        if num_lanes == 1 and config.over_seeds in ("vmap", "devices"):
+            raise InputError(
+                f"over_seeds is {config.over_seeds!r}, but {learner.method.name} is one run; give "
+                "several --seeds, or leave it out"
+            )
+    check_outputs(config)
+    return plan, [learner for learner, _ in pairs], [hypers for _, hypers in pairs]
+
+
+def _check_names(names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{', '.join(twice)} is asked for more than once; name each method once")
+
+
+def execute(learners: Sequence[Learner], config: RunConfig, record: Any) -> list[Result]:
+    """Runs learners one after another, with the console, the logs and the saving asked for.
+
+    What an earlier process saved of this experiment goes on from there.
+
+    Args:
+      learners: each with its stream, and its Hyper, which a sweep varies.
+      config: seeds, plan and where to write.
+      record: the whole config of the experiment, a dataclass; kept in the workdir, if there is one,
+        which is made only once everything has been checked.
+
+    Raises:
+      InputError: for bad seeds, hyper-parameters, plan or workdir, before any compute.
+      Diverged: when a metric is not finite.
+      SaveFailed: when the disk is full or broken; what was saved before is kept.
+      Stopped: after SIGTERM or Ctrl-C, once the run is saved.
+    """
+    plan, learners, values = check_execution(learners, config)
+    _advise(learners, config.seeds)
+    results, shown = [], None
+    with no_one_waits(), _kept(learners, values, config, record) as keepers:
+        for learner, hypers, keep in zip(learners, values, keepers, strict=True):
+            logs = config.workdir if config.tensorboard and is_first() else None
+            first_look, shown = learner.stream is not shown, learner.stream
+            labels = learner.method.name, list(hypers)
+            with console(stream_line=first_look) as see, tensorboard(logs, *labels) as log:
+                found = sweep(
+                    learner.method,
+                    learner.stream,
+                    list(hypers.values()),
+                    seeds=config.seeds,
+                    plan=plan,
+                    observe=fan_out(see, log) if is_first() else fan_out(),
+                    keep=keep,
+                )
+            for label, result in zip(hypers, found, strict=True):
+                results.append(result._replace(method=f"{learner.method.name} {label}".strip()))
+    told = any(result.details["told_at_test"] for result in results)  # one table, equal columns
+    return [r._replace(details={**r.details, "told_at_test": told}) for r in results]
+
+
+@contextmanager
+def _kept(
+    learners: Sequence[Learner],
+    values: Sequence[Mapping[str, PyTree]],
+    config: RunConfig,
+    record: Any,
+) -> Iterator[list[Keeper]]:
+    """A Keeper for each learner, in the claimed workdir, while signals are heeded."""
+    if config.workdir is None:
+        yield [Forget() for _ in learners]
+        return
+    sources = {id(one.stream.source): one.stream.source for one in learners}.values()
+    same = {
+        "data": {source.name: describe(source)["fingerprint"] for source in sources},
+        "software": software(),
+    }
+    names = safe_names([learner.method.name for learner in learners])
+    folders = [Path(config.workdir) / CHECKPOINTS / name for name in names]
+    begun = (Path(config.workdir) / CONFIG).exists()
+    moved, gone = begun and config.restart, begun and not folders[0].parent.exists()
+    for folder in folders if is_first() and not moved else ():
+        check_saves(folder)
+    claim = claimed(config.workdir, asdict(record), same, restart=config.restart)
+    with claim if is_first() else nullcontext(), heeded() as wish:
+        _meet("workdir")
+        keepers = []
+        for learner, hypers, folder in zip(learners, values, folders, strict=True):
+            again = not moved and (gone or (folder / RECIPE).exists())
+            if is_first():
+                with writing(config.workdir):
+                    folder.mkdir(parents=True, exist_ok=True)
+                    words = {
+                        "name": learner.method.name,
+                        "sweep": list(hypers),
+                        "seeds": config.seeds,
+                    }
+                    hyper = {"hyper": asdict(learner.hyper)}
+                    write_recipe(folder, {**learner.recipe, **hyper, **words})
+            every, title = interval(config.save_every), learner.method.name
+            how = {"every": every, "last": config.keep, "wish": wish, "again": again}
+            keepers.append(Checkpoints(folder, title, **how))
+        yield keepers
+
+
+def _meet(where: str) -> None:
+    """All processes of the run wait here for each other."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(where)
+
+
+def _advise(learners: Sequence[Learner], seeds: Sequence[int]) -> None:
+    """Prints on stderr what the methods say of so short a stream."""
+    for method, hyper, stream, _ in learners:
+        if method.advice is not no_advice:
+            num_steps = len(stream.schedule(jax.random.key(seeds[0])).index)
+            if told := method.advice(hyper, num_steps):
+                print(f"warning: {told}", file=sys.stderr)

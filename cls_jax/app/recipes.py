@@ -1,0 +1,80 @@
+"""The words from which a saved method is built again: recipe.json, beside its saves."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cls_jax.app import stored_recipe
+from cls_jax.app.build import StreamConfig, fit_method
+from cls_jax.core.errors import InputError
+from cls_jax.core.types import PyTree
+from cls_jax.methods import METHODS
+from cls_jax.methods.base import Method
+from cls_jax.nets.config import NetConfig
+from cls_jax.train.segments import lane_name
+from cls_jax.train.steps import birth
+
+_KINDS = stored_recipe.Kinds(
+    {name: (row.config, row.hyper) for name, row in METHODS.items()}, NetConfig, StreamConfig
+)
+_LARGEST_STATE = 2**38  # bytes: no device holds more
+
+
+class Recipe(NamedTuple):
+    """What a recipe.json says: what is read back, and how.
+
+    Attributes:
+      lanes: name of a lane -> (method with the value of a sweep, seed).
+      method: its pure functions.
+      like: one lane's Run, as shapes, dtypes and shardings.
+      stream: the flags of its stream.
+      shape: of one example, raw.
+      num_classes: of the stream.
+      dtype: of the raw examples.
+    """
+
+    lanes: Mapping[str, tuple[str, int]]
+    method: Method
+    like: PyTree
+    stream: StreamConfig
+    shape: tuple[int, ...]
+    num_classes: int
+    dtype: str
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Everything that recipe.json says; nothing is computed.
+
+    Raises:
+      InputError: it is not one that this version can follow.
+    """
+    words = stored_recipe.read_recipe(path, _KINDS)
+    row, sizes = METHODS[words.row], (words.num_classes, words.num_tasks)
+    where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    try:
+        stream, net = StreamConfig(**words.stream), NetConfig(**words.net)
+        config = row.config(**words.method)
+        method = fit_method(words.row, config, stream, net, words.shape, sizes)
+        hyper = jax.tree.map(jnp.float32, row.hyper(**words.hyper))
+        newborn = partial(birth, method, words.shape, words.dtype, (stream.batch_size, sizes[1]))
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+            jax.eval_shape(newborn, hyper, np.uint32(0)),
+        )
+    except (ValueError, TypeError, ArithmeticError, LookupError, MemoryError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise InputError(f"{path} fits no method that can be built: {why}") from error
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
+    if size > _LARGEST_STATE:
+        raise InputError(f"{path} asks for a state of {size / 2**30:,.0f} GiB; is it damaged?")
+    lanes = {
+        lane_name(seed, value, len(words.sweep)): (f"{words.name} {label}".strip(), seed)
+        for value, label in enumerate(words.sweep)
+        for seed in words.seeds
+    }
+    return Recipe(lanes, method, like, stream, words.shape, words.num_classes, words.dtype)

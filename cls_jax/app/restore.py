@@ -1,0 +1,235 @@
+"""A run read back from its workdir, ready to predict; the data set is not needed."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from cls_jax.app.build import StreamConfig
+from cls_jax.app.recipes import read_recipe
+from cls_jax.app.stored_recipe import RECIPE
+from cls_jax.core.checks import as_trained_on
+from cls_jax.core.errors import InputError
+from cls_jax.core.paths import check_readable
+from cls_jax.core.types import PyTree, Task
+from cls_jax.methods.base import Method
+from cls_jax.runtime.saves import groups_in, read_lanes
+from cls_jax.runtime.workdir import CHECKPOINTS
+from cls_jax.train.evaluate import EVAL_BATCH, content_places, hidden_task
+from cls_jax.train.segments import Place
+from cls_jax.train.steps import Run
+
+
+class Trained(NamedTuple):
+    """One seed of one method, as it was last saved.
+
+    Attributes:
+      name: of the method, with the value of a sweep.
+      seed: of the run.
+      method: its pure functions.
+      run: state, key, step and accuracy matrix.
+      place: how far it is.
+      stream: the flags of its stream.
+      shape: of one example, raw.
+      num_classes: of the stream.
+      dtype: of the raw examples: uint8 (pixels, 0 to 255) or float32 (vectors, as they are).
+    """
+
+    name: str
+    seed: int
+    method: Method
+    run: Run
+    place: Place
+    stream: StreamConfig
+    shape: tuple[int, ...]
+    num_classes: int
+    dtype: str
+
+    @property
+    def num_tasks(self) -> int:
+        """Of the stream."""
+        return self.run.matrix.shape[-1]
+
+    @property
+    def state(self) -> PyTree:
+        """The method's state."""
+        return self.run.state
+
+    @property
+    def over(self) -> bool:
+        """Whether the run had come to its end."""
+        return self.place.over
+
+    def predict(self, x: np.ndarray, task: Task | None = None) -> np.ndarray:
+        """float32[n, num_classes] logits of the method's answer.
+
+        Where an answer depends on the examples asked beside it, give those of one task; what a
+        method takes together is then split off in an order of their pixels, not in that of ``x``.
+
+        Args:
+          x: raw examples as the stream has them, never scaled or normalised. Where those are images
+            uint8[n, h, w, c] (or vectors of bytes): integers of any width, each from 0 to 255.
+            Where they are float32[n, d]: floats of any width, finite, rounded to float32.
+          task: for a method that uses the task at test; it is not told if not given.
+
+        Raises:
+          InputError: for examples of another shape, kind or range, or a task that is not there.
+        """
+        x = as_trained_on(x, self.shape, self.dtype, self.name)
+        self._check_task(task)
+        task = hidden_task(self.num_classes) if task is None else task
+        needs, logits, place = self.method.needs, [], np.arange(len(x))
+        if needs.transductive:
+            place = content_places(x)
+            x = x[np.argsort(place)]
+        size = min(needs.test_batch, len(x)) if needs.test_batch else EVAL_BATCH
+        for start in range(0, len(x), size or 1):
+            part = x[start : start + size]
+            padded = part[np.arange(size) % len(part)]
+            answer = _answer(self.method.predict, self.state, padded, task)
+            logits.append(np.asarray(answer)[: len(part)])
+        if not logits:
+            return np.zeros((0, self.num_classes), np.float32)
+        return np.concatenate(logits)[place]
+
+    def _check_task(self, task: Task | None) -> None:
+        if task is None:
+            return
+        index, flags = np.asarray(task.index), (task.classes, task.seen)
+        if index.shape or not -1 <= index < self.num_tasks:
+            raise InputError(
+                f"task has the index {index.tolist()}; give one from 0 to {self.num_tasks - 1}, "
+                "or -1: not told"
+            )
+        for name, flag in zip(("classes", "seen"), map(np.asarray, flags), strict=True):
+            if flag.shape != (self.num_classes,) or flag.dtype != bool:
+                raise InputError(
+                    f"task has {name} {flag.dtype}{[*flag.shape]}; give bool[{self.num_classes}]"
+                )
+
+
+_answer = jax.jit(lambda predict, *given: predict(*given), static_argnums=0)
+
+
+def load(workdir: str | Path, *, method: str | None = None, seed: int | None = None) -> Trained:
+    """The run that was saved in ``workdir``.
+
+    Args:
+      workdir: of an experiment, finished or not.
+      method: its name, where the workdir has several.
+      seed: of the run; the first that can be read if not given.
+
+    What fits and cannot be read back is told on stderr, a line each.
+
+    Raises:
+      InputError: nothing was saved there, or not this.
+    """
+    found, left = read_all(workdir)
+    fitting = [one for one in found if method in (None, one.name) and seed in (None, one.seed)]
+    lost = [one for one in left if one.name in (None, method) or method is None]
+    lost = [one for one in lost if one.seed in (None, seed) or seed is None]
+    if not fitting:
+        there = ", ".join(f"{one.name} seed {one.seed}" for one in found)
+        raise InputError(
+            f"workdir {workdir} has no {method or 'run'} with seed {seed}; it has {there}"
+            + "".join(f"; {one.told}" for one in lost[:3])
+        )
+    warn(lost)
+    names = list(dict.fromkeys(one.name for one in fitting))
+    if len(names) > 1:
+        raise InputError(f"workdir {workdir} has several methods: {', '.join(names)}; name one")
+    return fitting[0]
+
+
+def load_all(workdir: str | Path) -> list[Trained]:
+    """Every run that was saved in ``workdir``: methods by name, seeds in order.
+
+    What was begun there and cannot be read back is told on stderr, a line each.
+
+    Raises:
+      InputError: there is none.
+    """
+    found, left = read_all(workdir)
+    warn(left)
+    return found
+
+
+class Left(NamedTuple):
+    """A run that is not read back, and why; name and seed are None where they are not known."""
+
+    name: str | None
+    seed: int | None
+    why: str
+
+    @property
+    def told(self) -> str:
+        """In a sentence."""
+        return self.why if self.name is None else f"{self.name} seed {self.seed}: {self.why}"
+
+
+def read_all(workdir: str | Path) -> tuple[list[Trained], list[Left]]:
+    """Every run that was saved in ``workdir``, and those that were begun and cannot be read back.
+
+    Raises:
+      InputError: there is none of the first.
+    """
+    found, left = [], []
+    for folder in _folders(check_readable(workdir) / CHECKPOINTS):
+        try:
+            for one in _read(folder):
+                (found if isinstance(one, Trained) else left).append(one)
+        except OSError as error:
+            left.append(Left(None, None, f"{folder} cannot be read ({error.strerror or error})"))
+    if not found and left:
+        more = f"; nor can {len(left) - 1} more" if len(left) > 1 else ""
+        raise InputError(f"workdir {workdir} has no run that can be read: {left[0].told}{more}")
+    if not found:
+        raise InputError(
+            f"workdir {workdir} holds no saved run; give the --workdir of a run that was saved"
+        )
+    return found, left
+
+
+def warn(left: Sequence[Left]) -> None:
+    """Tells on stderr what is left out, a line each."""
+    for one in left:
+        print(f"warning: {one.told}; left out", file=sys.stderr)
+
+
+def _folders(checkpoints: Path) -> list[Path]:
+    """The folders of methods in a workdir's ``checkpoints``, which need not be there."""
+    try:
+        listed = checkpoints.iterdir() if checkpoints.is_dir() else ()
+        return sorted(path for path in listed if path.is_dir())
+    except OSError as error:
+        raise InputError(
+            f"{checkpoints} cannot be read ({error.strerror or error}); change its permissions"
+        ) from None
+
+
+def _read(folder: Path) -> Iterator[Trained | Left]:
+    """The runs of one method, those that cannot be read included."""
+    path = folder / RECIPE
+    if not path.exists():
+        if groups_in(folder):
+            why = f"{folder} has saves, but no {RECIPE} that says of what"
+            yield Left(None, None, why)
+        return
+    try:
+        recipe = read_recipe(path)
+    except InputError as error:
+        yield Left(None, None, str(error))
+        return
+    found = read_lanes(folder, recipe.like)
+    for lane, (name, seed) in recipe.lanes.items():
+        if lane in found.kept:
+            place, run = found.kept[lane]
+            words = recipe.stream, recipe.shape, recipe.num_classes, recipe.dtype
+            yield Trained(name, seed, recipe.method, run, place, *words)
+        elif (why := found.why_lost(lane)) is not None:
+            yield Left(name, seed, f"none of its saves can be read ({why})")
+        else:
+            yield Left(name, seed, f"{folder} has no save of it")

@@ -1,0 +1,126 @@
+"""Saved runs scored again: on their own data or on others like them."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cls_jax.app.build import StreamConfig, make_stream, without_dir
+from cls_jax.app.restore import Trained
+from cls_jax.core.errors import InputError
+from cls_jax.streams.stream import Stream
+from cls_jax.train.evaluate import make_evaluate, view_names
+from cls_jax.train.events import Result
+from cls_jax.train.loop import schedules_of
+from cls_jax.train.parallel import Placement
+from cls_jax.train.prefetch import make_road
+from cls_jax.train.runner import capacities, test_examples
+
+
+def streams_of(
+    found: Sequence[Trained], changes: Mapping[str, Any], workdir: Path
+) -> dict[StreamConfig, Stream]:
+    """The stream of every run, by the flags it was trained with.
+
+    Data that a workdir names may be a stranger's words: they are told on stderr before they are
+    opened, and nothing is prepared or cached in a folder that the workdir names.
+
+    Args:
+      found: runs of one workdir.
+      changes: ``data`` and ``data_dir`` in place of theirs, where they are given.
+      workdir: that the runs were read from.
+
+    Raises:
+      InputError: for data that cannot be read.
+    """
+    changes = dict(changes)
+    if without_dir(changes.get("data", "")):
+        changes.setdefault("data_dir", None)
+    streams = {}
+    for flags in dict.fromkeys(one.stream for one in found):
+        asked = replace(flags, **changes)
+        if "data" not in changes and not any(asked.data == other.data for other in streams):
+            inside = f" in {asked.data_dir}" if asked.data_dir is not None else ""
+            print(f"data {asked.data}{inside}, as {workdir} says", file=sys.stderr)
+        try:
+            streams[flags] = make_stream(asked, read_only=changes.get("data_dir") is None)
+        except InputError as error:
+            hint = "" if changes else "; --data and --data-dir say where the data are now"
+            raise InputError(f"{error}{hint}") from error
+    return streams
+
+
+def score(trained: Trained, stream: Stream) -> np.ndarray:
+    """float32[views, 2, T] accuracy on every task of ``stream``, as ``Result.matrix`` has a row.
+
+    Args:
+      trained: any saved run; its seed fixes the class order.
+      stream: on its own data or on others of the same shape and classes.
+
+    Raises:
+      InputError: for data that do not fit.
+    """
+    classes = stream.num_classes
+    for split in (stream.source.train, stream.source.test):
+        shape, dtype = split.x.shape[1:], split.x.dtype.name
+        if (shape, classes) != (trained.shape, trained.num_classes):
+            raise InputError(
+                f"data {stream.source.name} has examples {[*shape]} and {classes} classes, but "
+                f"{trained.name} was trained on {[*trained.shape]} and {trained.num_classes}; give "
+                "data like these"
+            )
+        if dtype != trained.dtype:
+            raise InputError(
+                f"data {stream.source.name} has {dtype} examples, but {trained.name} was trained "
+                f"on {trained.dtype}; give data like these"
+            )
+    if trained.method.needs.told_task_at_test and stream.num_tasks != trained.num_tasks:
+        raise InputError(
+            f"stream {stream.name!r} has {stream.num_tasks} tasks, but {trained.name}, which is "
+            f"told the task, has learned {trained.num_tasks}; give a stream of as many"
+        )
+    placement = Placement()
+    evaluate = make_evaluate(trained.method, stream, placement)
+    road = make_road(stream.source.test, placement, 1, on_host=False)
+    schedule = schedules_of(trained.method, stream, trained.seed)[0]
+    return evaluate(trained.state, schedule, road, stream.num_tasks - 1)
+
+
+def results(found: Sequence[Trained], stream: Stream) -> list[Result]:
+    """One Result a method, from what was saved; costs are not known (NaN).
+
+    Args:
+      found: of ``load_all``.
+      stream: that they were trained on.
+    """
+    by_name: dict[str, list[Trained]] = {}
+    for one in found:
+        by_name.setdefault(one.name, []).append(one)
+    told = any(one.method.needs.told_task_at_test for one in found)  # one table, equal columns
+    made = []
+    for name, mine in by_name.items():
+        method = mine[0].method
+        seeds, states = tuple(one.seed for one in mine), tuple(one.state for one in mine)
+        details = {
+            "stream": {"name": stream.name, **stream.describe},
+            **method.told,
+            "told_at_test": told,
+            "test_examples": test_examples(stream, seeds),
+        }
+        made.append(
+            Result(
+                method=name,
+                seeds=seeds,
+                views=view_names(method),
+                matrix=np.stack([np.asarray(one.run.matrix, np.float64) for one in mine]),
+                states=states,
+                seconds=float("nan"),
+                steps_per_second=float("nan"),
+                details=details,
+                capacity=capacities(method, stream, states),
+            )
+        )
+    return made

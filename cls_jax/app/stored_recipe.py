@@ -1,0 +1,195 @@
+"""recipe.json, the words from which a saved method is built again: its schema, written and read.
+
+A workdir may be a stranger's, so the whole is checked before any of it is used.
+"""
+
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cls_jax.core.errors import InputError
+from cls_jax.core.files import NoJson, read_json, write_json
+
+RECIPE = "recipe.json"
+VERSION = 1
+_LARGEST = 2**31 - 1  # of any whole number, int32's
+_EXAMPLE = 2**28  # numbers in one example
+_WORDS = (
+    *("version", "name", "row", "method", "net", "stream", "hyper", "sweep", "seeds"),
+    *("shape", "dtype", "num_classes", "num_tasks"),
+)
+
+
+class Kinds(NamedTuple):
+    """The dataclasses that a recipe fills.
+
+    Attributes:
+      methods: row of the table of methods -> (Config, Hyper).
+      net, stream: NetConfig and StreamConfig.
+    """
+
+    methods: Mapping[str, tuple[type, type]]
+    net: type
+    stream: type
+
+
+class Recipe(NamedTuple):
+    """What a recipe.json says, all of it checked.
+
+    Attributes:
+      name, row, sweep, seeds: the method's label, its row of the table, labels of the sweep's
+        values, seeds of the runs.
+      method, net, stream, hyper: fields of the dataclasses, of the right types.
+      shape, dtype: of one example.
+      num_classes, num_tasks: of the stream.
+    """
+
+    name: str
+    row: str
+    method: dict[str, Any]
+    net: dict[str, Any]
+    stream: dict[str, Any]
+    hyper: dict[str, Any]
+    sweep: tuple[str, ...]
+    seeds: tuple[int, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    num_classes: int
+    num_tasks: int
+
+
+def write_recipe(folder: Path, words: Mapping[str, Any]) -> None:
+    """Writes recipe.json into a folder that is there; ``words`` are the fields of a Recipe."""
+    write_json(folder / RECIPE, {"version": VERSION, **words})
+
+
+def read_recipe(path: Path, kinds: Kinds) -> Recipe:
+    """The recipe in a file that may be a stranger's.
+
+    Args:
+      path: of a recipe.json.
+      kinds: what it may fill.
+
+    Raises:
+      InputError: it is no recipe, one of a later version, or a field of it does not fit.
+    """
+    try:
+        given = read_json(path)
+        return _recipe(given, kinds)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from None
+    except (ValueError, TypeError, RecursionError, OverflowError) as error:
+        told = str(error) if isinstance(error, _Misfit | NoJson) else "no JSON of cls_jax"
+        raise InputError(
+            f"{path} is no recipe that this cls_jax can use ({told}); run the command of that "
+            "workdir again in another --workdir, or read it with the cls_jax that wrote it"
+        ) from None
+
+
+class _Misfit(ValueError):
+    """What does not fit, in a few words."""
+
+
+def _recipe(given: Any, kinds: Kinds) -> Recipe:
+    if not isinstance(given, dict):
+        raise _Misfit("it is no JSON object")
+    version = given.get("version")
+    if type(version) is not int or version != VERSION:
+        later = type(version) is int and version > VERSION
+        raise _Misfit(
+            f"its version is {_told(version)}, {'later than' if later else 'not'} {VERSION}"
+        )
+    _same_names(given, _WORDS, "it")
+    row = given["row"]
+    if not isinstance(row, str) or row not in kinds.methods:
+        raise _Misfit(f"row is {_told(row)}, not one of {', '.join(kinds.methods)}")
+    config, hyper = kinds.methods[row]
+    sweep = _check(given["sweep"], tuple[str, ...], "sweep")
+    seeds = _check(given["seeds"], tuple[int, ...], "seeds", largest=2**32 - 1)
+    for name, values in (("sweep", sweep), ("seeds", seeds)):
+        if not 1 <= len(values) <= 10_000 or len(set(values)) < len(values):
+            raise _Misfit(f"{name} holds {len(values)} values; 1 to 10000, each once, are right")
+    if min(seeds) < 0:
+        raise _Misfit(f"seeds holds {min(seeds)}")
+    shape = _check(given["shape"], tuple[int, ...], "shape")
+    if len(shape) not in (1, 3) or min(shape) < 1 or math.prod(shape) > _EXAMPLE:
+        raise _Misfit(f"shape is {_told([*shape])}, not that of an example")
+    for name in ("num_classes", "num_tasks"):
+        if _check(given[name], int, name) < 1:
+            raise _Misfit(f"{name} is {given[name]}")
+    return Recipe(
+        name=_label(given["name"], "name"),
+        row=row,
+        method=_fields(given["method"], config, "method"),
+        net=_fields(given["net"], kinds.net, "net"),
+        stream=_fields(given["stream"], kinds.stream, "stream"),
+        hyper=_fields(given["hyper"], hyper, "hyper"),
+        sweep=tuple(_label(label, "sweep") if label else "" for label in sweep),
+        seeds=seeds,
+        shape=shape,
+        dtype=_check(given["dtype"], typing.Literal["uint8", "float32"], "dtype"),
+        num_classes=given["num_classes"],
+        num_tasks=given["num_tasks"],
+    )
+
+
+def _label(text: Any, name: str) -> str:
+    """A text of one line that a terminal can show."""
+    if not isinstance(text, str) or not 1 <= len(text) <= 200 or not text.isprintable():
+        raise _Misfit(f"{name} is {_told(text)}, no label")
+    return text
+
+
+def _fields(given: Any, kind: type, where: str) -> dict[str, Any]:
+    """Every field of a dataclass, checked by its annotation."""
+    if not isinstance(given, dict):
+        raise _Misfit(f"{where} is {_told(given)}, no JSON object")
+    _same_names(given, [field.name for field in fields(kind) if field.init], where)
+    hints = typing.get_type_hints(kind)
+    return {name: _check(value, hints[name], f"{where}.{name}") for name, value in given.items()}
+
+
+def _same_names(given: Mapping[str, Any], wanted: Sequence[str], where: str) -> None:
+    if unknown := [name for name in given if name not in wanted]:
+        raise _Misfit(f"{where} has a field {_told(unknown[0])}, which is not known")
+    if missing := [name for name in wanted if name not in given]:
+        raise _Misfit(f"{where} has no {missing[0]}")
+
+
+def _check(value: Any, kind: Any, where: str, *, largest: int = _LARGEST) -> Any:
+    """``value`` as ``kind``, which lists become tuples for; whole numbers are never too large."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        for one in inner:
+            try:
+                return _check(value, one, where, largest=largest)
+            except _Misfit:
+                continue
+    elif origin is typing.Literal:
+        if any(type(value) is type(one) and value == one for one in inner):
+            return value
+    elif origin is tuple and inner[1:] == (...,):
+        if isinstance(value, list) and len(value) <= 100_000:
+            return tuple(_check(one, inner[0], where, largest=largest) for one in value)
+    elif kind is float:
+        if type(value) in (int, float) and math.isfinite(float(value)):
+            return value
+    elif kind is int:
+        if type(value) is int and abs(value) <= largest:
+            return value
+    elif kind is str:
+        if isinstance(value, str) and len(value) <= 5000 and "\0" not in value:
+            return value
+    elif type(value) is (type(None) if kind is None else kind):  # bool, None
+        return value
+    what = " | ".join(map(str, inner)) if origin is typing.Literal else str(kind)
+    raise _Misfit(f"{where} is {_told(value)}, not {what.removeprefix('typing.')[:100]}")
+
+
+def _told(value: Any) -> str:
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

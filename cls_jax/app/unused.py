@@ -1,0 +1,84 @@
+"""Flags that were typed and would change nothing: each is refused, with the reason."""
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+from cls_jax.core.errors import InputError
+
+VIEW_FLAGS = "views", "view_padding", "view_flip"
+OWN_PERCEPTRON = {"hopsupsup", "den"}
+"""Methods whose network has the form of an mlp, whatever --net says."""
+
+
+def check_used(config: Any, typed: Collection[str], methods: Iterable[tuple[str, Any]]) -> None:
+    """Raises InputError for a flag of the stream or the network that no method would look at.
+
+    Args:
+      config: has ``net``.
+      typed: names of the flags on the command line.
+      methods: (row of the table, Config) of all that will run.
+    """
+    methods = list(methods)
+    names = ", ".join(name for name, _ in methods)
+    kind = config.net.net
+    layered = {name: kind == "mlp" or name in OWN_PERCEPTRON for name, _ in methods}
+    if "hidden" in typed and not any(layered.values()):
+        refuse("hidden", config.net.hidden, f"{names} has a {kind}, whose size is --width")
+    if "width" in typed and (kind == "lenet" or all(layered.values())):
+        remedy = "whose size is fixed" if kind == "lenet" else "whose size is --hidden"
+        net = kind if kind == "lenet" else "perceptron"
+        refuse("width", config.net.width, f"{names} has a {net}, {remedy}")
+    if "net" in typed and kind != "mlp" and all(name in OWN_PERCEPTRON for name, _ in methods):
+        refuse("net", kind, f"{names} always has a perceptron")
+    for flag in VIEW_FLAGS:
+        if flag in typed and not any(_has_views(*one) for one in methods):
+            refuse(
+                flag,
+                getattr(config.stream, flag),
+                f"{names} takes no self-supervised views; dualnet does, and spb_i with the "
+                "contrastive learner",
+            )
+
+
+def check_taken(
+    typed: Collection[str], flags: Any, used: Collection[Any], prefix: str = ""
+) -> None:
+    """Raises InputError for a flag whose value no method has in the end.
+
+    Args:
+      typed: names of the flags on the command line.
+      flags: the Config or Hyper that the flags with ``prefix`` set.
+      used: Configs or Hypers of the methods that will run, some with values of their own.
+      prefix: "ucir." of --ucir.decays.
+    """
+    for name in vars(flags):
+        value = getattr(flags, name)
+        if prefix + name in typed and all(getattr(one, name, None) != value for one in used):
+            refuse(prefix + name, value, "what will run has no such setting or its own value")
+
+
+def check_named(flag: str, given: Collection[str], known: Collection[str]) -> None:
+    """Raises InputError unless ``given`` are of ``known``, each once, at least one."""
+    if not given or len({*given} & {*known}) < len(given):
+        raise InputError(
+            f"{flag} is {', '.join(given) or 'empty'}; name each once, from {', '.join(known)}"
+        )
+
+
+def check_of(*rows: str) -> Callable[[Any, Collection[str]], None]:
+    """The ``check`` of a script whose ``config.method`` is the Config of each of ``rows``."""
+    return lambda config, typed: check_used(config, typed, [(row, config.method) for row in rows])
+
+
+def refuse(flag: str, value: object, why: str) -> None:
+    """Raises InputError: the flag would do nothing."""
+    raise InputError(f"{flag} is {value}, which changes nothing: {why}; leave --{dashed(flag)} out")
+
+
+def _has_views(row: str, config: Any) -> bool:
+    return row == "dualnet" or getattr(config, "learner", None) == "contrastive"
+
+
+def dashed(flag: str) -> str:
+    """A field as its flag is written."""
+    return flag.replace("_", "-")

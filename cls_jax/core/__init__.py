@@ -1,0 +1,1 @@
+"""What a method may import: types, errors, losses, memories, sync, augmentation, metrics."""

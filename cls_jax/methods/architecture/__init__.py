@@ -1,0 +1,1 @@
+"""Networks that grow, or that a task's mask selects from."""

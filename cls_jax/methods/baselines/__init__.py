@@ -1,0 +1,1 @@
+"""Lower and upper bounds, and what a memory alone can do."""

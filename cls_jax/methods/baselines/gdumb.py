@@ -1,0 +1,197 @@
+"""GDumb: keeps a class-balanced memory and learns from that alone, each time from nothing.
+
+While a task's examples pass by once they are only offered to the memory: an item whose class holds
+less than its share takes the place of a random one of the largest class. When the answer is wanted
+a fresh network is fitted to the memory, so whatever the stream did, nothing but the memory matters:
+a check on how much a stream's difficulty says about learning.
+
+| symbol | name | default | where from |
+|---|---|---|---|
+| eta | learning_rate | 0.05 | official code: highest rate |
+| | min_learning_rate | 0.0005 | official code: lowest rate |
+| | momentum | 0.9 | official code |
+| | weight_decay | 1e-6 | official code, added to the gradient |
+| k | memory_size | 500 | the middle of the three published for CIFAR-10 |
+| | fit_epochs | 256 | official script for CIFAR-10; 128 for MNIST |
+| | fit_batch_size | 16 | official code |
+| | cutmix | True | official script for CIFAR-10: alpha 1, p 0.5; without for MNIST |
+
+Source: Prabhu, Torr, Dokania 2020 (ECCV), algorithm 1; drimpossible/GDumb, src/main.py and
+src/utils.py: one epoch at a tenth of the rate, then cosine cycles of 1, 2, 4, … epochs; gradients
+are clipped to norm 10.
+Departs: the official code takes the first k / C examples of each class as the memory and computes
+in half precision. Fitted after every task (the paper: whenever an answer is wanted; mammoth, whose
+memory is a reservoir: after the last task alone). A stream of several epochs is passed once.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from cls_jax.core.augment import Augment
+from cls_jax.core.errors import InputError
+from cls_jax.core.losses import cross_entropy
+from cls_jax.core.memory import Memory, class_balanced
+from cls_jax.core.sync import select
+from cls_jax.core.types import Array, Batch, Metrics, Task, Trainable, Variables
+from cls_jax.methods.base import Method, Phase, answer, descend, fresh, kept
+from cls_jax.methods.replay.replay_config import GdumbConfig, GdumbHyper
+from cls_jax.nets.base import Net
+
+_LARGEST_NORM = 10.0
+_CUTMIX_RATE = 0.5
+
+
+@struct.dataclass
+class GdumbState:
+    """What GDumb carries from step to step.
+
+    Attributes:
+      model: the network, fitted to the memory of the last task.
+      memory: slots {x, y}.
+      order: int32[memory_size] slots in the order of this epoch, filled ones in front.
+      fit_step: int32[] steps of this fit.
+      hyper: GdumbHyper.
+    """
+
+    model: Trainable
+    memory: Memory
+    order: Array
+    fit_step: Array
+    hyper: GdumbHyper
+
+
+def gdumb(config: GdumbConfig, net: Net, *, augment: Augment, num_classes: int) -> Method:
+    """Greedy sampler and dumb learner.
+
+    Args:
+      config: sizes, and whether CutMix is used.
+      net: outputs float32[b, num_classes] logits.
+      augment: ``train`` makes the inputs of the fit, ``test`` those of ``predict``.
+      num_classes: of the stream.
+
+    Returns:
+      The method; its hyper is GdumbHyper. Its phases are "collect", whose loss is 0 since nothing
+      is learned, and "fit".
+
+    Raises:
+      InputError: if a size is below 1, or (from ``init``) if CutMix is asked for vectors.
+    """
+    for name in ("fit_epochs", "fit_batch_size"):
+        if getattr(config, name) < 1:
+            raise InputError(f"{name}={getattr(config, name)} fits nothing; give at least 1")
+    num_slots, size = config.memory_size, min(config.fit_batch_size, config.memory_size)
+    policy = class_balanced(num_slots, num_classes)
+    epoch_steps = -(-num_slots // size)
+
+    def newborn(key: Array, x: Array, hyper: GdumbHyper) -> Trainable:
+        return fresh(key, net, augment.test(x), optimizer(hyper, jnp.int32(0)))
+
+    def init(key: Array, example: Batch, hyper: GdumbHyper) -> GdumbState:
+        if config.cutmix and augment.test(example.x).ndim != 4:
+            raise InputError("cutmix=True mixes images and these are vectors; give cutmix=False")
+        return GdumbState(
+            model=newborn(key, example.x, hyper),
+            memory=policy.init({"x": example.x, "y": example.y}),
+            order=jnp.arange(num_slots, dtype=jnp.int32),
+            fit_step=jnp.int32(0),
+            hyper=hyper,
+        )
+
+    def collect(key: Array, state: GdumbState, batch: Batch) -> tuple[GdumbState, Metrics]:
+        memory = policy.add(key, state.memory, {"x": batch.x, "y": batch.y}, batch.valid)
+        return state.replace(memory=memory), {"loss": jnp.float32(0)}
+
+    def begin_fit(key: Array, state: GdumbState, task: Task, data: Batch | None) -> GdumbState:
+        model = newborn(key, state.memory.slots["x"][:1], state.hyper)
+        return state.replace(model=model, fit_step=jnp.int32(0))
+
+    def fit(key: Array, state: GdumbState, batch: Batch) -> tuple[GdumbState, Metrics]:
+        key_order, key_augment, key_mix = jax.random.split(key, 3)
+        epoch, place = jnp.divmod(state.fit_step, epoch_steps)
+
+        # The next batch of a pass over the filled slots, shuffled as the epoch begins.
+        filled = policy.filled(state.memory)
+        noise = lambda: ~filled + jax.random.uniform(key_order, filled.shape)  # noqa: E731
+        shuffled = lambda: jnp.argsort(noise()).astype(jnp.int32)  # noqa: E731
+        order = jax.lax.cond(place == 0, shuffled, lambda: state.order)
+        row = place * size + jnp.arange(size)
+        slot, valid = order[jnp.minimum(row, num_slots - 1)], row < filled.sum()
+        x, y = state.memory.slots["x"][slot], state.memory.slots["y"][slot]
+
+        x, other, share = augment.train(key_augment, x), jnp.arange(size), 1.0
+        if config.cutmix:
+            x, other, share = cutmix(key_mix, x, valid)
+
+        def loss(vars: Variables):
+            logits, stats = net.apply(vars, x, train=True, valid=valid)
+            own = cross_entropy(logits, y, valid=valid)
+            pasted = cross_entropy(logits, y[other], valid=valid)
+            return share * own + (1 - share) * pasted, stats
+
+        model, value = descend(state.model, optimizer(state.hyper, epoch), loss)
+        model = select(valid.any(), model, state.model)  # a memory not yet full: no step
+        return state.replace(model=model, order=order, fit_step=state.fit_step + 1), {"loss": value}
+
+    phases = (
+        Phase("collect", collect, epochs=1),
+        Phase("fit", fit, enter=begin_fit, num_steps=config.fit_epochs * epoch_steps),
+    )
+    predict = answer(net, augment)
+    return Method(
+        "gdumb", init, phases, predict, convolutional=net.convolutional, capacity=kept("model")
+    )
+
+
+def optimizer(hyper: GdumbHyper, epoch: Array) -> optax.GradientTransformation:
+    """SGD with momentum, gradients clipped and then decayed, at the rate of ``epoch``."""
+    return optax.chain(
+        optax.clip_by_global_norm(_LARGEST_NORM),
+        optax.add_decayed_weights(hyper.weight_decay),
+        optax.sgd(learning_rate_of(epoch, hyper), momentum=hyper.momentum),
+    )
+
+
+def learning_rate_of(epoch: Array, hyper: GdumbHyper) -> Array:
+    """float32[]: a tenth of the highest in epoch 0; then cycles that begin at epochs 1, 2, 4, 8, …
+
+    In a cycle of n epochs, the i-th from 0 has ``low + (high - low) (1 + cos(pi i / n)) / 2``.
+
+    Args:
+      epoch: int32[].
+      hyper: high is ``learning_rate``, low ``min_learning_rate``.
+    """
+    high, low = hyper.learning_rate, hyper.min_learning_rate
+    length = 1 << (31 - jax.lax.clz(jnp.maximum(epoch, 1)))
+    cosine = jnp.cos(jnp.pi * (epoch - length) / length)
+    return jnp.where(epoch == 0, 0.1 * high, low + (high - low) * (1 + cosine) / 2)
+
+
+def cutmix(key: Array, x: Array, valid: Array) -> tuple[Array, Array, Array]:
+    """With probability 1/2, one box of each image comes from another image of the batch.
+
+    The box covers a share ``1 - lambda`` of the image, lambda uniform in [0, 1), about a uniform
+    centre, and is cut at the border; all images of a batch have the same box.
+
+    Args:
+      key: for the draw.
+      x: float32[b, h, w, c].
+      valid: bool[b], the first rows; they are mixed among themselves.
+
+    Returns:
+      The images, int32[b] the row that each box came from, and float32[] the share of pixels that
+      stayed, which weighs the loss on an image's own label.
+
+    Source: Yun et al. 2019; drimpossible/GDumb, src/utils.py: beta(1, 1), sizes rounded down.
+    """
+    key_fire, key_size, key_centre, key_other = jax.random.split(key, 4)
+    side = jnp.array(x.shape[1:3])
+    half = (side * jnp.sqrt(jax.random.uniform(key_size))).astype(jnp.int32) // 2
+    centre = jax.random.randint(key_centre, (2,), 0, side)
+    low, high = jnp.maximum(centre - half, 0), jnp.minimum(centre + half, side)
+    down, across = jnp.arange(x.shape[1])[:, None], jnp.arange(x.shape[2])
+    box = (low[0] <= down) & (down < high[0]) & (low[1] <= across) & (across < high[1])
+    box &= jax.random.bernoulli(key_fire, _CUTMIX_RATE)
+    other = jnp.argsort(~valid + jax.random.uniform(key_other, valid.shape))
+    return jnp.where(box[:, :, None], x[other], x), other, 1 - box.mean()

@@ -1,0 +1,1 @@
+"""Complementary learning systems: a fast learner and a slow one."""

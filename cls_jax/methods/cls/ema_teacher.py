@@ -1,0 +1,149 @@
+"""An averaged copy of the working network: how it looks at replay, what it teaches, how it follows.
+
+CLS-ER has two such copies, Mean-ER one. The copy's parameters are a stochastic exponential moving
+average of the working ones. What happens to its BatchNorm statistics is ``ema_bn``'s choice:
+
+* "own": the copy's own training-mode forwards on replay move them; never averaged, never copied.
+* "ema": averaged like the parameters, when these are.
+* "copy": the working network's, taken over at each update.
+
+Source: Arani et al. 2022 (arXiv 2201.12604), section 3; NeurAI-Lab/CLS-ER, models/clser.py ("own").
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from cls_jax.core.choices import EmaBn as EmaBn
+from cls_jax.core.choices import Warmup as Warmup
+from cls_jax.core.errors import InputError
+from cls_jax.core.losses import cross_entropy, logit_mse
+from cls_jax.core.sync import ema, ema_decay, select
+from cls_jax.core.types import Array, PyTree, Trainable, Variables
+from cls_jax.methods.base import descend
+from cls_jax.nets.base import Net
+
+
+@struct.dataclass
+class Averaged:
+    """vars: the copy; updates: int32[] how often it followed."""
+
+    vars: Variables
+    updates: Array
+
+
+def check_averaging(ema_bn: str, warmup: str) -> None:
+    """Raises InputError for a choice that does not exist."""
+    for name, value, kind in (("ema_bn", ema_bn, EmaBn), ("warmup", warmup, Warmup)):
+        if value not in kind.__args__:
+            raise InputError(f"{name} is {value!r}; use one of {', '.join(kind.__args__)}")
+
+
+def copy_of(vars: Variables) -> Averaged:
+    """A copy that has not followed yet; no buffer is shared."""
+    return Averaged(vars=jax.tree.map(jnp.copy, vars), updates=jnp.int32(0))
+
+
+def look(net: Net, copy: Averaged, x: Array, valid: Array, ema_bn: EmaBn) -> tuple[Array, Averaged]:
+    """Logits of a training-mode forward on replay, without a gradient; "own" statistics move.
+
+    Args:
+      net: of the copy.
+      copy: whose answer is wanted.
+      x: float32[m, ...] augmented replay.
+      valid: bool[m].
+      ema_bn: see the module's docstring.
+
+    Returns:
+      (float32[m, num_classes], the copy after the forward).
+    """
+    logits, stats = net.apply(copy.vars, x, train=True, valid=valid)
+    if ema_bn == "own":
+        copy = copy.replace(vars=copy.vars.replace(stats=stats))
+    return jax.lax.stop_gradient(logits), copy
+
+
+def follow(
+    key: Array,
+    copy: Averaged,
+    working: Variables,
+    step: Array,
+    *,
+    rate: Array,
+    decay: Array,
+    ema_bn: EmaBn,
+    warmup: Warmup,
+) -> Averaged:
+    """With probability ``rate`` a step of the average towards the working network.
+
+    Args:
+      key: of the draw.
+      copy: the average so far.
+      working: the newest weights.
+      step: int32[] number of this training step, 1 for the first.
+      rate: probability of an update, in [0, 1].
+      decay: cap of the average's decay, in [0, 1).
+      ema_bn: see the module's docstring.
+      warmup: the decay is ``min(1 - 1 / (n + 1), decay)``, where n is the number of training
+        "steps" (as in the official code: with a small rate much of the initial weights stays) or
+        of this copy's own "updates", this one included.
+    """
+    fire = jax.random.bernoulli(key, rate)
+    number = step if warmup == "steps" else copy.updates + 1
+    keep = jnp.where(fire, ema_decay(number, decay), 1.0)  # 1 keeps the copy bit for bit
+    params, stats = ema(copy.vars.params, working.params, keep), copy.vars.stats
+    if ema_bn == "ema":
+        stats = ema(stats, working.stats, keep)
+    if ema_bn == "copy":
+        stats = select(fire, working.stats, stats)
+    return Averaged(vars=Variables(params=params, stats=stats), updates=copy.updates + fire)
+
+
+def learn(
+    net: Net,
+    working: Trainable,
+    hyper: PyTree,
+    x: Array,
+    y: Array,
+    valid: Array,
+    targets: Array,
+) -> tuple[Trainable, Array]:
+    """One step of plain SGD: cross-entropy of all rows, and the replay's logits kept as they were.
+
+    ``CE(h(x), y) + lambda mean (h(x_replay) - targets)^2``
+
+    Args:
+      net, working: the working network.
+      hyper: has ``learning_rate`` and ``consistency_weight`` (lambda), both >= 0.
+      x: float32[m + b, ...], the replay first.
+      y: int32[m + b].
+      valid: bool[m + b].
+      targets: float32[m, num_classes] logits to keep.
+
+    Returns:
+      The working network after the step, and the loss before it.
+    """
+    m = len(targets)
+
+    def loss(vars: Variables):
+        remembered, logits, stats = _replay_and_all(net, vars, x, valid, m)
+        consistency = logit_mse(remembered, targets, valid=valid[:m])
+        return cross_entropy(logits, y, valid=valid) + hyper.consistency_weight * consistency, stats
+
+    return descend(working, optax.sgd(hyper.learning_rate), loss)
+
+
+def _replay_and_all(
+    net: Net, vars: Variables, x: Array, valid: Array, m: int
+) -> tuple[Array, Array, Array]:
+    """Training-mode logits of the replay alone, then of everything, and the statistics after both.
+
+    Where there are no statistics, one pass serves both.
+    """
+    if not jax.tree.leaves(vars.stats):
+        logits, stats = net.apply(vars, x, train=True, valid=valid)
+        return logits[:m], logits, stats
+    remembered, stats = net.apply(vars, x[:m], train=True, valid=valid[:m])
+    logits, stats = net.apply(vars.replace(stats=stats), x, train=True, valid=valid)
+    return remembered, logits, stats

@@ -1,0 +1,1 @@
+"""Methods that classify by class means or cosines to class vectors."""

@@ -1,0 +1,1 @@
+"""Methods that hold parameters or answers near what was learned."""

@@ -1,0 +1,136 @@
+"""A-GEM: a step may not climb the loss on remembered examples of earlier tasks.
+
+``g`` is the gradient on the batch, ``r`` that on one replay draw; where ``g.r < 0``, the step goes
+along ``g - (g.r / r.r) r``, which is orthogonal to ``r``. The memory takes an equal share of
+examples of each task as it ends.
+
+| symbol | name | default | where from |
+|---|---|---|---|
+| eta | learning_rate | 0.1 | DER's grid search for Seq-MNIST (0.03 for Seq-CIFAR-10) |
+| M | memory_size | 500 | the middle of DER's three published buffers; M // T slots a task |
+| m | replay_size | 128 | DER's grid search for Seq-MNIST |
+
+Source: Chaudhry et al. 2019 (ICLR; arXiv 1812.00420); aimagelab/mammoth, models/agem.py: the stream
+goes forward before the replay; replayed images are augmented anew.
+Departs: M // T examples of each task are stored, drawn uniformly without replacement, and slots
+beyond M // T * T stay unused; mammoth stores one mini-batch a task, whatever M is.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from cls_jax.core.augment import Augment
+from cls_jax.core.errors import InputError
+from cls_jax.core.losses import cross_entropy
+from cls_jax.core.memory import Memory, ring_per_task
+from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
+from cls_jax.methods.base import (
+    Method,
+    Needs,
+    Phase,
+    answer,
+    check_replay,
+    fresh,
+    gradient_of,
+    kept,
+    move,
+)
+from cls_jax.methods.replay.replay_config import AgemConfig, AgemHyper
+from cls_jax.nets.base import Net
+
+
+@struct.dataclass
+class AgemState:
+    """model: the network; memory: slots {x, y}; hyper: AgemHyper."""
+
+    model: Trainable
+    memory: Memory
+    hyper: AgemHyper
+
+
+def agem(config: AgemConfig, net: Net, *, augment: Augment, num_tasks: int) -> Method:
+    """Averaged gradient episodic memory.
+
+    Args:
+      config: sizes.
+      net: outputs float32[b, num_classes] logits.
+      augment: ``train`` makes the inputs of the losses, ``test`` those of ``predict``.
+      num_tasks: of the stream.
+
+    Returns:
+      The method; its hyper is AgemHyper. Its metric "projected" is 1 where the step was bent.
+
+    Raises:
+      InputError: if a task gets no slot, or the memory is smaller than one replay draw.
+    """
+    if config.memory_size < num_tasks:
+        raise InputError(
+            f"memory_size={config.memory_size} gives none of the {num_tasks} tasks a slot of its "
+            f"own; use at least {num_tasks}"
+        )
+    per_task = config.memory_size // num_tasks
+    check_replay(num_tasks * per_task, config.replay_size)
+    policy = ring_per_task(num_tasks, per_task)
+
+    def init(key: Array, example: Batch, hyper: AgemHyper) -> AgemState:
+        model = fresh(key, net, augment.test(example.x), optax.sgd(hyper.learning_rate))
+        memory = policy.init({"x": example.x, "y": example.y})
+        return AgemState(model=model, memory=memory, hyper=hyper)
+
+    def step(key: Array, state: AgemState, batch: Batch) -> tuple[AgemState, Metrics]:
+        key_draw, key_augment = jax.random.split(key)
+        replay = policy.sample(key_draw, state.memory, config.replay_size)
+        x = augment.train(key_augment, jnp.concatenate([batch.x, replay.items["x"]]))
+        new, old = jnp.split(x, [len(batch.x)])
+
+        def loss(x: Array, y: Array, valid: Array):
+            def of_vars(vars: Variables):
+                logits, stats = net.apply(vars, x, train=True, valid=valid)
+                return cross_entropy(logits, y, valid=valid), stats
+
+            return of_vars
+
+        vars = state.model.vars
+        (value, stats), gradient = gradient_of(loss(new, batch.y, batch.valid), vars)
+        remembered = loss(old, replay.items["y"], replay.valid)
+        (_, stats), reference = gradient_of(remembered, vars.replace(stats=stats))
+        gradient, projected = project(gradient, reference)
+        model = move(state.model, optax.sgd(state.hyper.learning_rate), gradient, stats)
+        metrics = {"loss": value, "projected": projected.astype(jnp.float32)}
+        return state.replace(model=model), metrics
+
+    def end_task(key: Array, state: AgemState, task: Task, data: Batch | None) -> AgemState:
+        key_draw, key_add = jax.random.split(key)
+        score = jnp.where(data.valid, jax.random.uniform(key_draw, data.valid.shape), -1)
+        score, chosen = jax.lax.top_k(score, min(per_task, len(score)))
+        items = {"x": data.x[chosen], "y": data.y[chosen], "task": data.task[chosen]}
+        return state.replace(memory=policy.add(key_add, state.memory, items, score >= 0))
+
+    return Method(
+        "agem",
+        init,
+        (Phase("train", step),),
+        answer(net, augment),
+        end_task=end_task,
+        needs=Needs(told_task=True, boundaries=True, end_data=True),
+        convolutional=net.convolutional,
+        capacity=kept("model"),
+    )
+
+
+def project(gradient: PyTree, reference: PyTree) -> tuple[PyTree, Array]:
+    """``g - min(g.r, 0) / r.r r`` over whole trees, and bool[]: whether that is not ``g`` itself.
+
+    Without a reference (``r.r = 0``: an empty memory) the gradient stays.
+    """
+    along, square = _dot(gradient, reference), _dot(reference, reference)
+    against = (along < 0) & (square > 0)
+    share = jnp.where(against, along / jnp.where(square > 0, square, 1), 0)
+    return jax.tree.map(lambda g, r: g - share * r, gradient, reference), against
+
+
+def _dot(a: PyTree, b: PyTree) -> Array:
+    products = jax.tree.map(lambda x, y: jnp.vdot(x, y, precision="highest"), a, b)
+    return sum(jax.tree.leaves(products))

@@ -1,0 +1,42 @@
+"""The seam between networks and methods: two pure functions over explicit variables."""
+
+from typing import NamedTuple, Protocol
+
+from cls_jax.core.types import Array, PyTree, Variables
+
+
+class ApplyFn(Protocol):
+    """Forward pass; gives the outputs and the BatchNorm statistics after it.
+
+    ``valid`` bool[b] keeps padded rows out of the batch statistics (None: every row counts);
+    with ``train=False`` the running statistics are used and come back as they were.
+    """
+
+    def __call__(
+        self, vars: Variables, x: Array, *, train: bool, valid: Array | None = None
+    ) -> tuple[PyTree, PyTree]: ...
+
+
+class InitVarsFn(Protocol):
+    """Fresh variables for inputs shaped like ``x`` (float32[b, ...])."""
+
+    def __call__(self, key: Array, x: Array) -> Variables: ...
+
+
+class Net(NamedTuple):
+    """A network: ``init(key, x) -> Variables``, ``apply(vars, x, train=…) -> (outputs, stats)``.
+
+    Attributes:
+      init, apply: the network; its outputs are float32 logits unless it says otherwise.
+      convolutional: tells the runner which loop is fast on a CPU.
+      features: the same pass, ended before the last layer: float32[b, d]; None where a network has
+        no single last layer.
+      head: name of the last layer within ``Variables.params``: a Dense with "kernel" f32[d, C] and
+        "bias" f32[C].
+    """
+
+    init: InitVarsFn
+    apply: ApplyFn
+    convolutional: bool = False
+    features: ApplyFn | None = None
+    head: str | None = None

@@ -1,0 +1,56 @@
+"""From a few words on the command line to a network."""
+
+from cls_jax.core.errors import InputError
+from cls_jax.nets.base import Net
+from cls_jax.nets.config import NetConfig as NetConfig
+from cls_jax.nets.dualnet import DualNets, dualnet
+from cls_jax.nets.extractor import Extractor, flat_extractor, small_extractor
+from cls_jax.nets.lenet import lenet
+from cls_jax.nets.mlp import mlp
+from cls_jax.nets.resnet import resnet18
+from cls_jax.nets.resnet32 import resnet32, resnet32_extractor
+
+
+def make_net(config: NetConfig, num_classes: int) -> Net:
+    """The network of a one-network method.
+
+    Raises:
+      InputError: for an unknown net, or numbers that it cannot have.
+    """
+    if config.net == "resnet18":
+        return resnet18(num_classes, config.width, dtype=config.dtype)
+    if config.net == "resnet32":
+        return resnet32(num_classes, config.width, dtype=config.dtype)
+    if config.net == "lenet":
+        return lenet(num_classes, dtype=config.dtype)
+    if config.net != "mlp":
+        raise InputError(f"net is {config.net!r}; use 'resnet18', 'resnet32', 'lenet' or 'mlp'")
+    return mlp(num_classes, config.hidden, dtype=config.dtype)
+
+
+def make_extractor(config: NetConfig) -> Extractor:
+    """The network of a method with a cosine classifier, up to its features.
+
+    Raises:
+      InputError: for a net that has no such form, or numbers that it cannot have.
+    """
+    if config.net == "resnet32":
+        return resnet32_extractor(config.width, config.dtype)
+    if config.net == "small":
+        return small_extractor(config.width, config.dtype)
+    if config.net != "mlp":
+        raise InputError(
+            f"net is {config.net!r}; cosine classifiers stand on 'resnet32', 'small' or 'mlp'"
+        )
+    return flat_extractor(config.hidden, config.dtype)
+
+
+def make_dualnet(config: NetConfig, num_classes: int, *, predictor: bool = False) -> DualNets:
+    """DualNet's slow and fast network.
+
+    Raises:
+      InputError: for an mlp, since DualNet works on feature maps.
+    """
+    if config.net != "resnet18":
+        raise InputError(f"net is {config.net!r}; dualnet works on feature maps, use 'resnet18'")
+    return dualnet(num_classes, config.width, predictor=predictor, dtype=config.dtype)

@@ -1,0 +1,1 @@
+"""Numbers of others, each with its source: presets, and our results beside theirs."""

@@ -1,0 +1,185 @@
+"""Published tables beside ours: what was published, what we got, how far apart, and the record."""
+
+import csv
+import io
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cls_jax.core.files import safe_names
+from cls_jax.core.metrics import Summary, scores, summarise
+from cls_jax.report.tables import Sheet, page
+from cls_jax.runtime.workdir import write_file, write_json
+from cls_jax.train.events import Result
+
+
+class Published(NamedTuple):
+    """One published cell; accuracies in percent.
+
+    Attributes:
+      table, method, memory_size, view: which cell; view is "answer" or another network's name.
+      class_il, task_il: (mean, standard deviation), or None.
+      n: runs behind it.
+      source: where it was read.
+      trust: "read at the source" or "second hand".
+    """
+
+    table: str
+    method: str
+    memory_size: int
+    n: int
+    source: str
+    trust: str
+    view: str = "answer"
+    class_il: tuple[float, float] | None = None
+    task_il: tuple[float, float] | None = None
+
+
+class Cell(NamedTuple):
+    """One cell as we ran it.
+
+    Attributes:
+      label: the row's name; the method's unless the table varies one method.
+      memory_size: slots, 0 for none.
+      settings: everything it was run with, and where each number comes from.
+      result: of the run.
+    """
+
+    label: str
+    memory_size: int
+    settings: Mapping[str, Any]
+    result: Result
+
+
+RESULTS = Path(__file__).with_name("results.toml")
+"""The published numbers that the library knows, each with its source."""
+
+
+def read_published(path: str | Path = RESULTS) -> list[Published]:
+    """Every ``[[result]]`` of a TOML file."""
+    entries = tomllib.loads(Path(path).read_text(encoding="utf-8"))["result"]
+    return [Published(**entry) for entry in entries]
+
+
+def standard_errors(ours: Summary, mean: float, std: float, n: int) -> float:
+    """The difference ``ours - published`` in units of its own standard error.
+
+    Args:
+      ours: of our runs, in the unit of the published numbers.
+      mean, std, n: as published.
+
+    Returns:
+      dimensionless; NaN for a single run of ours.
+    """
+    return (ours.mean - mean) / (ours.standard_error**2 + std**2 / n) ** 0.5
+
+
+def reproduction_sheet(
+    title: str, cells: Sequence[Cell], published: Sequence[Published], note: str = ""
+) -> Sheet:
+    """A row for each cell and score: published, ours, and the difference.
+
+    Args:
+      title: of the table.
+      cells: as run.
+      published: those of this table; a cell without one has empty columns.
+      note: what else a reader must know.
+    """
+    rows = []
+    for cell in cells:
+        for s, scenario in enumerate(cell.result.scenarios):
+            ours = summarise(100 * scores(cell.result.matrix[:, 0, s])["average_accuracy"])
+            found = _published(cell, s, published)
+            theirs = distance = ""
+            if found is not None:
+                (mean, std), n = found
+                theirs = f"{mean:.2f} ± {std:.2f}"
+                error = standard_errors(ours, mean, std, n)
+                distance = f"{ours.mean - mean:+.2f}"
+                distance += f" ({error:+.1f} SE)" if np.isfinite(error) else ""
+            mine = f"{ours.mean:.2f}" + (f" ± {ours.std:.2f}" if ours.n > 1 else "")
+            size = str(cell.memory_size) if cell.memory_size else ""
+            row = (cell.label, size, scenario, theirs, mine, distance)
+            rows.append((*row, f"{cell.result.seconds:.0f}" if s == 0 else ""))
+    seeds = sorted({len(cell.result.seeds) for cell in cells})
+    told = f"final average accuracy in percent, mean ± sample std over {_and(seeds)} seeds"
+    told += "; SE: standard errors of the difference; seconds: all seeds of a cell together"
+    header = ("method", "buffer", "score", "published", "ours", "difference", "seconds")
+    return Sheet(title, header, tuple(rows), f"{told}{'; ' if note else ''}{note}")
+
+
+def write_reproduction(workdir: str | Path, sheet: Sheet, cells: Sequence[Cell]) -> Path:
+    """Writes a table's record into ``workdir``, which has its config.json already.
+
+    cells.json (settings with their sources, scores, timings), accuracy_<cell>.csv (the accuracy
+    matrix of every network, score and seed), comparison.md.
+
+    Args:
+      workdir: a folder that is there.
+      sheet: of ``reproduction_sheet``.
+      cells: the same.
+    """
+    workdir = Path(workdir)
+    write_json(workdir / "cells.json", [_told(cell) for cell in cells])
+    names = safe_names([f"{cell.label} {cell.memory_size}" for cell in cells])
+    for cell, name in zip(cells, names, strict=True):
+        write_file(workdir / f"accuracy_{name}.csv", _matrices(cell.result))
+    write_file(workdir / "comparison.md", page(sheet))
+    return workdir
+
+
+def _published(
+    cell: Cell, scenario: int, published: Sequence[Published]
+) -> tuple[tuple[float, float], int] | None:
+    for entry in published:
+        same = (entry.method, entry.memory_size) == (cell.label, cell.memory_size)
+        value = (entry.class_il, entry.task_il)[scenario]
+        if same and entry.view == "answer" and value is not None:
+            return tuple(value), entry.n
+    return None
+
+
+def _told(cell: Cell) -> dict[str, Any]:
+    result = cell.result
+    by_view = {
+        view: {
+            scenario: {
+                name: {**summarise(values)._asdict(), "values": values}
+                for name, values in scores(result.matrix[:, v, s]).items()
+            }
+            for s, scenario in enumerate(result.scenarios)
+        }
+        for v, view in enumerate(result.views)
+    }
+    return {
+        "label": cell.label,
+        "memory_size": cell.memory_size,
+        "settings": cell.settings,
+        "seeds": result.seeds,
+        "seconds": result.seconds,
+        "steps_per_second": result.steps_per_second,
+        "details": result.details,
+        "scores": by_view,
+    }
+
+
+def _matrices(result: Result) -> str:
+    """Every accuracy matrix, a line a row; empty where not measured."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    tasks = [f"task_{j + 1}" for j in range(result.matrix.shape[-1])]
+    lines.writerow(["network", "score", "seed", "after_task", *tasks])
+    for v, view in enumerate(result.views):
+        for s, scenario in enumerate(result.scenarios):
+            for seed, matrix in zip(result.seeds, result.matrix[:, v, s], strict=True):
+                for i, row in enumerate(matrix):
+                    numbers = [f"{a:.4f}" if np.isfinite(a) else "" for a in row]
+                    lines.writerow([view, scenario, seed, i, *numbers])
+    return text.getvalue()
+
+
+def _and(numbers: Sequence[int]) -> str:
+    return " or ".join(map(str, numbers))

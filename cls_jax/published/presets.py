@@ -1,0 +1,296 @@
+"""The settings of the published tables, resolved: one function a table.
+
+``s_mnist("clser", 500)`` says everything that the cell of CLS-ER with a buffer of 500 needs, and
+where each number comes from. Buffers that were not published are refused, never interpolated.
+
+Source: hyper-parameters stand in hyperparameters.py, streams are those of NeurAI-Lab/CLS-ER, datasets/;
+"ours" marks what neither has.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+from cls_jax.core.errors import InputError
+from cls_jax.methods import METHODS
+from cls_jax.nets.config import NetConfig
+from cls_jax.published.hyperparameters import (
+    CHOSEN,
+    GCIL,
+    MNIST_360,
+    P_MNIST,
+    R_MNIST,
+    S_CIFAR10,
+    S_MNIST,
+    S_TINYIMAGENET,
+    Rows,
+)
+from cls_jax.streams.config import StreamConfig
+
+BEST_ARGS = "NeurAI-Lab/CLS-ER, utils/best_args.py"
+OURS = "ours"
+MLP, RESNET = NetConfig(net="mlp"), NetConfig(net="resnet18", width=64)
+
+
+class Preset(NamedTuple):
+    """One cell of a published table.
+
+    Attributes:
+      table: e.g. "s_mnist".
+      method: row of the table of methods.
+      memory_size: slots, or 0 for a method without a memory.
+      stream, net: what it learns, with what.
+      config, hyper: the method's own.
+      source: field -> where its value comes from.
+    """
+
+    table: str
+    method: str
+    memory_size: int
+    stream: StreamConfig
+    net: NetConfig
+    config: Any
+    hyper: Any
+    source: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Change:
+    """Departures from a published setting, which its table then tells; none by default.
+
+    Attributes:
+      data: another data set.
+      tasks: another number of tasks.
+      epochs: other passes over each task.
+      width: another width of the ResNet.
+    """
+
+    data: str | None = None
+    tasks: int | None = None
+    epochs: int | None = None
+    width: int | None = None
+
+
+def s_mnist(method: str, memory_size: int = 0) -> Preset:
+    """Split MNIST: 5 tasks x 2 classes in label order, one pass, batch 10, perceptron."""
+    stream = StreamConfig(
+        "mnist", batch_size=10, class_order="label", drop_last=True, normalisation="none"
+    )
+    return _preset("s_mnist", S_MNIST, stream, MLP, method, memory_size)
+
+
+def p_mnist(method: str, memory_size: int = 0) -> Preset:
+    """Permuted MNIST: 20 domains, one pass, batch 128, perceptron."""
+    stream = _domains("permuted")
+    return _preset("p_mnist", P_MNIST, stream, MLP, method, memory_size)
+
+
+def r_mnist(method: str, memory_size: int = 0) -> Preset:
+    """Rotated MNIST: 20 domains, one pass, batch 128, perceptron."""
+    stream = _domains("rotated")
+    return _preset("r_mnist", R_MNIST, stream, MLP, method, memory_size)
+
+
+def mnist_360(method: str, memory_size: int = 0) -> Preset:
+    """MNIST-360: nine slowly turning digits in pairs, one stream, batch 16, perceptron."""
+    stream = StreamConfig("mnist", scenario="mnist360", batch_size=16, normalisation="none")
+    return _preset("mnist_360", MNIST_360, stream, MLP, method, memory_size)
+
+
+def s_cifar10(method: str, memory_size: int = 0) -> Preset:
+    """Split CIFAR-10: 5 tasks x 2 classes in label order, 50 epochs, batch 32, ResNet-18."""
+    stream = StreamConfig("cifar10", epochs=50, normalisation="cifar10", **_PICTURES)
+    return _preset("s_cifar10", S_CIFAR10, stream, RESNET, method, memory_size)
+
+
+def s_tinyimagenet(method: str, memory_size: int = 0) -> Preset:
+    """Split TinyImageNet: 10 tasks x 20 classes in label order, 100 epochs (CLS-ER: 50).
+
+    The data is a folder of 64x64 pictures, one folder a class; give yours with --data folder:DIR.
+    """
+    own = {"tasks": 10, "epochs": 100, "image_size": 64, "normalisation": "tinyimagenet"}
+    stream = StreamConfig("folder:tiny-imagenet-200", **own, **_PICTURES)
+    return _preset("s_tinyimagenet", S_TINYIMAGENET, stream, RESNET, method, memory_size)
+
+
+def gcil_cifar100(
+    method: str,
+    memory_size: int = 0,
+    distribution: Literal["uniform", "longtail"] = "uniform",
+) -> Preset:
+    """GCIL on CIFAR-100: 20 phases of 1000 examples, 100 epochs (CLS-ER, uniform, 200: 200).
+
+    The normalisation is CIFAR-10's, as in the official code.
+
+    Args:
+      method: row of the table.
+      memory_size: slots; 0 for a method without a memory.
+      distribution: of the classes.
+    """
+    pictures = {key: value for key, value in _PICTURES.items() if key != "class_order"}
+    stream = StreamConfig(
+        "cifar100",
+        scenario="gcil",
+        tasks=20,
+        epochs=100,
+        distribution=distribution,
+        normalisation="cifar10",
+        **pictures,
+    )
+    table = f"gcil_cifar100_{distribution}"
+    return _preset(table, GCIL[distribution], stream, RESNET, method, memory_size)
+
+
+TABLES = {
+    "s_mnist": (s_mnist, S_MNIST),
+    "p_mnist": (p_mnist, P_MNIST),
+    "r_mnist": (r_mnist, R_MNIST),
+    "mnist_360": (mnist_360, MNIST_360),
+    "s_cifar10": (s_cifar10, S_CIFAR10),
+    "s_tinyimagenet": (s_tinyimagenet, S_TINYIMAGENET),
+    "gcil_cifar100_uniform": (partial(gcil_cifar100, distribution="uniform"), GCIL["uniform"]),
+    "gcil_cifar100_longtail": (partial(gcil_cifar100, distribution="longtail"), GCIL["longtail"]),
+}
+"""Table -> the function that gives a cell, and what cells there are."""
+
+
+def cells(
+    table: str, methods: Sequence[str] = (), memory_sizes: Sequence[int] = ()
+) -> list[Preset]:
+    """The cells of a table, method by method.
+
+    Args:
+      table: a name of TABLES.
+      methods: these alone; all if empty.
+      memory_sizes: these alone, of methods that have a memory; all if empty.
+
+    Raises:
+      InputError: for a table, a method or a size that is not there, is named twice, or is that of
+        no method.
+    """
+    if table not in TABLES:
+        raise InputError(f"table is {table!r}; use one of {', '.join(TABLES)}, s_mnist_ablations")
+    cell, rows = TABLES[table]
+    _check_once("methods", methods)
+    _check_once("memory_sizes", memory_sizes)
+    found = []
+    for method in methods or rows:
+        sized = method in rows and "memory_size" in _names(METHODS[method].config)
+        sizes = (memory_sizes or rows[method]) if sized else (0,)
+        found += [cell(method, size) for size in sizes]
+    if memory_sizes and not any(one.memory_size for one in found):
+        told = f"memory_sizes is {_listed(memory_sizes)}, but {_listed(methods)} has no memory"
+        raise InputError(f"{told}; leave --memory-sizes out")
+    return found
+
+
+def _check_once(name: str, given: Sequence[Any]) -> None:
+    if len(set(given)) < len(given):
+        raise InputError(f"{name} is {_listed(given)}; name each once")
+
+
+def _listed(given: Sequence[Any]) -> str:
+    return ", ".join(map(str, given))
+
+
+def ablations(labels: Sequence[str] = (), slots: Sequence[int] = ()) -> list[tuple[str, Preset]]:
+    """S-MNIST, buffer 500: CLS-ER and what is left of it when a part is taken away; ours.
+
+    Without consistency; with copies that follow at every step; with one copy (Mean-ER).
+
+    Args:
+      labels: these rows alone; all if empty.
+      slots: 500 alone, or empty.
+
+    Raises:
+      InputError: for a row or a size that is not there, or named twice.
+    """
+    whole = s_mnist("clser", 500)
+    hyper = whole.hyper
+    single = {
+        "learning_rate": hyper.learning_rate,
+        "consistency_weight": hyper.consistency_weight,
+        "ema_rate": hyper.stable_rate,
+        "ema_decay": hyper.stable_decay,
+    }
+    sizes = {"memory_size": 500, "replay_size": whole.config.replay_size}
+    row = METHODS["mean_er"]
+    changed = {
+        "clser": whole,
+        "clser weight 0": whole._replace(hyper=hyper.replace(consistency_weight=0.0)),
+        "clser rates 1": whole._replace(hyper=hyper.replace(stable_rate=1.0, plastic_rate=1.0)),
+        "mean_er": whole._replace(
+            method="mean_er", config=row.config(**sizes), hyper=row.hyper(**single)
+        ),
+        "er": s_mnist("er", 500),
+    }
+    _check_once("methods", labels)
+    if unknown := [label for label in labels if label not in changed]:
+        told = ", ".join(map(repr, changed))
+        raise InputError(f"s_mnist_ablations has no row {unknown[0]!r}; use one of {told}")
+    if tuple(slots) not in ((), (500,)):
+        raise InputError(f"memory_sizes is {_listed(slots)}; s_mnist_ablations has 500 alone")
+    return [(label, changed[label]) for label in labels or changed]
+
+
+def changed(preset: Preset, changes: Mapping[str, Any]) -> Preset:
+    """The cell with some fields of its stream or net replaced; they are "ours" then."""
+    mine = lambda part: {k: v for k, v in changes.items() if k in _names(part)}  # noqa: E731
+    return preset._replace(
+        stream=replace(preset.stream, **mine(preset.stream)),
+        net=replace(preset.net, **mine(preset.net)),
+        source={**preset.source, **{f"stream.{name}": OURS for name in mine(preset.stream)}},
+    )
+
+
+def settings(preset: Preset) -> dict[str, Any]:
+    """All of a cell as plain data, for its record; where the data lies is left out."""
+    told = {k: asdict(v) if is_dataclass(v) else v for k, v in preset._asdict().items()}
+    told["stream"].pop("data_dir")
+    return told
+
+
+_PICTURES = {"batch_size": 32, "class_order": "label", "drop_last": True}
+_PICTURES |= {"crop_padding": 4, "flip": True}
+
+
+def _domains(scenario: str) -> StreamConfig:
+    return StreamConfig("mnist", scenario=scenario, tasks=20, batch_size=128, normalisation="none")
+
+
+def _preset(
+    table: str, rows: Rows, stream: StreamConfig, net: NetConfig, method: str, memory_size: int
+) -> Preset:
+    """The cell; numbers go to the config, the hyper or the stream, whichever has the field."""
+    if method not in rows:
+        raise InputError(f"{table} has no row {method!r}; use one of {', '.join(rows)}")
+    numbers, sized = rows[method], "memory_size" in _names(METHODS[method].config)
+    if sized:
+        if memory_size not in numbers:
+            sizes = ", ".join(map(str, numbers))
+            raise InputError(
+                f"{table} has no {method} with memory_size={memory_size}; use one of {sizes}"
+            )
+        numbers = {**numbers[memory_size], "memory_size": memory_size}
+    elif memory_size:
+        raise InputError(f"{method} has no memory; leave out memory_size={memory_size}")
+    chosen = CHOSEN.get((table, method), {})
+    parts = {"stream": stream, "config": METHODS[method].config(), "hyper": METHODS[method].hyper()}
+    source = {}
+    for part, value in parts.items():
+        mine = {name: number for name, number in numbers.items() if name in _names(value)}
+        if part == "hyper":
+            mine = {name: float(number) for name, number in mine.items()}
+        here = {name: v for name, v in chosen.items() if name in _names(value)}
+        parts[part] = replace(value, **mine, **here)
+        told = f"NeurAI-Lab/CLS-ER, datasets ({table})" if part == "stream" else OURS
+        source |= {f"{part}.{name}": BEST_ARGS if name in mine else told for name in _names(value)}
+    source["net"] = "NeurAI-Lab/CLS-ER, backbone"
+    return Preset(
+        table, method, memory_size, parts["stream"], net, *list(parts.values())[1:], source
+    )
+
+
+def _names(config: Any) -> list[str]:
+    return [field.name for field in fields(config)]

@@ -1,0 +1,1 @@
+"""What people read: tables, figures, the console, results on disk. No JAX."""

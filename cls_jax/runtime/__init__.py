@@ -1,0 +1,1 @@
+"""The operating system: checkpoints, workdirs, locks, processes, signals."""

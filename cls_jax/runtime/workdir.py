@@ -1,0 +1,292 @@
+"""The folder of one experiment: whose it is, what made it; no file in it is ever half written."""
+
+import contextlib
+import functools
+import hashlib
+import itertools
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cls_jax.core.errors import InputError
+from cls_jax.core.files import plain, read_json, write_json
+from cls_jax.core.files import write_file as write_file
+from cls_jax.core.paths import check_no_links, check_place, user_path, writing
+from cls_jax.core.version import PACKAGE, __version__
+from cls_jax.runtime.lock import LOCK, OWNER, locked
+
+CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
+_FOLDERS = CHECKPOINTS, "tensorboard"
+_BEGUN = re.compile(rf"{re.escape(LOCK)}|{re.escape(OWNER)}|\.config\.json\.\d+\.tmp")
+"""What a process leaves that is killed before config.json stands: no reason to refuse a folder."""
+
+HOW_NOT_WHAT = frozenset(
+    "workdir data_dir tensorboard chunk mode over_seeds devices data_on save_every keep restart "  # noqa: SIM905
+    "profile compile_cache coordinator num_processes process_id".split()
+)
+"""Fields that may differ between two runs of one and the same experiment."""
+
+
+def check_workdir(
+    workdir: str | Path, config: Mapping[str, Any], same: Mapping[str, Any] | None = None
+) -> bool:
+    """Whether ``workdir`` holds this experiment already; writes nothing.
+
+    Where the data lie may have changed: their fingerprints decide.
+
+    Args:
+      workdir: a folder, there or not yet there.
+      config: every field of the experiment, nested mappings allowed.
+      same: what else must be the same, by name: the data, as {name: fingerprint}, the software.
+
+    Raises:
+      InputError: it is a file, cannot be written, or holds another experiment or anything else.
+    """
+    record = check_workdir_is_ours(workdir)
+    if record is None:
+        return False
+    kept = record["config"]
+    if _same_data(record, same):
+        kept = _with_data(kept, plain(config))
+    differences = _differences(kept, plain(config))
+    for name, value in (same or {}).items():
+        if not (name == "data" and _same_data(record, same)):
+            old, new = ({name: given} for given in (record.get(name, value), value))
+            differences += _differences(plain(old), plain(new))
+    if differences:
+        shown = "; ".join(differences[:3])
+        more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise InputError(
+            f"workdir {workdir} holds another experiment ({shown}{more}); "
+            "give another --workdir, or --restart to move that one aside"
+        )
+    return True
+
+
+def check_workdir_is_ours(workdir: str | Path) -> dict[str, Any] | None:
+    """The record in a workdir, None where there is nothing yet; writes nothing.
+
+    Raises:
+      InputError: it is a file, cannot be written, or holds something else than an experiment.
+    """
+    workdir = check_place(workdir)
+    check_no_links(workdir, LOCK, CONFIG, *_FOLDERS)
+    record = read_record(workdir)
+    for name in _FOLDERS:
+        if (workdir / name).exists() and not (workdir / name).is_dir():
+            told = f"workdir {workdir}: {name} in it is a file; give another --workdir"
+            raise InputError(told)
+    return record
+
+
+def prepare_workdir(
+    workdir: str | Path, config: Mapping[str, Any], same: Mapping[str, Any] | None = None
+) -> Path:
+    """The folder, made, with its config.json; call it last before the compute starts.
+
+    A folder that holds the same experiment is taken again, and its config.json remembers that.
+
+    Args:
+      workdir, config, same: as ``check_workdir``.
+
+    Raises:
+      InputError: as ``check_workdir``, or the folder could not be made.
+    """
+    known = check_workdir(workdir, config, same)
+    workdir = user_path(workdir, "workdir")
+    if not known:
+        return write_config(workdir, config, same)
+    record = read_record(workdir)
+    if _same_data(record, same):
+        record["config"] = _with_data(record["config"], plain(config))
+    record["resumed"] = [*record.get("resumed", []), provenance()]
+    with writing(workdir):
+        write_json(workdir / CONFIG, record)
+    return workdir
+
+
+def read_record(workdir: Path) -> dict[str, Any] | None:
+    """What config.json in a folder says; None where there is no folder, or nothing in it yet.
+
+    Raises:
+      InputError: there is something else in it, which would be overwritten.
+    """
+    try:
+        there = sorted(os.listdir(workdir))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        told = f"workdir {workdir}: {error.strerror}; give another --workdir"
+        raise InputError(told) from None
+    if CONFIG not in there:
+        strange = [name for name in there if not _BEGUN.fullmatch(name)]
+        if strange:
+            more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+            raise InputError(
+                f"workdir {workdir} has no {CONFIG} of cls_jax but holds {strange[0]!a}{more}, "
+                "which is left as it is; give another --workdir, new or empty"
+            )
+        return None
+    try:
+        record = read_json(workdir / CONFIG)
+        parts = [record[name] for name in ("config", "versions")]
+        parts += [record.get("data", {}), record.get("software", {})]
+        whole = all(isinstance(part, dict) for part in parts) and "cls_jax" in record["versions"]
+        if not (whole and isinstance(record.get("resumed", []), list)):
+            raise ValueError("something else")
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        raise InputError(
+            f"workdir {workdir} holds a {CONFIG} that is not a record of cls_jax; "
+            "give another --workdir"
+        ) from None
+    return record
+
+
+@contextlib.contextmanager
+def claimed(
+    workdir: str | Path,
+    config: Mapping[str, Any],
+    same: Mapping[str, Any],
+    *,
+    restart: bool = False,
+) -> Iterator[Path]:
+    """The folder, prepared, for this process alone.
+
+    Args:
+      workdir, config, same: as ``check_workdir``.
+      restart: an experiment that is there is moved aside first, to the first free name WORKDIR.1,
+        WORKDIR.2, ...; nothing is ever deleted.
+
+    Raises:
+      InputError: as ``check_workdir``, or another process is using the folder.
+    """
+    workdir = check_place(workdir)
+    if restart and read_record(workdir) is not None:
+        here = workdir.absolute()
+        if Path.cwd().resolve().is_relative_to(workdir.resolve()):
+            raise InputError(f"workdir {workdir} cannot be moved aside from inside it; leave it")
+        names = (here.with_name(f"{here.name}.{n}") for n in itertools.count(1))
+        aside = next(path for path in names if not os.path.lexists(path))
+        with locked(workdir), writing(workdir):
+            here.rename(aside)
+        print(f"{workdir} was moved to {aside}", file=sys.stderr)
+    check_workdir(workdir, config, same)
+    with writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+    with locked(workdir):
+        yield prepare_workdir(workdir, config, same)
+
+
+def write_config(
+    workdir: str | Path, config: Mapping[str, Any], same: Mapping[str, Any] | None = None
+) -> Path:
+    """The folder, made, with a config.json of ``config``, ``same`` and ``provenance()``."""
+    workdir = user_path(workdir, "workdir")
+    with writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / CONFIG, {"config": config, **(same or {}), **provenance()})
+    return workdir
+
+
+def software() -> dict[str, str]:
+    """What computes: versions of the packages that fix the numbers, and a digest of our code."""
+    digest = hashlib.blake2b(digest_size=8)
+    package = PACKAGE
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    return {name: metadata.version(name) for name in packages} | {"cls_jax": digest.hexdigest()}
+
+
+def provenance() -> dict[str, Any]:
+    """What made a result: command line, commit, versions, device."""
+    import jax
+
+    device, mine = jax.devices()[0], {"cls_jax": __version__}
+    return {
+        "command": command(),
+        "commit": commit(),
+        "versions": {**software(), **mine, "python": platform.python_version()},
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "count": jax.device_count(),
+        },
+    }
+
+
+def command() -> str:
+    """The command line of this process, or of %run in a notebook, ready for a shell."""
+    in_notebook = any("kernel_launcher" in part for part in sys.orig_argv)  # Jupyter's, Colab's
+    return shlex.join(["python", *(sys.argv if in_notebook else sys.orig_argv[1:])])
+
+
+@functools.cache
+def commit() -> str | None:
+    """The git commit of the package, "-dirty" if tracked files differ; None outside a checkout.
+
+    Asked once a process, so that a commit made during a long run does not enter its record.
+    """
+    package = PACKAGE
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(package), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # installed into someone's checkout: no
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _same_data(record: Mapping[str, Any], same: Mapping[str, Any] | None) -> bool:
+    """Whether the fingerprints of all data are those of the record, whatever the data's names."""
+    old, new = (sorted(map(str, (one or {}).get("data", {}).values())) for one in (record, same))
+    return bool(new) and old == new
+
+
+def _with_data(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """``old``, with what ``new`` says on where the data lie."""
+
+    def one(name: str, value: Any) -> Any:
+        if isinstance(value, Mapping) and isinstance(new.get(name), Mapping):
+            return _with_data(value, new[name])
+        return new.get(name, value) if name == "data" else value
+
+    return {name: one(name, value) for name, value in old.items()}
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """ "name: old → new" of every field that makes these two experiments, in the new order."""
+    old, new = _flat(old), _flat(new)
+    return [
+        f"{name}: {_shown(old, name)} → {_shown(new, name)}"
+        for name in dict.fromkeys((*new, *old))
+        if name.split(".")[-1] not in HOW_NOT_WHAT
+        and (name not in old or name not in new or old[name] != new[name])
+    ]
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            leaves |= _flat(value, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = value
+    return leaves
+
+
+def _shown(config: Mapping[str, Any], name: str) -> str:
+    return json.dumps(config[name], ensure_ascii=False) if name in config else "absent"

@@ -1,0 +1,91 @@
+"""The flags that fix a stream; needs no JAX."""
+
+import os
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Literal
+
+from cls_jax.core.choices import Kind, Normalisation, TaskOrder
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """What is seen when, and how images become inputs.
+
+    Attributes:
+      data: digits (bundled), npz:FILE, folder:DIR, or a tfds data set: cifar10, cifar100, mnist,
+        fashion_mnist, svhn_cropped, ...
+      data_dir: where tfds data sets lie; TFDS_DATA_DIR or ~/tensorflow_datasets if not given.
+      image_size: resize images once to this many pixels square; if not given 32 for digits and
+        folder:DIR, else as stored.
+      scrambled: read the colour planes as pixels, as APD's released code does.
+      scenario: class_il (also scored as task-IL); permuted, rotated or dihedral (domain-IL: all
+        classes in every task, other pixels); mnist360 (one stream of turning pairs of digits); gcil
+        (random classes come back in random proportions); blurry (class_il with mixed boundaries).
+      tasks: number of tasks, the classes divided evenly; or the number of classes of each task.
+      batch_size: stream examples a step.
+      epochs: passes over each task; 1 is the online protocol.
+      base_epochs: passes over the first task, if other than over the rest. Of class_il only.
+      base_classes: of the first task, the other classes divided evenly among the other tasks: 50
+        and tasks 6 are 50 + 5 x 10. Of class_il only.
+      class_order: shuffled by the seed, by label, or 1993: the fixed order of UCIR's tables.
+      task_order: the tasks as given, shuffled by the seed, or numbers: 2 0 1 begins with task 2. Of
+        class_il and domain-IL only.
+      drop_last: drop a task's incomplete last batch instead of padding it.
+      label_fraction: probability that a batch keeps its labels, in (0, 1]; below 1 methods that
+        can learn from unlabelled batches do so. Of class_il only.
+      blur: share of each class that is spread over the other tasks, in [0, 1). Of blurry only.
+      distribution: of the classes of a task. Of gcil only.
+      samples_per_phase: examples of a task. Of gcil only.
+      replacement: whether an image may come twice, as in the official code. Of mnist360 only.
+      normalisation: of the supervised inputs.
+      crop_padding: random crops of training images padded by so many pixels; none if not given.
+      flip: mirror training images at random.
+      views: self-supervised views as in the official code (kornia050), or the usual ones.
+      view_padding: random crops of views padded by so many pixels.
+      view_flip: mirror views at random; not for digits.
+    """
+
+    data: str = "digits"
+    _: KW_ONLY
+    data_dir: str | None = None
+    image_size: int | None = None
+    scrambled: bool = False
+    scenario: Literal[
+        "class_il", "permuted", "rotated", "dihedral", "mnist360", "gcil", "blurry"
+    ] = "class_il"
+    tasks: int | tuple[int, ...] = 5
+    batch_size: int = 10
+    epochs: int = 1
+    base_epochs: int | None = None
+    base_classes: int | None = None
+    class_order: Literal["shuffled", "label", "1993"] = "shuffled"
+    task_order: TaskOrder = "given"
+    drop_last: bool = False
+    label_fraction: float = 1.0
+    blur: float = 0.1
+    distribution: Literal["uniform", "longtail"] = "uniform"
+    samples_per_phase: int = 1000
+    replacement: bool = True
+    normalisation: Normalisation = "half"
+    crop_padding: int | None = None
+    flip: bool = False
+    views: Kind = "kornia050"
+    view_padding: int = 4
+    view_flip: bool = False
+
+    def __post_init__(self) -> None:
+        """Paths become absolute, so that they are right from every directory."""
+        object.__setattr__(self, "data", _absolute_data(self.data))
+        if self.data_dir:
+            object.__setattr__(self, "data_dir", _absolute(self.data_dir))
+
+
+def _absolute(path: str) -> str:
+    return os.fspath(Path(os.path.expanduser(path)).absolute())
+
+
+def _absolute_data(data: str) -> str:
+    """``data`` with the whole path of a file or folder in it."""
+    kind, _, path = data.partition(":") if isinstance(data, str) else ("", "", "")
+    return f"{kind}:{_absolute(path)}" if kind in ("npz", "folder") and path else data

@@ -1,0 +1,83 @@
+"""The tasks of a stream in another order, as data: shapes and programs do not depend on it."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from cls_jax.core.checks import wholes
+from cls_jax.core.choices import TaskOrder as TaskOrder
+from cls_jax.core.errors import InputError
+from cls_jax.core.types import Array
+from cls_jax.streams.indexing import argsort
+from cls_jax.streams.stream import Schedule, Stream
+
+_ORDER = 8  # purpose of the key; the scenarios use small numbers, pooled has 7
+
+
+def in_order(stream: Stream, order: TaskOrder) -> Stream:
+    """The same tasks, one after another in ``order``; the task that comes first is number 0.
+
+    Args:
+      stream: any with several tasks.
+      order: "given" leaves the stream as it is; "shuffled" draws an order from the key, so that
+        seeds side by side learn in orders of their own; (2, 0, 1) begins with the task that was
+        number 2.
+
+    Raises:
+      InputError: unless every task stands in ``order`` once.
+    """
+    if not isinstance(order, str):
+        order = wholes("task_order", order)
+    if order == "given":
+        return stream
+    if order != "shuffled":
+        _check_order(order, stream.num_tasks)
+
+    def schedule(key: Array, *, epochs: int | None = None, shuffle: int = 0) -> Schedule:
+        table = stream.schedule(key, epochs=epochs, shuffle=shuffle)
+        tasks = order_of(key, order, stream.num_tasks)
+        rows = np.concatenate([np.flatnonzero(table.task == task) for task in tasks])
+        place = np.argsort(tasks).astype(np.int32)
+        of_step = lambda tree: jax.tree.map(lambda leaf: leaf[rows], tree)  # noqa: E731
+        of_task = lambda tree: jax.tree.map(lambda leaf: leaf[tasks], tree)  # noqa: E731
+        return Schedule(
+            index=table.index[rows],
+            task=place[table.task[rows]],
+            epoch=table.epoch[rows],
+            labelled=table.labelled[rows],
+            task_classes=of_task(table.task_classes),
+            test_index=of_task(table.test_index),
+            context=of_step(table.context),
+            test_context=of_task(table.test_context),
+        )
+
+    told = "shuffled" if order == "shuffled" else "in order " + "-".join(map(str, order))
+    return stream._replace(
+        name=f"{stream.name}, {told}",
+        schedule=schedule,
+        describe={**stream.describe, "task_order": order},
+    )
+
+
+def order_of(key: Array, order: TaskOrder, num_tasks: int) -> np.ndarray:
+    """int[num_tasks]: which task of the given stream comes first, second, …
+
+    Args:
+      key: of the schedule.
+      order: as for ``in_order``.
+      num_tasks: of the stream.
+    """
+    if order == "given":
+        return np.arange(num_tasks)
+    if order == "shuffled":
+        return argsort(jax.random.fold_in(key, _ORDER), (num_tasks,))
+    return np.asarray(order)
+
+
+def _check_order(order: Sequence[int], num_tasks: int) -> None:
+    if sorted(order) != list(range(num_tasks)):
+        raise InputError(
+            f"task_order is {tuple(order)}; name each of the tasks 0 to {num_tasks - 1} once, or "
+            "give 'given' or 'shuffled'"
+        )

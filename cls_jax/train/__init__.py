@@ -1,0 +1,1 @@
+"""One run: compiled, chunk by chunk, over seeds, devices and tasks."""

@@ -1,0 +1,122 @@
+"""What each seed sees, row by row: a run's tables on the host, cut out of its schedules."""
+
+import jax
+import numpy as np
+from flax import struct
+
+from cls_jax.core.types import PyTree, Task
+from cls_jax.methods.base import Method, Phase
+from cls_jax.streams.stream import Schedule
+
+
+@struct.dataclass
+class Rows:
+    """A stretch of a schedule without its empty rows, leaves [n, ...] (lanes: [seeds, n, ...]).
+
+    Lanes of unequal length end with rows that are not ``live``: there the run stands still.
+    """
+
+    index: np.ndarray
+    labelled: np.ndarray
+    live: np.ndarray
+    epoch: np.ndarray
+    context: PyTree
+
+
+def live_rows(schedule: Schedule, number: int, phase: Phase, *, unlabelled: bool) -> Rows:
+    """The rows of one task as a method gets them, empty ones left out.
+
+    Args:
+      schedule: of one seed.
+      number: of the task.
+      phase: one on memory alone has its own number of rows, every example of them padding.
+      unlabelled: keep examples without labels; otherwise they become padding.
+    """
+    mine = schedule.task == number
+    if phase.num_steps is not None:
+        zeros = lambda leaf: np.zeros((phase.num_steps, *leaf.shape[1:]), leaf.dtype)  # noqa: E731
+        return Rows(
+            index=zeros(schedule.index) - 1,
+            labelled=zeros(schedule.labelled),
+            live=np.ones(phase.num_steps, bool),
+            epoch=np.zeros(phase.num_steps, np.int32),
+            context=jax.tree.map(zeros, schedule.context),
+        )
+    index, labelled = schedule.index[mine], schedule.labelled[mine]
+    if not unlabelled:
+        index = np.where(labelled, index, -1)
+    keep = (index >= 0).any(axis=1)
+    pick = lambda leaf: leaf[mine][keep]  # noqa: E731
+    return Rows(
+        index=index[keep],
+        labelled=labelled[keep],
+        live=np.ones(int(keep.sum()), bool),
+        epoch=schedule.epoch[mine][keep],
+        context=jax.tree.map(pick, schedule.context),
+    )
+
+
+def distinct_rows(rows: Rows) -> Rows:
+    """``rows`` (not stacked) with every example once: where it comes first."""
+    first = np.zeros(rows.index.size, bool)
+    first[np.unique(rows.index, return_index=True)[1]] = True
+    first = first.reshape(rows.index.shape) & (rows.index >= 0)
+    some = first.any(axis=1)
+    rows = rows.replace(index=np.where(first, rows.index, -1))
+    return jax.tree.map(lambda leaf: leaf[some], rows)
+
+
+def stack_rows(lanes: list[Rows]) -> Rows:
+    """Several seeds side by side; the shorter ones are padded with rows that are not live."""
+    longest = max(rows.live.size for rows in lanes)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *[pad_rows(r, longest) for r in lanes])
+
+
+def pad_rows(rows: Rows, length: int) -> Rows:
+    """``rows`` (not stacked) with dead rows behind, ``length`` in all."""
+
+    def pad(leaf: np.ndarray) -> np.ndarray:
+        return np.pad(leaf, [(0, length - len(leaf))] + [(0, 0)] * (leaf.ndim - 1))
+
+    dead = rows.live.size
+    padded = jax.tree.map(pad, rows)
+    padded.index[dead:] = -1
+    return padded
+
+
+def slice_rows(rows: Rows, start: int, chunk: int, *, lanes: bool) -> Rows:
+    """Rows ``start .. start + chunk``, padded to ``chunk``: every chunk has the same shape."""
+    if lanes:
+        parts = [jax.tree.map(lambda leaf, s=s: leaf[s], rows) for s in range(len(rows.live))]
+        parts = [slice_rows(part, start, chunk, lanes=False) for part in parts]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
+    return pad_rows(jax.tree.map(lambda leaf: leaf[start : start + chunk], rows), chunk)
+
+
+def task_rows(method: Method, schedules: list[Schedule], number: int) -> list[Rows]:
+    """The live rows of every task in phase ``number``, for one seed's schedules, one a phase."""
+    schedule, phase = schedules[number], method.phases[number]
+    unlabelled = method.needs.unlabelled
+    return [
+        live_rows(schedule, task, phase, unlabelled=unlabelled)
+        for task in range(len(schedule.task_classes))
+    ]
+
+
+def whole_tasks(method: Method, schedules: list[list[Schedule]], *, lanes: bool) -> list[Rows]:
+    """Every example of each task once, in equally many rows for all tasks (and seeds)."""
+    plans = [[distinct_rows(rows) for rows in task_rows(method, s, 0)] for s in schedules]
+    longest = max(rows.live.size for plan in plans for rows in plan)
+    tasks = [[pad_rows(rows, longest) for rows in task] for task in zip(*plans, strict=True)]
+    return [stack_rows(task) if lanes else task[0] for task in tasks]
+
+
+def told_task(schedule: Schedule, task: int, *, lanes: bool) -> Task:
+    """What a method that is told learns about task number ``task``."""
+    classes = schedule.task_classes if lanes else schedule.task_classes[None]
+    told = Task(
+        index=np.full(len(classes), task, np.int32),
+        classes=classes[:, task],
+        seen=classes[:, : task + 1].any(axis=1),
+    )
+    return told if lanes else jax.tree.map(lambda leaf: leaf[0], told)

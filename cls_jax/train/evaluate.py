@@ -1,0 +1,156 @@
+"""Whole test sets, exact counts: class-IL and task-IL accuracy of every network of a method."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cls_jax.core.sharding import spread
+from cls_jax.core.types import Array, PyTree, Task
+from cls_jax.methods.base import Method
+from cls_jax.streams.stream import Schedule, Stream
+from cls_jax.train.parallel import DATA, Placement
+from cls_jax.train.prefetch import Road
+
+EVAL_BATCH = 256
+
+
+class EvaluateFn(Protocol):
+    """Accuracy on tasks ``0 .. upto`` of one state: float32[views, 2, T], NaN beyond ``upto``.
+
+    ``road`` is that of the test split.
+
+    Axis 1 is (class-IL, task-IL). With lanes, states and schedules carry a leading axis and so does
+    what comes out.
+    """
+
+    def __call__(self, state: PyTree, schedule: Schedule, road: Road, upto: int) -> np.ndarray: ...
+
+
+def hidden_task(num_classes: int) -> Task:
+    """The Task that a method sees when it is not told: -1, and every class possible."""
+    every = jnp.ones((num_classes,), bool)
+    return Task(index=jnp.int32(-1), classes=every, seen=every)
+
+
+def view_names(method: Method) -> tuple[str, ...]:
+    """The networks that are evaluated: the method's answer first."""
+    return ("answer", *method.views)
+
+
+def _predictors(method: Method) -> list[Callable]:
+    return [method.predict, *method.views.values()]
+
+
+def make_evaluate(method: Method, stream: Stream, placement: Placement) -> EvaluateFn:
+    """Builds the evaluation of ``method`` on the test sets of ``stream``; compiled once.
+
+    class-IL: the largest logit of all classes is the answer. task-IL: the largest among the classes
+    of the example's own task. Both come from the same logits, unless the method uses the task at
+    test; then the task is told for the task-IL score only.
+
+    Args:
+      method: whose ``predict`` and ``views`` are scored.
+      stream: its test sets.
+      placement: of the lanes; where they are stacked, so are states and schedules.
+
+    Returns:
+      An EvaluateFn.
+    """
+    told = method.needs.told_task_at_test
+    place = content_places(stream.source.test.x) if method.needs.transductive else None
+
+    def count(state, data, index, valid, classes, number, context):
+        """int32[views, 2]: right answers among the valid rows of ``index``."""
+        x, y = spread(data.x[index]), data.y[index]
+        if stream.transform is not None:
+            x = stream.transform(x, context)
+        hidden = hidden_task(stream.num_classes)
+        task = Task(index=number, classes=classes, seen=hidden.seen) if told else hidden
+        scores = []
+        for predict in _predictors(method):
+            logits = predict(state, x, task)
+            free = predict(state, x, hidden) if told else logits
+            masked = jnp.where(classes, logits, -jnp.inf)
+            right = [jnp.argmax(z, axis=-1) == y for z in (free, masked)]
+            scores.append(jnp.stack([jnp.sum(r & valid) for r in right]))
+        return jnp.stack(scores)
+
+    count = placement.compile(count, (0, DATA, 0, 0, 0, None, 0))
+
+    def evaluate(state: PyTree, schedule: Schedule, road: Road, upto: int) -> np.ndarray:
+        index = schedule.test_index if place is None else in_order(schedule.test_index, place)
+        width = index.shape[-1]
+        batch = min(method.needs.test_batch or EVAL_BATCH, width)
+        starts = range(0, width, batch)
+        index, valid = refilled(index, len(starts) * batch)
+        rows: list[Array | float] = []
+        for j in range(stream.num_tasks):
+            pick = lambda leaf, j=j: leaf[:, j] if placement.stacked else leaf[j]  # noqa: E731
+            if j > upto:
+                continue
+            context = jax.tree.map(pick, schedule.test_context)
+            right = 0
+            for start in starts:
+                part, counted = (pick(a)[..., start : start + batch] for a in (index, valid))
+                if not counted.any():
+                    continue
+                classes = pick(schedule.task_classes)
+                data, part = road.look(part)
+                right += count(state, data, part, counted, classes, np.int32(j), context)
+            total = (pick(schedule.test_index) >= 0).sum(axis=-1)
+            rows.append(np.asarray(right, np.float64) / total[..., None, None])
+        missing = np.full_like(rows[0], np.nan)
+        rows += [missing] * (stream.num_tasks - len(rows))
+        return np.stack(rows, axis=-1).astype(np.float32)
+
+    return evaluate
+
+
+def content_places(x: np.ndarray) -> np.ndarray:
+    """int64[n]: the place of each example in an order that looks random and is that of its pixels.
+
+    Whatever stands together in a file, labels of one class for example, is torn apart, and the same
+    examples in another file order come out in the same order. Equal ones keep the file's order.
+
+    Args:
+      x: [n, ...] raw examples, on the host.
+
+    Returns:
+      A permutation of 0 .. n - 1.
+    """
+    sums = [hashlib.blake2b(np.ascontiguousarray(one), digest_size=8).digest() for one in x]
+    order = np.argsort(np.frombuffer(b"".join(sums), ">u8"), kind="stable")
+    return np.argsort(order, kind="stable")
+
+
+def in_order(index: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """``index`` with each row sorted by the places of its examples, padding last.
+
+    Args:
+      index: int32[..., n], padded with -1.
+      place: int64[examples], of ``content_places``.
+    """
+    last = np.where(index < 0, place.size, place[index])
+    return np.take_along_axis(index, np.argsort(last, axis=-1, kind="stable"), axis=-1)
+
+
+def refilled(index: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """``index`` with each row's own examples, from the first again, where its padding was.
+
+    A padded row is not counted, but a method that answers from what it finds in the whole batch
+    should find there the images of one task alone, and different ones as long as there are any.
+
+    Args:
+      index: int32[..., n], padded with -1 at the end.
+      width: of what comes out, at least n.
+
+    Returns:
+      int32[..., width], and bool[..., width] where an example stands for the first time.
+    """
+    total = (index >= 0).sum(axis=-1, keepdims=True)
+    place = np.broadcast_to(np.arange(width), (*index.shape[:-1], width))
+    return np.take_along_axis(index, place % np.maximum(total, 1), axis=-1), place < total

@@ -1,0 +1,167 @@
+"""The legs of a run in their order, and the places between them where it can be saved.
+
+A task is: its beginning, then every phase (its entry, then chunks of steps), its end, a score. All
+that decides the order is here, on the host, so a run that was killed goes on from a place alone.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+from cls_jax.core.types import PyTree
+from cls_jax.methods.base import Method
+
+
+class Place(NamedTuple):
+    """How far a run is: everything before it is done. Places are ordered.
+
+    Attributes:
+      task: from 0; -1 is before training, ``num_tasks`` the end.
+      stage: within a task: 0 its beginning, 1 + 2p the entry of phase p, 2 + 2p its steps, then the
+        task's end, then the score.
+      row: how much of that stage is done: rows of the schedule, or 1 for all other stages.
+    """
+
+    task: int
+    stage: int
+    row: int
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.task >= 0 and self.stage == 0 and self.row == 0
+
+
+START = Place(-1, 0, 0)
+
+
+def end(num_tasks: int) -> Place:
+    """The place of a run that is over."""
+    return Place(num_tasks, 0, 0)
+
+
+class Leg(NamedTuple):
+    """Something that is done whole; the run can be saved before and after.
+
+    Attributes:
+      kind: "begin", "enter", "steps", "end" (of a task) or "score".
+      phase: number of the phase, of "enter" and "steps".
+      start, stop: rows of "steps".
+      done: the place behind it.
+    """
+
+    kind: str
+    task: int
+    phase: int
+    start: int
+    stop: int
+    done: Place
+
+
+def legs(
+    method: Method,
+    sizes: Sequence[Sequence[Sequence[int]]],
+    chunk: int,
+    since: Place,
+    score: Literal["each", "end"] = "each",
+) -> Iterator[Leg]:
+    """What remains of a run, in order.
+
+    Args:
+      method: its boundaries and phases.
+      sizes: rows of each [phase][task][lane].
+      chunk: most rows of one leg; any number gives the same places in the end.
+      since: where the run is.
+      score: before training and after each task, or at the end alone.
+    """
+    num_phases, num_tasks = len(sizes), len(sizes[0])
+    tail = 2 * num_phases + 1
+
+    def leg(kind: str, task: int, stage: int, phase: int = 0, rows=(0, 1)) -> Leg:
+        return Leg(kind, task, phase, *rows, Place(task, stage, rows[1]))
+
+    def every() -> Iterator[Leg]:
+        if score == "each":
+            yield leg("score", -1, 0)
+        for task in range(num_tasks):
+            if method.needs.boundaries:
+                yield leg("begin", task, 0)
+            for p in range(num_phases):
+                steps = 2 + 2 * p
+                yield leg("enter", task, steps - 1, p)
+                first = since.row if since[:2] == (task, steps) else 0
+                for rows in chunks(sizes[p][task], chunk, first):
+                    yield leg("steps", task, steps, p, rows)
+            if method.needs.boundaries:
+                yield leg("end", task, tail)
+            if task == num_tasks - 1 or (score == "each" and not method.needs.pooled):
+                yield leg("score", task, tail + 1)
+
+    return (one for one in every() if one.done > since)
+
+
+def chunks(lanes: Sequence[int], chunk: int, first: int = 0) -> list[tuple[int, int]]:
+    """(start, stop) of every chunk from row ``first``; none crosses the end of the first lane.
+
+    Args:
+      lanes: rows of each lane.
+      chunk: most rows of one.
+      first: rows that are done.
+    """
+    low, high = max(min(lanes), first), max(lanes)
+    cuts = [*range(first, low, chunk), *range(low, high, chunk), high]
+    return [pair for pair in itertools.pairwise(cuts) if pair[0] < pair[1]]
+
+
+class Meter(NamedTuple):
+    """What a run has cost so far.
+
+    Attributes:
+      seconds: wall time, compile and evaluation included.
+      steps: updates of all lanes in chunks that were timed (the first of a process compiles).
+      stepping: seconds of these chunks.
+    """
+
+    seconds: float = 0.0
+    steps: int = 0
+    stepping: float = 0.0
+
+
+def lane_name(seed: int, value: int, num_values: int) -> str:
+    """The name under which one run is kept: of a seed, and of a value of a sweep."""
+    return f"value{value}_seed{seed}" if num_values > 1 else f"seed{seed}"
+
+
+class Kept(NamedTuple):
+    """One lane as it was saved: where it was, and its Run without a lane axis."""
+
+    place: Place
+    run: PyTree
+
+
+class Keeper(Protocol):
+    """Keeps runs over the death of a process; see checkpoint.py."""
+
+    def restore(self, names: Sequence[str], like: PyTree) -> tuple[dict[str, Kept], Meter]:
+        """Whatever is kept of the lanes of these names, and what they have cost.
+
+        ``like`` is one lane's Run, as shapes, dtypes and shardings.
+        """
+        ...
+
+    def offer(self, names: Sequence[str], run: PyTree, place: Place, meter: Meter) -> None:
+        """Between two legs: saves if it is time. May raise Stopped. The Run is not kept as it is,
+        since its buffers will be donated."""
+        ...
+
+
+class Forget:
+    """A Keeper that keeps nothing."""
+
+    def restore(self, names: Sequence[str], like: PyTree) -> tuple[dict[str, Kept], Meter]:
+        """Nothing."""
+        del names, like
+        return {}, Meter()
+
+    def offer(self, names: Sequence[str], run: PyTree, place: Place, meter: Meter) -> None:
+        """Does nothing."""

@@ -1,0 +1,233 @@
+"""A chunk of steps as one compiled program: gather, step, count, repeat.
+
+In mode "scan" a chunk is one compiled loop; in mode "loop" Python calls one compiled step after
+another, which is the fast way for convolutions on a CPU (XLA:CPU runs them many times slower inside
+a compiled loop). The key of a step is folded from its number, and the number of steps in a chunk is
+data, so chunks of any length give the same bits from one compilation.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from cls_jax.core.sharding import gathered, spread
+from cls_jax.core.sync import select
+from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task
+from cls_jax.data.dataset import Examples
+from cls_jax.methods.base import Method, Phase
+from cls_jax.streams.stream import Stream
+from cls_jax.train.batches import Rows
+from cls_jax.train.evaluate import hidden_task, view_names
+from cls_jax.train.parallel import DATA, Placement
+
+INIT, STEPS, BOUNDARIES = 1, 2, 3  # purposes of a run's key; loop.py has 0
+
+
+@struct.dataclass
+class Run:
+    """All that a killed process needs, for one seed, or for several stacked.
+
+    Attributes:
+      state: the method's.
+      key: the seed's key; every other key is folded from it.
+      step: int32[] updates made; the key of the next step is folded from this number.
+      matrix: float32[views, 2, T + 1, T], see runner.Result.
+    """
+
+    state: PyTree
+    key: Array
+    step: Array
+    matrix: Array
+
+
+def birth(
+    method: Method,
+    shape: tuple[int, ...],
+    dtype: str,
+    sizes: tuple[int, int],
+    hyper: PyTree,
+    seed: Array,
+) -> Run:
+    """A lane's Run before anything was learned.
+
+    Args:
+      method: whose ``init`` makes the state.
+      shape, dtype: of one example.
+      sizes: batch size and number of tasks.
+      hyper, seed: of the lane.
+    """
+    b, num_tasks = sizes
+    yes, zero = jnp.ones((b,), bool), jnp.zeros((b,), jnp.int32)
+    example = Batch(jnp.zeros((b, *shape), dtype), y=zero, task=zero, valid=yes, labelled=yes)
+    key = jax.random.key(seed)
+    return Run(
+        state=method.init(jax.random.fold_in(key, INIT), example, hyper),
+        key=key,
+        step=jnp.int32(0),
+        matrix=jnp.full((len(view_names(method)), 2, num_tasks + 1, num_tasks), jnp.nan),
+    )
+
+
+@struct.dataclass
+class Tally:
+    """What leaves a chunk beside the run.
+
+    Attributes:
+      sums: the metrics, summed over steps.
+      last_good: the newest metrics that were all finite, before the first that were not; NaN if
+        the chunk had none.
+      bad_step: int32[] number of the first step with a metric that is not finite, or -1.
+    """
+
+    sums: Metrics
+    last_good: Metrics
+    bad_step: Array
+
+
+class AdvanceFn(Protocol):
+    """Runs ``num_steps`` rows from the front of ``rows``; the Run that went in is donated.
+
+    ``data`` are the examples that ``rows`` number, as ``prefetch.py`` hands them over.
+    """
+
+    def __call__(
+        self, run: Run, data: Examples, rows: Rows, task: Task, num_steps: int
+    ) -> tuple[Run, Tally]: ...
+
+
+def gather(stream: Stream, method: Method, data: Examples, row: Rows, task: Task) -> Batch:
+    """The batch of one row: examples from the device, what must not be seen blanked out."""
+    valid = row.index >= 0
+    x, y = spread(data.x[row.index]), data.y[row.index]
+    if stream.transform is not None:
+        x = stream.transform(x, row.context)
+    labelled = valid & row.labelled
+    number = task.index if method.needs.told_task else jnp.int32(-1)
+    return Batch(
+        x=x,
+        y=jnp.where(labelled, y, -1).astype(jnp.int32),
+        task=jnp.broadcast_to(number, valid.shape),
+        valid=valid,
+        labelled=labelled,
+        epoch=row.epoch,
+    )
+
+
+def make_advance(
+    method: Method,
+    stream: Stream,
+    phase: Phase,
+    placement: Placement,
+    *,
+    mode: Literal["loop", "scan"],
+) -> AdvanceFn:
+    """Builds and caches the compiled chunk of one phase.
+
+    Args:
+      method, stream, phase: what runs.
+      placement: of the lanes. Where they are stacked, a lane whose row is not live keeps its run as
+        it was. Chunks that have such rows are a program of their own, because keeping costs a copy
+        of the state, memory included, at every step.
+      mode: see the module's docstring.
+    """
+
+    @jax.jit  # traced once; both uses below take it from the cache
+    def one(run: Run, data: Examples, row: Rows, task: Task) -> tuple[PyTree, Metrics]:
+        key = jax.random.fold_in(jax.random.fold_in(run.key, STEPS), run.step)
+        state, metrics = phase.step(key, run.state, gather(stream, method, data, row, task))
+        return state, {name: jnp.asarray(v, jnp.float32) for name, v in metrics.items()}
+
+    def counted(
+        ragged: bool, run: Run, tally: Tally, data: Examples, row: Rows, task: Task
+    ) -> tuple[Run, Tally]:
+        state, metrics = gathered(one(run, data, row, task))
+        finite = jnp.all(jnp.stack([jnp.isfinite(v) for v in metrics.values()]))
+        good = tally.bad_step < 0
+        new = (
+            state,
+            run.step + 1,
+            Tally(
+                sums=jax.tree.map(jnp.add, tally.sums, metrics),
+                last_good=select(good & finite, metrics, tally.last_good),
+                bad_step=jnp.where(good & ~finite, run.step, tally.bad_step),
+            ),
+        )
+        if ragged:
+            new = select(row.live, new, (run.state, run.step, tally))
+        return run.replace(state=new[0], step=new[1]), new[2]
+
+    def fresh_tally(run: Run, data: Examples, rows: Rows, task: Task) -> Tally:
+        row = jax.tree.map(lambda leaf: leaf[0], rows)
+        _, metrics = jax.eval_shape(one, run, data, row, task)
+        return Tally(
+            sums={name: jnp.float32(0) for name in metrics},
+            last_good={name: jnp.float32(jnp.nan) for name in metrics},
+            bad_step=jnp.int32(-1),
+        )
+
+    def whole(ragged: bool, run: Run, data: Examples, rows: Rows, task: Task, num_steps: Array):
+        def body(i, carry):
+            row = jax.tree.map(lambda leaf: leaf[i], rows)
+            return counted(ragged, *carry, data, row, task)
+
+        return jax.lax.fori_loop(0, num_steps, body, (run, fresh_tally(run, data, rows, task)))
+
+    def compiled(fn: Callable, in_axes: tuple, donate: tuple[int, ...]) -> dict[bool, Callable]:
+        both = (False, True) if placement.stacked else (False,)
+        return {ragged: placement.compile(partial(fn, ragged), in_axes, donate) for ragged in both}
+
+    wholes = compiled(whole, (0, DATA, 0, 0, None), (0,))
+    singles = compiled(counted, (0, 0, DATA, 0, 0), (0, 1))
+    tallies = placement.compile(fresh_tally, (0, DATA, 0, 0))
+
+    def advance(
+        run: Run, data: Examples, rows: Rows, task: Task, num_steps: int
+    ) -> tuple[Run, Tally]:
+        ragged = not rows.live[..., :num_steps].all()
+        if mode == "scan":
+            return wholes[ragged](run, data, rows, task, np.int32(num_steps))
+        tally = tallies(run, data, rows, task)
+        for i in range(num_steps):
+            row = jax.tree.map(lambda leaf: leaf[:, i] if placement.stacked else leaf[i], rows)  # noqa: B023
+            run, tally = singles[ragged](run, tally, data, row, task)
+        return run, tally
+
+    return advance
+
+
+def make_boundary(method: Method, stream: Stream, placement: Placement) -> Callable:
+    """Builds ``boundary(fn, run, data, number, task, rows) -> Run`` for boundary functions.
+
+    ``number`` tells the boundaries of a run apart, for the key; the Run is donated. ``rows``, which
+    number ``data``, are those whose examples are handed over, always equally many, or None.
+    """
+    hidden = hidden_task(stream.num_classes)
+    compiled: dict[Callable, Callable] = {}
+
+    def apply(fn: Callable, run: Run, data: Examples, number: Array, task: Task, rows: Rows | None):
+        key = jax.random.fold_in(jax.random.fold_in(run.key, BOUNDARIES), number)
+        told = task if method.needs.told_task else hidden
+        batch = None
+        if rows is not None:
+            batch = jax.vmap(lambda row: gather(stream, method, data, row, task))(rows)
+            batch = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
+        return run.replace(state=gathered(fn(key, run.state, told, batch)))
+
+    def boundary(
+        fn: Callable,
+        run: Run,
+        data: Examples | None,
+        number: int,
+        task: Task,
+        rows: Rows | None = None,
+    ) -> Run:
+        if fn not in compiled:
+            compiled[fn] = placement.compile(partial(apply, fn), (0, DATA, None, 0, 0), (0,))
+        return compiled[fn](run, data, np.int32(number), task, rows)
+
+    return boundary

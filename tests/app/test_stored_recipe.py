@@ -1,0 +1,110 @@
+"""recipe.json of a stranger: all of it fits, or one sentence says what does not."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from cls_jax.app.build import StreamConfig
+from cls_jax.app.stored_recipe import Kinds, read_recipe, write_recipe
+from cls_jax.core.errors import InputError
+from cls_jax.methods import METHODS
+from cls_jax.nets.registry import NetConfig
+
+KINDS = Kinds({n: (r.config, r.hyper) for n, r in METHODS.items()}, NetConfig, StreamConfig)
+
+
+def words(row="er", **changes):
+    """What a run writes."""
+    return {
+        "row": row,
+        "method": asdict(METHODS[row].config()),
+        "net": asdict(NetConfig()),
+        "stream": asdict(StreamConfig(tasks=(4, 3, 3))),
+        "hyper": asdict(METHODS[row].hyper()),
+        "shape": (8, 8, 3),
+        "dtype": "uint8",
+        "num_classes": 10,
+        "num_tasks": 3,
+        "name": row,
+        "sweep": [""],
+        "seeds": (0, 1),
+        **changes,
+    }
+
+
+@pytest.mark.parametrize("row", METHODS)
+def test_what_is_written_is_read(row, tmp_path):
+    write_recipe(tmp_path, words(row))
+    recipe = read_recipe(tmp_path / "recipe.json", KINDS)
+    assert METHODS[row].config(**recipe.method) == METHODS[row].config()
+    assert METHODS[row].hyper(**recipe.hyper) == METHODS[row].hyper()
+    assert StreamConfig(**recipe.stream) == StreamConfig(tasks=(4, 3, 3))
+    assert NetConfig(**recipe.net) == NetConfig()
+    assert (recipe.shape, recipe.seeds, recipe.sweep) == ((8, 8, 3), (0, 1), ("",))
+
+
+def put(*path, value):
+    """A change of one field, by its path."""
+
+    def change(recipe):
+        *front, last = path
+        for name in front:
+            recipe = recipe[name]
+        recipe[last] = value
+
+    return change
+
+
+DAMAGE = {
+    "no version": (lambda r: r.pop("version"), "its version is None, not 1"),
+    "a later version": (put("version", value=2), "its version is 2, later than 1"),
+    "version true": (put("version", value=True), "its version is True"),
+    "a later field": (put("ema", value=1), "it has a field 'ema', which is not known"),
+    "a later flag": (put("stream", "ema", value=1), "stream has a field 'ema'"),
+    "no seeds": (lambda r: r.pop("seeds"), "it has no seeds"),
+    "no rate": (lambda r: r["hyper"].pop("learning_rate"), "hyper has no learning_rate"),
+    "another row": (put("row", value="../er"), "row is '../er', not one of"),
+    "a row that is a list": (put("row", value=[1]), "row is"),
+    "a rate that is text": (put("hyper", "learning_rate", value="1"), "hyper.learning_rate is '1'"),
+    "a rate that is not": (put("hyper", "learning_rate", value=None), "learning_rate is None"),
+    "text as size": (put("method", "memory_size", value="9"), "method.memory_size is '9', not"),
+    "half a size": (put("method", "memory_size", value=1.5), "method.memory_size is 1.5"),
+    "a huge size": (put("method", "memory_size", value=10**12), "memory_size is 1000000000000"),
+    "a flag": (put("stream", "flip", value=1), "stream.flip is 1, not"),
+    "no scenario": (put("stream", "scenario", value="x"), "stream.scenario is 'x', not class_il "),
+    "net": (put("net", value=[]), r"net is \[\], no JSON object"),
+    "a huge image": (put("shape", value=[10**5, 10**5, 3]), "shape is"),
+    "no image": (put("shape", value=[8, 8]), r"shape is \[8, 8\]"),
+    "an empty image": (put("shape", value=[0, 8, 3]), "shape is"),
+    "objects": (put("dtype", value="object"), "dtype is 'object'"),
+    "no classes": (put("num_classes", value=0), "num_classes is 0"),
+    "a seed twice": (put("seeds", value=[1, 1]), "seeds holds 2 values"),
+    "a seed below 0": (put("seeds", value=[-1]), "seeds holds -1"),
+    "no values": (put("sweep", value=[]), "sweep holds 0 values"),
+    "a terminal's escape": (put("name", value="a\x1b]0;x"), "name is"),
+    "no name": (put("name", value=""), "name is ''"),
+    "a long name": (put("name", value="x" * 300), "name is"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_whatever_does_not_fit_is_one_sentence(case, tmp_path):
+    write_recipe(tmp_path, words())
+    path = tmp_path / "recipe.json"
+    recipe = json.loads(path.read_text())
+    change, told = DAMAGE[case]
+    change(recipe)
+    path.write_text(json.dumps(recipe))
+    with pytest.raises(InputError, match=told) as caught:
+        read_recipe(path, KINDS)
+    assert str(caught.value).startswith(f"{path} is no recipe that this cls_jax can use (")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 800
+
+
+@pytest.mark.parametrize("text", ["", "[]", "NaN", "[" * 100_000, '{"a":' * 100_000, "\xff"])
+def test_what_is_no_recipe_at_all(text, tmp_path):
+    (tmp_path / "recipe.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match="is no recipe that this cls_jax can use"):
+        read_recipe(tmp_path / "recipe.json", KINDS)

@@ -1,0 +1,433 @@
+"""SupSup: steps by hand, what is kept, which task is answered, and tasks without an id."""
+
+from functools import cache
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cls_jax.core.errors import InputError
+from cls_jax.core.losses import FLOOR
+from cls_jax.core.types import Task, Variables
+from cls_jax.methods.architecture.masked_net import frozen, kernels, num_bits, under
+from cls_jax.methods.architecture.supermasks import unpack
+from cls_jax.methods.architecture.supsup import place_of, supsup
+from cls_jax.methods.architecture.supsup_config import SupSupConfig, SupSupHyper
+from cls_jax.methods.architecture.supsup_inference import make_identify
+from cls_jax.nets.base import Net
+from cls_jax.nets.mlp import mlp
+from tests.support.by_hand import CLASSES, batch, inputs
+from tests.support.flat_nets import flat_augment
+from tests.support.phased import task_of
+
+OUTPUTS, RATE, TASKS = 8, 0.05, 3
+EVERY = jnp.ones(CLASSES, bool)
+HIDDEN = Task(jnp.int32(-1), EVERY, EVERY)
+FAST = {"xla_backend_optimization_level": 0}  # half the time to compile
+
+
+def shared_task(number):
+    """A task with all classes."""
+    return Task(jnp.int32(number), EVERY, EVERY)
+
+
+@cache
+def built(net, changes):
+    """(config, net, method, its functions compiled once each)."""
+    config = SupSupConfig(**{"num_outputs": OUTPUTS, **dict(changes)})
+    net = mlp(config.num_outputs, (16,)) if net is None else net()
+    sizes = {"num_classes": CLASSES, "num_tasks": TASKS}
+    method = supsup(config, net, augment=flat_augment(), **sizes)
+    names = ("init", "begin_task", "end_task", "predict", "capacity")
+    fn = {name: jax.jit(getattr(method, name), compiler_options=FAST) for name in names}
+    return config, net, method, fn | {"step": jax.jit(method.phases[0].step, compiler_options=FAST)}
+
+
+class Course:
+    """A state, and what moves it on."""
+
+    def __init__(self, net=None, hyper=(), **changes):
+        self.config, self.net, self.method, self.fn = built(net, tuple(sorted(changes.items())))
+        hyper = jax.tree.map(jnp.float32, SupSupHyper(**{"learning_rate": RATE, **dict(hyper)}))
+        self.state = self.fn["init"](jax.random.key(0), batch([0, 1, 2, 3]), hyper)
+        self.clock = 0
+
+    def step(self, names, num_valid=None):
+        self.clock += 1
+        key = jax.random.key(self.clock)
+        self.state, metrics = self.fn["step"](key, self.state, batch(names, num_valid))
+        return float(metrics["loss"])
+
+    def task(self, told, *batches):
+        """A whole task; ``told`` is what the runner says of it."""
+        key = jax.random.key(100 + self.clock)
+        self.state = self.fn["begin_task"](key, self.state, told, None)
+        for names in batches:
+            self.step(names)
+        self.state = self.fn["end_task"](key, self.state, told, None)
+
+    def logits(self, names, told):
+        return self.fn["predict"](self.state, batch(names).x, told)
+
+
+@cache
+def three_tasks(**changes):
+    """A course that no test moves on."""
+    course = Course(**changes)
+    for number in range(TASKS):
+        course.task(shared_task(number), *[[i, 20 + i, 40 + i, 60 + i] for i in range(6)])
+    return course
+
+
+# --- a step by hand -------------------------------------------------------------------------------
+
+
+def linear_net():
+    """Logits x W: what a mask does can be written down."""
+    init = lambda key, x: Variables({"w": jnp.zeros((x.shape[1], OUTPUTS))}, {})  # noqa: E731
+    return Net(init, lambda vars, x, *, train, valid=None: (x @ vars.params["w"], {}))
+
+
+def slope_of(weights, mask, names):
+    """The gradient of the cross-entropy by the mask: x^T (p - y) / b, times the weights."""
+    x, y = inputs(names), np.eye(OUTPUTS)[np.asarray(names) // 20]
+    z = x @ (weights * mask)
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    return x.T @ (p - y) / len(names) * weights, -np.log((p * y).sum(1)).mean()
+
+
+BATCHES = [([0, 21, 42, 103], 4), ([5, 26, 47, 63], 3), ([9, 20, 44, 60], 4)]
+
+
+@pytest.mark.parametrize("rule", ["threshold", "edge_popup"])
+def test_steps_are_rmsprop_on_the_scores(rule):
+    """As torch.optim.RMSprop: the square root first, then epsilon; the loss is over all outputs."""
+    course = Course(linear_net, rule=rule, density=2)
+    weights = np.asarray(course.state.weights["w"], np.float64)
+    scores = np.asarray(course.state.model.vars.params["w"], np.float64)
+    second = np.zeros_like(scores)
+    for names, num_valid in BATCHES:
+        if rule == "threshold":
+            mask, sign = scores >= 0, 1
+        else:
+            kept = scores.size - int((1 - 2 * 20 / 96) * scores.size)
+            least = np.sort(np.abs(scores).ravel())[-kept]
+            mask, sign = np.abs(scores) >= least, np.sign(scores)
+        gradient, value = slope_of(weights, mask, names[:num_valid])
+        gradient = gradient * sign
+        second = 0.99 * second + 0.01 * gradient**2
+        scores = scores - RATE * gradient / (np.sqrt(second) + 1e-8)
+        np.testing.assert_allclose(course.step(names, num_valid), value, rtol=1e-5)
+        found = course.state.model.vars.params["w"]
+        np.testing.assert_allclose(found, scores, rtol=1e-4, atol=1e-6)
+
+
+def test_weight_decay_is_part_of_the_gradient_and_adam_follows_a_cosine():
+    """Two steps of Adam at rates r and r / 2; in the third the rate is 0."""
+    hyper = {"weight_decay": 0.3}
+    course = Course(linear_net, hyper, optimizer="adam", cosine_steps=2)
+    weights = np.asarray(course.state.weights["w"], np.float64)
+    scores = np.asarray(course.state.model.vars.params["w"], np.float64)
+    first, second = np.zeros_like(scores), np.zeros_like(scores)
+    for count, (names, num_valid) in enumerate(BATCHES):
+        gradient, _ = slope_of(weights, scores >= 0, names[:num_valid])
+        gradient = gradient + 0.3 * scores
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        size = np.sqrt(second / (1 - 0.999 ** (count + 1))) + 1e-8
+        rate = RATE * (1 + np.cos(np.pi * count / 2)) / 2
+        scores = scores - rate * first / (1 - 0.9 ** (count + 1)) / size
+        course.step(names, num_valid)
+        found = course.state.model.vars.params["w"]
+        np.testing.assert_allclose(found, scores, rtol=1e-4, atol=1e-6)
+
+
+# --- what is kept ---------------------------------------------------------------------------------
+
+
+def test_weights_are_signed_constants_without_biases():
+    course = three_tasks()
+    weights = course.state.weights
+    assert set(kernels(weights)) == {"fc1/kernel", "fc2/kernel"}
+    for name, fan_in in [("fc1", 12), ("fc2", 16)]:
+        np.testing.assert_allclose(jnp.abs(weights[name]["kernel"]), (2 / fan_in) ** 0.5, rtol=1e-6)
+        assert (weights[name]["bias"] == 0).all()
+    chex.assert_trees_all_equal(weights, Course().state.weights)
+
+
+def test_a_task_is_answered_bit_for_bit_as_when_it_ended():
+    course, names = Course(), list(range(0, 120, 7))
+    answers = []
+    for number in range(TASKS):
+        course.task(shared_task(number), *[[i, 20 + i, 40 + i, 60 + i] for i in range(6)])
+        answers.append(course.logits(names, shared_task(number)))
+    for number in range(TASKS):
+        np.testing.assert_array_equal(course.logits(names, shared_task(number)), answers[number])
+    assert not np.array_equal(answers[0], answers[1])
+    assert {course.fn[name]._cache_size() for name in ("begin_task", "step", "end_task")} == {1}
+
+
+def test_the_kept_mask_is_that_of_the_scores():
+    course = three_tasks()
+    scores = course.state.model.vars.params
+    flat = jnp.concatenate([scores["fc1/kernel"].ravel(), scores["fc2/kernel"].ravel()])
+    size = num_bits(course.state.weights)
+    np.testing.assert_array_equal(unpack(course.state.masks[2], (size,)), flat >= 0)
+    params = under(course.state.weights, course.state.masks[2])
+    np.testing.assert_array_equal(params["fc1"]["kernel"] != 0, scores["fc1/kernel"] >= 0)
+
+
+def test_every_task_begins_anew_or_at_the_mean_of_the_scores():
+    for transfer in (False, True):
+        course, ended = Course(transfer=transfer), []
+        for number in range(2):
+            course.task(shared_task(number), [0, 20, 40, 60], [1, 21, 41, 61])
+            ended.append(course.state.model.vars.params)
+        key, told = jax.random.key(9), shared_task(2)
+        state = course.fn["begin_task"](key, course.state, told, None)
+        assert jax.tree.all(jax.tree.map(lambda leaf: (leaf == 0).all(), state.model.opt))
+        mean = jax.tree.map(lambda a, b: (a + b) / 2, *ended)
+        scores = state.model.vars.params
+        close = jax.tree.map(lambda a, b: bool(jnp.allclose(a, b, atol=1e-6)), mean, scores)
+        assert all(jax.tree.leaves(close)) == transfer
+        assert (jnp.abs(scores["fc1/kernel"]).max() < 12**-0.5) != transfer
+
+
+def test_capacity_is_a_bit_a_weight_and_a_mask():
+    """12 x 16 + 16 x 8 = 320 weights; the seed of the weights takes none."""
+    course = Course()
+    course.task(shared_task(0), [0, 20, 40, 60])
+    np.testing.assert_array_equal(course.fn["capacity"](course.state)["bits"], [320, 0, 0])
+    capacity = three_tasks().fn["capacity"](three_tasks().state)
+    np.testing.assert_array_equal(capacity["bits"], [320, 640, 960])
+    np.testing.assert_array_equal(capacity["masks"], [1, 2, 3])
+    assert capacity["weights"] == 320
+
+
+def centred_net():
+    """A linear layer of features minus their mean over the batch, or over all batches so far."""
+
+    def init(key, x):
+        params = {"trunk": jnp.zeros((x.shape[1], 9)), "last": jnp.zeros((9, OUTPUTS))}
+        return Variables(params, {"mean": jnp.ones(9)})
+
+    def apply(vars, x, *, train, valid=None):
+        h, mean = x @ vars.params["trunk"], vars.stats["mean"]
+        if not train:
+            return jnp.tanh(h - mean) @ vars.params["last"], vars.stats
+        now = jnp.where(valid[:, None], h, 0).sum(0) / jnp.maximum(valid.sum(), 1)
+        return jnp.tanh(h - now) @ vars.params["last"], {"mean": 0.9 * mean + 0.1 * now}
+
+    return Net(init, apply)
+
+
+def test_every_task_has_statistics_of_its_own():
+    course, ended, names = Course(centred_net), [], [3, 33, 63, 93]
+    for number in range(2):
+        course.task(shared_task(number), [0, 20, 40, 60], [1, 21, 41, 61])
+        ended.append(
+            (course.state.model.vars.stats["mean"], course.logits(names, shared_task(number)))
+        )
+    np.testing.assert_array_equal(course.state.stats["mean"][:2], [mean for mean, _ in ended])
+    np.testing.assert_array_equal(course.state.stats["mean"][2], jnp.ones(9))
+    for number, (_, logits) in enumerate(ended):
+        np.testing.assert_array_equal(course.logits(names, shared_task(number)), logits)
+    capacity = course.fn["capacity"](course.state)
+    np.testing.assert_array_equal(capacity["bits"], [180 + 9 * 32, 360 + 18 * 32, 0])
+    assert jnp.isfinite(course.logits(names, HIDDEN)).all()
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+
+def test_a_class_is_learned_as_its_place_in_the_task():
+    classes = jnp.array([False, True, False, False, True, True])
+    np.testing.assert_array_equal(place_of(classes)[jnp.array([1, 4, 5])], [0, 1, 2])
+    np.testing.assert_array_equal(place_of(EVERY), np.arange(CLASSES))
+
+
+def test_tasks_with_classes_of_their_own_share_the_first_outputs():
+    """Two outputs are enough for three tasks of two classes each; others are at the floor."""
+    course = Course(hyper={"learning_rate": 0.005}, num_outputs=2, classes_per_task=2)
+    for number in range(TASKS):
+        course.task(task_of(number), *(150 * [[40 * number + i for i in (0, 3, 21, 24)]]))
+    for number in range(TASKS):
+        names = [40 * number + i for i in (0, 3, 21, 24)]
+        logits = course.logits(names, task_of(number))
+        np.testing.assert_array_equal(logits.argmax(1) - 2 * number, [0, 0, 1, 1])
+        outside = np.arange(CLASSES) // 2 != number
+        assert (logits[:, outside] == FLOOR).all()
+
+
+def test_a_task_of_more_classes_than_outputs_stops_the_run():
+    """The runner ends a run whose loss is not finite."""
+    course = Course(num_outputs=2, classes_per_task=2)
+    told = task_of(0, (0, 1, 2))
+    course.state = course.fn["begin_task"](jax.random.key(0), course.state, told, None)
+    assert np.isfinite(course.step([0, 20, 1, 21]))
+    assert np.isnan(course.step([0, 20, 40, 21]))
+
+
+# --- which task -----------------------------------------------------------------------------------
+
+
+def test_the_first_images_of_each_128_decide():
+    """300 images: three groups, of which the last has 44; each is answered under its own mask."""
+    names = np.arange(300) % 120
+    for probe_size in (1, 128):
+        course = three_tasks(probe_size=probe_size)
+        identify = jax.jit(make_identify(course.config, course.net, augment=flat_augment()))
+        found, x = course.logits(names, HIDDEN), batch(names).x
+        chosen = []
+        for start, stop in [(0, 128), (128, 256), (256, 300)]:
+            probe = x[start : min(start + probe_size, stop)]
+            chosen.append(int(identify(course.state, probe, jnp.ones(len(probe), bool))))
+            told = course.logits(names[start:stop], shared_task(chosen[-1]))
+            np.testing.assert_allclose(found[start:stop], told, rtol=1e-5, atol=1e-6)
+    one = [int(identify(course.state, x[i : i + 1], jnp.ones(1, bool))) for i in range(120)]
+    assert len(set(one)) > 1, "every image is given to one task: the test above says little"
+
+
+def convolutional_net():
+    """Says that it is."""
+    return mlp(OUTPUTS, (16,))._replace(convolutional=True)
+
+
+def test_networks_with_convolutions_answer_the_same_without_a_loop():
+    names, course = np.arange(200) % 120, three_tasks()
+    other = three_tasks(net=convolutional_net)
+    assert other.method.convolutional
+    assert other.method.needs.test_batch is None
+    np.testing.assert_allclose(
+        course.logits(names, HIDDEN), other.logits(names, HIDDEN), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_before_a_task_is_learned_the_mask_in_training_answers():
+    course = Course()
+    told = course.fn["begin_task"](jax.random.key(5), course.state, shared_task(0), None)
+    course.state = told
+    before = course.logits([0, 30, 60], shared_task(0))
+    course.step([0, 20, 40, 60])
+    after = course.logits([0, 30, 60], shared_task(0))
+    assert not np.array_equal(before, after)
+    np.testing.assert_array_equal(course.logits([0, 30, 60], HIDDEN), after)
+    course.state = course.fn["end_task"](jax.random.key(5), course.state, shared_task(0), None)
+    np.testing.assert_array_equal(course.logits([0, 30, 60], shared_task(0)), after)
+
+
+# --- tasks without an id --------------------------------------------------------------------------
+
+FREE = {"told_task": False, "num_masks": 4, "num_compared": 2, "decide_every": 3}
+ALWAYS, NEVER = {"new_bound": 1e6}, {"new_bound": 0.0}
+NAMES = [0, 20, 40, 60]
+
+
+def test_a_new_mask_every_few_steps_until_there_is_no_room():
+    """K = 3: masks 0, 0, 0, 1, 1, 1, ...; after the fourth the best of the known ones."""
+    course, current = Course(hyper=ALWAYS, **FREE), []
+    for _ in range(12):
+        course.step(NAMES)
+        current.append(int(course.state.current))
+    assert current == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert course.state.num_masks == 4
+    for names in ([5, 105, 85, 65], [7, 27, 47, 67], NAMES):
+        identify = make_identify(course.config, course.net, augment=flat_augment())
+        best = int(identify(course.state, batch(names).x, jnp.ones(4, bool)))
+        for _ in range(3):
+            course.step(names)
+            assert course.state.current == best
+    assert course.state.num_masks == 4
+
+
+def test_one_mask_where_nothing_is_new():
+    course = Course(hyper=NEVER, **FREE)
+    for _ in range(8):
+        course.step(NAMES)
+    assert (course.state.num_masks, course.state.current) == (1, 0)
+    assert course.method.needs.told_task is False
+
+
+def test_a_slot_has_its_own_scores_and_optimizer_state_from_its_birth():
+    """Another slot's training does not touch it; what is stored is what is in training."""
+    course = Course(hyper=ALWAYS, **FREE)
+    born = course.state.slots
+    for _ in range(4):
+        course.step(NAMES)
+    slots, at = course.state.slots, lambda tree, i: jax.tree.map(lambda leaf: leaf[i], tree)
+    chex.assert_trees_all_equal(at(slots, 1), course.state.model)
+    for untouched in (2, 3):
+        chex.assert_trees_all_equal(at(slots, untouched), at(born, untouched))
+    assert jax.tree.all(jax.tree.map(lambda leaf: (leaf == 0).all(), at(slots, 2).opt))
+    # The first slot: three steps alone, as a task that was told would have made.
+    alone = Course(hyper=NEVER, **FREE)
+    for _ in range(3):
+        alone.step(NAMES)
+    chex.assert_trees_all_equal(at(slots, 0), at(alone.state.slots, 0))
+    for slot in range(4):
+        scores = at(slots, slot).vars.params
+        flat = jnp.concatenate([scores["fc1/kernel"].ravel(), scores["fc2/kernel"].ravel()])
+        np.testing.assert_array_equal(unpack(course.state.masks[slot], (320,)), flat >= 0)
+
+
+def test_padding_and_lanes_do_not_disturb_the_choice():
+    course = Course(hyper=ALWAYS, **FREE)
+    clean = batch(NAMES, 3)
+    garbage = clean.replace(x=clean.x.at[3].set(255), y=clean.y.at[3].set(5))
+    key = jax.random.key(0)
+    one, two = (course.fn["step"](key, course.state, examples) for examples in (clean, garbage))
+    chex.assert_trees_all_equal(one, two)
+    empty, _ = course.fn["step"](key, course.state, batch(NAMES, 0))
+    assert empty.num_masks == 0
+    lanes, _ = jax.vmap(course.fn["step"], (0, None, None))(
+        jnp.stack([key, key]), course.state, clean
+    )
+    single = one[0]
+    for lane in range(2):
+        mine = jax.tree.map(lambda leaf, i=lane: leaf[i], lanes)
+        chex.assert_trees_all_close(mine, single, rtol=1e-4, atol=1e-5)
+    like = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
+    assert like(single) == like(course.state)
+
+
+# --- wrong input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"num_masks": 2},
+            r"num_masks=2 leaves some of the 3 tasks without a mask; .* 3",
+        ),
+        ({"num_outputs": 5}, r"num_outputs=5 is less than the 6 classes of a task"),
+        ({"num_outputs": 2, "classes_per_task": 3}, r"num_outputs=2 is less than the 3 classes"),
+        ({"classes_per_task": 1}, r"classes_per_task is 1; give a value at least 2"),
+        ({"classes_per_task": 7}, r"classes_per_task is 7.*at most 6"),
+        ({"probe_size": 0}, r"probe_size is 0"),
+        ({"probe_size": 129}, r"probe_size is 129.*at most 128"),
+        ({"decide_every": 0}, r"decide_every is 0"),
+        ({"num_compared": 1}, r"num_compared is 1"),
+        ({"density": 0}, r"density is 0"),
+        ({"objective": "J"}, r"objective='J'; use one of H, G"),
+        ({"rule": "magnitude"}, r"rule='magnitude'; use one of threshold, edge_popup"),
+        ({"told_task": False, "transfer": True}, r"transfer=True needs to know where a task ends"),
+        ({"told_task": False, "num_masks": 0}, r"num_masks=0 leaves.*give at least 1"),
+    ],
+)
+def test_wrong_input_is_told(changes, told):
+    config = SupSupConfig(**{"num_outputs": OUTPUTS, **changes})
+    sizes = {"num_classes": CLASSES, "num_tasks": TASKS}
+    with pytest.raises(InputError, match=told):
+        supsup(config, mlp(OUTPUTS, (4,)), augment=flat_augment(), **sizes)
+
+
+def test_biases_and_what_is_no_kernel():
+    """A kernel gets constants, a bias 0; BatchNorm's scale stays 1."""
+    params = {"bn": {"scale": jnp.ones(3), "bias": jnp.ones(3)}, "fc": {"kernel": jnp.ones((2, 3))}}
+    weights = frozen(jax.random.key(0), params)
+    assert (weights["bn"]["scale"] == 1).all()
+    assert (weights["bn"]["bias"] == 0).all()
+    np.testing.assert_allclose(jnp.abs(weights["fc"]["kernel"]), 1)
+    assert set(kernels(params)) == {"fc/kernel"}

@@ -1,0 +1,401 @@
+"""SPB: the card's oracles, a step done again by other arithmetic, phases, and what is refused."""
+
+from functools import cache
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cls_jax.core.augment import Augment, recipe
+from cls_jax.core.errors import InputError
+from cls_jax.core.types import Batch, Task, Variables
+from cls_jax.methods.prototypes.spb import spb, together
+from cls_jax.methods.prototypes.spb_config import (
+    VARIANTS,
+    SpbConfig,
+    SpbHyper,
+    SpbIConfig,
+    SpbMConfig,
+    check_square,
+    variants,
+)
+from cls_jax.nets.extractor import Extractor, Seen, flat_extractor
+
+CLASSES, SIDE, SIZE, BATCH = 6, 2, 3, 4
+HYPER = SpbHyper(0.2, 0.05, 0.1, momentum=0.9, weight_decay=0.01, initial_scale=4.0)
+PHASES = ((0, 1, 2), (3,), (4, 5))
+
+
+def linear() -> Extractor:
+    """Features are a matrix times the pixels, and may be negative."""
+
+    def init(key, x):
+        matrix = jax.random.normal(key, (int(np.prod(x.shape[1:])), SIZE))
+        return Variables(params={"matrix": matrix}, stats={})
+
+    def apply(vars, x, *, train, valid=None):
+        del train, valid
+        return Seen(x.reshape(len(x), -1) @ vars.params["matrix"], None), {}
+
+    return Extractor(init, apply)
+
+
+def plain() -> Augment:
+    test = lambda x: x.astype(jnp.float32) / 255  # noqa: E731
+    return Augment(train=lambda key, x: test(x), test=test)
+
+
+def task_of(number):
+    mine = np.isin(np.arange(CLASSES), PHASES[number])
+    seen = np.isin(np.arange(CLASSES), sum(PHASES[: number + 1], ()))
+    return Task(jnp.int32(number), jnp.asarray(mine), jnp.asarray(seen))
+
+
+def batch_of(number, draw=0, size=BATCH, num_valid=None):
+    """Random pictures of the phase's classes."""
+    rng = np.random.default_rng(100 * number + draw)
+    x = rng.integers(0, 256, (size, SIDE, SIDE, 1), np.uint8)
+    y = rng.choice(PHASES[number], size).astype(np.int32)
+    y[: len(PHASES[number])] = PHASES[number]
+    valid = jnp.arange(size) < (size if num_valid is None else num_valid)
+    number = jnp.full(size, number, jnp.int32)
+    return Batch(jnp.asarray(x), jnp.asarray(y), number, valid, valid)
+
+
+class Pupil:
+    """A method's state on the linear extractor, and its compiled functions."""
+
+    def __init__(self, config=SpbConfig(base_decays=(1,), decays=(1,)), extractor=None):  # noqa: B008
+        extractor = extractor or linear()
+        self.method = spb(config, extractor, augment=plain(), num_classes=CLASSES)
+        hyper = jax.tree.map(jnp.float32, HYPER)
+        self.state = self.method.init(jax.random.key(0), batch_of(0), hyper)
+        self.fns = {
+            name: jax.jit(getattr(self.method, name)) for name in ("begin_task", "end_task")
+        }
+        self.step_fn, self.predict = (
+            jax.jit(self.method.phases[0].step),
+            jax.jit(self.method.predict),
+        )
+
+    def edge(self, name, number):
+        """A boundary with seven examples, the last of which is padding."""
+        data = batch_of(number, 9, size=7, num_valid=6)
+        self.state = self.fns[name](jax.random.key(1), self.state, task_of(number), data)
+
+    def step(self, number, draw=0, epoch=0):
+        """An update; gives its loss."""
+        key, batch = jax.random.key(10 + draw), batch_of(number, draw)
+        batch = batch.replace(epoch=np.int32(epoch))
+        self.state, metrics = self.step_fn(key, self.state, batch)
+        return float(metrics["loss"])
+
+    def phase(self, number, steps=2):
+        self.edge("begin_task", number)
+        losses = [self.step(number, draw) for draw in range(steps)]
+        if self.method.needs.end_data:
+            self.edge("end_task", number)
+        return losses
+
+
+@cache
+def in_second_phase(**choices):
+    """After two steps of the first phase; the second has begun."""
+    pupil = Pupil(SpbConfig(base_decays=(1,), decays=(1,), **choices))
+    pupil.phase(0)
+    pupil.edge("begin_task", 1)
+    return pupil
+
+
+# --- the oracles that need the method itself ------------------------------------------------------
+
+
+def test_summed_probabilities_and_summed_logits_can_disagree():
+    """The card's O5."""
+    heads = jnp.array([[5.0, 0, 0]] + [[0, 1.5, 0]] * 3)[:, None]
+    every = jnp.ones(3, bool)
+    probabilities = jnp.exp(together(heads, every, "probabilities"))[0]
+    np.testing.assert_allclose(probabilities, [1.449546, 2.080964, 0.469491], atol=1e-5)
+    np.testing.assert_allclose(together(heads, every, "logits")[0], [5, 4.5, 0])
+
+
+def test_one_rotation_is_spb_bit_for_bit():
+    """The card's O6: three phases of both, every leaf and every answer."""
+    one = Pupil(SpbConfig(base_decays=(1,), decays=(1,)))
+    many = Pupil(SpbMConfig(rotations=1, base_decays=(1,), decays=(1,)))
+    for pupil in (one, many):
+        for number in range(3):
+            pupil.phase(number)
+    chex.assert_trees_all_equal(one.state, many.state)
+    x, task = batch_of(0).x, task_of(2)
+    chex.assert_trees_all_equal(one.predict(one.state, x, task), many.predict(many.state, x, task))
+
+
+def test_the_loss_of_spb_m_is_the_mean_of_its_classifiers():
+    """The card's O6, first half: in the first phase the four cross-entropies, by hand."""
+    pupil = Pupil(SpbMConfig())
+    pupil.edge("begin_task", 0)
+    head = jax.tree.map(np.asarray, pupil.state.classifier.vars.params)
+    matrix = np.asarray(pupil.state.extractor.vars.params["matrix"])
+    batch = batch_of(0)
+    x, y = np.asarray(batch.x, np.float64) / 255, np.asarray(batch.y)
+    found = []
+    for number in range(4):
+        turned = np.rot90(x, number, axes=(1, 2)).reshape(BATCH, -1)
+        found.append(
+            cross_entropy_by_hand(turned @ matrix, head["weights"][number], 4.0, y, PHASES[0])
+        )
+    np.testing.assert_allclose(pupil.step(0), np.mean(found), rtol=1e-5)
+    assert np.ptp(found) > 0.01
+
+
+# --- a step, by other arithmetic ------------------------------------------------------------------
+
+
+def unit_rows(v):
+    return v / np.linalg.norm(v, axis=-1, keepdims=True)
+
+
+def cross_entropy_by_hand(features, weights, scale, y, classes):
+    """float64: cosines times the scale, softmax over ``classes``."""
+    logits = scale * unit_rows(features) @ unit_rows(weights).T
+    allowed = np.exp(logits[:, list(classes)])
+    return -np.log(np.exp(logits[np.arange(len(y)), y]) / allowed.sum(1)).mean()
+
+
+def loss_by_hand(matrix, weights, scale, old, batch, ratio, classes):
+    """``N_n / N_o CE + N_o / N_n |f - f_old|^2``; ratio is N_o / N_n, 0 in the first phase."""
+    x = np.asarray(batch.x, np.float64).reshape(BATCH, -1) / 255
+    ce = cross_entropy_by_hand(x @ matrix, weights, scale, np.asarray(batch.y), classes)
+    if ratio == 0:
+        return ce
+    apart = np.square(unit_rows(x @ matrix) - unit_rows(x @ old)).sum(1).mean()
+    return ce / ratio + ratio * apart
+
+
+def slope(fn, at):
+    """Central differences of ``fn`` in float64."""
+    at, out = np.asarray(at, np.float64), np.zeros(np.shape(at))
+    for place in np.ndindex(out.shape):
+        moved = [at.copy(), at.copy()]
+        moved[0][place] += 1e-6
+        moved[1][place] -= 1e-6
+        out[place] = (fn(moved[0]) - fn(moved[1])) / 2e-6
+    return out
+
+
+def descent_by_hand(params, trace, rates, batch, old, ratio, classes):
+    """One step of torch.optim.SGD on (matrix, weights, scale), each with its rate and decay."""
+    after, traces = {}, {}
+    for name, rate in rates.items():
+        fn = lambda v, name=name: loss_by_hand(  # noqa: E731
+            **{**params, name: v}, old=old, batch=batch, ratio=ratio, classes=classes
+        )
+        gradient = slope(fn, params[name])
+        gradient = gradient + (0 if name == "scale" else 0.01) * params[name]
+        traces[name] = 0.9 * trace.get(name, 0) + gradient
+        after[name] = params[name] - rate * traces[name]
+    return after, traces
+
+
+def params_of(state):
+    head = state.classifier.vars.params
+    return {
+        "matrix": np.asarray(state.extractor.vars.params["matrix"], np.float64),
+        "weights": np.asarray(head["weights"][0], np.float64),
+        "scale": np.asarray(head["scale"], np.float64),
+    }
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_two_steps_of_a_phase_are_those_by_hand(number):
+    """And one of the next pass, where the rate is a tenth."""
+    pupil = Pupil()
+    if number == 1:
+        pupil.phase(0)
+    pupil.edge("begin_task", number)
+    params, old = params_of(pupil.state), params_of(pupil.state)["matrix"]
+    ratio, classes = (0, PHASES[0]) if number == 0 else (3, PHASES[0] + PHASES[1])
+    extractor, head = (0.2, 0.2) if number == 0 else (0.05, 0.1)
+    trace = {}
+    for draw in range(3):
+        fall = 0.1 if draw == 2 else 1.0
+        rates = {"matrix": fall * extractor, "weights": fall * head, "scale": fall * head}
+        batch = batch_of(number, draw)
+        told = loss_by_hand(**params, old=old, batch=batch, ratio=ratio, classes=classes)
+        np.testing.assert_allclose(pupil.step(number, draw, draw // 2), told, rtol=2e-5)
+        params, trace = descent_by_hand(params, trace, rates, batch, old, ratio, classes)
+        for name, value in params_of(pupil.state).items():
+            np.testing.assert_allclose(value, params[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+# --- phases ---------------------------------------------------------------------------------------
+
+
+def test_new_weights_point_to_their_prototypes_and_old_ones_stay():
+    pupil = Pupil()
+    pupil.phase(0)
+    before = params_of(pupil.state)
+    pupil.edge("begin_task", 1)
+    after, data = params_of(pupil.state), batch_of(1, 9, size=7)
+    x = np.asarray(data.x[:6], np.float64).reshape(6, -1) / 255  # the seventh is padding
+    mean = unit_rows(x @ before["matrix"]).mean(0)
+    length = np.linalg.norm(before["weights"][list(PHASES[0])], axis=1).mean()
+    np.testing.assert_allclose(after["weights"][3], length * unit_rows(mean), rtol=1e-5)
+    np.testing.assert_array_equal(
+        np.delete(after["weights"], 3, 0), np.delete(before["weights"], 3, 0)
+    )
+
+
+def test_a_phase_begins_with_fresh_optimizers_and_a_copy_of_the_extractor():
+    pupil = in_second_phase()
+    moving = (pupil.state.extractor.opt, pupil.state.classifier.opt)
+    assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(moving))
+    chex.assert_trees_all_equal(pupil.state.old, pupil.state.extractor.vars)
+    assert pupil.state.own.tolist() == [False, False, False, True, False, False]
+
+
+def test_a_class_that_comes_back_is_learned_among_the_classes_of_its_phase():
+    """With the softmax over the phase's own classes; over new ones alone it would cost 1e9."""
+    pupil = in_second_phase(ce_scope="new")
+    x = batch_of(0)
+    told = Task(jnp.int32(1), task_of(0).classes | task_of(1).classes, task_of(1).seen)
+    again = pupil.fns["begin_task"](jax.random.key(1), pupil.state, told, batch_of(0, 9, size=7))
+    assert again.own.tolist() == told.classes.tolist()
+    after, metrics = pupil.step_fn(jax.random.key(2), again, x)
+    assert 0 < float(metrics["loss"]) < 100
+    weights = (s.classifier.vars.params["weights"] for s in (again, after))
+    assert float(jnp.abs(jnp.subtract(*weights))[0, list(PHASES[0])].max()) > 1e-4
+
+
+@pytest.mark.parametrize("scope", ["seen", "new"])
+def test_over_new_classes_alone_a_single_one_has_nothing_to_learn(scope):
+    """As the card says of phases of one class: then the cross-entropy is identically 0."""
+    pupil = in_second_phase(ce_scope=scope, weighting="none")
+    loss = pupil.step_fn(jax.random.key(0), pupil.state, batch_of(1))[1]["loss"]
+    assert (float(loss) == 0) == (scope == "new")
+
+
+def test_old_weights_can_be_fixed():
+    free, fixed = in_second_phase(), in_second_phase(freeze_old_weights=True)
+    for pupil, moves in ((free, True), (fixed, False)):
+        state, _ = pupil.step_fn(jax.random.key(0), pupil.state, batch_of(1))
+        before, after = params_of(pupil.state)["weights"], params_of(state)["weights"]
+        assert (before[0] != after[0]).any() == moves
+        assert (before[3] != after[3]).any()
+
+
+def test_a_frozen_extractor_answers_with_prototypes_of_every_class():
+    pupil = Pupil(SpbConfig(freeze_after_base=True))
+    pupil.phase(0)
+    after_base = params_of(pupil.state)
+    pupil.phase(1)
+    pupil.phase(2)
+    np.testing.assert_array_equal(params_of(pupil.state)["matrix"], after_base["matrix"])
+    for number in range(3):
+        data = batch_of(number, 9, size=7)
+        x = np.asarray(data.x[:6], np.float64).reshape(6, -1) / 255
+        for c in PHASES[number]:
+            mean = unit_rows(x[np.asarray(data.y[:6]) == c] @ after_base["matrix"]).mean(0)
+            found = unit_rows(params_of(pupil.state)["weights"][c])
+            np.testing.assert_allclose(found, unit_rows(mean), atol=1e-5)
+
+
+def test_answers_come_from_classes_seen_alone():
+    pupil = in_second_phase()
+    answers = pupil.predict(pupil.state, batch_of(2).x, task_of(1))
+    assert set(np.asarray(answers.argmax(-1)).tolist()) <= {0, 1, 2, 3}
+
+
+# --- SPB-I ----------------------------------------------------------------------------------------
+
+
+def test_the_rotation_learner_adds_its_cross_entropy_over_four_turns():
+    """Two classes' weights, by hand: CE of the image as it is, plus CE of which rotation it is."""
+    pupil = Pupil(SpbIConfig())
+    pupil.edge("begin_task", 0)
+    head = jax.tree.map(np.asarray, pupil.state.classifier.vars.params)
+    matrix = params_of(pupil.state)["matrix"]
+    batch = batch_of(0)
+    x = np.asarray(batch.x, np.float64) / 255
+    turns = [np.rot90(x, k, axes=(1, 2)).reshape(BATCH, -1) @ matrix for k in range(4)]
+    own = cross_entropy_by_hand(turns[0], head["weights"][0], 4.0, np.asarray(batch.y), PHASES[0])
+    which = np.repeat(np.arange(4), BATCH)
+    told = (np.concatenate(turns), head["learner_weights"], 4.0, which, range(4))
+    np.testing.assert_allclose(pupil.step(0), own + cross_entropy_by_hand(*told), rtol=1e-5)
+
+
+def test_the_contrastive_learner_tells_images_apart():
+    """On a perceptron its loss falls, and its projection is trained with the classifier's rate."""
+    augment = recipe((8, 8, 3), normalisation="half", views="standard", view_padding=1)
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(0, 256, (8, 8, 8, 3), np.uint8))
+    yes, y = jnp.ones(8, bool), jnp.asarray([0, 1] * 4)
+    data = Batch(x, y, jnp.zeros(8, jnp.int32), yes, yes)
+    config = SpbIConfig(learner="contrastive")
+    method = spb(config, flat_extractor((16,)), augment=augment, num_classes=2)
+    state = method.init(jax.random.key(0), data, jax.tree.map(jnp.float32, SpbHyper()))
+    state = method.begin_task(jax.random.key(1), state, Task(jnp.int32(0), yes[:2], yes[:2]), data)
+    step, losses = jax.jit(method.phases[0].step), []
+    before = state.classifier.vars.params["learner"]
+    for s in range(40):
+        state, metrics = step(jax.random.key(s), state, data)
+        losses.append(float(metrics["loss"]))
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5]), losses
+    chex.assert_trees_all_equal_shapes(state.classifier.vars.params["learner"], before)
+
+
+def test_the_learner_is_not_needed_to_answer():
+    """SPB-I keeps what SPB keeps; SPB-M three classifiers more."""
+    kept = [
+        float(pupil.method.capacity(pupil.state)["bits"])
+        for pupil in (Pupil(), Pupil(SpbIConfig()), Pupil(SpbMConfig()))
+    ]
+    pixels = SIDE * SIDE
+    assert kept[0] == kept[1] == 32 * (pixels * SIZE + CLASSES * SIZE + 1)
+    assert kept[2] - kept[0] == 32 * 3 * CLASSES * SIZE
+
+
+# --- refused --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rotations": 3}, "rotations is 3; an image has 1, 2 or 4 of them"),
+        ({"rotations": 2, "learner": "rotation"}, "SPB-M and SPB-I exclude each other"),
+        ({"learner": "contrastive"}, "there are no changed views of vectors"),
+        (
+            {"weighting": "raw"},
+            "weighting is 'raw'; use one of 'reciprocal', 'equal', 'sqrt', 'none'",
+        ),
+        ({"decays": (30, 20)}, r"decays is \(30, 20\); give rising numbers of epochs"),
+        ({"base_decays": (0,)}, "base_decays"),
+    ],
+)
+def test_bad_choices_are_named(change, message):
+    with pytest.raises(InputError, match=message):
+        spb(SpbConfig(**change), linear(), augment=plain(), num_classes=CLASSES)
+
+
+@pytest.mark.parametrize("config", [SpbMConfig(), SpbIConfig(), SpbMConfig(rotations=2)])
+@pytest.mark.parametrize("shape", [(8, 10, 3), (64,)])
+def test_only_square_images_can_be_turned(config, shape):
+    with pytest.raises(InputError, match="turns square images, and the examples have shape"):
+        check_square(config, shape)
+    check_square(config, (8, 8, 1))
+    check_square(SpbConfig(), shape)
+
+
+def test_variants_change_what_the_flags_left_alone():
+    asked = variants(SpbConfig(rotations=2), ["spb_m", "no_raw"])
+    assert asked["spb_m"].rotations == 2
+    assert asked["no_raw"].weighting == "equal"
+    assert variants(SpbConfig(), ["spb_m"])["spb_m"].rotations == 4
+    assert variants(SpbConfig(), ["spb"]) == {"spb": SpbConfig()}
+    for names in ([], ["spb", "spb"], ["spbm"]):
+        with pytest.raises(InputError, match="name each once, from finetune"):
+            variants(SpbConfig(), names)
+    assert all(set(change) <= set(vars(SpbConfig())) for change in VARIANTS.values())

@@ -1,0 +1,32 @@
+"""Experience replay: one mean over the batch and the replay."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cls_jax.core.augment import Augment
+from cls_jax.core.types import Batch
+from cls_jax.methods.replay.er import ErConfig, ErHyper, er
+from cls_jax.nets.mlp import mlp
+
+
+def test_oracle_9_batch_and_replay_are_one_mean_of_twenty():
+    """Baselines card, O9: 10 + 10 rows; the replay is all of a memory of 10, so it is known."""
+    net = mlp(4, (6,))
+    method = er(ErConfig(10, 10), net, augment=Augment(lambda key, x: x, lambda x: x))
+    rng = np.random.default_rng(0)
+
+    def batch():
+        y, yes = jnp.asarray(rng.integers(0, 4, 10), jnp.int32), jnp.ones(10, bool)
+        x = jnp.asarray(rng.normal(size=(10, 5)), jnp.float32)
+        return Batch(x, y, jnp.full(10, -1, jnp.int32), yes, yes)
+
+    first, second = batch(), batch()
+    state = method.init(jax.random.key(0), first, ErHyper(jnp.float32(0.5)))
+    state, _ = method.phases[0].step(jax.random.key(1), state, first)
+    vars = state.model.vars
+    _, metrics = method.phases[0].step(jax.random.key(2), state, second)
+    x, y = np.concatenate([first.x, second.x]), np.concatenate([first.y, second.y])
+    logits = np.asarray(net.apply(vars, jnp.asarray(x), train=True)[0], np.float64)
+    terms = np.log(np.exp(logits).sum(1)) - logits[np.arange(20), y]
+    np.testing.assert_allclose(metrics["loss"], terms.mean(), rtol=1e-5)

@@ -1,0 +1,104 @@
+"""What the README says is so: tables equal the records, commands equal CI's, names exist."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+sys.path.insert(0, str(ROOT / "experiments"))
+
+from records import block, with_block  # noqa: E402
+
+
+def test_tables_equal_the_records():
+    assert with_block(README, block(ROOT / "records")) == README
+
+
+DUALNET = {
+    "compare_digits": {"er": (94.3, 4.3, 93.4), "dualnet": (98.9, 0.1, 97.2)},
+    "compare_cifar10": {"er": (80.2, 8.6, 85.9), "dualnet": (87.0, 2.3, 88.7)},
+}
+"""ACC, clipped forgetting and LA with the task told, by hand from the matrices."""
+
+
+@pytest.mark.parametrize("record", DUALNET)
+def test_dualnets_tables_lead_with_the_task_told(record):
+    _, part = README.split(f"(records/2026-11-21_{record}))\n\n")
+    lines = [line.strip("| ").split(" | ") for line in part.split("\n\n")[0].splitlines()]
+    assert lines[0][:5] == ["method", "task-IL ACC", "clipped forgetting", "LA", "class-IL ACC"]
+    for method, numbers in DUALNET[record].items():
+        (row,) = [line for line in lines if line[0] == method]
+        for cell, number in zip(row[1:4], numbers, strict=True):
+            assert abs(float(cell.strip("*").split(" ± ")[0]) - number) < 0.0501
+
+
+def test_every_record_says_what_it_is():
+    for folder in (ROOT / "records").iterdir():
+        assert (folder / "NOTE.md").read_text(encoding="utf-8").strip()
+        if "benchmark" in folder.name:
+            assert list(folder.glob("benchmark_*.json"))
+            continue
+        if "survival" in folder.name:
+            continue
+        assert list(folder.rglob("config.json"))  # of some, a folder for each run
+        assert list(folder.rglob("accuracy_*.csv"))
+
+
+def test_what_is_said_of_survival_stands_in_its_record():
+    (folder,) = (ROOT / "records").glob("*_survival")
+    read = lambda name: [json.loads(p.read_text()) for p in sorted(folder.glob(name))]  # noqa: E731
+    kills = read("kills_*.json")
+    assert sum(run["killed"] for run in kills) >= 20
+    assert [run["differences"] for run in kills] == [[], []]
+    clser, dualnet = read("saving_*.json")
+    for told in (
+        f"| `dualnet_cifar.py` {_costs(dualnet)}",
+        f"| `clser_mnist.py` {_costs(clser)}",
+    ):
+        assert told in README, told
+
+
+def _costs(n: dict) -> str:
+    """The cells of the table of costs."""
+    return (
+        f"| {n['whole_run_seconds']:.0f} | {100 * n['saving_fraction']:.1f} % "
+        f"| {n['cold_first_chunk_seconds']:.1f} | {n['warm_first_chunk_seconds']:.1f} "
+        f"| {n['resumed_apart_from_these_seconds']:.1f} |"
+    )
+
+
+def test_ci_runs_the_readmes_test_command():
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for part in ("pip install", '-e ".[test]"', "python -m pytest"):
+        assert part in ci
+        assert part in README
+
+
+def test_every_file_and_flag_that_the_readme_names_exists():
+    for path in re.findall(r"(?<!/)(?:cls_jax|experiments|tests|records)/[\w./-]*\w", README):
+        assert path == "cls_jax/methods/mine.py" or (ROOT / path).exists(), path
+    scripts = {path.name for path in (ROOT / "experiments").glob("*.py")}
+    for line in README.splitlines():
+        for script in scripts:
+            if f"python experiments/{script}" in line:
+                flags = set(re.findall(r"--[\w.-]+", line.split(script)[1]))
+                command = [sys.executable, f"experiments/{script}", "--help"]
+                env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+                told = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+                assert all(flag in told.stdout for flag in flags), line
+
+
+def test_the_readmes_python_runs(tmp_path):
+    """The library example, as a reader would paste it."""
+    (code,) = re.findall(r"```python\n(# A whole run.*?)```", README, re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "class-IL" in done.stdout

@@ -1,0 +1,192 @@
+"""Published settings and numbers: each cell resolves, builds, and names its sources."""
+
+import numpy as np
+import pytest
+
+from cls_jax.core.augment import recipe
+from cls_jax.core.errors import InputError
+from cls_jax.core.metrics import Summary
+from cls_jax.methods import METHODS, Setting
+from cls_jax.published.compare import read_published, standard_errors
+from cls_jax.published.hyperparameters import GCIL, S_MNIST
+from cls_jax.published.presets import (
+    OURS,
+    TABLES,
+    ablations,
+    cells,
+    changed,
+    gcil_cifar100,
+    mnist_360,
+    p_mnist,
+    r_mnist,
+    s_cifar10,
+    s_mnist,
+    s_tinyimagenet,
+    settings,
+)
+
+
+def test_every_cell_of_every_table_builds():
+    shapes = {"mlp": (28, 28, 1), "resnet18": (32, 32, 3)}
+    seen = 0
+    for table in TABLES:
+        for cell in cells(table):
+            normalisation = cell.stream.normalisation
+            augment = recipe(shapes[cell.net.net], normalisation=normalisation)
+            method = METHODS[cell.method].build(cell.config, Setting(cell.net, augment, 10, 5))
+            assert method.name == cell.method
+            assert getattr(cell.config, "memory_size", 0) == cell.memory_size
+            seen += 1
+    assert seen > 100
+
+
+@pytest.mark.parametrize(
+    ("cell", "hyper", "replay_size", "stream"),
+    [
+        (
+            s_mnist("clser", 200),
+            (0.03, 2, 0.9, 0.99, 1, 0.99),
+            128,
+            {"batch_size": 10},
+        ),
+        (s_mnist("clser", 5120), (0.1, 2, 0.8, 0.99, 1, 0.99), 32, {"drop_last": True}),
+        (
+            s_cifar10("clser", 500),
+            (0.1, 0.15, 0.1, 0.999, 0.9, 0.999),
+            32,
+            {"epochs": 50},
+        ),
+        (
+            s_tinyimagenet("clser", 500),
+            (0.05, 0.1, 0.05, 0.999, 0.08, 0.999),
+            32,
+            {"epochs": 50, "tasks": 10},
+        ),
+        (
+            p_mnist("clser", 5120),
+            (0.2, 1, 0.9, 0.99, 1, 0.99),
+            128,
+            {"batch_size": 128},
+        ),
+        (r_mnist("clser", 500), (0.2, 0.75, 1, 0.999, 1, 0.99), 128, {"scenario": "rotated"}),
+        (mnist_360("clser", 500), (0.2, 1.25, 0.9, 0.99, 1, 0.99), 32, {"batch_size": 16}),
+        (gcil_cifar100("clser", 200), (0.1, 0.15, 0.6, 0.999, 0.7, 0.999), 32, {"epochs": 200}),
+        (
+            gcil_cifar100("clser", 1000, "longtail"),
+            (0.1, 0.1, 0.6, 0.999, 0.8, 0.999),
+            32,
+            {"epochs": 100, "normalisation": "cifar10", "tasks": 20},
+        ),
+    ],
+)
+def test_clser_has_the_numbers_of_the_card(cell, hyper, replay_size, stream):
+    names = ("learning_rate", "consistency_weight", "stable_rate", "stable_decay")
+    names += ("plastic_rate", "plastic_decay")
+    assert tuple(getattr(cell.hyper, name) for name in names) == hyper
+    assert cell.config.replay_size == replay_size
+    assert {name: getattr(cell.stream, name) for name in stream} == stream
+
+
+def test_rivals_have_the_numbers_of_the_card():
+    derpp = s_mnist("derpp", 5120)
+    assert derpp.config.replay_size == 64
+    assert (derpp.hyper.learning_rate, derpp.hyper.logit_weight) == (0.1, 0.2)
+    assert derpp.hyper.label_weight == 0.5
+    assert s_mnist("er", 200).hyper.learning_rate == 0.01
+    assert s_mnist("sgd").hyper.learning_rate == 0.03
+    assert mnist_360("er", 1000).stream.batch_size == 4
+    assert mnist_360("er", 500).stream.batch_size == 1
+    assert s_tinyimagenet("er", 500).stream.epochs == 100
+    assert r_mnist("derpp", 500).hyper.label_weight == 1
+
+
+def test_what_the_published_code_multiplies_is_the_sum_of_squares():
+    """Its wd_reg of 5e-4 is a weight decay of 1e-3, since the gradient of r w^2 is 2 r w."""
+    for table in (s_mnist, s_cifar10, s_tinyimagenet):
+        cell = table("lwf")
+        assert cell.hyper.weight_decay == 2 * 5e-4
+        assert "best_args" in cell.source["hyper.weight_decay"]
+    assert s_cifar10("icarl", 200).hyper.l2_weight == 1e-5
+
+
+def test_icarl_draws_enough_exemplars_and_mirrors_no_digit():
+    """A step has batch * exemplars / task of them in expectation; of 5120, 16 beside 32."""
+    for table, task in ((s_mnist, 11_263), (s_cifar10, 10_000), (s_tinyimagenet, 10_000)):
+        cell = table("icarl", 5120)
+        assert cell.config.replay_size >= cell.stream.batch_size * 5120 / task
+        assert cell.config.mirror == (table is not s_mnist)
+    assert "best_args" in s_mnist("icarl", 200).source["config.replay_size"]
+    assert s_cifar10("icarl", 200).source["config.replay_size"] == OURS
+    assert s_mnist("icarl", 200).source["config.mirror"] == OURS
+
+
+def test_every_number_has_a_source():
+    cell = s_mnist("clser", 500)
+    assert cell.source["hyper.stable_rate"] == cell.source["config.replay_size"]
+    assert "best_args" in cell.source["hyper.stable_rate"]
+    assert cell.source["config.warmup"] == OURS
+    for part in ("stream", "config", "hyper"):
+        for name in vars(getattr(cell, part)):
+            assert cell.source[f"{part}.{name}"], name
+    ours = changed(cell, {"epochs": 2, "width": 8})
+    assert (ours.stream.epochs, ours.net.width) == (2, 8)
+    assert ours.source["stream.epochs"] == OURS
+    assert "data_dir" not in settings(ours)["stream"]
+
+
+def test_ablations_change_one_thing_each():
+    whole, *others = (cell for _, cell in ablations())
+    assert whole == s_mnist("clser", 500)
+    for cell in others[:2]:
+        assert cell._replace(hyper=whole.hyper) == whole
+        assert cell.hyper != whole.hyper
+    assert {label for label, _ in ablations()} >= {"clser weight 0", "clser rates 1", "mean_er"}
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: cells("s_mist"), "table is 's_mist'; use one of s_mnist, p_mnist"),
+        (lambda: cells("s_mnist", ["dualnet"]), "has no row 'dualnet'"),
+        (
+            lambda: cells("s_mnist", ["er"], [300]),
+            "no er with memory_size=300; use one of 200",
+        ),
+        (lambda: s_mnist("sgd", 200), "sgd has no memory"),
+    ],
+)
+def test_what_was_not_published_is_refused(call, sentence):
+    with pytest.raises(InputError, match=sentence):
+        call()
+
+
+# --- published numbers ----------------------------------------------------------------------------
+
+
+def test_published_numbers_are_well_formed_and_belong_to_cells():
+    known = {}
+    for entry in read_published():
+        assert entry.trust in ("read at the source", "second hand")
+        assert entry.source
+        for value in (entry.class_il, entry.task_il):
+            assert value is None or (0 < value[0] <= 100 and 0 < value[1] < 10)
+        place = entry.table, entry.method, entry.memory_size, entry.view
+        assert place not in known, "twice"
+        known[place] = entry
+        if entry.table in TABLES and entry.method != "mean_er":
+            assert cells(
+                entry.table, [entry.method], [entry.memory_size] if entry.memory_size else []
+            )
+    best = known["s_mnist", "clser", 500, "answer"]
+    assert (best.class_il, best.task_il) == ([92.05, 0.32], [98.95, 0.10])
+
+
+def test_distance_in_standard_errors_by_hand():
+    """Ours 90 with std 2 over 4 (SE 1), theirs 88 with std 3 over 9 (SE 1): 2 / sqrt 2."""
+    ours = Summary(mean=90.0, std=2.0, standard_error=1.0, n=4)
+    np.testing.assert_allclose(standard_errors(ours, 88.0, 3.0, 9), 2**0.5)
+
+
+def test_tables_have_all_published_buffers():
+    assert list(S_MNIST["clser"]) == [200, 500, 5120]
+    assert list(GCIL["longtail"]["clser"]) == [200, 500, 1000]
