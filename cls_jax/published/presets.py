@@ -3,8 +3,8 @@
 ``s_mnist("clser", 500)`` says everything that the cell of CLS-ER with a buffer of 500 needs, and
 where each number comes from. Buffers that were not published are refused, never interpolated.
 
-Source: hyper-parameters stand in hyperparameters.py, streams are those of NeurAI-Lab/CLS-ER, datasets/;
-"ours" marks what neither has.
+Source: hyper-parameters stand in hyperparameters.py, streams are those of NeurAI-Lab/CLS-ER,
+datasets/; "ours" marks what neither has.
 """
 
 from collections.abc import Mapping, Sequence

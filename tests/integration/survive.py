@@ -1,6 +1,6 @@
 """Kills a real experiment again and again, resumes it each time, and compares it with a quiet run.
 
-  python tests/integration/survive.py --kills 10 --out FILE.json -- experiments/clser_mnist.py ARGUMENTS...
+  python tests/integration/survive.py --kills 10 --out FILE.json -- SCRIPT.py ARGUMENTS...
 
 Every number, memory slot and matrix must be equal, bit for bit. ``test_survival.py`` has a short
 version for CI; records/ has what the long one gave.

@@ -214,7 +214,7 @@ def test_a_row_of_a_class_that_is_not_told_is_padding(name, phase):
 
 
 LEARNS_UNLABELLED = {"dualnet": {"semi_supervised": True}}
-"""The runner turns unlabelled rows into padding for every other method (tests/train/test_runner.py)."""
+"""For every other method the runner turns unlabelled rows into padding (tests/train)."""
 
 
 @every_method
