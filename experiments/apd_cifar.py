@@ -63,7 +63,7 @@ def check(config: Config, typed: Collection[str]) -> None:
 
 def main(config: Config) -> None:
     """Checks all, runs one method after another in every order, prints and writes the table."""
-    from cls_jax.app.main import begin, execute, is_first, make_learner, make_stream
+    from cls_jax.app.main import begin, execute, is_primary, make_learner, make_stream
 
     begin(config.run)
     plans = [replace(config.stream, task_order=o) for o in read_orders(config.orders)]
@@ -72,7 +72,7 @@ def main(config: Config) -> None:
         for order, (plan, stream, net) in zip(config.orders, places, strict=True):
             learners.append(make_learner(*kinds, stream, plan, net, label=f"{label} {order}"))
     results = execute(learners, config.run, config)
-    if is_first():
+    if is_primary():
         finish_orders(config.run.workdir, config.variants, config.orders, results)
 
 

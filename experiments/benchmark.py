@@ -231,7 +231,7 @@ def _measure(config: Config) -> dict[str, float | str | None]:
 
     method, hyper, stream, plan = build(config)
     flops = step_flops(method, hyper, stream)
-    lanes = config.seeds if plan.over_seeds == "vmap" else 1
+    trials = config.seeds if plan.over_seeds == "vmap" else 1
     times = Laps()
     tops: dict[str, Callable[[], float]] = {}
     best: dict[str, float] = {}
@@ -244,7 +244,7 @@ def _measure(config: Config) -> dict[str, float | str | None]:
         if len(times.chunks) == 2:  # before the ceilings take memory of their own
             best["peak_bytes"] = peak_bytes()
             rows = config.batch_size + (_sizes(config)["replay_size"] if config.replay_size else 0)
-            tops.update(ceilings(config.net, rows, lanes))
+            tops.update(ceilings(config.net, rows, trials))
         for name, once in tops.items():
             best[name] = max(best.get(name, 0.0), once())
         if twins is not None and len(times.chunks) > 1:
@@ -255,7 +255,7 @@ def _measure(config: Config) -> dict[str, float | str | None]:
 
     with _twins(config) as twins, suppress(_Done):
         run(method, stream, hyper, seeds=range(config.seeds), plan=plan, observe=turn)
-    chunk, per_step = min(times.chunks[1:]), plan.chunk * lanes
+    chunk, per_step = min(times.chunks[1:]), plan.chunk * trials
     seconds = chunk / per_step
     numbers = {
         "mode": plan.mode,

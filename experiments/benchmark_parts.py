@@ -18,7 +18,7 @@ import numpy as np
 
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Batch, PyTree
-from cls_jax.data.dataset import Examples, Source
+from cls_jax.data.dataset import Dataset, Split
 from cls_jax.methods.base import Method
 from cls_jax.nets.config import NetConfig
 from cls_jax.streams.class_il import class_il
@@ -33,9 +33,9 @@ def synthetic(batch_size: int, rows: int, shape: tuple[int, ...] = (32, 32, 3)) 
     """``rows`` full batches at least of every task, drawn again and again from two."""
     y = np.tile(np.arange(CLASSES, dtype=np.int32), batch_size)
     x = np.random.default_rng(0).integers(0, 256, (y.size, *shape), np.uint8)
-    examples = Examples(x, y)
+    examples = Split(x, y)
     names = tuple(map(str, range(CLASSES)))
-    source = Source("synthetic", examples, Examples(x[:CLASSES], y[:CLASSES]), names)
+    source = Dataset("synthetic", examples, Split(x[:CLASSES], y[:CLASSES]), names)
     return class_il(source, tasks=TASKS, batch_size=batch_size, epochs=-(-rows // 2))
 
 
@@ -108,9 +108,9 @@ def _perceptron_rate(
 ):
     """Forward and backward products of 784-...-10, ``repeats`` times in one compiled loop."""
     sizes = list(itertools.pairwise((784, *hidden, CLASSES)))
-    lanes = (seeds,) if seeds > 1 else ()
-    weights = [_random((*lanes, *size), dtype) / 1000 for size in sizes]
-    start = _random((*lanes, rows, 784), dtype)
+    trials = (seeds,) if seeds > 1 else ()
+    weights = [_random((*trials, *size), dtype) / 1000 for size in sizes]
+    start = _random((*trials, rows, 784), dtype)
 
     @jax.jit
     def loop(x, weights):

@@ -16,7 +16,7 @@ from pathlib import Path
 from cls_jax.app.flags import positional, run_main
 from cls_jax.core.errors import InputError
 from cls_jax.core.paths import user_path
-from cls_jax.report.tables import Sheet, rich_table, show
+from cls_jax.report.tables import TextTable, rich_table, show
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,11 @@ def main(config: Config) -> None:
     ranked = sorted(found.items(), key=lambda item: -item[1][0])[: config.top]
     rows = [(name, f"{ms:.3f}", str(n), f"{100 * ms / total:.1f}") for name, (ms, n) in ranked]
     header = ("operation", "ms in all", "runs", "% of all")
-    show(rich_table(Sheet(config.trace, header, tuple(rows), f"{total:.3f} ms in all operations")))
+    show(
+        rich_table(
+            TextTable(config.trace, header, tuple(rows), f"{total:.3f} ms in all operations")
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.files import read_json
 from cls_jax.core.paths import check_place, writing
 from cls_jax.methods import METHODS
-from cls_jax.report.tables import Sheet, page, rich_table, show
+from cls_jax.report.tables import TextTable, page, rich_table, show
 from cls_jax.runtime.workdir import write_file, write_json
 
 NEAR = 1.03
@@ -257,7 +257,7 @@ def read(cell: Cell, config: Config) -> dict[str, Any] | None:
     return {**numbers, **cell._asdict()}
 
 
-def table(known: Sequence[Mapping[str, Any]]) -> Sheet:
+def table(known: Sequence[Mapping[str, Any]]) -> TextTable:
     """All cells that are known, sorted as they were asked for; failed ones say so."""
     eager = _by_pair(known, "torch_seconds_per_step")
     compiled = _by_pair(known, "torch_compiled_seconds_per_step")
@@ -290,7 +290,7 @@ def table(known: Sequence[Mapping[str, Any]]) -> Sheet:
         "the perceptron's products, alone; of matmul: of large matrix products, both in the "
         "row's dtype. " + " ".join(advice(known))
     )
-    return Sheet(f"Speed on {', '.join(sorted(kinds))}", HEADER, tuple(rows), note.rstrip(". "))
+    return TextTable(f"Speed on {', '.join(sorted(kinds))}", HEADER, tuple(rows), note.rstrip(". "))
 
 
 def _by_pair(known: Iterable[Mapping[str, Any]], name: str) -> dict[tuple[str, str], float]:

@@ -33,7 +33,7 @@ def main(config: Config) -> None:
     from cls_jax.core.files import safe_names
     from cls_jax.core.paths import check_place, writing
     from cls_jax.report.summary import redraw
-    from cls_jax.report.tables import Sheet, rich_table, show
+    from cls_jax.report.tables import TextTable, rich_table, show
     from cls_jax.train.evaluate import view_names
     from cls_jax.train.events import scenario_names
 
@@ -64,7 +64,7 @@ def main(config: Config) -> None:
     unfinished, names = sum(not one.over for one in found), {s.name: None for s in streams.values()}
     note = "percent" + (f"; {unfinished} of {len(found)} runs are not finished" * bool(unfinished))
     note += f"; {len(left)} could not be read and are left out" * bool(left)
-    show(rich_table(Sheet(f"{workdir} on {'; '.join(names)}", header, tuple(rows), note)))
+    show(rich_table(TextTable(f"{workdir} on {'; '.join(names)}", header, tuple(rows), note)))
     if not config.figures:
         return
     of_stream = ([one for one in found if one.stream == flags] for flags in trained_on)

@@ -35,7 +35,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Checks every cell, runs one after another, prints the table, writes the record."""
-    from cls_jax.app.main import begin, execute, is_first, make_learner, make_stream
+    from cls_jax.app.main import begin, execute, is_primary, make_learner, make_stream
 
     if config.table == "s_mnist_ablations":
         wanted = ablations(config.methods, config.memory_sizes)
@@ -54,7 +54,7 @@ def main(config: Config) -> None:
         learners.append(make_learner(*kinds, label=name))
         presets.append((label, preset))
     results = execute(learners, config.run, config)
-    if not is_first():
+    if not is_primary():
         return
     done = [
         Cell(label, preset.memory_size, settings(preset), result)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from cls_jax.core.augment import recipe
-from cls_jax.data.dataset import Examples, Source
+from cls_jax.data.dataset import Dataset, Split
 from cls_jax.data.load import load
 from cls_jax.methods import METHODS, Setting
 from cls_jax.methods.cls.dualnet import dualnet
@@ -68,17 +68,17 @@ SMALL_CONFIG = {
 """What the suite asks of each method: as small as it can be and still do everything."""
 
 
-def small_source(side: int = 8, per_class: int = 11) -> Source:
+def small_source(side: int = 8, per_class: int = 11) -> Dataset:
     """The first scans of six digits, ``side`` pixels square and three channels."""
     whole = load("digits")
 
-    def take(split: Examples, n: int) -> Examples:
+    def take(split: Split, n: int) -> Split:
         index = np.concatenate([np.flatnonzero(split.y == c)[:n] for c in range(CLASSES)])
         step = split.x.shape[1] // side
-        return Examples(split.x[index, ::step, ::step], split.y[index])
+        return Split(split.x[index, ::step, ::step], split.y[index])
 
     names = whole.label_names[:CLASSES]
-    return Source("digits6", take(whole.train, per_class), take(whole.test, 6), names)
+    return Dataset("digits6", take(whole.train, per_class), take(whole.test, 6), names)
 
 
 def small_setting(**changes) -> Setting:
@@ -119,7 +119,7 @@ def few_programs():
 
 
 @pytest.fixture(scope="session")
-def source() -> Source:
+def source() -> Dataset:
     return small_source()
 
 

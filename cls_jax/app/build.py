@@ -17,7 +17,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.host_memory import check_bytes, check_schedule
 from cls_jax.core.paths import user_path
 from cls_jax.core.types import PyTree
-from cls_jax.data.dataset import Source
+from cls_jax.data.dataset import Dataset
 from cls_jax.data.load import load
 from cls_jax.data.scramble import scrambled
 from cls_jax.methods import METHODS, Setting
@@ -110,7 +110,7 @@ def _loaded(
     planes: bool,
     read_only: bool,
     state: tuple[int, ...] | None,
-) -> Source:
+) -> Dataset:
     """The data set; ``state`` is that of its file, so that what has changed is read again."""
     source = load(data, data_dir, size=size, read_only=read_only)
     return scrambled(source) if planes else source

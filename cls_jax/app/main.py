@@ -29,14 +29,14 @@ from cls_jax.methods.base import no_advice
 from cls_jax.report.console import console, fan_out, tensorboard
 from cls_jax.report.summary import finish
 from cls_jax.runtime.checkpoint import Checkpoints, check_saves, interval
-from cls_jax.runtime.distributed import cache_programs, join, no_one_waits
-from cls_jax.runtime.distributed import is_first as is_first
-from cls_jax.runtime.preemption import heeded
+from cls_jax.runtime.distributed import cache_programs, fail_fast, initialize
+from cls_jax.runtime.distributed import is_primary as is_primary
+from cls_jax.runtime.preemption import catch_signals
 from cls_jax.runtime.workdir import CHECKPOINTS, CONFIG, claimed, software
 from cls_jax.train.events import Result
 from cls_jax.train.plan import Plan, check_run
 from cls_jax.train.runner import sweep
-from cls_jax.train.segments import Forget, Keeper
+from cls_jax.train.segments import Checkpointer, NoCheckpoints
 from cls_jax.train.sizes import check_held
 
 
@@ -51,7 +51,7 @@ def begin(config: RunConfig) -> None:
     check_outputs(config)
     if config.compile_cache:
         cache_programs()
-    join(config.coordinator, config.num_processes, config.process_id)
+    initialize(config.coordinator, config.num_processes, config.process_id)
 
 
 def run_one(name: str, config: Any) -> None:
@@ -78,7 +78,7 @@ def conclude(config: Any, results: Sequence[Result]) -> None:
       config: the whole config of the experiment; has ``run``.
       results: of ``execute``.
     """
-    if is_first():
+    if is_primary():
         finish(config.run.workdir, asdict(config), results)
 
 
@@ -100,11 +100,11 @@ def check_execution(
     pairs = [pair for learner in learners for pair in grid(learner, config.sweep)]
     _check_names([learner.method.name for learner, _ in pairs])
     for learner, hypers in pairs:
-        num_lanes = len(hypers) * len(config.seeds)
+        num_trials = len(hypers) * len(config.seeds)
         for hyper in hypers.values():
-            check_run(learner.method, learner.stream, hyper, config.seeds, plan, num_lanes)
-        check_held(learner.method, learner.stream, hyper, learner.recipe, num_lanes)
-        if num_lanes == 1 and config.over_seeds in ("vmap", "devices"):
+            check_run(learner.method, learner.stream, hyper, config.seeds, plan, num_trials)
+        check_held(learner.method, learner.stream, hyper, learner.recipe, num_trials)
+        if num_trials == 1 and config.over_seeds in ("vmap", "devices"):
             raise InputError(
                 f"over_seeds is {config.over_seeds!r}, but {learner.method.name} is one run; give "
                 "several --seeds, or leave it out"
@@ -139,9 +139,9 @@ def execute(learners: Sequence[Learner], config: RunConfig, record: Any) -> list
     plan, learners, values = check_execution(learners, config)
     _advise(learners, config.seeds)
     results, shown = [], None
-    with no_one_waits(), _kept(learners, values, config, record) as keepers:
+    with fail_fast(), _kept(learners, values, config, record) as keepers:
         for learner, hypers, keep in zip(learners, values, keepers, strict=True):
-            logs = config.workdir if config.tensorboard and is_first() else None
+            logs = config.workdir if config.tensorboard and is_primary() else None
             first_look, shown = learner.stream is not shown, learner.stream
             labels = learner.method.name, list(hypers)
             with console(stream_line=first_look) as see, tensorboard(logs, *labels) as log:
@@ -151,7 +151,7 @@ def execute(learners: Sequence[Learner], config: RunConfig, record: Any) -> list
                     list(hypers.values()),
                     seeds=config.seeds,
                     plan=plan,
-                    observe=fan_out(see, log) if is_first() else fan_out(),
+                    observe=fan_out(see, log) if is_primary() else fan_out(),
                     keep=keep,
                 )
             for label, result in zip(hypers, found, strict=True):
@@ -166,10 +166,10 @@ def _kept(
     values: Sequence[Mapping[str, PyTree]],
     config: RunConfig,
     record: Any,
-) -> Iterator[list[Keeper]]:
-    """A Keeper for each learner, in the claimed workdir, while signals are heeded."""
+) -> Iterator[list[Checkpointer]]:
+    """A Checkpointer for each learner, in the claimed workdir, while signals are catch_signals."""
     if config.workdir is None:
-        yield [Forget() for _ in learners]
+        yield [NoCheckpoints() for _ in learners]
         return
     sources = {id(one.stream.source): one.stream.source for one in learners}.values()
     same = {
@@ -180,15 +180,15 @@ def _kept(
     folders = [Path(config.workdir) / CHECKPOINTS / name for name in names]
     begun = (Path(config.workdir) / CONFIG).exists()
     moved, gone = begun and config.restart, begun and not folders[0].parent.exists()
-    for folder in folders if is_first() and not moved else ():
+    for folder in folders if is_primary() and not moved else ():
         check_saves(folder)
     claim = claimed(config.workdir, asdict(record), same, restart=config.restart)
-    with claim if is_first() else nullcontext(), heeded() as wish:
+    with claim if is_primary() else nullcontext(), catch_signals() as wish:
         _meet("workdir")
         keepers = []
         for learner, hypers, folder in zip(learners, values, folders, strict=True):
             again = not moved and (gone or (folder / RECIPE).exists())
-            if is_first():
+            if is_primary():
                 with writing(config.workdir):
                     folder.mkdir(parents=True, exist_ok=True)
                     words = {

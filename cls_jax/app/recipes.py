@@ -16,8 +16,8 @@ from cls_jax.core.types import PyTree
 from cls_jax.methods import METHODS
 from cls_jax.methods.base import Method
 from cls_jax.nets.config import NetConfig
-from cls_jax.train.segments import lane_name
-from cls_jax.train.steps import birth
+from cls_jax.train.segments import trial_name
+from cls_jax.train.steps import init_run
 
 _KINDS = stored_recipe.Kinds(
     {name: (row.config, row.hyper) for name, row in METHODS.items()}, NetConfig, StreamConfig
@@ -29,16 +29,16 @@ class Recipe(NamedTuple):
     """What a recipe.json says: what is read back, and how.
 
     Attributes:
-      lanes: name of a lane -> (method with the value of a sweep, seed).
+      trials: name of a trial -> (method with the value of a sweep, seed).
       method: its pure functions.
-      like: one lane's Run, as shapes, dtypes and shardings.
+      like: one trial's Run, as shapes, dtypes and shardings.
       stream: the flags of its stream.
       shape: of one example, raw.
       num_classes: of the stream.
       dtype: of the raw examples.
     """
 
-    lanes: Mapping[str, tuple[str, int]]
+    trials: Mapping[str, tuple[str, int]]
     method: Method
     like: PyTree
     stream: StreamConfig
@@ -61,7 +61,7 @@ def read_recipe(path: Path) -> Recipe:
         config = row.config(**words.method)
         method = fit_method(words.row, config, stream, net, words.shape, sizes)
         hyper = jax.tree.map(jnp.float32, row.hyper(**words.hyper))
-        newborn = partial(birth, method, words.shape, words.dtype, (stream.batch_size, sizes[1]))
+        newborn = partial(init_run, method, words.shape, words.dtype, (stream.batch_size, sizes[1]))
         like = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
             jax.eval_shape(newborn, hyper, np.uint32(0)),
@@ -72,9 +72,9 @@ def read_recipe(path: Path) -> Recipe:
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
     if size > _LARGEST_STATE:
         raise InputError(f"{path} asks for a state of {size / 2**30:,.0f} GiB; is it damaged?")
-    lanes = {
-        lane_name(seed, value, len(words.sweep)): (f"{words.name} {label}".strip(), seed)
+    trials = {
+        trial_name(seed, value, len(words.sweep)): (f"{words.name} {label}".strip(), seed)
         for value, label in enumerate(words.sweep)
         for seed in words.seeds
     }
-    return Recipe(lanes, method, like, stream, words.shape, words.num_classes, words.dtype)
+    return Recipe(trials, method, like, stream, words.shape, words.num_classes, words.dtype)

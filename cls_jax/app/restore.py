@@ -16,10 +16,10 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.paths import check_readable
 from cls_jax.core.types import PyTree, Task
 from cls_jax.methods.base import Method
-from cls_jax.runtime.saves import groups_in, read_lanes
+from cls_jax.runtime.saves import groups_in, read_trials
 from cls_jax.runtime.workdir import CHECKPOINTS
 from cls_jax.train.evaluate import EVAL_BATCH, content_places, hidden_task
-from cls_jax.train.segments import Place
+from cls_jax.train.segments import Position
 from cls_jax.train.steps import Run
 
 
@@ -42,7 +42,7 @@ class Trained(NamedTuple):
     seed: int
     method: Method
     run: Run
-    place: Place
+    place: Position
     stream: StreamConfig
     shape: tuple[int, ...]
     num_classes: int
@@ -223,13 +223,13 @@ def _read(folder: Path) -> Iterator[Trained | Left]:
     except InputError as error:
         yield Left(None, None, str(error))
         return
-    found = read_lanes(folder, recipe.like)
-    for lane, (name, seed) in recipe.lanes.items():
-        if lane in found.kept:
-            place, run = found.kept[lane]
+    found = read_trials(folder, recipe.like)
+    for trial, (name, seed) in recipe.trials.items():
+        if trial in found.kept:
+            place, run = found.kept[trial]
             words = recipe.stream, recipe.shape, recipe.num_classes, recipe.dtype
             yield Trained(name, seed, recipe.method, run, place, *words)
-        elif (why := found.why_lost(lane)) is not None:
+        elif (why := found.why_lost(trial)) is not None:
             yield Left(name, seed, f"none of its saves can be read ({why})")
         else:
             yield Left(name, seed, f"{folder} has no save of it")

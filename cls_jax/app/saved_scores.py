@@ -15,8 +15,8 @@ from cls_jax.streams.stream import Stream
 from cls_jax.train.evaluate import make_evaluate, view_names
 from cls_jax.train.events import Result
 from cls_jax.train.loop import schedules_of
-from cls_jax.train.parallel import Placement
-from cls_jax.train.prefetch import make_road
+from cls_jax.train.parallel import Parallelism
+from cls_jax.train.prefetch import make_loader
 from cls_jax.train.runner import capacities, test_examples
 
 
@@ -82,11 +82,11 @@ def score(trained: Trained, stream: Stream) -> np.ndarray:
             f"stream {stream.name!r} has {stream.num_tasks} tasks, but {trained.name}, which is "
             f"told the task, has learned {trained.num_tasks}; give a stream of as many"
         )
-    placement = Placement()
-    evaluate = make_evaluate(trained.method, stream, placement)
-    road = make_road(stream.source.test, placement, 1, on_host=False)
+    parallelism = Parallelism()
+    evaluate = make_evaluate(trained.method, stream, parallelism)
+    loader = make_loader(stream.source.test, parallelism, 1, on_host=False)
     schedule = schedules_of(trained.method, stream, trained.seed)[0]
-    return evaluate(trained.state, schedule, road, stream.num_tasks - 1)
+    return evaluate(trained.state, schedule, loader, stream.num_tasks - 1)
 
 
 def results(found: Sequence[Trained], stream: Stream) -> list[Result]:

@@ -25,8 +25,8 @@ from cls_jax.methods.architecture.superposition import INFERENCES, UNCERTAINTIES
 from cls_jax.methods.architecture.supsup import make_identify
 from cls_jax.methods.architecture.supsup_config import GROUPS_AT_A_TIME, TOGETHER
 from cls_jax.nets.registry import make_net
-from cls_jax.report.tables import Sheet, rich_table, show
-from cls_jax.runtime.distributed import is_first
+from cls_jax.report.tables import TextTable, rich_table, show
+from cls_jax.runtime.distributed import is_primary
 from cls_jax.runtime.workdir import write_json, writing
 from cls_jax.streams.stream import Schedule, Stream
 from cls_jax.train.evaluate import content_places, in_order
@@ -165,7 +165,7 @@ def report(config: Any, learner: Learner, results: Sequence[Result]) -> None:
                 shares = identification(state, schedule)
                 found.append({"way": words, "method": result.method, "seed": seed})
                 found[-1] |= shares._asdict()
-    if not is_first():
+    if not is_primary():
         return
     header = ("way", "method", "seed", "task right", "task and label", "label, task told", "worst")
     rows = []
@@ -174,7 +174,7 @@ def report(config: Any, learner: Learner, results: Sequence[Result]) -> None:
         percent = (f"{100 * value:.2f}" for value in (*means, one["told"].min()))
         rows.append((one["way"], one["method"], str(one["seed"]), *percent))
     note = "percent, mean over the tasks; worst: the least label accuracy, task told"
-    show(rich_table(Sheet("Which task is it?", header, tuple(rows), note)))
+    show(rich_table(TextTable("Which task is it?", header, tuple(rows), note)))
     if config.run.workdir is not None:
         with writing(config.run.workdir):
             write_json(Path(config.run.workdir) / "identification.json", found)

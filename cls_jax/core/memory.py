@@ -87,7 +87,7 @@ def _scatter(slots: Items, index: Array, items: Items, keep: Array) -> Items:
     }
 
 
-def after(memory: Memory, draw: Draw) -> Memory:
+def order_after(memory: Memory, draw: Draw) -> Memory:
     """The same memory, for writing: what is written to it waits for ``draw`` to be read.
 
     Without this XLA may see no order between reading and writing one step's memory, and then

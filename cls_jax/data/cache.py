@@ -29,7 +29,7 @@ import numpy as np
 from cls_jax.core.errors import InputError
 from cls_jax.core.files import read_json
 from cls_jax.core.paths import cache_home
-from cls_jax.data.dataset import Examples, Source
+from cls_jax.data.dataset import Dataset, Split
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -109,7 +109,7 @@ class Store:
         """``x[order]``, which takes the place of the ``x`` that ``rows`` gave for this split."""
         return self._put(split, len(x), (x[i] for i in order))
 
-    def finish(self, source: Source) -> None:
+    def finish(self, source: Dataset) -> None:
         """Puts labels and names beside the pictures; raises InputError as ``rows`` does."""
         with self._writing():
             for split, examples in zip(_SPLITS, (source.train, source.test), strict=True):
@@ -185,7 +185,7 @@ def _bar() -> "Progress":
     )
 
 
-def cached(path: Path, name: str, make: Callable[[Store], Source]) -> Source:
+def cached(path: Path, name: str, make: Callable[[Store], Dataset]) -> Dataset:
     """The source stored at ``path``, or else what ``make`` decodes, which is then stored there.
 
     Args:
@@ -234,17 +234,17 @@ def cached(path: Path, name: str, make: Callable[[Store], Source]) -> Source:
     return _read(path) or source
 
 
-def _read(path: Path) -> Source | None:
+def _read(path: Path) -> Dataset | None:
     """The source in a cache, its pixels mapped; None where there is none, or a damaged one."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, EOFError, RecursionError):
         about = read_json(path / "about.json")
         splits = [
-            Examples(np.load(path / f"{s}_x.npy", mmap_mode="r"), np.load(path / f"{s}_y.npy"))
+            Split(np.load(path / f"{s}_x.npy", mmap_mode="r"), np.load(path / f"{s}_y.npy"))
             for s in _SPLITS
         ]
         arrays = [array for examples in splits for array in examples]
         if [_checksum(array) for array in arrays] == about["checksums"]:
-            return Source(about["name"], *splits, tuple(about["label_names"]))
+            return Dataset(about["name"], *splits, tuple(about["label_names"]))
     return None
 
 

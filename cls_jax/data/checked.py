@@ -12,12 +12,12 @@ import numpy as np
 
 from cls_jax.core.checks import shown
 from cls_jax.core.errors import InputError
-from cls_jax.data.dataset import Examples, Source
+from cls_jax.data.dataset import Dataset, Split
 
 _SPLITS = ("train", "test")
 
 
-def checked(source: Source, *, every_class: bool = True) -> Source:
+def checked(source: Dataset, *, every_class: bool = True) -> Dataset:
     """``source`` as every scenario needs it; the same object where nothing had to be converted.
 
     Args:
@@ -33,8 +33,8 @@ def checked(source: Source, *, every_class: bool = True) -> Source:
     Raises:
       InputError: naming the field that does not fit.
     """
-    if not isinstance(source, Source):
-        raise InputError(f"source is {shown(source)}; give a Source, from load() or built by hand")
+    if not isinstance(source, Dataset):
+        raise InputError(f"source is {shown(source)}; give a Dataset, from load() or built by hand")
     if not isinstance(source.name, str):
         raise InputError(f"the name of a source is {shown(source.name)}; give a text")
     about = source.name
@@ -53,11 +53,11 @@ def checked(source: Source, *, every_class: bool = True) -> Source:
                 f"the {split} split of {about} has no example of class {empty[0]} "
                 f"({names[empty[0]]}); every class needs one in both splits"
             )
-    new = Source(about, *splits, names)
+    new = Dataset(about, *splits, names)
     return source if all(a is b for a, b in zip(new, source, strict=True)) else new
 
 
-def check_alike(where: str, names: tuple[str, str], train: Examples, test: Examples) -> None:
+def check_alike(where: str, names: tuple[str, str], train: Split, test: Split) -> None:
     """Raises InputError unless an example of both splits has one shape and dtype.
 
     Args:
@@ -72,7 +72,7 @@ def check_alike(where: str, names: tuple[str, str], train: Examples, test: Examp
         )
 
 
-def examples(where: str, names: tuple[str, str], x: Any, y: Any) -> Examples:
+def examples(where: str, names: tuple[str, str], x: Any, y: Any) -> Split:
     """A split of two arrays.
 
     Args:
@@ -93,16 +93,16 @@ def examples(where: str, names: tuple[str, str], x: Any, y: Any) -> Examples:
             f"{x_name} has {len(x)} examples but {names[1]} has {len(y)} labels; "
             "they must be as many"
         )
-    return Examples(x, y)
+    return Split(x, y)
 
 
-def _split(about: str, name: str, split: Any) -> Examples:
+def _split(about: str, name: str, split: Any) -> Split:
     try:
         x, y = split
     except (TypeError, ValueError):
-        raise InputError(f"{about}: {name} is {shown(split)}; give Examples(x, y)") from None
+        raise InputError(f"{about}: {name} is {shown(split)}; give Split(x, y)") from None
     found = examples(about, (f"{name}.x", f"{name}.y"), x, y)
-    return split if isinstance(split, Examples) and found.x is x and found.y is y else found
+    return split if isinstance(split, Split) and found.x is x and found.y is y else found
 
 
 def _names(about: str, given: Any) -> tuple[str, ...]:

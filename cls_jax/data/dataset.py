@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Examples(NamedTuple):
+class Split(NamedTuple):
     """A split: x uint8[n, h, w, c] (or float32[n, d]) and y int32[n].
 
     ``x`` is in memory, or a read-only ``np.memmap`` of what was decoded once (see ``cache.py``).
@@ -15,7 +15,7 @@ class Examples(NamedTuple):
     y: np.ndarray
 
 
-class Source(NamedTuple):
+class Dataset(NamedTuple):
     """A labelled data set.
 
     Attributes:
@@ -25,8 +25,8 @@ class Source(NamedTuple):
     """
 
     name: str
-    train: Examples
-    test: Examples
+    train: Split
+    test: Split
     label_names: tuple[str, ...]
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 
 from cls_jax.core.errors import InputError
 from cls_jax.data.cache import Store, cache_folder, cached, file_digest
-from cls_jax.data.dataset import Examples, Source
+from cls_jax.data.dataset import Dataset, Split
 from cls_jax.data.layout import Classes, find_pictures
 from cls_jax.data.listing import check_name, unreadable
 from cls_jax.data.pictures import only_pixels, read_picture, shown
@@ -20,7 +20,7 @@ _FOLDER_SIZE = 32
 _THREADS = 8  # more of them wait for the GIL
 
 
-def load_folder(directory: str, data_dir: str | None = None, size: int | None = None) -> Source:
+def load_folder(directory: str, data_dir: str | None = None, size: int | None = None) -> Dataset:
     """The source in a folder of pictures; see ``load.load`` for how it must be laid out."""
     size = _FOLDER_SIZE if size is None else size
     root = _root(directory)
@@ -29,7 +29,7 @@ def load_folder(directory: str, data_dir: str | None = None, size: int | None = 
         print(line, file=sys.stderr)
     both = [file for split in (train, test) for files in split.values() for file in files]
 
-    def make(store: Store) -> Source:
+    def make(store: Store) -> Dataset:
         store.begin(len(both))
         several: list[str] = []
         with only_pixels():
@@ -42,7 +42,7 @@ def load_folder(directory: str, data_dir: str | None = None, size: int | None = 
             print(f"folder {root}: {len(several)} of {len(both)} pictures hold several frames or "
                   f"pages, e.g. {shown(min(several))}; the first is read",
                   file=sys.stderr)  # fmt: skip
-        return Source(root.name, *splits, tuple(train))
+        return Dataset(root.name, *splits, tuple(train))
 
     stats = ((file.removeprefix(str(root)), _stat(file)) for file in both)
     numbers = (f"{name}/{len(train[name])}/{len(test[name])}" for name in train)
@@ -74,7 +74,7 @@ def _stat(file: str) -> os.stat_result:
         raise unreadable(error, file) from error
 
 
-def _decode(split: str, classes: Classes, size: int, store: Store, several: list[str]) -> Examples:
+def _decode(split: str, classes: Classes, size: int, store: Store, several: list[str]) -> Split:
     """Every picture as RGB, resized once; labels number the class folders by name.
 
     ``several`` is given the files that hold several pictures.
@@ -82,7 +82,7 @@ def _decode(split: str, classes: Classes, size: int, store: Store, several: list
     labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes.values()])
     files = [file for group in classes.values() for file in group]
     x = store.rows(split, len(files), _pixels(files, size, several))
-    return Examples(x, labels.astype(np.int32))
+    return Split(x, labels.astype(np.int32))
 
 
 def _pixels(files: list[str], size: int, several: list[str]) -> Iterator[np.ndarray]:

@@ -15,7 +15,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.host_memory import check_bytes
 from cls_jax.data import folder, local, npz
 from cls_jax.data import tfds as prepared
-from cls_jax.data.dataset import Examples, Source
+from cls_jax.data.dataset import Dataset, Split
 
 _DIGITS_SIZE, _DIGITS_NUMBER = 32, 1797
 
@@ -26,7 +26,7 @@ def load(
     *,
     size: int | None = None,
     read_only: bool = False,
-) -> Source:
+) -> Dataset:
     """A labelled data set by name.
 
     There is never a substitute: a set that is not there and cannot be fetched is an error, within
@@ -101,7 +101,7 @@ def _pixels(size: object) -> int:
         ) from None
 
 
-def digits(size: int = _DIGITS_SIZE) -> Source:
+def digits(size: int = _DIGITS_SIZE) -> Dataset:
     """Real handwritten digits, bundled with scikit-learn: a set that needs no network.
 
     The 8x8 scans hold grey values 0..16. They are enlarged bilinearly (half-pixel centres, borders
@@ -136,10 +136,10 @@ def digits(size: int = _DIGITS_SIZE) -> Source:
     y = y.astype(np.int32)
     test = local.held_out(y)
     names = tuple(str(i) for i in range(10))
-    return Source("digits", Examples(x[~test], y[~test]), Examples(x[test], y[test]), names)
+    return Dataset("digits", Split(x[~test], y[~test]), Split(x[test], y[test]), names)
 
 
-def describe(source: Source) -> dict[str, object]:
+def describe(source: Dataset) -> dict[str, object]:
     """What a record says of its data: name, shapes, counts and a fingerprint of every byte.
 
     Args:

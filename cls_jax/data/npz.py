@@ -18,7 +18,7 @@ import numpy as np
 from cls_jax.core.errors import InputError
 from cls_jax.core.host_memory import check_bytes
 from cls_jax.data.checked import check_alike, examples
-from cls_jax.data.dataset import Examples, Source
+from cls_jax.data.dataset import Dataset, Split
 from cls_jax.data.local import resize
 
 NPZ_KEYS = (
@@ -38,7 +38,7 @@ class _Declared(NamedTuple):
     num_bytes: int
 
 
-def load_npz(file: str, size: int | None = None) -> Source:
+def load_npz(file: str, size: int | None = None) -> Dataset:
     """The source in a NumPy archive ``file``; see ``load.load`` for what it must hold."""
     path = _regular(file)
     try:
@@ -90,10 +90,9 @@ def load_npz(file: str, size: int | None = None) -> Source:
             "give a smaller size (--image-size)",
         )
         train, test = (
-            Examples(np.stack([resize(image, size) for image in split.x]), split.y)
-            for split in splits
+            Split(np.stack([resize(image, size) for image in split.x]), split.y) for split in splits
         )
-    return Source(path.name, train, test, tuple(str(i) for i in range(classes)))
+    return Dataset(path.name, train, test, tuple(str(i) for i in range(classes)))
 
 
 def _regular(file: str) -> Path:

@@ -4,10 +4,10 @@ import numpy as np
 
 from cls_jax.core.errors import InputError
 from cls_jax.data.checked import checked
-from cls_jax.data.dataset import Examples, Source
+from cls_jax.data.dataset import Dataset, Split
 
 
-def scrambled(source: Source) -> Source:
+def scrambled(source: Dataset) -> Dataset:
     """The same data set with pixels as APD's released code sees CIFAR's.
 
     The files hold the red plane, then the green, then the blue; read as rows of pixels, three
@@ -27,9 +27,9 @@ def scrambled(source: Source) -> Source:
     if source.train.x.ndim != 4:
         raise InputError(f"{source.name} holds vectors, which have no planes; leave out scrambled")
 
-    def read(split: Examples) -> Examples:
+    def read(split: Split) -> Split:
         planes = np.ascontiguousarray(np.moveaxis(split.x, -1, 1))
-        return Examples(planes.reshape(split.x.shape), split.y)
+        return Split(planes.reshape(split.x.shape), split.y)
 
     return source._replace(
         name=f"{source.name} scrambled", train=read(source.train), test=read(source.test)

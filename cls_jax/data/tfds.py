@@ -15,7 +15,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.host_memory import check_bytes
 from cls_jax.data.builders import CLASSICS, prepare_classic
 from cls_jax.data.cache import Store, cache_folder, cached, file_digest
-from cls_jax.data.dataset import Examples, Source
+from cls_jax.data.dataset import Dataset, Split
 from cls_jax.data.download import build, staging, unreachable_host
 from cls_jax.data.foreign import check_folder, check_inside, only_pictures
 from cls_jax.data.local import resize
@@ -28,7 +28,7 @@ _LOCAL_FORMS = "digits, npz:FILE or folder:DIR"
 
 def load_tfds(
     name: str, data_dir: str | None = None, size: int | None = None, *, read_only: bool = False
-) -> Source:
+) -> Dataset:
     """The source of a tfds data set, prepared first where it is not; see ``load.load``."""
     match = _NAME.fullmatch(name)
     if match is None:
@@ -62,7 +62,7 @@ def load_tfds(
     cache = cache_folder(None if read_only else root) / f"{'-'.join(parts)}-{digest}"
     title = dataset if config is None else f"{dataset}/{config}"
 
-    def make(store: Store) -> Source:
+    def make(store: Store) -> Dataset:
         try:
             return _read(title, folder, size, store)
         except InputError:
@@ -159,7 +159,7 @@ def _has_tensorflow() -> bool:
     return importlib.util.find_spec("tensorflow") is not None
 
 
-def _read(title: str, folder: Path, size: int | None, store: Store) -> Source:
+def _read(title: str, folder: Path, size: int | None, store: Store) -> Dataset:
     """A prepared version folder as a source, every example decoded."""
     import tensorflow_datasets as tfds
 
@@ -211,12 +211,12 @@ def _read(title: str, folder: Path, size: int | None, store: Store) -> Source:
             f"data set {title!r} has label {classes - 1} but names for {len(names)} classes; "
             "its folder is damaged: delete it to have it prepared anew"
         )
-    return Source(title, train, held, names)
+    return Dataset(title, train, held, names)
 
 
 def _split(
     title: str, builder: Any, split: str, folder: Path, size: int | None, store: Store
-) -> Examples:
+) -> Split:
     """One split as arrays, in the order of ``id`` if there is one, else as stored."""
     count = builder.info.splits[split].num_examples
     place = "train" if split == "train" else "test"
@@ -253,7 +253,7 @@ def _split(
     if np.ndim(ids[0]) == 0 and ids[0] is not None:
         order = np.argsort(np.array(ids), kind="stable")
         x, y = store.reordered(place, x, order), y[order]
-    return Examples(x, y.astype(np.int32))
+    return Split(x, y.astype(np.int32))
 
 
 def _ragged(title: str, one: tuple[int, ...], other: tuple[int, ...]) -> InputError:

@@ -93,7 +93,7 @@ class Phase(NamedTuple):
     enter_data: bool = False
 
 
-def kept(*trees: str) -> CapacityFn:
+def parameter_bits(*trees: str) -> CapacityFn:
     """The capacity of networks ``state.<tree>.vars`` that are kept whole and never grow."""
 
     def capacity(state: PyTree) -> Mapping[str, Array]:
@@ -144,7 +144,9 @@ class Method(NamedTuple):
         }
 
 
-def fresh(key: Array, net: Net, x: Array, optimizer: optax.GradientTransformation) -> Trainable:
+def init_model(
+    key: Array, net: Net, x: Array, optimizer: optax.GradientTransformation
+) -> Trainable:
     """A network just born, with the optimizer state that belongs to it."""
     vars = net.init(key, x)
     return Trainable(vars=vars, opt=optimizer.init(vars.params))
@@ -177,7 +179,7 @@ def told_rows(batch: Batch, classes: Array) -> Array:
     return batch.valid & classes[batch.y]
 
 
-def move(
+def apply_gradient(
     model: Trainable, optimizer: optax.GradientTransformation, gradient: PyTree, stats: PyTree
 ) -> Trainable:
     """The model after one optimizer step along ``gradient``, with ``stats`` as its statistics."""
@@ -186,7 +188,7 @@ def move(
     return Trainable(vars=Variables(params=params, stats=stats), opt=opt)
 
 
-def descend(
+def gradient_step(
     model: Trainable,
     optimizer: optax.GradientTransformation,
     loss: Callable[[Variables], tuple[Array, PyTree]],
@@ -202,7 +204,7 @@ def descend(
       The model after the step, and the loss before it.
     """
     (value, stats), gradient = gradient_of(loss, model.vars)
-    return move(model, optimizer, gradient, stats), value
+    return apply_gradient(model, optimizer, gradient, stats), value
 
 
 def forward_each(
@@ -233,7 +235,7 @@ def forward_each(
     return each, vars.stats
 
 
-def answer(net: Net, augment: Augment, tree: str = "model") -> PredictFn:
+def predict_with(net: Net, augment: Augment, tree: str = "model") -> PredictFn:
     """The ``predict`` by one network of the state, ``state.<tree>.vars``."""
 
     def predict(state: PyTree, x: Array, task: Task) -> Array:

@@ -16,7 +16,7 @@ from cls_jax.nets.layers import Conv, Dense, keeping_dtype
 from cls_jax.nets.linen import apply_linen, check_net, init_linen
 
 
-class Seen(NamedTuple):
+class Features(NamedTuple):
     """What an extractor makes of a batch.
 
     Attributes:
@@ -28,16 +28,16 @@ class Seen(NamedTuple):
     maps: Array | None
 
 
-class SeeFn(Protocol):
+class ExtractFn(Protocol):
     """Forward pass: ``(what is seen, BatchNorm statistics after it)``; see ``net.ApplyFn``."""
 
     def __call__(
         self, vars: Variables, x: Array, *, train: bool, valid: Array | None = None
-    ) -> tuple[Seen, PyTree]: ...
+    ) -> tuple[Features, PyTree]: ...
 
 
 class Extractor(NamedTuple):
-    """``init(key, x) -> Variables``, ``apply(vars, x, train=…) -> (Seen, stats)``.
+    """``init(key, x) -> Variables``, ``apply(vars, x, train=…) -> (Features, stats)``.
 
     Attributes:
       init, apply: the network.
@@ -45,7 +45,7 @@ class Extractor(NamedTuple):
     """
 
     init: InitVarsFn
-    apply: SeeFn
+    apply: ExtractFn
     convolutional: bool = False
 
 
@@ -54,13 +54,13 @@ class _Small(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, valid: Array | None = None) -> Seen:
+    def __call__(self, x: Array, *, train: bool, valid: Array | None = None) -> Features:
         del train, valid
         for number, features in enumerate((self.width, 2 * self.width)):
             layer = Conv(features, stride=2, use_bias=True, dtype=self.dtype, name=f"conv{number}")
             x = nn.relu(layer(x))
         flat = x.reshape(x.shape[0], -1).astype(keeping_dtype(self.dtype))
-        return Seen(Dense(2 * self.width, name="dense")(flat), x)
+        return Features(Dense(2 * self.width, name="dense")(flat), x)
 
 
 def small_extractor(width: int = 16, dtype: str = "float32") -> Extractor:
@@ -86,12 +86,12 @@ class _Flat(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, valid: Array | None = None) -> Seen:
+    def __call__(self, x: Array, *, train: bool, valid: Array | None = None) -> Features:
         del train, valid
         x = x.reshape(x.shape[0], -1)
         for number, size in enumerate(self.hidden):
             x = Dense(size, dtype=self.dtype, name=f"fc{number + 1}")(nn.relu(x) if number else x)
-        return Seen(x.astype(keeping_dtype(self.dtype)), None)
+        return Features(x.astype(keeping_dtype(self.dtype)), None)
 
 
 def flat_extractor(hidden: tuple[int, ...] = (100, 100), dtype: str = "float32") -> Extractor:

@@ -6,7 +6,7 @@ import flax.linen as nn
 
 from cls_jax.core.types import Array
 from cls_jax.nets.base import Net
-from cls_jax.nets.extractor import Extractor, Seen
+from cls_jax.nets.extractor import Extractor, Features
 from cls_jax.nets.layers import BasicBlock, BatchNorm, Conv, Dense, kaiming_kernel, keeping_dtype
 from cls_jax.nets.linen import apply_linen, check_net, init_linen
 
@@ -19,7 +19,7 @@ class _Trunk(nn.Module):
     last_relu: bool
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool, valid: Array | None = None) -> Seen:
+    def __call__(self, x: Array, *, train: bool, valid: Array | None = None) -> Features:
         kind = {"dtype": self.dtype, "kernel_init": kaiming_kernel}
         x = Conv(self.width, name="conv1", **kind)(x)
         x = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(x, train=train, valid=valid))
@@ -34,7 +34,7 @@ class _Trunk(nn.Module):
                     **kind,
                 )
                 x = layer(x, train=train, valid=valid)
-        return Seen(x.astype(keeping_dtype(self.dtype)).mean((1, 2)), x)
+        return Features(x.astype(keeping_dtype(self.dtype)).mean((1, 2)), x)
 
 
 class _Classifier(nn.Module):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import flax.linen as nn
 
 from cls_jax.core.types import Array, PyTree, Variables
-from cls_jax.nets.extractor import Seen
+from cls_jax.nets.extractor import Features
 from cls_jax.nets.layers import BasicBlock, Dense, kaiming_kernel, keeping_dtype
 from cls_jax.nets.linen import apply_linen, init_linen
 
@@ -18,13 +18,13 @@ class Learner(NamedTuple):
     """``init(key, seen) -> Variables``, ``apply(vars, seen, train=…, valid=…) -> (float32[b, d],
     stats)``."""
 
-    init: Callable[[Array, Seen], Variables]
+    init: Callable[[Array, Features], Variables]
     apply: Callable[..., tuple[Array, PyTree]]
 
 
 class _Rotation(nn.Module):
     @nn.compact
-    def __call__(self, seen: Seen, *, train: bool, valid: Array | None = None) -> Array:
+    def __call__(self, seen: Features, *, train: bool, valid: Array | None = None) -> Array:
         if seen.maps is None:
             return seen.features
         x = seen.maps
@@ -37,7 +37,7 @@ class _Rotation(nn.Module):
 
 class _Projection(nn.Module):
     @nn.compact
-    def __call__(self, seen: Seen, *, train: bool, valid: Array | None = None) -> Array:
+    def __call__(self, seen: Features, *, train: bool, valid: Array | None = None) -> Array:
         del train, valid
         size = seen.features.shape[-1]
         return Dense(PROJECTION, name="out")(nn.relu(Dense(size, name="hidden")(seen.features)))

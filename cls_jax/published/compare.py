@@ -11,7 +11,7 @@ import numpy as np
 
 from cls_jax.core.files import safe_names
 from cls_jax.core.metrics import Summary, scores, summarise
-from cls_jax.report.tables import Sheet, page
+from cls_jax.report.tables import TextTable, page
 from cls_jax.runtime.workdir import write_file, write_json
 from cls_jax.train.events import Result
 
@@ -79,7 +79,7 @@ def standard_errors(ours: Summary, mean: float, std: float, n: int) -> float:
 
 def reproduction_sheet(
     title: str, cells: Sequence[Cell], published: Sequence[Published], note: str = ""
-) -> Sheet:
+) -> TextTable:
     """A row for each cell and score: published, ours, and the difference.
 
     Args:
@@ -108,10 +108,10 @@ def reproduction_sheet(
     told = f"final average accuracy in percent, mean ± sample std over {_and(seeds)} seeds"
     told += "; SE: standard errors of the difference; seconds: all seeds of a cell together"
     header = ("method", "buffer", "score", "published", "ours", "difference", "seconds")
-    return Sheet(title, header, tuple(rows), f"{told}{'; ' if note else ''}{note}")
+    return TextTable(title, header, tuple(rows), f"{told}{'; ' if note else ''}{note}")
 
 
-def write_reproduction(workdir: str | Path, sheet: Sheet, cells: Sequence[Cell]) -> Path:
+def write_reproduction(workdir: str | Path, sheet: TextTable, cells: Sequence[Cell]) -> Path:
     """Writes a table's record into ``workdir``, which has its config.json already.
 
     cells.json (settings with their sources, scores, timings), accuracy_<cell>.csv (the accuracy

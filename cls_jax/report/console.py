@@ -102,24 +102,24 @@ def tensorboard(
                 started = event
                 return
             values = event.values or (0,) * len(event.seeds)
-            for lane, (seed, value) in enumerate(zip(event.seeds, values, strict=True)):
-                for tag, number, step in _scalars(event, lane, started):
+            for trial, (seed, value) in enumerate(zip(event.seeds, values, strict=True)):
+                for tag, number, step in _scalars(event, trial, started):
                     writers[value].add_scalar(f"seed{seed}/{tag}", number, step)
 
         yield observe
 
 
 def _scalars(
-    event: Progress | Evaluated, lane: int, started: Started | None
+    event: Progress | Evaluated, trial: int, started: Started | None
 ) -> Iterator[tuple[str, float, int]]:
-    """(tag, value, step) of everything that an event tells of one lane."""
+    """(tag, value, step) of everything that an event tells of one trial."""
     if isinstance(event, Progress):
-        metrics = event.of_lane[lane] if event.of_lane else event.metrics
+        metrics = event.of_trial[trial] if event.of_trial else event.metrics
         for name, value in metrics.items():
             yield f"{event.phase}/{name}", value, event.step
         return
     views, scenarios = (started.views, started.scenarios) if started else (("answer",), SCENARIOS)
-    for number, (view, of_view) in enumerate(zip(views, event.matrix[lane], strict=False)):
+    for number, (view, of_view) in enumerate(zip(views, event.matrix[trial], strict=False)):
         for scenario, rows in zip(scenarios, of_view, strict=False):
             row = rows[event.task + 1]
             for task in np.flatnonzero(np.isfinite(row)):
@@ -128,7 +128,7 @@ def _scalars(
 
 
 def seeds_text(seeds: Sequence[int]) -> str:
-    """ "seed 3", "seeds 0-4" or "seeds 0,2,7"; each once, however many lanes have it."""
+    """ "seed 3", "seeds 0-4" or "seeds 0,2,7"; each once, however many trials have it."""
     seeds = tuple(dict.fromkeys(seeds))
     if len(seeds) == 1:
         return f"seed {seeds[0]}"

@@ -14,7 +14,7 @@ from cls_jax.core.metrics import scores
 from cls_jax.report.columns import aware, columns_of, in_order, phased, summaries
 from cls_jax.report.figures import stream_names
 from cls_jax.report.results import number, score_key
-from cls_jax.report.tables import Sheet, percent, visible
+from cls_jax.report.tables import TextTable, percent, visible
 from cls_jax.train.events import Result
 
 COLUMNS = {
@@ -50,8 +50,8 @@ def comparison_csv(results: Sequence[Result]) -> str:
             for s, scenario in enumerate(result.scenarios):
                 every = scores(result.matrix[:, v, s])
                 whose = visible(result.method), visible(view), score_key(scenario)
-                for lane, seed in enumerate(result.seeds):
-                    lines.writerow([*whose, seed, *(number(every[name][lane]) for name in names)])
+                for trial, seed in enumerate(result.seeds):
+                    lines.writerow([*whose, seed, *(number(every[name][trial]) for name in names)])
     return text.getvalue()
 
 
@@ -66,7 +66,7 @@ def _rate(result: Result) -> str:
     return f"{rate:,.0f}" if np.isfinite(rate) else "-"
 
 
-def result_sheet(result: Result) -> Sheet:
+def result_sheet(result: Result) -> TextTable:
     """The scores of one run: a row a network and scenario, mean ± sample std over the seeds."""
     columns, told = columns_of([result])
     names = AWARE if aware([result]) else COLUMNS
@@ -85,7 +85,7 @@ def result_sheet(result: Result) -> Sheet:
     if "bits" in result.capacity:
         size = result.capacity["bits"][:, -1].mean() / 8192
         speed += f"; {size:,.0f} KiB must be kept to answer"
-    return Sheet(
+    return TextTable(
         title=result.method + (f" on {stream}" if stream else ""),
         header=header,
         rows=tuple(rows),
@@ -93,7 +93,7 @@ def result_sheet(result: Result) -> Sheet:
     )
 
 
-def comparison_sheet(results: Sequence[Result]) -> Sheet:
+def comparison_sheet(results: Sequence[Result]) -> TextTable:
     """Several methods: a row a method, its own answer, the best of each column in bold.
 
     Raises:
@@ -116,7 +116,7 @@ def comparison_sheet(results: Sequence[Result]) -> Sheet:
             row.append(f"{result.capacity['bits'][:, -1].mean() / 8192:,.0f}")
         row += [_seconds(result.seconds), _rate(result)]
     note = "; ".join(dict.fromkeys(_over(result) for result in results))
-    return Sheet(
+    return TextTable(
         title=stream_names(results) or "comparison",
         header=("method", *columns, *["KiB"] * sized, "seconds", "steps/s"),
         rows=tuple(map(tuple, texts)),

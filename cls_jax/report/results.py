@@ -130,8 +130,8 @@ def _prefixes(results: Sequence[Result]) -> list[str]:
 def _files(result: Result, prefix: str) -> list[tuple[str, tuple[int, int, int]]]:
     """Name of each matrix's file, and where the matrix stands in ``result.matrix``."""
     return [
-        (f"{prefix}_{view}_{score_key(scenario)}_seed{seed}.csv", (lane, v, s))
-        for lane, seed in enumerate(result.seeds)
+        (f"{prefix}_{view}_{score_key(scenario)}_seed{seed}.csv", (trial, v, s))
+        for trial, seed in enumerate(result.seeds)
         for v, view in enumerate(safe_names(result.views))
         for s, scenario in enumerate(result.scenarios)
     ]

@@ -18,7 +18,7 @@ _MARKS = re.compile(r"[\\`*\[\]<>|~&$#]|(?<!\w)_|_(?!\w)")
 """What Markdown, GitHub's mathematics included, would take for itself; not the "_" of a word."""
 
 
-class Sheet(NamedTuple):
+class TextTable(NamedTuple):
     """A table before it is drawn: plain text, so that the terminal and Markdown agree."""
 
     title: str
@@ -56,7 +56,7 @@ def show(table: Table) -> None:
     (to if to.is_terminal else Console(highlight=False, width=200)).print(table)
 
 
-def rich_table(sheet: Sheet) -> Table:
+def rich_table(sheet: TextTable) -> Table:
     """For the terminal; see ``show``."""
     table = Table(
         title=Text(visible(sheet.title)),
@@ -79,7 +79,7 @@ def literal(text: str) -> str:
     return _MARKS.sub(r"\\\g<0>", visible(text))
 
 
-def markdown(sheet: Sheet) -> str:
+def markdown(sheet: TextTable) -> str:
     """The table alone."""
     lines = [
         "| " + " | ".join(map(literal, sheet.header)) + " |",
@@ -92,7 +92,7 @@ def markdown(sheet: Sheet) -> str:
     return "\n".join(lines)
 
 
-def page(sheet: Sheet) -> str:
+def page(sheet: TextTable) -> str:
     """A page: title, table, note, and the command that made it."""
     note, made_by = literal(sheet.note[:1].upper() + sheet.note[1:]), visible(command())
     fence = max(["``", *re.findall("`+", made_by)], key=len) + "`"  # longer than any inside

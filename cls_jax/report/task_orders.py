@@ -23,7 +23,7 @@ from cls_jax.core.metrics import (
 )
 from cls_jax.report import figures
 from cls_jax.report.results import number
-from cls_jax.report.tables import Sheet, page, percent, rich_table, show
+from cls_jax.report.tables import TextTable, page, percent, rich_table, show
 from cls_jax.runtime.workdir import write_file, write_json, writing
 from cls_jax.train.events import Result
 
@@ -70,7 +70,7 @@ def capacity_of_orders(one: Ordered) -> dict[str, np.ndarray]:
     }
 
 
-def orders_sheet(title: str, every: Sequence[Ordered]) -> Sheet:
+def orders_sheet(title: str, every: Sequence[Ordered]) -> TextTable:
     """A row a method: accuracy, forgetting, order disparity, what is kept in the end.
 
     What a method counts in percent has a column of its own, with "-" for methods that do not.
@@ -96,7 +96,7 @@ def orders_sheet(title: str, every: Sequence[Ordered]) -> Sheet:
     note += " worst order; KiB: kept to answer all tasks"
     if counts:
         note += "; percent: of that, by the counts that the method's docstring names"
-    return Sheet(title, ("method", *names, "KiB", *counts, "seconds"), tuple(rows), note)
+    return TextTable(title, ("method", *names, "KiB", *counts, "seconds"), tuple(rows), note)
 
 
 def read_orders(texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
@@ -140,7 +140,7 @@ def finish_orders(
             print(f"results in {write_orders(workdir, sheet, every)}")
 
 
-def write_orders(workdir: str | Path, sheet: Sheet, every: Sequence[Ordered]) -> Path:
+def write_orders(workdir: str | Path, sheet: TextTable, every: Sequence[Ordered]) -> Path:
     """Writes a table's record into ``workdir``, which has its config.json already.
 
     comparison.md, order_disparity.json, accuracy_<label>.csv (the matrix of every order and seed,

@@ -1,7 +1,7 @@
 """Runs kept on disk by orbax: saved between chunks, atomically; restored to the bit, or not at all.
 
-A folder holds one sub-folder for each group of lanes that were computed together, and in it the
-last few checkpoints (saves.py says what is in one). Lanes are found again one by one, each where
+A folder holds one sub-folder for each group of trials that were computed together, and in it the
+last few checkpoints (saves.py says what is in one). Trials are found again one by one, each where
 it had come furthest, so a run may go on with its seeds grouped in another way or on other devices.
 """
 
@@ -25,17 +25,17 @@ import numpy as np
 from cls_jax.core.errors import InputError
 from cls_jax.core.paths import check_no_links
 from cls_jax.core.types import PyTree
-from cls_jax.runtime.distributed import SaveFailed, agree, is_first
-from cls_jax.runtime.preemption import Stopped, Wish
+from cls_jax.runtime.distributed import SaveFailed, all_max, is_primary
+from cls_jax.runtime.preemption import StopFlag, Stopped
 from cls_jax.runtime.save_interval import Interval, interval
-from cls_jax.runtime.saves import GROUP, fingerprint, line, literal, read, read_lanes, words_on
-from cls_jax.train.segments import Kept, Meter, Place
+from cls_jax.runtime.saves import GROUP, fingerprint, line, literal, read, read_trials, words_on
+from cls_jax.train.segments import Cost, Position, Restored
 
 __all__ = ["Checkpoints", "Interval", "SaveFailed", "check_saves", "fingerprint", "interval"]
 
 
 class Checkpoints:
-    """The Keeper of one method's lanes; a class because a save goes on while the run does."""
+    """The Checkpointer of one method's trials; a class, for a save goes on while the run does."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Checkpoints:
         *,
         every: Interval,
         last: int,
-        wish: Wish,
+        wish: StopFlag,
         again: bool = False,
     ) -> None:
         """Keeps runs in ``folder``.
@@ -67,13 +67,13 @@ class Checkpoints:
 
     # --- back ---------------------------------------------------------------------------------
 
-    def restore(self, names: Sequence[str], like: PyTree) -> tuple[dict[str, Kept], Meter]:
-        """Each lane that is kept, where it had come furthest, and what all has cost.
+    def restore(self, names: Sequence[str], like: PyTree) -> tuple[dict[str, Restored], Cost]:
+        """Each trial that is kept, where it had come furthest, and what all has cost.
 
         Raises:
-          InputError: a lane was saved, and none of its saves can be read.
+          InputError: a trial was saved, and none of its saves can be read.
         """
-        found = read_lanes(self.folder, like)
+        found = read_trials(self.folder, like)
         reasons = {name: why for name in names if (why := found.why_lost(name)) is not None}
         if reasons:
             name, why = next(iter(reasons.items()))
@@ -84,37 +84,37 @@ class Checkpoints:
                 "anew, and moves what is there aside"
             )
         kept = {name: one for name, one in found.kept.items() if name in names}
-        if (kept or self.again) and is_first():
+        if (kept or self.again) and is_primary():
             print(self._told_of(kept, len(names)), file=sys.stderr)
         return kept, found.spent
 
-    def _told_of(self, kept: dict[str, Kept], num_lanes: int) -> str:
+    def _told_of(self, kept: dict[str, Restored], num_trials: int) -> str:
         """What will go on, in a line."""
         if not kept:
             return f"{self.title} begins anew: {self.folder} has no save of it"
         over = sum(one.place.over for one in kept.values())
-        if over == num_lanes:
+        if over == num_trials:
             return f"{self.title} is finished in {self.folder}; --restart begins anew"
         going = {
             f"{name} in task {one.place.task + 1} after step {_steps(one.run)}"
             for name, one in kept.items()
             if not one.place.over
         }
-        parts = [f"{over} of {num_lanes} finished"] * bool(over) + sorted(going)[:3]
+        parts = [f"{over} of {num_trials} finished"] * bool(over) + sorted(going)[:3]
         more = f" and {len(going) - 3} more" if len(going) > 3 else ""
-        new = f"; {n} of {num_lanes} begin anew" if (n := num_lanes - len(kept)) else ""
+        new = f"; {n} of {num_trials} begin anew" if (n := num_trials - len(kept)) else ""
         return f"{self.title} goes on from {self.folder}: {', '.join(parts)}{more}{new}"
 
     # --- forth --------------------------------------------------------------------------------
 
-    def offer(self, names: Sequence[str], run: PyTree, place: Place, meter: Meter) -> None:
+    def maybe_save(self, names: Sequence[str], run: PyTree, place: Position, meter: Cost) -> None:
         """Saves if it is time, the run is over, or the process must stop; then it raises Stopped.
 
         Raises:
           SaveFailed: this checkpoint, or the one before, could not be written.
           Stopped: the process was asked to stop, and all is saved.
         """
-        due, stop = agree([self._due(run, place.over), float(self.wish.asked is not None)])
+        due, stop = all_max([self._due(run, place.over), float(self.wish.asked is not None)])
         with self._told(place):
             if self._open is not None:
                 self._open[1].check_for_errors()
@@ -132,12 +132,12 @@ class Checkpoints:
             return time.monotonic() - self._saved_at >= self.every.seconds
         return _steps(run) - self._saved_step >= self.every.steps
 
-    def _save(self, names: Sequence[str], run: PyTree, place: Place, meter: Meter) -> None:
+    def _save(self, names: Sequence[str], run: PyTree, place: Position, meter: Cost) -> None:
         import orbax.checkpoint as ocp
 
         self.folder.mkdir(parents=True, exist_ok=True)
         needed = 2**20 + 5 * sum(leaf.nbytes for leaf in jax.tree.leaves(run.state)) // 4
-        if is_first() and (free := shutil.disk_usage(self.folder).free) < needed:
+        if is_primary() and (free := shutil.disk_usage(self.folder).free) < needed:
             raise OSError(f"{needed / 2**20:.1f} MiB are needed and {free / 2**20:.1f} are free")
         group = self.folder / "+".join(_short(names))
         manager = self._manager(group.name)
@@ -182,7 +182,7 @@ class Checkpoints:
                     manager.close()
 
     @contextlib.contextmanager
-    def _told(self, place: Place) -> Iterator[None]:
+    def _told(self, place: Position) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # whatever orbax and tensorstore raise on a full or broken disk
@@ -199,7 +199,7 @@ def check_saves(folder: Path) -> None:
     """Raises InputError if no runs could be kept in ``folder``; looks only, and writes nothing.
 
     Args:
-      folder: of one method's lanes, ``WORKDIR/checkpoints/NAME``, there or not yet there.
+      folder: of one method's trials, ``WORKDIR/checkpoints/NAME``, there or not yet there.
     """
     for path in (folder.parent, folder):
         _check_folder(path)
@@ -229,7 +229,7 @@ def _check_folder(path: Path) -> None:
 
 
 def _steps(run: PyTree) -> int:
-    """Updates that the group's furthest lane has made."""
+    """Updates that the group's furthest trial has made."""
     return int(np.max(np.asarray(run.step)))
 
 

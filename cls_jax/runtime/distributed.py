@@ -26,7 +26,7 @@ class SaveFailed(RuntimeError):
     """A checkpoint could not be written; the message says why, what is kept, and what to do."""
 
 
-def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     """Makes this process one of several; call it before anything else asks JAX for a device.
 
     Args:
@@ -134,12 +134,12 @@ def _wait_for(host: str, port: int) -> None:
         time.sleep(0.5)
 
 
-def is_first() -> bool:
+def is_primary() -> bool:
     """Whether this process writes the reports: process 0 of the run."""
     return jax.process_index() == 0
 
 
-def agree(values: Sequence[float]) -> list[float]:
+def all_max(values: Sequence[float]) -> list[float]:
     """The largest of each value over all processes of the run; all of them must ask."""
     if jax.process_count() == 1:
         return list(values)
@@ -149,7 +149,7 @@ def agree(values: Sequence[float]) -> list[float]:
 
 
 @contextlib.contextmanager
-def no_one_waits() -> Iterator[None]:
+def fail_fast() -> Iterator[None]:
     """Inside, an error of one of several processes ends it at once, in one sentence.
 
     Python's own end would wait minutes for processes that are gone. What a process raises for

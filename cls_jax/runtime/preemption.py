@@ -19,7 +19,7 @@ class Stopped(Exception):
         self.code = 130 if by == signal.SIGINT else 0
 
 
-class Wish:
+class StopFlag:
     """Whether this process has been asked to stop, and by which signal; None: not asked."""
 
     def __init__(self) -> None:
@@ -27,12 +27,12 @@ class Wish:
 
 
 @contextlib.contextmanager
-def heeded() -> Iterator[Wish]:
+def catch_signals() -> Iterator[StopFlag]:
     """While inside, the first SIGTERM or SIGINT is only noted; a second one acts as ever.
 
     Outside the main thread, where Python has no signal handlers, nothing is noted.
     """
-    wish = Wish()
+    wish = StopFlag()
     if threading.current_thread() is not threading.main_thread():
         yield wish
         return

@@ -25,8 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cls_jax.core.types import PyTree
-from cls_jax.runtime.distributed import is_first
-from cls_jax.train.segments import Kept, Meter, Place
+from cls_jax.runtime.distributed import is_primary
+from cls_jax.train.segments import Cost, Position, Restored
 
 GROUP = re.compile(r"(value\d+_)?seed-?\d+(\+[\w+-]+)?")
 """The names of groups' folders; whatever else lies beside them is not ours."""
@@ -37,8 +37,8 @@ class Words(NamedTuple):
 
     Attributes:
       method, group, number: the folders that it lies in, so that none is taken for another.
-      lanes: names of the lanes of the Run.
-      stacked: whether the Run has a leading axis of lanes.
+      trials: names of the trials of the Run.
+      stacked: whether the Run has a leading axis of trials.
       place, meter: see segments.py.
       fingerprint: of the Run.
     """
@@ -46,7 +46,7 @@ class Words(NamedTuple):
     method: str
     group: str
     number: int
-    lanes: list[str]
+    trials: list[str]
     stacked: bool
     place: list[int]
     meter: list[float]
@@ -54,19 +54,19 @@ class Words(NamedTuple):
 
 
 def words_on(
-    group: Path, number: int, lanes: Sequence[str], run: PyTree, place: Place, meter: Meter
+    group: Path, number: int, trials: Sequence[str], run: PyTree, place: Position, meter: Cost
 ) -> dict[str, Any]:
     """The words on a save, with the digest of them all; JSON-ready.
 
     Args:
       group: folder of the group, in that of its method.
       number: of the save.
-      lanes: their names.
+      trials: their names.
       run: the group's Run.
       place: how far it is.
       meter: what it has cost.
     """
-    whose = group.parent.name, group.name, number, list(lanes), bool(run.step.ndim)
+    whose = group.parent.name, group.name, number, list(trials), bool(run.step.ndim)
     words = Words(*whose, list(place), list(meter), fingerprint(run))._asdict()
     return {**words, "digest": _digest(words)}
 
@@ -108,53 +108,53 @@ def groups_in(folder: Path) -> list[Path]:
 
 
 class Found(NamedTuple):
-    """What ``read_lanes`` finds.
+    """What ``read_trials`` finds.
 
     Attributes:
-      kept: each lane that can be read, where it had come furthest.
+      kept: each trial that can be read, where it had come furthest.
       spent: what all has cost.
       lost: group that has saves, none of which can be read -> why.
     """
 
-    kept: dict[str, Kept]
-    spent: Meter
+    kept: dict[str, Restored]
+    spent: Cost
     lost: dict[str, str]
 
-    def why_lost(self, lane: str) -> str | None:
-        """Why no save of ``lane`` can be read; None if there is none, or one that can."""
-        if lane in self.kept:
+    def why_lost(self, trial: str) -> str | None:
+        """Why no save of ``trial`` can be read; None if there is none, or one that can."""
+        if trial in self.kept:
             return None
         for group, why in self.lost.items():
-            parts = group.split("+")  # many names are shortened: then it may be any lane's
-            if lane in parts or len(parts) > 2:
+            parts = group.split("+")  # many names are shortened: then it may be any trial's
+            if trial in parts or len(parts) > 2:
                 return why
         return None
 
 
-def read_lanes(folder: Path, like: PyTree) -> Found:
-    """Every lane that is kept in ``folder``.
+def read_trials(folder: Path, like: PyTree) -> Found:
+    """Every trial that is kept in ``folder``.
 
     Args:
       folder: of one method.
-      like: one lane's Run, as shapes, dtypes and shardings.
+      like: one trial's Run, as shapes, dtypes and shardings.
     """
-    kept: dict[str, Kept] = {}
-    spent, lost = Meter(), {}
+    kept: dict[str, Restored] = {}
+    spent, lost = Cost(), {}
     for group in groups_in(folder):
         found = _newest_whole(group, like)
         if isinstance(found, str):
             lost[group.name] = found
         elif found is not None:
-            words, lanes = found
-            place, spent = Place(*words.place), Meter(*map(max, spent, words.meter))
-            for name, run in zip(words.lanes, lanes, strict=True):
+            words, trials = found
+            place, spent = Position(*words.place), Cost(*map(max, spent, words.meter))
+            for name, run in zip(words.trials, trials, strict=True):
                 if name not in kept or kept[name].place < place:
-                    kept[name] = Kept(place, run)
+                    kept[name] = Restored(place, run)
     return Found(kept, spent, lost)
 
 
 def _newest_whole(group: Path, like: PyTree) -> tuple[Words, list[PyTree]] | str | None:
-    """The newest save of a group that is whole, lane by lane; why there is none; None: no save."""
+    """The newest whole save of a group, trial by trial; why there is none; None: no save."""
 
     def shaped(size: tuple[int, ...]) -> PyTree:
         of = lambda leaf: jax.ShapeDtypeStruct(  # noqa: E731
@@ -173,13 +173,13 @@ def _newest_whole(group: Path, like: PyTree) -> tuple[Words, list[PyTree]] | str
         except Exception as error:  # a torn file shows itself in many ways
             why = line(error)
             then = "the one before is taken" if number > numbers[-1] else "there is none before it"
-            if is_first():
+            if is_primary():
                 told = f"warning: checkpoint {group.name}/{number} cannot be read ({why}); {then}"
                 print(told, file=sys.stderr)
             continue
         if not words.stacked:
             return words, [run]
-        several = range(len(words.lanes))
+        several = range(len(words.trials))
         return words, [jax.tree.map(lambda leaf, i=i: leaf[i], run) for i in several]
     return why
 
@@ -192,7 +192,7 @@ def read(
     Args:
       group: its folder.
       number: of the save.
-      shaped: () or (lanes,) -> the Run as shapes, dtypes and shardings, with such a leading axis.
+      shaped: () or (trials,) -> the Run as shapes, dtypes and shardings, with such a leading axis.
 
     Raises:
       ValueError: it is not what was saved.
@@ -204,7 +204,7 @@ def read(
     with _muted(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
         words = ocp.args.Composite(about=ocp.args.JsonRestore())
         about = _understood(group, number, reader.restore(where, args=words)["about"])
-        target = shaped((len(about.lanes),) if about.stacked else ())
+        target = shaped((len(about.trials),) if about.stacked else ())
         arrays = ocp.args.Composite(run=ocp.args.StandardRestore(target))
         run = reader.restore(where, args=arrays)["run"]
         if fingerprint(run) != about.fingerprint:

@@ -9,7 +9,7 @@ from cls_jax.core.checks import check_range, real, whole, yes_no
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array
 from cls_jax.data.checked import checked
-from cls_jax.data.dataset import Source
+from cls_jax.data.dataset import Dataset
 from cls_jax.streams.indexing import (
     argsort,
     check_batch,
@@ -29,7 +29,7 @@ _ORDER, _SHUFFLE, _MINOR, _TASK = range(4)  # purposes of the key
 
 
 def blurry(
-    source: Source,
+    source: Dataset,
     *,
     tasks: int | tuple[int, ...],
     batch_size: int,

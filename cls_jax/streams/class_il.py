@@ -12,7 +12,7 @@ import numpy as np
 from cls_jax.core.checks import check_range, real, whole, whole_or_none, yes_no
 from cls_jax.core.types import Array
 from cls_jax.data.checked import checked
-from cls_jax.data.dataset import Source
+from cls_jax.data.dataset import Dataset
 from cls_jax.streams.indexing import (
     argsort,
     check_batch,
@@ -32,7 +32,7 @@ _ORDER, _SHUFFLE, _LABELS = range(3)  # purposes of the key
 
 
 def class_il(
-    source: Source,
+    source: Dataset,
     *,
     tasks: int | tuple[int, ...],
     batch_size: int,

@@ -11,7 +11,7 @@ import numpy as np
 from cls_jax.core.checks import whole, yes_no
 from cls_jax.core.types import Array
 from cls_jax.data.checked import checked
-from cls_jax.data.dataset import Source
+from cls_jax.data.dataset import Dataset
 from cls_jax.streams.indexing import argsort, check_batch, epochs_of, num_rows, table
 from cls_jax.streams.rotation import check_square, rotate, rotation
 from cls_jax.streams.stream import Schedule, Stream
@@ -20,7 +20,7 @@ _DOMAIN, _SHUFFLE = range(2)  # purposes of the key
 
 
 def permuted(
-    source: Source, *, tasks: int = 20, batch_size: int, epochs: int = 1, drop_last: bool = False
+    source: Dataset, *, tasks: int = 20, batch_size: int, epochs: int = 1, drop_last: bool = False
 ) -> Stream:
     """Each task shows the pixels in a random order of its own, the first task too.
 
@@ -65,7 +65,7 @@ def permute(x: Array, permutation: Array) -> Array:
 
 
 def rotated(
-    source: Source, *, tasks: int = 20, batch_size: int, epochs: int = 1, drop_last: bool = False
+    source: Dataset, *, tasks: int = 20, batch_size: int, epochs: int = 1, drop_last: bool = False
 ) -> Stream:
     """Each task shows the images rotated by a random angle of its own, uniform in [0, 180) degrees.
 
@@ -113,7 +113,7 @@ SYMMETRIES: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
 
 
 def dihedral(
-    source: Source, *, tasks: int = 5, batch_size: int, epochs: int = 1, drop_last: bool = False
+    source: Dataset, *, tasks: int = 5, batch_size: int, epochs: int = 1, drop_last: bool = False
 ) -> Stream:
     """Each task shows the images turned or mirrored in its own way, with no pixel lost.
 
@@ -143,7 +143,7 @@ def dihedral(
 
 
 def _domain_il(
-    source: Source,
+    source: Dataset,
     domain: str,
     domains: Callable[[Array], np.ndarray],
     transform: Callable[[Array, Array], Array],

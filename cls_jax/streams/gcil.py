@@ -9,7 +9,7 @@ from cls_jax.core.checks import whole, yes_no
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array
 from cls_jax.data.checked import checked
-from cls_jax.data.dataset import Source
+from cls_jax.data.dataset import Dataset
 from cls_jax.streams.indexing import (
     argsort,
     check_batch,
@@ -28,7 +28,7 @@ _LONGTAIL = 0.984  # weight of a class over that of the class before
 
 
 def gcil(
-    source: Source,
+    source: Dataset,
     *,
     tasks: int = 20,
     batch_size: int = 32,

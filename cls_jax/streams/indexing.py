@@ -12,7 +12,7 @@ import numpy as np
 from cls_jax.core.checks import whole_or_wholes
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array
-from cls_jax.data.dataset import Source
+from cls_jax.data.dataset import Dataset
 
 
 def argsort(key: Array, shape: tuple[int, ...]) -> np.ndarray:
@@ -84,14 +84,14 @@ def totals(
     return exact, exact
 
 
-def class_counts(source: Source) -> tuple[np.ndarray, np.ndarray]:
+def class_counts(source: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Training and test examples of each class, int[num_classes] each."""
     train, test = (np.bincount(y, minlength=source.num_classes) for _, y in source[1:3])
     return train, test
 
 
 def task_sizes(
-    source: Source, tasks: int | tuple[int, ...], base_classes: int | None = None
+    source: Dataset, tasks: int | tuple[int, ...], base_classes: int | None = None
 ) -> tuple[int, ...]:
     """Number of classes of each task.
 

@@ -13,7 +13,7 @@ from cls_jax.core.checks import whole, yes_no
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array
 from cls_jax.data.checked import checked
-from cls_jax.data.dataset import Examples, Source
+from cls_jax.data.dataset import Dataset, Split
 from cls_jax.streams.indexing import check_batch, epochs_of
 from cls_jax.streams.rotation import check_square, rotate, rotation
 from cls_jax.streams.stream import Schedule, Stream
@@ -25,7 +25,7 @@ _DRAW = 0  # purpose of the key
 
 
 def mnist360(
-    source: Source, *, batch_size: int = 16, epochs: int = 1, replacement: bool = True
+    source: Dataset, *, batch_size: int = 16, epochs: int = 1, replacement: bool = True
 ) -> Stream:
     """The first nine classes as one stream of pairs, each image turned a little further.
 
@@ -171,14 +171,14 @@ def _chunk_sizes(name: str, counts: np.ndarray) -> np.ndarray:
     return np.column_stack([np.tile(full[:, None], _CHUNKS - 1), last])
 
 
-def _nine_classes(source: Source) -> Source:
+def _nine_classes(source: Dataset) -> Dataset:
     if source.num_classes < _CLASSES:
         raise InputError(
             f"{source.name} has {source.num_classes} classes but MNIST-360 needs nine; use mnist, "
             "digits or another data set with at least nine"
         )
-    splits = [Examples(x[y < _CLASSES], y[y < _CLASSES]) for x, y in (source.train, source.test)]
-    return Source(source.name, *splits, source.label_names[:_LABELS])
+    splits = [Split(x[y < _CLASSES], y[y < _CLASSES]) for x, y in (source.train, source.test)]
+    return Dataset(source.name, *splits, source.label_names[:_LABELS])
 
 
 def _rank(labels: np.ndarray) -> np.ndarray:
@@ -190,8 +190,8 @@ def _rank(labels: np.ndarray) -> np.ndarray:
     return rank
 
 
-def _turned_tests(source: Source, side: int) -> Source:
+def _turned_tests(source: Dataset, side: int) -> Dataset:
     x, y = source.test
     matrices = rotation(_rank(y) * (360 / np.bincount(y)[y]), side)
     turned = jax.lax.map(lambda p: rotate(p[0][None], p[1])[0], (x, matrices), batch_size=256)
-    return source._replace(test=Examples(np.asarray(turned), y))
+    return source._replace(test=Split(np.asarray(turned), y))

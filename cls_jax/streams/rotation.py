@@ -10,7 +10,7 @@ import numpy as np
 
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array
-from cls_jax.data.dataset import Source
+from cls_jax.data.dataset import Dataset
 
 _ONE = 1 << 16  # coordinates have 16 binary places
 
@@ -58,7 +58,7 @@ def rotate(x: Array, matrix: Array) -> Array:
     return jax.vmap(one)(x, jnp.broadcast_to(matrix, (len(x), 6)))
 
 
-def check_square(source: Source) -> int:
+def check_square(source: Dataset) -> int:
     """Pixels on each side of the images of ``source``.
 
     Raises:

@@ -9,7 +9,7 @@ from flax import struct
 
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array, PyTree
-from cls_jax.data.dataset import Source
+from cls_jax.data.dataset import Dataset
 
 _POOL = 7  # purpose of the key in pooled; the scenarios use small numbers
 
@@ -67,7 +67,7 @@ class Stream(NamedTuple):
     """
 
     name: str
-    source: Source
+    source: Dataset
     num_tasks: int
     batch_size: int
     schedule: ScheduleFn

@@ -10,20 +10,20 @@ from cls_jax.streams.stream import Schedule
 
 
 @struct.dataclass
-class Rows:
-    """A stretch of a schedule without its empty rows, leaves [n, ...] (lanes: [seeds, n, ...]).
+class BatchTable:
+    """A stretch of a schedule without its empty rows, leaves [n, ...] (trials: [seeds, n, ...]).
 
-    Lanes of unequal length end with rows that are not ``live``: there the run stands still.
+    Trials of unequal length end with rows that are not ``active``: there the run stands still.
     """
 
     index: np.ndarray
     labelled: np.ndarray
-    live: np.ndarray
+    active: np.ndarray
     epoch: np.ndarray
     context: PyTree
 
 
-def live_rows(schedule: Schedule, number: int, phase: Phase, *, unlabelled: bool) -> Rows:
+def live_rows(schedule: Schedule, number: int, phase: Phase, *, unlabelled: bool) -> BatchTable:
     """The rows of one task as a method gets them, empty ones left out.
 
     Args:
@@ -35,10 +35,10 @@ def live_rows(schedule: Schedule, number: int, phase: Phase, *, unlabelled: bool
     mine = schedule.task == number
     if phase.num_steps is not None:
         zeros = lambda leaf: np.zeros((phase.num_steps, *leaf.shape[1:]), leaf.dtype)  # noqa: E731
-        return Rows(
+        return BatchTable(
             index=zeros(schedule.index) - 1,
             labelled=zeros(schedule.labelled),
-            live=np.ones(phase.num_steps, bool),
+            active=np.ones(phase.num_steps, bool),
             epoch=np.zeros(phase.num_steps, np.int32),
             context=jax.tree.map(zeros, schedule.context),
         )
@@ -47,16 +47,16 @@ def live_rows(schedule: Schedule, number: int, phase: Phase, *, unlabelled: bool
         index = np.where(labelled, index, -1)
     keep = (index >= 0).any(axis=1)
     pick = lambda leaf: leaf[mine][keep]  # noqa: E731
-    return Rows(
+    return BatchTable(
         index=index[keep],
         labelled=labelled[keep],
-        live=np.ones(int(keep.sum()), bool),
+        active=np.ones(int(keep.sum()), bool),
         epoch=schedule.epoch[mine][keep],
         context=jax.tree.map(pick, schedule.context),
     )
 
 
-def distinct_rows(rows: Rows) -> Rows:
+def distinct_rows(rows: BatchTable) -> BatchTable:
     """``rows`` (not stacked) with every example once: where it comes first."""
     first = np.zeros(rows.index.size, bool)
     first[np.unique(rows.index, return_index=True)[1]] = True
@@ -66,35 +66,35 @@ def distinct_rows(rows: Rows) -> Rows:
     return jax.tree.map(lambda leaf: leaf[some], rows)
 
 
-def stack_rows(lanes: list[Rows]) -> Rows:
-    """Several seeds side by side; the shorter ones are padded with rows that are not live."""
-    longest = max(rows.live.size for rows in lanes)
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *[pad_rows(r, longest) for r in lanes])
+def stack_rows(trials: list[BatchTable]) -> BatchTable:
+    """Several seeds side by side; the shorter ones are padded with rows that are not active."""
+    longest = max(rows.active.size for rows in trials)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *[pad_rows(r, longest) for r in trials])
 
 
-def pad_rows(rows: Rows, length: int) -> Rows:
+def pad_rows(rows: BatchTable, length: int) -> BatchTable:
     """``rows`` (not stacked) with dead rows behind, ``length`` in all."""
 
     def pad(leaf: np.ndarray) -> np.ndarray:
         return np.pad(leaf, [(0, length - len(leaf))] + [(0, 0)] * (leaf.ndim - 1))
 
-    dead = rows.live.size
+    dead = rows.active.size
     padded = jax.tree.map(pad, rows)
     padded.index[dead:] = -1
     return padded
 
 
-def slice_rows(rows: Rows, start: int, chunk: int, *, lanes: bool) -> Rows:
+def slice_rows(rows: BatchTable, start: int, chunk: int, *, trials: bool) -> BatchTable:
     """Rows ``start .. start + chunk``, padded to ``chunk``: every chunk has the same shape."""
-    if lanes:
-        parts = [jax.tree.map(lambda leaf, s=s: leaf[s], rows) for s in range(len(rows.live))]
-        parts = [slice_rows(part, start, chunk, lanes=False) for part in parts]
+    if trials:
+        parts = [jax.tree.map(lambda leaf, s=s: leaf[s], rows) for s in range(len(rows.active))]
+        parts = [slice_rows(part, start, chunk, trials=False) for part in parts]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
     return pad_rows(jax.tree.map(lambda leaf: leaf[start : start + chunk], rows), chunk)
 
 
-def task_rows(method: Method, schedules: list[Schedule], number: int) -> list[Rows]:
-    """The live rows of every task in phase ``number``, for one seed's schedules, one a phase."""
+def task_rows(method: Method, schedules: list[Schedule], number: int) -> list[BatchTable]:
+    """The active rows of every task in phase ``number``, for one seed's schedules, one a phase."""
     schedule, phase = schedules[number], method.phases[number]
     unlabelled = method.needs.unlabelled
     return [
@@ -103,20 +103,22 @@ def task_rows(method: Method, schedules: list[Schedule], number: int) -> list[Ro
     ]
 
 
-def whole_tasks(method: Method, schedules: list[list[Schedule]], *, lanes: bool) -> list[Rows]:
+def whole_tasks(
+    method: Method, schedules: list[list[Schedule]], *, trials: bool
+) -> list[BatchTable]:
     """Every example of each task once, in equally many rows for all tasks (and seeds)."""
     plans = [[distinct_rows(rows) for rows in task_rows(method, s, 0)] for s in schedules]
-    longest = max(rows.live.size for plan in plans for rows in plan)
+    longest = max(rows.active.size for plan in plans for rows in plan)
     tasks = [[pad_rows(rows, longest) for rows in task] for task in zip(*plans, strict=True)]
-    return [stack_rows(task) if lanes else task[0] for task in tasks]
+    return [stack_rows(task) if trials else task[0] for task in tasks]
 
 
-def told_task(schedule: Schedule, task: int, *, lanes: bool) -> Task:
+def told_task(schedule: Schedule, task: int, *, trials: bool) -> Task:
     """What a method that is told learns about task number ``task``."""
-    classes = schedule.task_classes if lanes else schedule.task_classes[None]
+    classes = schedule.task_classes if trials else schedule.task_classes[None]
     told = Task(
         index=np.full(len(classes), task, np.int32),
         classes=classes[:, task],
         seen=classes[:, : task + 1].any(axis=1),
     )
-    return told if lanes else jax.tree.map(lambda leaf: leaf[0], told)
+    return told if trials else jax.tree.map(lambda leaf: leaf[0], told)

@@ -12,8 +12,8 @@ from cls_jax.core.sharding import spread
 from cls_jax.core.types import Array, PyTree, Task
 from cls_jax.methods.base import Method
 from cls_jax.streams.stream import Schedule, Stream
-from cls_jax.train.parallel import DATA, Placement
-from cls_jax.train.prefetch import Road
+from cls_jax.train.parallel import DATA, Parallelism
+from cls_jax.train.prefetch import Loader
 
 EVAL_BATCH = 256
 
@@ -21,13 +21,15 @@ EVAL_BATCH = 256
 class EvaluateFn(Protocol):
     """Accuracy on tasks ``0 .. upto`` of one state: float32[views, 2, T], NaN beyond ``upto``.
 
-    ``road`` is that of the test split.
+    ``loader`` is that of the test split.
 
-    Axis 1 is (class-IL, task-IL). With lanes, states and schedules carry a leading axis and so does
-    what comes out.
+    Axis 1 is (class-IL, task-IL). With trials, states and schedules carry a leading axis, and so
+    does what comes out.
     """
 
-    def __call__(self, state: PyTree, schedule: Schedule, road: Road, upto: int) -> np.ndarray: ...
+    def __call__(
+        self, state: PyTree, schedule: Schedule, loader: Loader, upto: int
+    ) -> np.ndarray: ...
 
 
 def hidden_task(num_classes: int) -> Task:
@@ -45,7 +47,7 @@ def _predictors(method: Method) -> list[Callable]:
     return [method.predict, *method.views.values()]
 
 
-def make_evaluate(method: Method, stream: Stream, placement: Placement) -> EvaluateFn:
+def make_evaluate(method: Method, stream: Stream, parallelism: Parallelism) -> EvaluateFn:
     """Builds the evaluation of ``method`` on the test sets of ``stream``; compiled once.
 
     class-IL: the largest logit of all classes is the answer. task-IL: the largest among the classes
@@ -55,7 +57,7 @@ def make_evaluate(method: Method, stream: Stream, placement: Placement) -> Evalu
     Args:
       method: whose ``predict`` and ``views`` are scored.
       stream: its test sets.
-      placement: of the lanes; where they are stacked, so are states and schedules.
+      parallelism: of the trials; where they are stacked, so are states and schedules.
 
     Returns:
       An EvaluateFn.
@@ -79,9 +81,9 @@ def make_evaluate(method: Method, stream: Stream, placement: Placement) -> Evalu
             scores.append(jnp.stack([jnp.sum(r & valid) for r in right]))
         return jnp.stack(scores)
 
-    count = placement.compile(count, (0, DATA, 0, 0, 0, None, 0))
+    count = parallelism.compile(count, (0, DATA, 0, 0, 0, None, 0))
 
-    def evaluate(state: PyTree, schedule: Schedule, road: Road, upto: int) -> np.ndarray:
+    def evaluate(state: PyTree, schedule: Schedule, loader: Loader, upto: int) -> np.ndarray:
         index = schedule.test_index if place is None else in_order(schedule.test_index, place)
         width = index.shape[-1]
         batch = min(method.needs.test_batch or EVAL_BATCH, width)
@@ -89,7 +91,7 @@ def make_evaluate(method: Method, stream: Stream, placement: Placement) -> Evalu
         index, valid = refilled(index, len(starts) * batch)
         rows: list[Array | float] = []
         for j in range(stream.num_tasks):
-            pick = lambda leaf, j=j: leaf[:, j] if placement.stacked else leaf[j]  # noqa: E731
+            pick = lambda leaf, j=j: leaf[:, j] if parallelism.stacked else leaf[j]  # noqa: E731
             if j > upto:
                 continue
             context = jax.tree.map(pick, schedule.test_context)
@@ -99,7 +101,7 @@ def make_evaluate(method: Method, stream: Stream, placement: Placement) -> Evalu
                 if not counted.any():
                     continue
                 classes = pick(schedule.task_classes)
-                data, part = road.look(part)
+                data, part = loader.fetch(part)
                 right += count(state, data, part, counted, classes, np.int32(j), context)
             total = (pick(schedule.test_index) >= 0).sum(axis=-1)
             rows.append(np.asarray(right, np.float64) / total[..., None, None])

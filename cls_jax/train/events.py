@@ -72,14 +72,14 @@ class Progress(NamedTuple):
     """Sent after each chunk; everything is already on the host.
 
     Attributes:
-      seeds: the lanes that this chunk advanced (one, or all of them when vmapped).
+      seeds: the trials that this chunk advanced (one, or all of them when vmapped).
       task, phase: where it was.
       step: updates made so far in this run; num_steps: in all (for one seed).
-      examples: stream examples of this chunk, all lanes together.
+      examples: stream examples of this chunk, all trials together.
       seconds: wall time of this chunk.
-      metrics: mean over the chunk's steps and lanes.
-      values: of each lane the number of its value in a sweep; () is the first for all.
-      of_lane: mean over the chunk's steps, one a lane; () where it is ``metrics`` for all.
+      metrics: mean over the chunk's steps and trials.
+      values: of each trial the number of its value in a sweep; () is the first for all.
+      of_trial: mean over the chunk's steps, one a trial; () where it is ``metrics`` for all.
     """
 
     seeds: tuple[int, ...]
@@ -91,16 +91,16 @@ class Progress(NamedTuple):
     seconds: float
     metrics: Mapping[str, float]
     values: tuple[int, ...] = ()
-    of_lane: tuple[Mapping[str, float], ...] = ()
+    of_trial: tuple[Mapping[str, float], ...] = ()
 
 
 class Evaluated(NamedTuple):
     """Sent after each task, and once before training with ``task = -1``.
 
     Attributes:
-      seeds: the lanes of ``matrix``.
+      seeds: the trials of ``matrix``.
       task: the task that was just learned.
-      matrix: float64[lanes, views, 2, T + 1, T], see Result; rows not reached are NaN.
+      matrix: float64[trials, views, 2, T + 1, T], see Result; rows not reached are NaN.
       seconds: wall time of this evaluation.
       values: as of Progress.
     """
@@ -120,13 +120,13 @@ class Result(NamedTuple):
 
     Attributes:
       method: its name.
-      seeds: the lanes, in order.
+      seeds: the trials, in order.
       views: networks evaluated; views[0] is "answer", the method's own.
       matrix: float64[seeds, views, 2, T + 1, T] accuracy in [0, 1]; axis 2 is (class-IL, task-IL);
         row 0 is before training, row i + 1 after task i; NaN where not measured (j > i + 1).
       states: the final state of each seed.
       seconds: wall time of the whole, compile and evaluation included.
-      steps_per_second: updates a second in the chunks after the first, all lanes together.
+      steps_per_second: updates a second in the chunks after the first, all trials together.
       details: mode, over_seeds, chunk and the stream's settings, for the record; "told_task": the
         method is told the task in training; "told_at_test": a method compared here is told it at
         test; "class_il": it is made to tell all classes apart; "test_examples": of each seed, of

@@ -1,4 +1,4 @@
-"""The way of one group of lanes: birth, boundaries, chunks, scores and events, leg by leg."""
+"""The training of one group of trials: start, boundaries, chunks and scores, segment by segment."""
 
 import contextlib
 import itertools
@@ -15,14 +15,29 @@ from cls_jax.core.sharding import data_mesh
 from cls_jax.core.types import Array, PyTree
 from cls_jax.methods.base import Method
 from cls_jax.streams.stream import Schedule, Stream
-from cls_jax.train.batches import Rows, slice_rows, stack_rows, task_rows, told_task, whole_tasks
+from cls_jax.train.batches import (
+    BatchTable,
+    slice_rows,
+    stack_rows,
+    task_rows,
+    told_task,
+    whole_tasks,
+)
 from cls_jax.train.evaluate import make_evaluate
 from cls_jax.train.events import Evaluated, Observer, Progress
-from cls_jax.train.parallel import Placement
+from cls_jax.train.parallel import Parallelism
 from cls_jax.train.plan import Plan
-from cls_jax.train.prefetch import Road, feed, make_road
-from cls_jax.train.segments import START, Keeper, Leg, Meter, Place, end, legs
-from cls_jax.train.steps import Run, birth, make_advance, make_boundary
+from cls_jax.train.prefetch import Loader, make_loader, prefetch
+from cls_jax.train.segments import (
+    START,
+    Checkpointer,
+    Cost,
+    Position,
+    Segment,
+    end,
+    remaining_segments,
+)
+from cls_jax.train.steps import Run, init_run, make_advance, make_boundary
 
 _SCHEDULE = 0  # a purpose of a seed's key; steps.py has the others
 
@@ -31,7 +46,7 @@ class Diverged(ArithmeticError):
     """A metric stopped being finite; the message tells when, and the last metrics before."""
 
 
-class Lane(NamedTuple):
+class Trial(NamedTuple):
     """One run among those that are made together; its name is unique.
 
     ``value`` is the number of its Hyper among those of a sweep.
@@ -43,91 +58,91 @@ class Lane(NamedTuple):
     value: int = 0
 
 
-class Journey(NamedTuple):
-    """What ``make_journey`` builds.
+class TrainLoop(NamedTuple):
+    """What ``make_train_loop`` builds.
 
     Attributes:
-      placement: of the lanes.
-      abstract: a lane -> its Run, as shapes, dtypes and shardings.
+      parallelism: of the trials.
+      abstract: a trial -> its Run, as shapes, dtypes and shardings.
       run: (group, past, place, observe, keep, spent) -> the group's final Run, and what all cost.
-        ``past`` are the lanes' Runs at ``place``; ``place`` None: they are not yet born.
+        ``past`` are the trials' Runs at ``place``; ``place`` None: they are not yet born.
     """
 
-    placement: Placement
-    abstract: Callable[[Lane], Run]
-    run: Callable[..., tuple[Run, Meter]]
+    parallelism: Parallelism
+    abstract: Callable[[Trial], Run]
+    run: Callable[..., tuple[Run, Cost]]
 
 
-def make_journey(method: Method, stream: Stream, plan: Plan) -> Journey:
-    """Compiles everything once, for all groups of lanes.
+def make_train_loop(method: Method, stream: Stream, plan: Plan) -> TrainLoop:
+    """Compiles everything once, for all groups of trials.
 
     Args:
       method, stream: what learns what.
       plan: with every choice made.
     """
     split = plan.over_seeds == "sequential" and plan.devices > 1
-    placement = Placement(
+    parallelism = Parallelism(
         {"sequential": "one", "vmap": "vmap", "devices": "devices"}[plan.over_seeds],
         data_mesh(plan.devices) if split else None,
     )
-    stacked = placement.stacked
-    advance = [make_advance(method, stream, p, placement, mode=plan.mode) for p in method.phases]
-    boundary = make_boundary(method, stream, placement)
-    evaluate = make_evaluate(method, stream, placement)
+    stacked = parallelism.stacked
+    advance = [make_advance(method, stream, p, parallelism, mode=plan.mode) for p in method.phases]
+    boundary = make_boundary(method, stream, parallelism)
+    evaluate = make_evaluate(method, stream, parallelism)
     num_tasks, num_phases = stream.num_tasks, len(method.phases)
     x = stream.source.train.x
     newborn = partial(
-        birth, method, x.shape[1:], x.dtype.name, (stream.batch_size, stream.num_tasks)
+        init_run, method, x.shape[1:], x.dtype.name, (stream.batch_size, stream.num_tasks)
     )
     chunks_timed = itertools.count()
 
     put = lambda matrix, accuracy, row: matrix.at[:, :, row].set(accuracy)  # noqa: E731
-    born = placement.compile(newborn, (0, 0))
-    written = placement.compile(put, (0, 0, None))
+    born = parallelism.compile(newborn, (0, 0))
+    written = parallelism.compile(put, (0, 0, None))
 
-    def abstract(lane: Lane) -> Run:
-        where = placement.sharding()
-        made = jax.eval_shape(newborn, lane.hyper, np.uint32(lane.seed))
+    def abstract(trial: Trial) -> Run:
+        where = parallelism.sharding()
+        made = jax.eval_shape(newborn, trial.hyper, np.uint32(trial.seed))
         to = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)  # noqa: E731
         return jax.tree.map(to, made)
 
     @lru_cache(maxsize=1)
-    def roads(num_lanes: int) -> list[Road]:
+    def loaders(num_trials: int) -> list[Loader]:
         splits, on_host = (stream.source.train, stream.source.test), plan.data == "host"
-        return [make_road(split, placement, num_lanes, on_host=on_host) for split in splits]
+        return [make_loader(split, parallelism, num_trials, on_host=on_host) for split in splits]
 
     def run(
-        group: Sequence[Lane],
+        group: Sequence[Trial],
         past: Sequence[Run],
-        place: Place | None,
+        place: Position | None,
         observe: Observer,
-        keep: Keeper,
-        spent: Meter,
-    ) -> tuple[Run, Meter]:
+        keep: Checkpointer,
+        spent: Cost,
+    ) -> tuple[Run, Cost]:
         clock = time.perf_counter()
-        names, seeds = [lane.name for lane in group], tuple(lane.seed for lane in group)
-        values = tuple(lane.value for lane in group)
+        names, seeds = [trial.name for trial in group], tuple(trial.seed for trial in group)
+        values = tuple(trial.value for trial in group)
         schedules = [schedules_of(method, stream, seed) for seed in seeds]
         first = _stack([s[0] for s in schedules]) if stacked else schedules[0][0]
-        training, testing = roads(len(group))
+        training, testing = loaders(len(group))
         if place is None:
-            given = [(lane.hyper, np.uint32(lane.seed)) for lane in group]
+            given = [(trial.hyper, np.uint32(trial.seed)) for trial in group]
             now, place = born(*(_stack(given) if stacked else given[0])), START
         else:
-            now = placement.stack(past)
+            now = parallelism.stack(past)
         now = jax.tree.map(jnp.copy, now)  # no two leaves may share a buffer that is donated
         plans = [[task_rows(method, s, p) for s in schedules] for p in range(num_phases)]
-        sizes = [[[r[task].live.size for r in ph] for task in range(num_tasks)] for ph in plans]
+        sizes = [[[r[task].active.size for r in ph] for task in range(num_tasks)] for ph in plans]
         handed = [None] * num_tasks
         needs = method.needs
         if needs.begin_data or needs.end_data or any(p.enter_data for p in method.phases):
-            handed = whole_tasks(method, schedules, lanes=stacked)
+            handed = whole_tasks(method, schedules, trials=stacked)
 
         def edge(fn: Callable, task: int, number: int, *, data: bool = False) -> Run:
-            told, number = told_task(first, task, lanes=stacked), number + task * (num_phases + 2)
+            told, number = told_task(first, task, trials=stacked), number + task * (num_phases + 2)
             if not data:
                 return boundary(fn, now, None, number, told)
-            examples, index = training.look(handed[task].index)
+            examples, index = training.fetch(handed[task].index)
             return boundary(fn, now, examples, number, told, handed[task].replace(index=index))
 
         def score(task: int) -> Run:
@@ -140,66 +155,82 @@ def make_journey(method: Method, stream: Stream, plan: Plan) -> Journey:
             observe(Evaluated(seeds, task, shown, time.perf_counter() - start, values))
             return now.replace(matrix=matrix)
 
-        def steps(leg: Leg) -> Run:
+        def steps(segment: Segment) -> Run:
             nonlocal metrics, spent
             examples, part = next(fed)
-            told, num_steps = told_task(first, leg.task, lanes=stacked), leg.stop - leg.start
+            told, num_steps = (
+                told_task(first, segment.task, trials=stacked),
+                segment.stop - segment.start,
+            )
             number, start = next(chunks_timed), time.perf_counter()
             with _profiled(plan.profile if number == second else None):
-                then, tally = advance[leg.phase](now, examples, part, told, num_steps)
-                metrics, each = _collect(tally, part, seeds, leg.task, metrics, num_steps)
+                then, so_far = advance[segment.phase](now, examples, part, told, num_steps)
+                metrics, each = _collect(so_far, part, seeds, segment.task, metrics, num_steps)
             seconds = time.perf_counter() - start
             if number >= second:  # the first compiles
-                live = int(part.live[..., :num_steps].sum())
-                spent = spent._replace(steps=spent.steps + live, stepping=spent.stepping + seconds)
+                active = int(part.active[..., :num_steps].sum())
+                spent = spent._replace(
+                    steps=spent.steps + active, stepping=spent.stepping + seconds
+                )
             served = int((part.index[..., :num_steps, :] >= 0).sum())
-            made, total = _updates(sizes, leg), _updates(sizes, None)
-            name = method.phases[leg.phase].name
-            counted = leg.task, name, made, total, served, seconds
+            made, total = _updates(sizes, segment), _updates(sizes, None)
+            name = method.phases[segment.phase].name
+            counted = segment.task, name, made, total, served, seconds
             observe(Progress(seeds, *counted, metrics, values, each))
             return then
 
-        todo, metrics = list(legs(method, sizes, plan.chunk, place, plan.score)), {}
-        second = min(1, sum(leg.kind == "steps" for leg in todo) - 1)  # chunk, or the only one
-        fed = feed(training, _parts(todo, plans, plan.chunk, stacked))
-        for leg in todo:
-            if leg.kind == "begin":
-                now = edge(method.begin_task, leg.task, 0, data=method.needs.begin_data)
-            elif leg.kind == "enter":
-                phase = method.phases[leg.phase]
-                now = edge(phase.enter, leg.task, 1 + leg.phase, data=phase.enter_data)
-            elif leg.kind == "steps":
-                now = steps(leg)
-            elif leg.kind == "end":
-                now = edge(method.end_task, leg.task, num_phases + 1, data=method.needs.end_data)
+        todo, metrics = list(remaining_segments(method, sizes, plan.chunk, place, plan.score)), {}
+        second = min(1, sum(segment.kind == "steps" for segment in todo) - 1)  # or the only one
+        fed = prefetch(training, _parts(todo, plans, plan.chunk, stacked))
+        for segment in todo:
+            if segment.kind == "begin":
+                now = edge(method.begin_task, segment.task, 0, data=method.needs.begin_data)
+            elif segment.kind == "enter":
+                phase = method.phases[segment.phase]
+                now = edge(phase.enter, segment.task, 1 + segment.phase, data=phase.enter_data)
+            elif segment.kind == "steps":
+                now = steps(segment)
+            elif segment.kind == "end":
+                now = edge(
+                    method.end_task, segment.task, num_phases + 1, data=method.needs.end_data
+                )
             else:
-                now = score(leg.task)
+                now = score(segment.task)
             lap, clock = time.perf_counter() - clock, time.perf_counter()
             spent = spent._replace(seconds=spent.seconds + lap)
-            keep.offer(names, now, end(num_tasks) if leg is todo[-1] else leg.done, spent)
+            keep.maybe_save(
+                names, now, end(num_tasks) if segment is todo[-1] else segment.done, spent
+            )
         return now, spent
 
-    return Journey(placement, abstract, run)
+    return TrainLoop(parallelism, abstract, run)
 
 
-def _updates(sizes: Sequence, leg: Leg | None) -> int:
-    """Updates that the longest lanes have made when ``leg`` is done; None: in all."""
-    longest = [[max(lanes) for lanes in phase] for phase in sizes]
-    if leg is None:
+def _updates(sizes: Sequence, segment: Segment | None) -> int:
+    """Updates that the longest trials have made when ``segment`` is done; None: in all."""
+    longest = [[max(trials) for trials in phase] for phase in sizes]
+    if segment is None:
         return sum(map(sum, longest))
-    whole_tasks = sum(sum(phase[: leg.task]) for phase in longest)
-    return whole_tasks + sum(phase[leg.task] for phase in longest[: leg.phase]) + leg.stop
+    whole_tasks = sum(sum(phase[: segment.task]) for phase in longest)
+    return (
+        whole_tasks + sum(phase[segment.task] for phase in longest[: segment.phase]) + segment.stop
+    )
 
 
-def _parts(todo: Sequence[Leg], plans: Sequence, chunk: int, stacked: bool) -> Iterator[Rows]:
-    """The rows of every leg of steps, all padded to one length."""
+def _parts(
+    todo: Sequence[Segment], plans: Sequence, chunk: int, stacked: bool
+) -> Iterator[BatchTable]:
+    """The rows of every segment of steps, all padded to one length."""
     at = None
-    for leg in todo:
-        if leg.kind == "steps":
-            if at != (leg.task, leg.phase):
-                at, mine = (leg.task, leg.phase), [lane[leg.task] for lane in plans[leg.phase]]
+    for segment in todo:
+        if segment.kind == "steps":
+            if at != (segment.task, segment.phase):
+                at, mine = (
+                    (segment.task, segment.phase),
+                    [trial[segment.task] for trial in plans[segment.phase]],
+                )
                 rows = stack_rows(mine) if stacked else mine[0]
-            yield slice_rows(rows, leg.start, chunk, lanes=stacked)
+            yield slice_rows(rows, segment.start, chunk, trials=stacked)
 
 
 @contextlib.contextmanager
@@ -229,28 +260,28 @@ def _stack(trees: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def _collect(tally, part, seeds, task: int, before: dict[str, float], num_steps: int):
-    """Mean metrics of a chunk, and of each lane; ``before`` are those of the chunk before.
+def _collect(so_far, part, seeds, task: int, before: dict[str, float], num_steps: int):
+    """Mean metrics of a chunk, and of each trial; ``before`` are those of the chunk before.
 
     Raises:
       Diverged: if a step of it was not finite.
     """
-    tally = jax.device_get(tally)
-    bad = np.atleast_1d(tally.bad_step)
+    so_far = jax.device_get(so_far)
+    bad = np.atleast_1d(so_far.bad_step)
     if (bad >= 0).any():
-        lane = int(np.argmax(bad >= 0))
-        good = {k: float(np.atleast_1d(v)[lane]) for k, v in tally.last_good.items()}
+        trial = int(np.argmax(bad >= 0))
+        good = {k: float(np.atleast_1d(v)[trial]) for k, v in so_far.last_good.items()}
         good = before if np.isnan(list(good.values())).any() else good
         shown = ", ".join(f"{k} {v:.4g}" for k, v in good.items()) or "none"
         raise Diverged(
-            f"training stopped being finite at step {bad[lane]} (task {task + 1}, seed "
-            f"{seeds[lane]}); last finite metrics: {shown}; lower the learning rate"
+            f"training stopped being finite at step {bad[trial]} (task {task + 1}, seed "
+            f"{seeds[trial]}); last finite metrics: {shown}; lower the learning rate"
         )
-    steps = np.atleast_1d(part.live[..., :num_steps].sum(-1))
-    sums = {name: np.atleast_1d(value) for name, value in tally.sums.items()}
+    steps = np.atleast_1d(part.active[..., :num_steps].sum(-1))
+    sums = {name: np.atleast_1d(value) for name, value in so_far.sums.items()}
     mean = {name: float(np.sum(value)) / max(int(steps.sum()), 1) for name, value in sums.items()}
     each = tuple(
-        {name: float(value[lane]) / max(int(steps[lane]), 1) for name, value in sums.items()}
-        for lane in range(len(seeds))
+        {name: float(value[trial]) / max(int(steps[trial]), 1) for name, value in sums.items()}
+        for trial in range(len(seeds))
     )
     return mean, each

@@ -1,4 +1,4 @@
-"""Where a group of lanes is computed: one lane, lanes side by side in one program, one a device."""
+"""Where a group of trials is computed: one alone, side by side in one program, one a device."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
@@ -10,43 +10,43 @@ from jax.sharding import Mesh
 
 from cls_jax.core import sharding as meshes
 from cls_jax.core.types import PyTree
-from cls_jax.data.dataset import Examples
+from cls_jax.data.dataset import Split
 
 
-class Placement(NamedTuple):
-    """How functions of one lane become compiled functions of a group of lanes.
+class Parallelism(NamedTuple):
+    """How functions of one trial become compiled functions of a group of trials.
 
     Attributes:
-      lanes: "one": the group is one lane and has no lane axis; "vmap": the first axis of every leaf
-        is the lane, all in one program; "devices": so too, each lane on a device of its own
+      trials: "one": the group is one trial and has no trial axis; "vmap": the first axis of every
+        leaf is the trial, all in one program; "devices": so too, each trial on a device of its own
         (``jax.pmap``, no communication): the bits of single runs for dense networks, equal to
         rounding for convolutions, whose layouts XLA may choose otherwise there.
       mesh: the devices over which "one" splits its batches; None: the first device.
     """
 
-    lanes: Literal["one", "vmap", "devices"] = "one"
+    trials: Literal["one", "vmap", "devices"] = "one"
     mesh: Mesh | None = None
 
     @property
     def stacked(self) -> bool:
-        """Whether leaves have a lane axis."""
-        return self.lanes != "one"
+        """Whether leaves have a trial axis."""
+        return self.trials != "one"
 
     def compile(
         self, fn: Callable[..., PyTree], in_axes: Sequence[int | None], donate: tuple[int, ...] = ()
     ) -> Callable[..., PyTree]:
-        """``fn`` of one lane, compiled for the group.
+        """``fn`` of one trial, compiled for the group.
 
         Args:
           fn: pure.
-          in_axes: 0 for what each lane has its own of, None for what all share, DATA for examples
-            that ``share`` placed.
+          in_axes: 0 for what each trial has its own of, None for what all share, DATA for examples
+            that ``put_data`` placed.
           donate: positions whose buffers are given up.
         """
         axes = tuple(self._data_axis if axis == DATA else axis for axis in in_axes)
-        if self.lanes == "devices":
+        if self.trials == "devices":
             return jax.pmap(fn, in_axes=axes, donate_argnums=donate)
-        if self.lanes == "vmap":
+        if self.trials == "vmap":
             return jax.jit(jax.vmap(fn, in_axes=axes), donate_argnums=donate)
         if self.mesh is None:
             return jax.jit(fn, donate_argnums=donate)
@@ -60,17 +60,17 @@ class Placement(NamedTuple):
 
     @property
     def _data_axis(self) -> int | None:
-        return 0 if self.lanes == "devices" else None
+        return 0 if self.trials == "devices" else None
 
-    def share(self, data: Examples, num_lanes: int) -> Examples:
-        """Examples that all lanes read, on the device; one copy a device."""
-        if self.lanes == "devices":
-            copies = Examples(*(np.broadcast_to(leaf, (num_lanes, *leaf.shape)) for leaf in data))
-            return jax.device_put(copies, _one_a_device(num_lanes))
+    def put_data(self, data: Split, num_trials: int) -> Split:
+        """Examples that all trials read, on the device; one copy a device."""
+        if self.trials == "devices":
+            copies = Split(*(np.broadcast_to(leaf, (num_trials, *leaf.shape)) for leaf in data))
+            return jax.device_put(copies, _one_a_device(num_trials))
         if self.mesh is None:
-            return Examples(*map(jnp.asarray, data))
+            return Split(*map(jnp.asarray, data))
         sharding = meshes.whole(self.mesh)
-        return Examples(
+        return Split(
             *(
                 jax.make_array_from_callback(leaf.shape, sharding, lambda where, x=leaf: x[where])
                 for leaf in map(np.asarray, data)
@@ -78,25 +78,25 @@ class Placement(NamedTuple):
         )
 
     def sharding(self) -> jax.sharding.Sharding:
-        """Of one lane's state as it is read back from disk."""
+        """Of one trial's state as it is read back from disk."""
         if self.mesh is not None:
             return meshes.whole(self.mesh)
         return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
-    def stack(self, lanes: Sequence[PyTree]) -> PyTree:
-        """States of single lanes, as read back from disk, as the group's."""
-        group = lanes[0]
+    def stack(self, trials: Sequence[PyTree]) -> PyTree:
+        """States of single trials, as read back from disk, as the group's."""
+        group = trials[0]
         if self.stacked:
-            group = jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes)
-        if self.lanes == "devices":
-            return jax.device_put(group, _one_a_device(len(lanes)))
+            group = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trials)
+        if self.trials == "devices":
+            return jax.device_put(group, _one_a_device(len(trials)))
         return jax.tree.map(_free, group) if self.mesh is None else group
 
-    def unstack(self, group: PyTree, num_lanes: int) -> list[PyTree]:
-        """The group's state as those of single lanes."""
+    def unstack(self, group: PyTree, num_trials: int) -> list[PyTree]:
+        """The group's state as those of single trials."""
         if not self.stacked:
             return [group]
-        return [jax.tree.map(lambda leaf, i=i: leaf[i], group) for i in range(num_lanes)]
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], group) for i in range(num_trials)]
 
 
 def _free(leaf: jax.Array) -> jax.Array:
@@ -106,11 +106,11 @@ def _free(leaf: jax.Array) -> jax.Array:
     return jnp.array(np.asarray(leaf))
 
 
-def _one_a_device(num_lanes: int) -> jax.sharding.Sharding:
-    """Of leaves whose first axis is the lane."""
-    devices = Mesh(np.asarray(jax.local_devices()[:num_lanes]), ("lanes",))
-    return jax.NamedSharding(devices, jax.P("lanes"))
+def _one_a_device(num_trials: int) -> jax.sharding.Sharding:
+    """Of leaves whose first axis is the trial."""
+    devices = Mesh(np.asarray(jax.local_devices()[:num_trials]), ("trials",))
+    return jax.NamedSharding(devices, jax.P("trials"))
 
 
 DATA = -1
-"""In ``in_axes``: examples that ``Placement.share`` placed."""
+"""In ``in_axes``: examples that ``Parallelism.put_data`` placed."""

@@ -1,4 +1,4 @@
-"""How a run is executed: chunks, modes, lanes; decided and checked before any compute."""
+"""How a run is executed: chunks, modes, trials; decided and checked before any compute."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -27,7 +27,7 @@ class Plan(NamedTuple):
       devices: over "devices" how many seeds at a time, else over how many devices each batch is
         split; None: all local devices for seeds, all devices of a run of several processes, else 1.
       data: whether examples lie on the "device" or are gathered on the "host", a chunk ahead;
-        "auto": on the host from feed.DEVICE_BYTES on.
+        "auto": on the host from prefetch.DEVICE_BYTES on.
       profile: a folder for a JAX profiler trace of the second chunk; None writes none.
       score: test before training and after "each" task, or at the "end" alone: all tests together
         take the square of the number of tasks.
@@ -50,14 +50,14 @@ CHOICES = {
 }
 
 
-def resolve(plan: Plan, method: Method, stream: Stream, num_lanes: int) -> Plan:
+def resolve(plan: Plan, method: Method, stream: Stream, num_trials: int) -> Plan:
     """The plan with every choice made.
 
     Args:
       plan: as the user gave it.
       method: whose steps may be convolutional.
       stream: its batches must divide evenly over devices; its data may be too large for one.
-      num_lanes: a single one is never vmapped.
+      num_trials: a single one is never vmapped.
 
     Raises:
       InputError: for a number below 1, an unknown choice, more devices than there are, choices
@@ -78,10 +78,10 @@ def resolve(plan: Plan, method: Method, stream: Stream, num_lanes: int) -> Plan:
     if mode == "auto":
         slow_in_loops = method.convolutional and jax.default_backend() == "cpu"
         mode = "loop" if slow_in_loops else "scan"
-    devices = _num_devices(plan, num_lanes)
+    devices = _num_devices(plan, num_trials)
     if over_seeds == "auto":
         over_seeds = "vmap" if mode == "scan" and devices == 1 else "sequential"
-    if num_lanes == 1:
+    if num_trials == 1:
         over_seeds = "sequential"
     if over_seeds == "vmap" and devices > 1:
         raise InputError(
@@ -96,7 +96,7 @@ def resolve(plan: Plan, method: Method, stream: Stream, num_lanes: int) -> Plan:
     if data == "auto":
         data = "host" if num_bytes(stream.source.train) > DEVICE_BYTES else "device"
     chunk = plan.chunk or (20 if mode == "loop" else 500)
-    rows = chunk * stream.batch_size * (num_lanes if over_seeds == "vmap" else 1)
+    rows = chunk * stream.batch_size * (num_trials if over_seeds == "vmap" else 1)
     check_bytes(f"chunk {chunk}", ROW_BYTES * rows, "give a smaller --chunk")
     if data == "host":
         example = num_bytes(stream.source.train) // max(len(stream.source.train.y), 1)
@@ -104,15 +104,15 @@ def resolve(plan: Plan, method: Method, stream: Stream, num_lanes: int) -> Plan:
     return Plan(chunk, mode, over_seeds, devices, data, plan.profile, plan.score)
 
 
-def _num_devices(plan: Plan, num_lanes: int) -> int:
+def _num_devices(plan: Plan, num_trials: int) -> int:
     processes, local = jax.process_count(), jax.local_device_count()
-    if plan.over_seeds == "devices" and num_lanes > 1:
+    if plan.over_seeds == "devices" and num_trials > 1:
         if processes > 1:
             raise InputError(
                 "over_seeds is 'devices', which is for one process; start one process for each "
                 "part of the seeds, or leave it out to split batches over all processes"
             )
-        there, devices = local, min(plan.devices or local, num_lanes)
+        there, devices = local, min(plan.devices or local, num_trials)
     else:
         there = jax.device_count()
         devices = plan.devices or (there if processes > 1 else 1)
@@ -134,13 +134,13 @@ def check_run(
     hyper: PyTree,
     seeds: Sequence[int],
     plan: Plan,
-    num_lanes: int | None = None,
+    num_trials: int | None = None,
 ) -> Plan:
     """The plan with every choice made, once seeds, hyper-parameters, data and plan are found good.
 
     Args:
       method, stream, hyper, seeds, plan: as for ``run``.
-      num_lanes: runs in all; as many as seeds if not given.
+      num_trials: runs in all; as many as seeds if not given.
 
     Raises:
       InputError: naming the first that is not.
@@ -152,4 +152,4 @@ def check_run(
             f"stream {stream.name!r} holds a source that no scenario has converted; make the "
             "stream by class_il or another scenario, or give it checked(source)"
         )
-    return resolve(plan, method, stream, num_lanes or len(seeds))
+    return resolve(plan, method, stream, num_trials or len(seeds))

@@ -1,6 +1,6 @@
 """Runs a method over a stream, for several seeds and values; what was kept of them goes on.
 
-``loop.py`` has the way of one group of lanes from birth to the last task.
+``loop.py`` has the way of one group of trials from its start to the last task.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ from cls_jax.streams.stream import Stream, headline, pooled
 from cls_jax.train.batches import task_rows
 from cls_jax.train.evaluate import view_names
 from cls_jax.train.events import Observer, Result, Started, leading, scenario_names
-from cls_jax.train.loop import Diverged, Lane, make_journey, schedule_key, schedules_of
+from cls_jax.train.loop import Diverged, Trial, make_train_loop, schedule_key, schedules_of
 from cls_jax.train.plan import Plan, check_run
-from cls_jax.train.segments import Forget, Keeper, Kept, Place, end, lane_name
+from cls_jax.train.segments import Checkpointer, NoCheckpoints, Position, Restored, end, trial_name
 
 __all__ = ["Diverged", "Plan", "check_run", "run", "sweep"]
 
@@ -32,7 +32,7 @@ def run(
     seeds: Sequence[int] = (0,),
     plan: Plan = Plan(),  # noqa: B008
     observe: Observer = lambda event: None,
-    keep: Keeper = Forget(),  # noqa: B008
+    keep: Checkpointer = NoCheckpoints(),  # noqa: B008
 ) -> Result:
     """Trains ``method`` on ``stream`` once for each seed, and evaluates after every task.
 
@@ -63,12 +63,12 @@ def sweep(
     seeds: Sequence[int] = (0,),
     plan: Plan = Plan(),  # noqa: B008
     observe: Observer = lambda event: None,
-    keep: Keeper = Forget(),  # noqa: B008
+    keep: Checkpointer = NoCheckpoints(),  # noqa: B008
 ) -> list[Result]:
     """``run`` for several values of the hyper-parameters, which are data: one compilation.
 
     Args:
-      method, stream, plan, observe, keep: as for ``run``; each (value, seed) is a lane.
+      method, stream, plan, observe, keep: as for ``run``; each (value, seed) is a trial.
       hypers: Hypers of one structure.
       seeds: each value gets all of them.
 
@@ -95,26 +95,26 @@ def sweep(
     if method.needs.pooled:
         stream = pooled(stream)
     as_arrays = lambda hyper: jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), hyper)  # noqa: E731
-    lanes = [
-        Lane(lane_name(seed, number, len(hypers)), value, seed, number)
+    trials = [
+        Trial(trial_name(seed, number, len(hypers)), value, seed, number)
         for number, value in enumerate(map(as_arrays, hypers))
         for seed in seeds
     ]
-    journey = make_journey(method, stream, plan)
-    kept, meter = keep.restore([lane.name for lane in lanes], journey.abstract(lanes[0]))
+    journey = make_train_loop(method, stream, plan)
+    kept, meter = keep.restore([trial.name for trial in trials], journey.abstract(trials[0]))
     over = end(stream.num_tasks)
     finished = {name: one.run for name, one in kept.items() if one.place == over}
-    first = lanes[0]
+    first = trials[0]
     observe(_started(method, stream, seeds, schedules_of(method, stream, first.seed), plan))
-    for group, place in _groups(lanes, kept, over, plan):
-        past = [kept[lane.name].run for lane in group if lane.name in kept]
+    for group, place in _groups(trials, kept, over, plan):
+        past = [kept[trial.name].run for trial in group if trial.name in kept]
         now, meter = journey.run(group, past, place, observe, keep, meter)
-        parts = journey.placement.unstack(now, len(group))
-        finished |= {lane.name: part for lane, part in zip(group, parts, strict=True)}
+        parts = journey.parallelism.unstack(now, len(group))
+        finished |= {trial.name: part for trial, part in zip(group, parts, strict=True)}
     n = len(seeds)
     results = []
     for i in range(len(hypers)):
-        mine = [finished[lane.name] for lane in lanes[i * n : (i + 1) * n]]
+        mine = [finished[trial.name] for trial in trials[i * n : (i + 1) * n]]
         results.append(
             Result(
                 method=method.name,
@@ -162,15 +162,15 @@ def capacities(method: Method, stream: Stream, states: Sequence[PyTree]) -> dict
 
 
 def _groups(
-    lanes: list[Lane], kept: Mapping[str, Kept], over: Place, plan: Plan
-) -> list[tuple[list[Lane], Place | None]]:
-    """Lanes to compute together, all at one place; None: not yet born."""
-    at: dict[Place | None, list[Lane]] = {}
-    for lane in lanes:
-        place = kept[lane.name].place if lane.name in kept else None
+    trials: list[Trial], kept: Mapping[str, Restored], over: Position, plan: Plan
+) -> list[tuple[list[Trial], Position | None]]:
+    """Trials to compute together, all at one place; None: not yet born."""
+    at: dict[Position | None, list[Trial]] = {}
+    for trial in trials:
+        place = kept[trial.name].place if trial.name in kept else None
         if place != over:
-            at.setdefault(place, []).append(lane)
-    width = {"sequential": 1, "devices": plan.devices, "vmap": len(lanes)}[plan.over_seeds]
+            at.setdefault(place, []).append(trial)
+    width = {"sequential": 1, "devices": plan.devices, "vmap": len(trials)}[plan.over_seeds]
     return [
         (some[i : i + width], place)
         for place, some in at.items()
@@ -186,7 +186,7 @@ def _started(method, stream, seeds, schedules, plan) -> Started:
         method=method.name,
         seeds=tuple(seeds),
         num_tasks=stream.num_tasks,
-        num_steps=sum(r.live.size for r in rows),
+        num_steps=sum(r.active.size for r in rows),
         mode=plan.mode,
         scenarios=names,
         leads=leading(names, method.told),

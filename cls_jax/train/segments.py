@@ -1,4 +1,4 @@
-"""The legs of a run in their order, and the places between them where it can be saved.
+"""The segments of a run in their order, and the places between them where it can be saved.
 
 A task is: its beginning, then every phase (its entry, then chunks of steps), its end, a score. All
 that decides the order is here, on the host, so a run that was killed goes on from a place alone.
@@ -12,7 +12,7 @@ from cls_jax.core.types import PyTree
 from cls_jax.methods.base import Method
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """How far a run is: everything before it is done. Places are ordered.
 
     Attributes:
@@ -32,15 +32,15 @@ class Place(NamedTuple):
         return self.task >= 0 and self.stage == 0 and self.row == 0
 
 
-START = Place(-1, 0, 0)
+START = Position(-1, 0, 0)
 
 
-def end(num_tasks: int) -> Place:
+def end(num_tasks: int) -> Position:
     """The place of a run that is over."""
-    return Place(num_tasks, 0, 0)
+    return Position(num_tasks, 0, 0)
 
 
-class Leg(NamedTuple):
+class Segment(NamedTuple):
     """Something that is done whole; the run can be saved before and after.
 
     Attributes:
@@ -55,70 +55,70 @@ class Leg(NamedTuple):
     phase: int
     start: int
     stop: int
-    done: Place
+    done: Position
 
 
-def legs(
+def remaining_segments(
     method: Method,
     sizes: Sequence[Sequence[Sequence[int]]],
     chunk: int,
-    since: Place,
+    since: Position,
     score: Literal["each", "end"] = "each",
-) -> Iterator[Leg]:
+) -> Iterator[Segment]:
     """What remains of a run, in order.
 
     Args:
       method: its boundaries and phases.
-      sizes: rows of each [phase][task][lane].
-      chunk: most rows of one leg; any number gives the same places in the end.
+      sizes: rows of each [phase][task][trial].
+      chunk: most rows of one segment; any number gives the same places in the end.
       since: where the run is.
       score: before training and after each task, or at the end alone.
     """
     num_phases, num_tasks = len(sizes), len(sizes[0])
     tail = 2 * num_phases + 1
 
-    def leg(kind: str, task: int, stage: int, phase: int = 0, rows=(0, 1)) -> Leg:
-        return Leg(kind, task, phase, *rows, Place(task, stage, rows[1]))
+    def segment(kind: str, task: int, stage: int, phase: int = 0, rows=(0, 1)) -> Segment:
+        return Segment(kind, task, phase, *rows, Position(task, stage, rows[1]))
 
-    def every() -> Iterator[Leg]:
+    def every() -> Iterator[Segment]:
         if score == "each":
-            yield leg("score", -1, 0)
+            yield segment("score", -1, 0)
         for task in range(num_tasks):
             if method.needs.boundaries:
-                yield leg("begin", task, 0)
+                yield segment("begin", task, 0)
             for p in range(num_phases):
                 steps = 2 + 2 * p
-                yield leg("enter", task, steps - 1, p)
+                yield segment("enter", task, steps - 1, p)
                 first = since.row if since[:2] == (task, steps) else 0
                 for rows in chunks(sizes[p][task], chunk, first):
-                    yield leg("steps", task, steps, p, rows)
+                    yield segment("steps", task, steps, p, rows)
             if method.needs.boundaries:
-                yield leg("end", task, tail)
+                yield segment("end", task, tail)
             if task == num_tasks - 1 or (score == "each" and not method.needs.pooled):
-                yield leg("score", task, tail + 1)
+                yield segment("score", task, tail + 1)
 
     return (one for one in every() if one.done > since)
 
 
-def chunks(lanes: Sequence[int], chunk: int, first: int = 0) -> list[tuple[int, int]]:
-    """(start, stop) of every chunk from row ``first``; none crosses the end of the first lane.
+def chunks(trials: Sequence[int], chunk: int, first: int = 0) -> list[tuple[int, int]]:
+    """(start, stop) of every chunk from row ``first``; none crosses the end of the first trial.
 
     Args:
-      lanes: rows of each lane.
+      trials: rows of each trial.
       chunk: most rows of one.
       first: rows that are done.
     """
-    low, high = max(min(lanes), first), max(lanes)
+    low, high = max(min(trials), first), max(trials)
     cuts = [*range(first, low, chunk), *range(low, high, chunk), high]
     return [pair for pair in itertools.pairwise(cuts) if pair[0] < pair[1]]
 
 
-class Meter(NamedTuple):
+class Cost(NamedTuple):
     """What a run has cost so far.
 
     Attributes:
       seconds: wall time, compile and evaluation included.
-      steps: updates of all lanes in chunks that were timed (the first of a process compiles).
+      steps: updates of all trials in chunks that were timed (the first of a process compiles).
       stepping: seconds of these chunks.
     """
 
@@ -127,41 +127,41 @@ class Meter(NamedTuple):
     stepping: float = 0.0
 
 
-def lane_name(seed: int, value: int, num_values: int) -> str:
+def trial_name(seed: int, value: int, num_values: int) -> str:
     """The name under which one run is kept: of a seed, and of a value of a sweep."""
     return f"value{value}_seed{seed}" if num_values > 1 else f"seed{seed}"
 
 
-class Kept(NamedTuple):
-    """One lane as it was saved: where it was, and its Run without a lane axis."""
+class Restored(NamedTuple):
+    """One trial as it was saved: where it was, and its Run without a trial axis."""
 
-    place: Place
+    place: Position
     run: PyTree
 
 
-class Keeper(Protocol):
+class Checkpointer(Protocol):
     """Keeps runs over the death of a process; see checkpoint.py."""
 
-    def restore(self, names: Sequence[str], like: PyTree) -> tuple[dict[str, Kept], Meter]:
-        """Whatever is kept of the lanes of these names, and what they have cost.
+    def restore(self, names: Sequence[str], like: PyTree) -> tuple[dict[str, Restored], Cost]:
+        """Whatever is kept of the trials of these names, and what they have cost.
 
-        ``like`` is one lane's Run, as shapes, dtypes and shardings.
+        ``like`` is one trial's Run, as shapes, dtypes and shardings.
         """
         ...
 
-    def offer(self, names: Sequence[str], run: PyTree, place: Place, meter: Meter) -> None:
-        """Between two legs: saves if it is time. May raise Stopped. The Run is not kept as it is,
-        since its buffers will be donated."""
+    def maybe_save(self, names: Sequence[str], run: PyTree, place: Position, meter: Cost) -> None:
+        """Between two segments: saves if it is time. May raise Stopped. The Run is not kept as it
+        is, since its buffers will be donated."""
         ...
 
 
-class Forget:
-    """A Keeper that keeps nothing."""
+class NoCheckpoints:
+    """A Checkpointer that keeps nothing."""
 
-    def restore(self, names: Sequence[str], like: PyTree) -> tuple[dict[str, Kept], Meter]:
+    def restore(self, names: Sequence[str], like: PyTree) -> tuple[dict[str, Restored], Cost]:
         """Nothing."""
         del names, like
-        return {}, Meter()
+        return {}, Cost()
 
-    def offer(self, names: Sequence[str], run: PyTree, place: Place, meter: Meter) -> None:
+    def maybe_save(self, names: Sequence[str], run: PyTree, place: Position, meter: Cost) -> None:
         """Does nothing."""

@@ -12,21 +12,21 @@ from cls_jax.core.host_memory import check_bytes, check_schedule
 from cls_jax.core.types import PyTree
 from cls_jax.methods.base import Method
 from cls_jax.streams.stream import Stream
-from cls_jax.train.steps import birth
+from cls_jax.train.steps import init_run
 
 LARGEST = 2**31 - 1
 """Most places of an array's axis."""
 
 
 def check_held(
-    method: Method, stream: Stream, hyper: PyTree, words: Mapping[str, Any], num_lanes: int
+    method: Method, stream: Stream, hyper: PyTree, words: Mapping[str, Any], num_trials: int
 ) -> None:
-    """Raises InputError if the states of all lanes need more memory than there is.
+    """Raises InputError if the states of all trials need more memory than there is.
 
     Args:
       method, stream, hyper: what runs.
       words: the Learner's recipe, whose largest number of the right kind is named.
-      num_lanes: runs that are held at once.
+      num_trials: runs that are held at once.
     """
     for part in ("method", "net", "stream"):
         for name, value in _numbers(words[part]):
@@ -38,14 +38,14 @@ def check_held(
             check_schedule(_flag(words, phase.epochs, "epochs"), phase.epochs, examples)
     x = stream.source.train.x
     sizes = stream.batch_size, stream.num_tasks
-    newborn = partial(birth, method, x.shape[1:], x.dtype.name, sizes)
+    newborn = partial(init_run, method, x.shape[1:], x.dtype.name, sizes)
     made = jax.tree_util.tree_leaves_with_path(jax.eval_shape(newborn, hyper, np.uint32(0)))
     kept = [(_bytes(leaf), jax.tree_util.keystr(path)) for path, leaf in made]
     name, value = _culprit(words, max(kept)[1])
-    runs = f" in {num_lanes} runs" if num_lanes > 1 else ""
+    runs = f" in {num_trials} runs" if num_trials > 1 else ""
     check_bytes(
         f"{name} {value} of {method.name}{runs}",
-        num_lanes * sum(size for size, _ in kept),
+        num_trials * sum(size for size, _ in kept),
         f"give a smaller {name}" + (" or fewer runs" if runs else ""),
     )
 

@@ -18,12 +18,12 @@ from flax import struct
 from cls_jax.core.sharding import gathered, spread
 from cls_jax.core.sync import select
 from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task
-from cls_jax.data.dataset import Examples
+from cls_jax.data.dataset import Split
 from cls_jax.methods.base import Method, Phase
 from cls_jax.streams.stream import Stream
-from cls_jax.train.batches import Rows
+from cls_jax.train.batches import BatchTable
 from cls_jax.train.evaluate import hidden_task, view_names
-from cls_jax.train.parallel import DATA, Placement
+from cls_jax.train.parallel import DATA, Parallelism
 
 INIT, STEPS, BOUNDARIES = 1, 2, 3  # purposes of a run's key; loop.py has 0
 
@@ -45,7 +45,7 @@ class Run:
     matrix: Array
 
 
-def birth(
+def init_run(
     method: Method,
     shape: tuple[int, ...],
     dtype: str,
@@ -53,13 +53,13 @@ def birth(
     hyper: PyTree,
     seed: Array,
 ) -> Run:
-    """A lane's Run before anything was learned.
+    """A trial's Run before anything was learned.
 
     Args:
       method: whose ``init`` makes the state.
       shape, dtype: of one example.
       sizes: batch size and number of tasks.
-      hyper, seed: of the lane.
+      hyper, seed: of the trial.
     """
     b, num_tasks = sizes
     yes, zero = jnp.ones((b,), bool), jnp.zeros((b,), jnp.int32)
@@ -74,7 +74,7 @@ def birth(
 
 
 @struct.dataclass
-class Tally:
+class ChunkMetrics:
     """What leaves a chunk beside the run.
 
     Attributes:
@@ -96,11 +96,11 @@ class AdvanceFn(Protocol):
     """
 
     def __call__(
-        self, run: Run, data: Examples, rows: Rows, task: Task, num_steps: int
-    ) -> tuple[Run, Tally]: ...
+        self, run: Run, data: Split, rows: BatchTable, task: Task, num_steps: int
+    ) -> tuple[Run, ChunkMetrics]: ...
 
 
-def gather(stream: Stream, method: Method, data: Examples, row: Rows, task: Task) -> Batch:
+def gather(stream: Stream, method: Method, data: Split, row: BatchTable, task: Task) -> Batch:
     """The batch of one row: examples from the device, what must not be seen blanked out."""
     valid = row.index >= 0
     x, y = spread(data.x[row.index]), data.y[row.index]
@@ -122,7 +122,7 @@ def make_advance(
     method: Method,
     stream: Stream,
     phase: Phase,
-    placement: Placement,
+    parallelism: Parallelism,
     *,
     mode: Literal["loop", "scan"],
 ) -> AdvanceFn:
@@ -130,77 +130,79 @@ def make_advance(
 
     Args:
       method, stream, phase: what runs.
-      placement: of the lanes. Where they are stacked, a lane whose row is not live keeps its run as
-        it was. Chunks that have such rows are a program of their own, because keeping costs a copy
-        of the state, memory included, at every step.
+      parallelism: of the trials. Where they are stacked, a trial whose row is not active keeps its
+        run as it was. Chunks that have such rows are a program of their own, because keeping costs
+        a copy of the state, memory included, at every step.
       mode: see the module's docstring.
     """
 
     @jax.jit  # traced once; both uses below take it from the cache
-    def one(run: Run, data: Examples, row: Rows, task: Task) -> tuple[PyTree, Metrics]:
+    def one(run: Run, data: Split, row: BatchTable, task: Task) -> tuple[PyTree, Metrics]:
         key = jax.random.fold_in(jax.random.fold_in(run.key, STEPS), run.step)
         state, metrics = phase.step(key, run.state, gather(stream, method, data, row, task))
         return state, {name: jnp.asarray(v, jnp.float32) for name, v in metrics.items()}
 
     def counted(
-        ragged: bool, run: Run, tally: Tally, data: Examples, row: Rows, task: Task
-    ) -> tuple[Run, Tally]:
+        ragged: bool, run: Run, so_far: ChunkMetrics, data: Split, row: BatchTable, task: Task
+    ) -> tuple[Run, ChunkMetrics]:
         state, metrics = gathered(one(run, data, row, task))
         finite = jnp.all(jnp.stack([jnp.isfinite(v) for v in metrics.values()]))
-        good = tally.bad_step < 0
+        good = so_far.bad_step < 0
         new = (
             state,
             run.step + 1,
-            Tally(
-                sums=jax.tree.map(jnp.add, tally.sums, metrics),
-                last_good=select(good & finite, metrics, tally.last_good),
-                bad_step=jnp.where(good & ~finite, run.step, tally.bad_step),
+            ChunkMetrics(
+                sums=jax.tree.map(jnp.add, so_far.sums, metrics),
+                last_good=select(good & finite, metrics, so_far.last_good),
+                bad_step=jnp.where(good & ~finite, run.step, so_far.bad_step),
             ),
         )
         if ragged:
-            new = select(row.live, new, (run.state, run.step, tally))
+            new = select(row.active, new, (run.state, run.step, so_far))
         return run.replace(state=new[0], step=new[1]), new[2]
 
-    def fresh_tally(run: Run, data: Examples, rows: Rows, task: Task) -> Tally:
+    def no_sums(run: Run, data: Split, rows: BatchTable, task: Task) -> ChunkMetrics:
         row = jax.tree.map(lambda leaf: leaf[0], rows)
         _, metrics = jax.eval_shape(one, run, data, row, task)
-        return Tally(
+        return ChunkMetrics(
             sums={name: jnp.float32(0) for name in metrics},
             last_good={name: jnp.float32(jnp.nan) for name in metrics},
             bad_step=jnp.int32(-1),
         )
 
-    def whole(ragged: bool, run: Run, data: Examples, rows: Rows, task: Task, num_steps: Array):
+    def whole(ragged: bool, run: Run, data: Split, rows: BatchTable, task: Task, num_steps: Array):
         def body(i, carry):
             row = jax.tree.map(lambda leaf: leaf[i], rows)
             return counted(ragged, *carry, data, row, task)
 
-        return jax.lax.fori_loop(0, num_steps, body, (run, fresh_tally(run, data, rows, task)))
+        return jax.lax.fori_loop(0, num_steps, body, (run, no_sums(run, data, rows, task)))
 
     def compiled(fn: Callable, in_axes: tuple, donate: tuple[int, ...]) -> dict[bool, Callable]:
-        both = (False, True) if placement.stacked else (False,)
-        return {ragged: placement.compile(partial(fn, ragged), in_axes, donate) for ragged in both}
+        both = (False, True) if parallelism.stacked else (False,)
+        return {
+            ragged: parallelism.compile(partial(fn, ragged), in_axes, donate) for ragged in both
+        }
 
     wholes = compiled(whole, (0, DATA, 0, 0, None), (0,))
     singles = compiled(counted, (0, 0, DATA, 0, 0), (0, 1))
-    tallies = placement.compile(fresh_tally, (0, DATA, 0, 0))
+    empty_sums = parallelism.compile(no_sums, (0, DATA, 0, 0))
 
     def advance(
-        run: Run, data: Examples, rows: Rows, task: Task, num_steps: int
-    ) -> tuple[Run, Tally]:
-        ragged = not rows.live[..., :num_steps].all()
+        run: Run, data: Split, rows: BatchTable, task: Task, num_steps: int
+    ) -> tuple[Run, ChunkMetrics]:
+        ragged = not rows.active[..., :num_steps].all()
         if mode == "scan":
             return wholes[ragged](run, data, rows, task, np.int32(num_steps))
-        tally = tallies(run, data, rows, task)
+        so_far = empty_sums(run, data, rows, task)
         for i in range(num_steps):
-            row = jax.tree.map(lambda leaf: leaf[:, i] if placement.stacked else leaf[i], rows)  # noqa: B023
-            run, tally = singles[ragged](run, tally, data, row, task)
-        return run, tally
+            row = jax.tree.map(lambda leaf: leaf[:, i] if parallelism.stacked else leaf[i], rows)  # noqa: B023
+            run, so_far = singles[ragged](run, so_far, data, row, task)
+        return run, so_far
 
     return advance
 
 
-def make_boundary(method: Method, stream: Stream, placement: Placement) -> Callable:
+def make_boundary(method: Method, stream: Stream, parallelism: Parallelism) -> Callable:
     """Builds ``boundary(fn, run, data, number, task, rows) -> Run`` for boundary functions.
 
     ``number`` tells the boundaries of a run apart, for the key; the Run is donated. ``rows``, which
@@ -209,7 +211,9 @@ def make_boundary(method: Method, stream: Stream, placement: Placement) -> Calla
     hidden = hidden_task(stream.num_classes)
     compiled: dict[Callable, Callable] = {}
 
-    def apply(fn: Callable, run: Run, data: Examples, number: Array, task: Task, rows: Rows | None):
+    def apply(
+        fn: Callable, run: Run, data: Split, number: Array, task: Task, rows: BatchTable | None
+    ):
         key = jax.random.fold_in(jax.random.fold_in(run.key, BOUNDARIES), number)
         told = task if method.needs.told_task else hidden
         batch = None
@@ -221,13 +225,13 @@ def make_boundary(method: Method, stream: Stream, placement: Placement) -> Calla
     def boundary(
         fn: Callable,
         run: Run,
-        data: Examples | None,
+        data: Split | None,
         number: int,
         task: Task,
-        rows: Rows | None = None,
+        rows: BatchTable | None = None,
     ) -> Run:
         if fn not in compiled:
-            compiled[fn] = placement.compile(partial(apply, fn), (0, DATA, None, 0, 0), (0,))
+            compiled[fn] = parallelism.compile(partial(apply, fn), (0, DATA, None, 0, 0), (0,))
         return compiled[fn](run, data, np.int32(number), task, rows)
 
     return boundary

@@ -313,7 +313,7 @@ def test_tensorboard_keeps_methods_values_views_and_seeds_apart(tmp_path, monkey
     monkeypatch.setattr(Writer, "told", {})
     seeds, values = (0, 1, 0, 1), (0, 0, 1, 1)
     matrix = np.arange(4 * 2 * 2 * 3 * 2, dtype=float).reshape(4, 2, 2, 3, 2)
-    metrics = tuple({"loss": float(lane)} for lane in range(4))
+    metrics = tuple({"loss": float(trial)} for trial in range(4))
     events = [
         Started("", "er", seeds[:2], 2, 9, "scan", views=("answer", "working")),
         Progress(seeds, 0, "train", 5, 9, 1, 1.0, {"loss": 1.5}, values, metrics),
@@ -330,11 +330,11 @@ def test_tensorboard_keeps_methods_values_views_and_seeds_apart(tmp_path, monkey
         assert all(len(each) == 1 for each in mine.values())
         assert len(mine) == 2 * (1 + 2 * 2 * 2)  # seeds, a loss, networks, scenarios, tasks
         for seed in range(2):
-            lane = 2 * value + seed
-            assert mine[f"seed{seed}/train/loss"] == [(5, lane)]
-            assert mine[f"seed{seed}/task-IL/task_2"] == [(1, matrix[lane, 0, 1, 1, 1])]
+            trial = 2 * value + seed
+            assert mine[f"seed{seed}/train/loss"] == [(5, trial)]
+            assert mine[f"seed{seed}/task-IL/task_2"] == [(1, matrix[trial, 0, 1, 1, 1])]
             tag = f"seed{seed}/working/class-IL/task_1"
-            assert mine[tag] == [(1, matrix[lane, 1, 0, 1, 0])]
+            assert mine[tag] == [(1, matrix[trial, 1, 0, 1, 0])]
 
 
 def test_losses_of_lanes_are_their_own(call, monkeypatch, tmp_path):

@@ -245,7 +245,7 @@ def test_a_recipe_that_is_none_is_told(copied, capsys, content):
 
 
 @dataclass(frozen=True)
-class Kept:
+class Restored:
     """An experiment of some learners."""
 
     run: RunConfig
@@ -267,7 +267,7 @@ def test_base_classes_and_phases_are_evaluated(tmp_path, capsys):
     """As SPB's script runs them: the figures weigh a task by its images."""
     flags = StreamConfig(image_size=8, tasks=3, base_classes=4, batch_size=50)
     config = RunConfig(workdir=str(tmp_path / "w"))
-    execute([learner_on(flags)], config, Kept(config))
+    execute([learner_on(flags)], config, Restored(config))
     evaluated(tmp_path / "w")
     assert capsys.readouterr().out.count(".png") == 2
 
@@ -280,7 +280,7 @@ def test_every_run_is_scored_on_its_own_stream(tmp_path, capsys):
         for order in ((0, 1, 2), (2, 0, 1))
     ]
     learners = [learner_on(one, f"sgd {number}") for number, one in enumerate(flags)]
-    found = execute(learners, config, Kept(config))
+    found = execute(learners, config, Restored(config))
     capsys.readouterr()
     evaluated(tmp_path / "w", figures=False)
     lines = capsys.readouterr().out.splitlines()
@@ -293,7 +293,7 @@ def test_every_run_is_scored_on_its_own_stream(tmp_path, capsys):
 def test_a_method_that_is_told_its_task_is_named_so_and_its_growth_drawn(tmp_path):
     flags = StreamConfig(image_size=8, tasks=2, batch_size=200)
     config = RunConfig(workdir=str(tmp_path / "w"))
-    (result,) = execute([learner_on(flags, name="l2_transfer")], config, Kept(config))
+    (result,) = execute([learner_on(flags, name="l2_transfer")], config, Restored(config))
     (one,) = load_all(tmp_path / "w")
     (again,) = results([one], learner_on(flags).stream)
     assert again.scenarios == result.scenarios
@@ -313,7 +313,7 @@ def test_other_data_may_be_scored_where_those_of_the_run_are_gone(tmp_path, caps
         np.savez(tmp_path / f"{name}.npz", **arrays)
     flags = StreamConfig(f"npz:{tmp_path / 'one.npz'}", tasks=2, batch_size=50)
     config = RunConfig(workdir=str(tmp_path / "w"))
-    execute([learner_on(flags)], config, Kept(config))
+    execute([learner_on(flags)], config, Restored(config))
     (tmp_path / "one.npz").unlink()
     make_stream.__globals__["_loaded"].cache_clear()
     capsys.readouterr()
@@ -330,7 +330,7 @@ def test_where_nothing_can_be_saved_nothing_is_written(tmp_path):
     (workdir / "checkpoints").write_text("mine")
     config = RunConfig(workdir=str(workdir))
     with pytest.raises(InputError, match="holds 'checkpoints', which is left as it is"):
-        execute([learner_on(STREAM)], config, Kept(config))
+        execute([learner_on(STREAM)], config, Restored(config))
     assert [path.name for path in workdir.iterdir()] == ["checkpoints"]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from cls_jax.app.task_inference import Way, make_identification, parse_ways
 from cls_jax.core.errors import InputError
-from cls_jax.data.load import Examples, Source
+from cls_jax.data.load import Dataset, Split
 from cls_jax.streams.class_il import class_il
 from cls_jax.train.evaluate import content_places
 
@@ -18,9 +18,9 @@ def counting_stream():
     """Test images are numbered by their one pixel; task t has class t."""
     y = np.repeat(np.arange(3), SIZES).astype(np.int32)
     x = np.arange(y.size, dtype=np.uint8).reshape(-1, 1, 1, 1)
-    whole = Examples(x, y)
+    whole = Split(x, y)
     return class_il(
-        Source("count", whole, whole, ("a", "b", "c")), tasks=3, batch_size=3, class_order="label"
+        Dataset("count", whole, whole, ("a", "b", "c")), tasks=3, batch_size=3, class_order="label"
     )
 
 

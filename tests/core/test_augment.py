@@ -151,8 +151,8 @@ def test_seeds_may_be_vmapped():
     view_a, _ = views_of("kornia050")
     keys = jax.random.split(KEY, 2)
     x = pixels(b=1000, h=8, w=6)
-    lanes = jax.jit(jax.vmap(view_a, in_axes=(0, None)))(keys, x)
-    np.testing.assert_allclose(lanes, jnp.stack([view_a(k, x) for k in keys]), atol=1e-5)
+    trials = jax.jit(jax.vmap(view_a, in_axes=(0, None)))(keys, x)
+    np.testing.assert_allclose(trials, jnp.stack([view_a(k, x) for k in keys]), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -81,9 +81,9 @@ def test_black_grey_and_white_stay_finite_and_in_range(name):
 def test_seeds_may_be_vmapped(name):
     keys = jax.random.split(jax.random.key(0), 3)
     x = images()
-    lanes = jax.jit(jax.vmap(RANDOM[name], in_axes=(0, None)))(keys, x)
+    trials = jax.jit(jax.vmap(RANDOM[name], in_axes=(0, None)))(keys, x)
     one_by_one = jnp.stack([jitted(name)(key, x) for key in keys])
-    np.testing.assert_allclose(lanes, one_by_one, atol=1e-5)
+    np.testing.assert_allclose(trials, one_by_one, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])

@@ -15,9 +15,9 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.memory import (
     COUNTED,
     Memory,
-    after,
     class_balanced,
     distinct,
+    order_after,
     reservoir,
     ring_per_task,
 )
@@ -229,11 +229,13 @@ def test_policies_work_under_jit_and_vmap():
     memory = policy.init({"x": jnp.zeros(1, jnp.int32)})
     items, valid = {"x": jnp.arange(1, 9)}, jnp.ones(8, bool)
     keys = jax.random.split(jax.random.key(0), 3)
-    lanes = jax.jit(jax.vmap(policy.add, in_axes=(0, None, None, None)))(keys, memory, items, valid)
-    for lane, key in enumerate(keys):
+    trials = jax.jit(jax.vmap(policy.add, in_axes=(0, None, None, None)))(
+        keys, memory, items, valid
+    )
+    for trial, key in enumerate(keys):
         single = policy.add(key, memory, items, valid)
-        chex.assert_trees_all_equal(jax.tree.map(lambda leaf, i=lane: leaf[i], lanes), single)
-    assert isinstance(lanes, Memory)
+        chex.assert_trees_all_equal(jax.tree.map(lambda leaf, i=trial: leaf[i], trials), single)
+    assert isinstance(trials, Memory)
 
 
 @pytest.mark.parametrize(
@@ -269,11 +271,11 @@ def test_after_changes_nothing_but_the_order():
     policy = reservoir(6)
     memory = offer(policy, policy.init({"x": jnp.int32([0])}), range(4), jax.random.key(1))
     draw = policy.sample(jax.random.key(0), memory, 3)
-    chex.assert_trees_all_equal(after(memory, draw), memory)
+    chex.assert_trees_all_equal(order_after(memory, draw), memory)
 
 
-@pytest.mark.parametrize("lanes", [1, 3])
-def test_a_compiled_loop_writes_memory_in_place(lanes):
+@pytest.mark.parametrize("trials", [1, 3])
+def test_a_compiled_loop_writes_memory_in_place(trials):
     """XLA copies none of it: the copy would cost more than the step."""
     policy = reservoir(64)
     items = {"x": jnp.zeros((4, 5, 5, 1), jnp.uint8), "y": jnp.zeros(4, jnp.int32)}
@@ -281,7 +283,7 @@ def test_a_compiled_loop_writes_memory_in_place(lanes):
     def step(key, memory, total):
         key_draw, key_add = jax.random.split(key)
         draw = policy.sample(key_draw, memory, 8)
-        memory = policy.add(key_add, after(memory, draw), items, jnp.ones(4, bool))
+        memory = policy.add(key_add, order_after(memory, draw), items, jnp.ones(4, bool))
         return memory, total + draw.items["x"].astype(jnp.float32).sum()
 
     def loop(keys, memory, total):
@@ -289,11 +291,11 @@ def test_a_compiled_loop_writes_memory_in_place(lanes):
         body = lambda i, c: jax.vmap(step_of, in_axes=(None, 0, 0, 0))(i, keys, *c)  # noqa: E731
         return jax.lax.fori_loop(0, 5, body, (memory, total))
 
-    memory = jax.vmap(lambda _: policy.init(items))(jnp.arange(lanes))
-    keys = jax.random.split(jax.random.key(0), lanes)
-    compiled = jax.jit(loop, donate_argnums=(1, 2)).lower(keys, memory, jnp.zeros(lanes))
+    memory = jax.vmap(lambda _: policy.init(items))(jnp.arange(trials))
+    keys = jax.random.split(jax.random.key(0), trials)
+    compiled = jax.jit(loop, donate_argnums=(1, 2)).lower(keys, memory, jnp.zeros(trials))
     compiled = compiled.compile().as_text()
-    shape = f"u8[{lanes},64,5,5,1]"
+    shape = f"u8[{trials},64,5,5,1]"
     assert shape in compiled
     copies = [line for line in compiled.splitlines() if f"= {shape}" in line and " copy(" in line]
     assert copies == []

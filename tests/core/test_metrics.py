@@ -96,8 +96,8 @@ def test_scores_takes_the_matrix_of_a_result():
 @given(matrices)
 def test_equals_plain_loops(a):
     t = a.shape[-1]
-    for lane in range(2):
-        m = a[lane]
+    for trial in range(2):
+        m = a[trial]
         expected = {
             "average_accuracy": sum(m[t - 1, j] for j in range(t)) / t,
             "learning_accuracy": sum(m[j, j] for j in range(t)) / t,
@@ -112,9 +112,9 @@ def test_equals_plain_loops(a):
         for name, value in expected.items():
             got = getattr(metrics, name)(a)
             assert got.shape == (2,)
-            assert got[lane] == pytest.approx(value, abs=1e-12), name
+            assert got[trial] == pytest.approx(value, abs=1e-12), name
         curve = [sum(m[i, : i + 1]) / (i + 1) for i in range(t)]
-        np.testing.assert_allclose(metrics.accuracy_by_task(a)[lane], curve, atol=1e-12)
+        np.testing.assert_allclose(metrics.accuracy_by_task(a)[trial], curve, atol=1e-12)
 
 
 @given(matrices)

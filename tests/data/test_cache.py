@@ -14,7 +14,7 @@ from PIL import Image
 
 from cls_jax.core.errors import InputError
 from cls_jax.data.cache import Store, cache_folder, cached
-from cls_jax.data.dataset import Examples, Source
+from cls_jax.data.dataset import Dataset, Split
 from cls_jax.data.load import describe, load
 from cls_jax.streams.class_il import class_il
 from cls_jax.train.runner import run
@@ -172,8 +172,8 @@ def test_with_a_data_dir_the_cache_lies_there(pets, caches, tmp_path):
 def test_a_run_on_maps_is_a_run_on_arrays(source, tmp_path):
     def make(store):
         splits = zip(("train", "test"), (source.train, source.test), strict=True)
-        kept = (Examples(store.rows(name, len(y), iter(x)), y) for name, (x, y) in splits)
-        return Source(source.name, *kept, source.label_names)
+        kept = (Split(store.rows(name, len(y), iter(x)), y) for name, (x, y) in splits)
+        return Dataset(source.name, *kept, source.label_names)
 
     mapped = cached(tmp_path / "it", "digits6", make)
     assert isinstance(mapped.train.x, np.memmap)
@@ -316,8 +316,8 @@ def test_a_damaged_cache_is_made_again(pets, caches, opened, change):
 def small(store, number):
     x = np.full((2, 1, 1, 3), number, np.uint8)
     y = np.arange(2, dtype=np.int32)
-    splits = (Examples(store.rows(s, 2, iter(x)), y) for s in ("train", "test"))
-    return Source("small", *splits, ("0", "1"))
+    splits = (Split(store.rows(s, 2, iter(x)), y) for s in ("train", "test"))
+    return Dataset("small", *splits, ("0", "1"))
 
 
 @pytest.mark.parametrize("damaged", [False, True])
@@ -425,7 +425,7 @@ def test_on_a_terminal_a_bar_moves_and_goes(monkeypatch):
     def make(store):
         store.begin(len(NUMBERS))
         store.rows("train", len(NUMBERS), NUMBERS)
-        return Source("numbers", *(Examples(NUMBERS, NUMBERS[:, 0, 0, 0]),) * 2, ("0",))
+        return Dataset("numbers", *(Split(NUMBERS, NUMBERS[:, 0, 0, 0]),) * 2, ("0",))
 
     cached(path, "numbers", make)
     told = terminal.getvalue()

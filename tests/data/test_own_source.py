@@ -12,7 +12,7 @@ from cls_jax.app.build import StreamConfig, make_learner, make_stream
 from cls_jax.core.checks import check_hyper, check_seeds, plain
 from cls_jax.core.errors import InputError
 from cls_jax.data.checked import checked
-from cls_jax.data.dataset import Examples, Source
+from cls_jax.data.dataset import Dataset, Split
 from cls_jax.data.load import load
 from cls_jax.data.scramble import scrambled
 from cls_jax.methods import METHODS
@@ -68,7 +68,7 @@ SCENARIOS = {
 
 
 def mine(x=X, y=Y, tx=X, ty=Y, names=NAMES):
-    return Source("mine", Examples(x, y), Examples(tx, ty), names)
+    return Dataset("mine", Split(x, y), Split(tx, ty), names)
 
 
 def vectors(x=None, tx=None, **changes):
@@ -146,20 +146,20 @@ WRONG = {
         r"train.x is .*key.*, which NumPy cannot read as an array",
     ),
     "no split": (
-        Source("mine", None, Examples(X, Y), NAMES),
+        Dataset("mine", None, Split(X, Y), NAMES),
         r"mine: train is None; give Examples",
     ),
     "three parts": (
-        Source("mine", (X, Y, Y), (X, Y), NAMES),
+        Dataset("mine", (X, Y, Y), (X, Y), NAMES),
         r"mine: train is .*; give Examples\(x",
     ),
     "no name": (
-        Source(7, Examples(X, Y), Examples(X, Y), NAMES),
+        Dataset(7, Split(X, Y), Split(X, Y), NAMES),
         r"the name of a source is 7; give",
     ),
     "a dict": (
         {"x": X},
-        r"source is \{'x': array.*; give a Source, from load\(\) or built by hand",
+        r"source is \{'x': array.*; give a Dataset, from load\(\) or built by hand",
     ),
 }
 
@@ -214,8 +214,8 @@ def test_what_is_right_is_left_alone(tmp_path):
         assert checked(flat) is flat
     grey = checked(mine(x=X[..., 0], tx=X[..., 0]))
     assert grey.train.x.shape == (360, 4, 4, 1)
-    plain = checked(Source("mine", (X, Y), (X, Y), NAMES))
-    assert isinstance(plain.test, Examples)
+    plain = checked(Dataset("mine", (X, Y), (X, Y), NAMES))
+    assert isinstance(plain.test, Split)
 
 
 @pytest.mark.parametrize("whole", [np.int64, np.uint8, np.array, jnp.int32])
@@ -293,10 +293,10 @@ def test_what_no_run_can_use_is_named(stream, changes, sentence):
 def test_a_stream_put_together_by_hand_has_the_door_too(stream, source):
     method, hyper = small_method("sgd")
     longer = np.r_[source.train.y, 0].astype(np.int32)
-    spoiled = stream._replace(source=source._replace(train=Examples(source.train.x, longer)))
+    spoiled = stream._replace(source=source._replace(train=Split(source.train.x, longer)))
     with pytest.raises(InputError, match=r"train.x has 66 examples but train.y has 67 labels"):
         run(method, spoiled, hyper)
-    as_list = source._replace(train=Examples(source.train.x, source.train.y.tolist()))
+    as_list = source._replace(train=Split(source.train.x, source.train.y.tolist()))
     with pytest.raises(InputError, match=r"holds a source that no scenario has converted"):
         run(method, stream._replace(source=as_list), hyper)
 

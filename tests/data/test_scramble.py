@@ -5,14 +5,14 @@ import pytest
 
 from cls_jax.app.build import StreamConfig, make_stream
 from cls_jax.core.errors import InputError
-from cls_jax.data.dataset import Examples, Source
+from cls_jax.data.dataset import Dataset, Split
 from cls_jax.data.scramble import scrambled
 
 
 def cifar_like(n=2):
     x = np.random.default_rng(0).integers(0, 256, (n, 32, 32, 3), np.uint8)
-    split = Examples(x, np.arange(n, dtype=np.int32))
-    return Source("cifar", split, split, ("a", "b"))
+    split = Split(x, np.arange(n, dtype=np.int32))
+    return Dataset("cifar", split, split, ("a", "b"))
 
 
 def test_pixels_of_the_card():
@@ -46,6 +46,6 @@ def test_it_can_be_asked_for_and_is_not_the_default():
 
 
 def test_vectors_are_refused():
-    split = Examples(np.zeros((2, 5), np.float32), np.zeros(2, np.int32))
+    split = Split(np.zeros((2, 5), np.float32), np.zeros(2, np.int32))
     with pytest.raises(InputError, match="flat holds vectors"):
-        scrambled(Source("flat", split, split, ("a",)))
+        scrambled(Dataset("flat", split, split, ("a",)))

@@ -1,4 +1,4 @@
-"""Sources: every form of name, every refusal, and the road from an official archive to arrays."""
+"""Sources: every form of name, every refusal, and the loader from an official archive to arrays."""
 
 import gzip
 import hashlib

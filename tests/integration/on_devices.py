@@ -9,7 +9,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.sharding import DATA, data_mesh, spread, whole
 from cls_jax.nets.resnet import resnet18
 from cls_jax.runtime.checkpoint import Checkpoints, Interval, fingerprint
-from cls_jax.runtime.preemption import Stopped, Wish
+from cls_jax.runtime.preemption import StopFlag, Stopped
 from cls_jax.streams.class_il import class_il
 from cls_jax.train.plan import Plan
 from cls_jax.train.runner import run, sweep
@@ -136,7 +136,7 @@ def lives(folder, plans, number, **how):
             return sweep(**how, plan=plan, keep=After(folder, number))
         except Stopped:
             continue
-    keep = Checkpoints(folder, "it", every=Interval(), last=2, wish=Wish())
+    keep = Checkpoints(folder, "it", every=Interval(), last=2, wish=StopFlag())
     return sweep(**how, plan=plans[-1], keep=keep)
 
 

@@ -14,7 +14,7 @@ import pytest
 from cls_jax.app.restore import load
 from cls_jax.core.errors import InputError
 from cls_jax.runtime.checkpoint import fingerprint
-from cls_jax.runtime.distributed import agree, cache_programs, is_first, join
+from cls_jax.runtime.distributed import all_max, cache_programs, initialize, is_primary
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = [
@@ -97,13 +97,13 @@ def test_two_processes_are_one_run_and_survive_a_killed_peer(tmp_path):
 )
 def test_processes_that_cannot_find_each_other_are_told(given, message):
     with pytest.raises(InputError, match=message):
-        join(*given)
+        initialize(*given)
 
 
 def test_alone_there_is_nothing_to_agree_on():
-    join(None, None, None)
-    assert is_first()
-    assert agree([0.0, 3.0]) == [0.0, 3.0]
+    initialize(None, None, None)
+    assert is_primary()
+    assert all_max([0.0, 3.0]) == [0.0, 3.0]
 
 
 def test_a_cache_that_jax_was_told_is_left_alone():

@@ -26,7 +26,7 @@ every_phase = pytest.mark.parametrize(("name", "phase"), PHASES)
 
 
 class Built(NamedTuple):
-    """A method, compiled: one step a phase, a state at birth and from the midst of each phase."""
+    """A method, compiled: one step a phase, a first state, one from the midst of each phase."""
 
     method: Method
     steps: list
@@ -330,10 +330,10 @@ def test_hyper_is_data(name):
 def test_lanes_equal_single_runs_to_rounding(name, phase):
     step, state = built(name).steps[phase], built(name).states[phase]
     keys = jax.random.split(jax.random.key(6), 2)
-    lanes, _ = jax.jit(jax.vmap(step, in_axes=(0, None, None)))(keys, state, told_batch(name))
-    for lane, key in enumerate(keys):
+    trials, _ = jax.jit(jax.vmap(step, in_axes=(0, None, None)))(keys, state, told_batch(name))
+    for trial, key in enumerate(keys):
         single, _ = step(key, state, told_batch(name))
-        mine = jax.tree.map(lambda leaf, i=lane: leaf[i], lanes)
+        mine = jax.tree.map(lambda leaf, i=trial: leaf[i], trials)
         if hasattr(state, "memory"):
             whole = {k: v for k, v in mine.memory.slots.items() if v.dtype != jnp.float32}
             chex.assert_trees_all_equal(whole, {k: single.memory.slots[k] for k in whole})

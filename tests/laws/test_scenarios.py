@@ -37,7 +37,7 @@ SCENARIOS = {
 """On the six digits of the suite; MNIST-360 needs nine, see the last test."""
 
 WHOLE = 68
-"""Rows in which every task of every scenario has room, so that boundaries compile once."""
+"""BatchTable in which every task of every scenario has room, so that boundaries compile once."""
 
 FASTER = {
     "apd": {"learning_rate": 0.01},
@@ -122,7 +122,7 @@ def journey(name, scenario):
         for phase, enter, step in zip(method.phases, enters, steps, strict=True):
             state = enter(key, state, here, data if phase.enter_data else None)
             rows = live_rows(table, number, phase, unlabelled=method.needs.unlabelled)
-            for s in range(min(rows.live.size, 60)):
+            for s in range(min(rows.active.size, 60)):
                 where = rows.index[s], rows.labelled[s], row(rows.context, s)
                 batch = batch_of(scenario, *where, number, told, rows.epoch[s])
                 state, metrics = step(jax.random.key(100 * number + s), state, batch)

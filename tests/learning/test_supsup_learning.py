@@ -12,7 +12,7 @@ import pytest
 
 from cls_jax.app.task_inference import Way, make_identification
 from cls_jax.core.augment import Augment, supervised
-from cls_jax.data.dataset import Examples
+from cls_jax.data.dataset import Split
 from cls_jax.data.load import load
 from cls_jax.methods.architecture.supsup import supsup
 from cls_jax.methods.architecture.supsup_config import SupSupConfig, SupSupHyper
@@ -29,7 +29,7 @@ TASKS = 10
 def grey():
     """The digits with one channel."""
     source = load("digits", size=8)
-    train, test = (Examples(part.x[..., :1], part.y) for part in (source.train, source.test))
+    train, test = (Split(part.x[..., :1], part.y) for part in (source.train, source.test))
     return source._replace(train=train, test=test)
 
 

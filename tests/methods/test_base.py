@@ -8,7 +8,13 @@ import optax
 import pytest
 
 from cls_jax.core.losses import cross_entropy
-from cls_jax.methods.base import descend, forward_each, fresh, gradient_of, move
+from cls_jax.methods.base import (
+    apply_gradient,
+    forward_each,
+    gradient_of,
+    gradient_step,
+    init_model,
+)
 from cls_jax.nets.mlp import mlp
 from tests.support.toy_nets import normed_net
 
@@ -67,18 +73,18 @@ def test_a_gradient_and_a_move_are_a_descent(name):
     """In parameters alone; statistics come from the loss; the parts of momentum are kept."""
     net, (xs, valids) = NETS[name], batches()
     optimizer = optax.sgd(0.1, momentum=0.9)
-    model = fresh(jax.random.key(3), net, xs[0], optimizer)
+    model = init_model(jax.random.key(3), net, xs[0], optimizer)
     y = jnp.arange(SIZES[0])
 
     def loss(vars):
         logits, stats = net.apply(vars, xs[0], train=True, valid=valids[0])
         return cross_entropy(logits, y, valid=valids[0]), stats
 
-    once, value = descend(model, optimizer, loss)
-    twice, _ = descend(once, optimizer, loss)
+    once, value = gradient_step(model, optimizer, loss)
+    twice, _ = gradient_step(once, optimizer, loss)
     (same, stats), first = gradient_of(loss, model.vars)
     assert same == value
-    chex.assert_trees_all_close(move(model, optimizer, first, stats), once)
+    chex.assert_trees_all_close(apply_gradient(model, optimizer, first, stats), once)
     _, second = gradient_of(loss, once.vars)
     expected = jax.tree.map(
         lambda p, one, two: p - 0.1 * (two + 0.9 * one), once.vars.params, first, second

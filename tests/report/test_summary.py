@@ -166,13 +166,13 @@ def test_write_leaves_these_files(tmp_path):
 def test_csv_holds_the_matrix(tmp_path):
     result = make_result()
     report.write(tmp_path, CONFIG, result)
-    for lane, seed in enumerate(result.seeds):
+    for trial, seed in enumerate(result.seeds):
         with (tmp_path / f"accuracy_plastic_task_il_seed{seed}.csv").open() as file:
             header, *rows = csv.reader(file)
         assert header == ["after_task", "task_1", "task_2", "task_3"]
         assert [row[0] for row in rows] == ["before", "1", "2", "3"]
         values = [[float(cell) if cell else np.nan for cell in row[1:]] for row in rows]
-        np.testing.assert_allclose(values, result.matrix[lane, 1, 1], atol=5e-7)
+        np.testing.assert_allclose(values, result.matrix[trial, 1, 1], atol=5e-7)
 
 
 def test_results_json_holds_every_score(tmp_path):

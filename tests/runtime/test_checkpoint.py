@@ -1,4 +1,4 @@
-"""Saved runs: the bits come back, from any leg, in any grouping; torn and full disks are told."""
+"""Saved runs: the bits come back, from any segment and grouping; torn and full disks are told."""
 
 import json
 import os
@@ -21,12 +21,12 @@ from cls_jax.runtime.checkpoint import (
     fingerprint,
     interval,
 )
-from cls_jax.runtime.preemption import Stopped, Wish
-from cls_jax.runtime.saves import literal, read_lanes, saves_of
+from cls_jax.runtime.preemption import StopFlag, Stopped
+from cls_jax.runtime.saves import literal, read_trials, saves_of
 from cls_jax.streams.class_il import class_il
 from cls_jax.train.plan import Plan
 from cls_jax.train.runner import run, sweep
-from cls_jax.train.segments import Forget
+from cls_jax.train.segments import NoCheckpoints
 from tests.conftest import TASKS
 from tests.train.test_runner import flat_method, uneven_source
 
@@ -39,17 +39,17 @@ def uneven():
 
 
 class After(Checkpoints):
-    """Is asked to stop at the ``number``-th offer."""
+    """Is asked to stop at the ``number``-th maybe_save."""
 
     def __init__(self, folder, number, every=ALWAYS, last=2):
-        super().__init__(folder, "it", every=every, last=last, wish=Wish())
+        super().__init__(folder, "it", every=every, last=last, wish=StopFlag())
         self.left = number
 
-    def offer(self, *args):
+    def maybe_save(self, *args):
         self.left -= 1
         if self.left == 0:
             self.wish.asked = 15
-        super().offer(*args)
+        super().maybe_save(*args)
 
 
 SMALL = (Plan(chunk=3),)
@@ -212,7 +212,7 @@ def test_lanes_that_are_whole_in_another_group_go_on(tmp_path, uneven, capsys):
 
 
 class Saved:
-    """Two saves of a run, to be harmed: their folder, one lane as shapes, and what they hold."""
+    """Two saves of a run, to be harmed: their folder, one trial as shapes, and what they hold."""
 
     def __init__(self, folder, method, hyper, stream):
         keep, restore = After(folder / "m", 5), Checkpoints.restore
@@ -238,7 +238,7 @@ class Saved:
         return folder
 
     def read(self, folder):
-        (one,) = read_lanes(folder / "m", self.like).kept.values()
+        (one,) = read_trials(folder / "m", self.like).kept.values()
         return one.place, fingerprint(one.run)
 
 
@@ -262,8 +262,8 @@ def changed_words(change):
 HARMS = {
     "a digit of the place": changed_words(lambda w: w["place"].__setitem__(2, w["place"][2] + 2)),
     "a place of another type": changed_words(lambda w: w.update(place=[*map(float, w["place"])])),
-    "another lane": changed_words(lambda w: w.update(lanes=["seed1"])),
-    "more lanes": changed_words(lambda w: w["lanes"].append("seed1")),
+    "another trial": changed_words(lambda w: w.update(trials=["seed1"])),
+    "more trials": changed_words(lambda w: w["trials"].append("seed1")),
     "what it cost": changed_words(lambda w: w["meter"].__setitem__(1, w["meter"][1] + 1)),
     "stacked": changed_words(lambda w: w.update(stacked=True)),
     "fingerprint": changed_words(lambda w: w.update(fingerprint="0" * 32)),
@@ -292,15 +292,15 @@ def test_whatever_of_a_save_does_not_agree_is_told(tmp_path, saved, capfd, what)
 def test_a_save_of_another_method_or_lane_is_not_taken(tmp_path, saved, capfd):
     folder = saved.copy(tmp_path)
     (folder / "m").rename(folder / "n")
-    found = read_lanes(folder / "n", saved.like)
+    found = read_trials(folder / "n", saved.like)
     assert found.kept == {}
     assert found.lost == {
         "seed0": f"it is save m/seed0/{saved.newest - 1}, put here by someone else"
     }
     (folder / "n").rename(folder / "m")
     (folder / "m" / "seed0").rename(folder / "m" / "seed1")
-    assert read_lanes(folder / "m", saved.like).why_lost("seed1") is not None
-    assert read_lanes(folder / "m", saved.like).why_lost("seed2") is None
+    assert read_trials(folder / "m", saved.like).why_lost("seed1") is not None
+    assert read_trials(folder / "m", saved.like).why_lost("seed2") is None
 
 
 @pytest.mark.parametrize("how", ["flipped", "cut", "lost"])
@@ -372,7 +372,7 @@ def test_the_first_save_is_read_back_before_it_counts(tmp_path, uneven, monkeypa
 
 
 def test_what_began_and_was_not_saved_is_told(tmp_path, capsys):
-    how = {"every": ALWAYS, "last": 2, "wish": Wish()}
+    how = {"every": ALWAYS, "last": 2, "wish": StopFlag()}
     Checkpoints(tmp_path, "it", **how).restore(["seed0"], None)
     assert capsys.readouterr().err == ""
     Checkpoints(tmp_path, "it", **how, again=True).restore(["seed0"], None)
@@ -457,17 +457,17 @@ def test_bad_intervals_are_named(text):
 def test_time_decides_when_to_save(tmp_path, uneven, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
-    keep = Checkpoints(tmp_path, "it", every=Interval(seconds=10), last=99, wish=Wish())
+    keep = Checkpoints(tmp_path, "it", every=Interval(seconds=10), last=99, wish=StopFlag())
     saves = []
-    offer = keep.offer
+    maybe_save = keep.maybe_save
 
     def count(names, state, place, meter):
         now[0] += 4
         before = keep._saved_at
-        offer(names, state, place, meter)
+        maybe_save(names, state, place, meter)
         saves.append(keep._saved_at != before)
 
-    keep.offer = count
+    keep.maybe_save = count
     method, hyper = flat_method("sgd")
     run(method, uneven, hyper, keep=keep, plan=Plan(chunk=2))
     assert saves[:9] == [False, False, True] * 3
@@ -490,4 +490,4 @@ def test_a_fingerprint_sees_every_bit_and_no_device(tmp_path):
 
 
 def test_forgetting_keeps_nothing():
-    assert Forget().restore(["seed0"], None)[0] == {}
+    assert NoCheckpoints().restore(["seed0"], None)[0] == {}

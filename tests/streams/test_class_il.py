@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cls_jax.core.errors import InputError
-from cls_jax.data.dataset import Examples, Source
+from cls_jax.data.dataset import Dataset, Split
 from cls_jax.streams.class_il import class_il
 from cls_jax.streams.indexing import class_groups
 from cls_jax.streams.stream import pooled
@@ -18,10 +18,10 @@ def source_of(counts, test_counts=None, name="toy"):
 
     def split(counts):
         y = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
-        return Examples(np.arange(y.size, dtype=np.float32)[:, None], y)
+        return Split(np.arange(y.size, dtype=np.float32)[:, None], y)
 
     test = split(test_counts or [2] * len(counts))
-    return Source(name, split(counts), test, tuple(f"c{i}" for i in range(len(counts))))
+    return Dataset(name, split(counts), test, tuple(f"c{i}" for i in range(len(counts))))
 
 
 @settings(max_examples=40)

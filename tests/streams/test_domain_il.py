@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cls_jax.core.errors import InputError
-from cls_jax.data.dataset import Examples, Source
+from cls_jax.data.dataset import Dataset, Split
 from cls_jax.data.load import load
 from cls_jax.streams.domain_il import dihedral, permuted, rotated
 from cls_jax.streams.rotation import rotate, rotation
@@ -22,7 +22,7 @@ MAKE = {"permuted": permuted, "rotated": rotated}
 def flat_source(n=5):
     y = np.arange(n, dtype=np.int32) % 2
     x = np.arange(n * 7, dtype=np.float32).reshape(n, 7)
-    return Source("flat", Examples(x, y), Examples(x, y), ("a", "b"))
+    return Dataset("flat", Split(x, y), Split(x, y), ("a", "b"))
 
 
 def angles(matrices):
@@ -178,8 +178,8 @@ def test_bad_settings_are_named(name, change, message):
 def test_only_square_images_can_be_rotated():
     source = small_source()
     wide = source._replace(
-        train=Examples(source.train.x[:, :6], source.train.y),
-        test=Examples(source.test.x[:, :6], source.test.y),
+        train=Split(source.train.x[:, :6], source.train.y),
+        test=Split(source.test.x[:, :6], source.test.y),
     )
     with pytest.raises(InputError, match="digits6 holds examples of shape 6x8x3; only square"):
         rotated(wide, batch_size=8)

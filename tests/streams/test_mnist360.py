@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cls_jax.core.errors import InputError
-from cls_jax.data.dataset import Examples, Source
+from cls_jax.data.dataset import Dataset, Split
 from cls_jax.data.load import load
 from cls_jax.methods import METHODS
 from cls_jax.streams.mnist360 import mnist360
@@ -26,7 +26,7 @@ def source_of(counts, seed=0):
     y = np.repeat(np.arange(len(counts) + 1), [*counts, 5]).astype(np.int32)
     y = np.random.default_rng(seed).permutation(y)
     x = np.ones((y.size, 1, 1, 1), np.uint8)
-    return Source("dots", Examples(x, y), Examples(x[:20], np.arange(20) % 10), tuple("0123456789"))
+    return Dataset("dots", Split(x, y), Split(x[:20], np.arange(20) % 10), tuple("0123456789"))
 
 
 def small_digits():
@@ -35,9 +35,9 @@ def small_digits():
 
     def take(split, n):
         index = np.sort(np.concatenate([np.flatnonzero(split.y == c)[:n] for c in range(10)]))
-        return Examples(split.x[index], split.y[index])
+        return Split(split.x[index], split.y[index])
 
-    return Source("digits", take(whole.train, 60), take(whole.test, 12), whole.label_names)
+    return Dataset("digits", take(whole.train, 60), take(whole.test, 12), whole.label_names)
 
 
 def official(counts, batch_size):
@@ -227,7 +227,7 @@ def test_bad_settings_are_named():
     few = source_of([40, 40, 40, 24, 40, 40, 40, 40, 40])
     with pytest.raises(InputError, match=r"dots has 24 training examples of class 3, which cannot"):
         mnist360(few)
-    stretch = lambda split: Examples(np.repeat(split.x, 2, axis=2), split.y)  # noqa: E731
+    stretch = lambda split: Split(np.repeat(split.x, 2, axis=2), split.y)  # noqa: E731
     wide = dots._replace(train=stretch(dots.train), test=stretch(dots.test))
     with pytest.raises(InputError, match="only square images can be rotated"):
         mnist360(wide)

@@ -74,14 +74,14 @@ def check_runs(stream: Stream) -> np.ndarray:
     method, hyper = row.build(row.config(memory_size=24, replay_size=6), setting), row.hyper()
     assert not method.needs.told_task
     both = run(method, stream, hyper, seeds=(0, 1), plan=Plan(over_seeds="vmap", mode="scan"))
-    for lane in range(2):
-        alone = run(method, stream, hyper, seeds=(lane,), plan=Plan(mode="scan"))
-        np.testing.assert_allclose(both.matrix[lane], alone.matrix[0], atol=0.03)
+    for trial in range(2):
+        alone = run(method, stream, hyper, seeds=(trial,), plan=Plan(mode="scan"))
+        np.testing.assert_allclose(both.matrix[trial], alone.matrix[0], atol=0.03)
         for a, b in zip(
-            *map(jax.tree.leaves, (both.states[lane].model, alone.states[0].model)), strict=True
+            *map(jax.tree.leaves, (both.states[trial].model, alone.states[0].model)), strict=True
         ):
             np.testing.assert_allclose(a, b, atol=1e-4)
-        np.testing.assert_array_equal(both.states[lane].memory.seen, alone.states[0].memory.seen)
+        np.testing.assert_array_equal(both.states[trial].memory.seen, alone.states[0].memory.seen)
     matrix = both.matrix[:, 0, 0]
     assert np.isfinite(matrix[:, -1]).all()
     return matrix

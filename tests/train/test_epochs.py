@@ -88,9 +88,9 @@ def test_rates_fall_at_the_streams_own_milestones(name, kind, monkeypatch):
     expected, table = list(at_birth), stream.schedule(schedule_key(0))
     for task, size in enumerate((11, 33, 22)):
         rows = size // 4 if kind.get("drop_last") else -(-size // 4)
-        live = table.labelled[table.task == task].all(axis=1)
-        assert live.size == 4 * rows
+        active = table.labelled[table.task == task].all(axis=1)
+        assert active.size == 4 * rows
         expected += at_birth  # its optimizers begin anew
-        passes = np.flatnonzero(live) // rows
+        passes = np.flatnonzero(active) // rows
         expected += [0.1 ** sum(number >= m for m in milestones) for number in passes]
     np.testing.assert_allclose(seen, expected, rtol=1e-6)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cls_jax.data.dataset import Examples, Source
+from cls_jax.data.dataset import Dataset, Split
 from cls_jax.methods.base import Method, Phase
 from cls_jax.streams.class_il import class_il
 from cls_jax.train import evaluate
@@ -30,8 +30,8 @@ def test_a_padded_batch_holds_its_own_task_alone(monkeypatch, data):
     Tasks of six test images in batches of four: two rows of the second batch are padding.
     """
     y = np.array([0, 1] * 3 + [2, 3] * 3, np.int32)
-    examples = Examples(np.broadcast_to(y[:, None], (12, 2)).astype(np.float32), y)
-    source = Source("labels", examples, examples, tuple("0123"))
+    examples = Split(np.broadcast_to(y[:, None], (12, 2)).astype(np.float32), y)
+    source = Dataset("labels", examples, examples, tuple("0123"))
     stream = class_il(source, tasks=2, batch_size=2, class_order="label")
 
     def predict(state, x, task):
@@ -86,7 +86,7 @@ def test_the_order_of_the_test_file_decides_nothing(name):
     y = source.test.y
     shuffled = np.random.default_rng(0).permutation(len(y))
     for order in (np.argsort(y, kind="stable"), np.argsort(np.arange(len(y)) % 6), shuffled):
-        test = Examples(source.test.x[order], y[order])
+        test = Split(source.test.x[order], y[order])
         stream = class_il(source._replace(test=test), tasks=TASKS, batch_size=4)
         asked = []
 

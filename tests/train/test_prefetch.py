@@ -7,20 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cls_jax.data.dataset import Examples
+from cls_jax.data.dataset import Split
 from cls_jax.runtime.checkpoint import fingerprint
 from cls_jax.streams.class_il import class_il
 from cls_jax.train import prefetch as feeds
-from cls_jax.train.batches import Rows
-from cls_jax.train.parallel import Placement
+from cls_jax.train.batches import BatchTable
+from cls_jax.train.parallel import Parallelism
 from cls_jax.train.plan import Plan, check_run
-from cls_jax.train.prefetch import Road, feed, make_road, num_bytes, renumbered
+from cls_jax.train.prefetch import Loader, make_loader, num_bytes, prefetch, renumbered
 from cls_jax.train.runner import run
 from tests.conftest import TASKS, small_method
 from tests.runtime.test_checkpoint import assert_same
 from tests.train.test_runner import flat_method, uneven_source
 
-DATA = Examples(np.arange(60, dtype=np.uint8).reshape(10, 6), np.arange(10, dtype=np.int32))
+DATA = Split(np.arange(60, dtype=np.uint8).reshape(10, 6), np.arange(10, dtype=np.int32))
 
 
 @given(st.lists(st.integers(-1, 9), min_size=1, max_size=12))
@@ -56,14 +56,14 @@ def test_a_part_is_gathered_while_the_one_before_is_used():
     asked, used = [], []
     second = threading.Event()
 
-    def look(index):
+    def fetch(index):
         asked.append(int(index[0, 0]))
         if len(asked) == 2:
             second.set()
         return DATA, index
 
-    parts = [Rows(np.full((1, 1), i), None, None, None, ()) for i in range(4)]
-    for _, part in feed(Road(look, ahead=True), iter(parts)):
+    parts = [BatchTable(np.full((1, 1), i), None, None, None, ()) for i in range(4)]
+    for _, part in prefetch(Loader(fetch, ahead=True), iter(parts)):
         used.append(int(part.index[0, 0]))
         assert second.wait(5), "nothing is gathered ahead"
     assert used == asked == [0, 1, 2, 3]
@@ -88,7 +88,7 @@ def test_a_memory_map_will_do(tmp_path):
     source = uneven_source()
     np.save(tmp_path / "x.npy", source.train.x)
     mapped = source._replace(
-        train=Examples(np.load(tmp_path / "x.npy", mmap_mode="r"), source.train.y)
+        train=Split(np.load(tmp_path / "x.npy", mmap_mode="r"), source.train.y)
     )
     method, hyper = flat_method("sgd")
     runs = [
@@ -96,6 +96,6 @@ def test_a_memory_map_will_do(tmp_path):
         for one, data in ((source, "device"), (mapped, "device"), (mapped, "host"))
     ]
     assert len({fingerprint(one.states[0]) for one in runs}) == 1
-    road = make_road(mapped.train, Placement(), 1, on_host=True)
-    assert road.ahead
+    loader = make_loader(mapped.train, Parallelism(), 1, on_host=True)
+    assert loader.ahead
     assert feeds.CHUNK_BYTES < feeds.DEVICE_BYTES

@@ -1,4 +1,4 @@
-"""The runner: exactness over chunks, lanes and padding; what methods are told; when it stops."""
+"""The runner: exactness over chunks, trials and padding; what methods are told; when it stops."""
 
 import chex
 import jax
@@ -8,7 +8,7 @@ import pytest
 from flax import struct
 
 from cls_jax.core.errors import InputError
-from cls_jax.data.dataset import Examples, Source
+from cls_jax.data.dataset import Dataset, Split
 from cls_jax.methods.base import Method, Needs, Phase, unchanged
 from cls_jax.streams.class_il import class_il
 from cls_jax.train.events import Evaluated, Progress, Started
@@ -16,11 +16,11 @@ from cls_jax.train.runner import Diverged, Plan, run, sweep
 from tests.conftest import CLASSES, TASKS, small_method
 
 
-def uneven_source() -> Source:
+def uneven_source() -> Dataset:
     """Six classes of 4 to 14 flat examples: tasks of different seeds have different lengths."""
     y = np.repeat(np.arange(6), [4, 6, 8, 10, 12, 14]).astype(np.int32)
     x = (np.random.default_rng(0).normal(size=(y.size, 12)) + y[:, None]).astype(np.float32)
-    return Source("uneven", Examples(x, y), Examples(x[::2], y[::2]), tuple("abcdef"))
+    return Dataset("uneven", Split(x, y), Split(x[::2], y[::2]), tuple("abcdef"))
 
 
 def flat_method(name, **changes):
@@ -154,11 +154,11 @@ def test_lanes_of_unequal_length_equal_their_own_runs(uneven, name):
     method, hyper = flat_method(name)
     hyper = hyper.replace(learning_rate=0.01)
     single = run(method, uneven, hyper, seeds=seeds, plan=Plan(over_seeds="sequential"))
-    lanes = run(method, uneven, hyper, seeds=seeds, plan=Plan(over_seeds="vmap"))
-    for mine, theirs in zip(lanes.states, single.states, strict=True):
+    trials = run(method, uneven, hyper, seeds=seeds, plan=Plan(over_seeds="vmap"))
+    for mine, theirs in zip(trials.states, single.states, strict=True):
         chex.assert_trees_all_equal(mine.memory, theirs.memory)
         chex.assert_trees_all_close(mine, theirs, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(lanes.matrix, single.matrix, atol=0.08)
+    np.testing.assert_allclose(trials.matrix, single.matrix, atol=0.08)
 
 
 @pytest.mark.parametrize("over_seeds", ["sequential", "vmap"])
@@ -185,7 +185,7 @@ def test_seeds_side_by_side_share_the_data_set():
     n = 4000
     y = np.repeat(np.arange(CLASSES, dtype=np.int32), n // CLASSES)
     x = np.zeros((y.size, 200), np.float32)
-    source = Source("wide", Examples(x, y), Examples(x[::200], y[::200]), tuple("abcdef"))
+    source = Dataset("wide", Split(x, y), Split(x[::200], y[::200]), tuple("abcdef"))
     stream = class_il(source, tasks=TASKS, batch_size=4)
     method = spy_method()
     held = {}

@@ -72,7 +72,7 @@ from cls_jax.methods.architecture.apd_weights import (
     together,
     way,
 )
-from cls_jax.methods.base import Method, Needs, Phase, descend, told_rows
+from cls_jax.methods.base import Method, Needs, Phase, gradient_step, told_rows
 from cls_jax.methods.heads import annealed_adam, asked, check_annealing, check_head, row
 from cls_jax.nets.base import Net
 
@@ -184,7 +184,7 @@ def apd(
             kept += hyper.mask_weight * sum(magnitude(mask[t]).sum() for mask in p.masks.values())
             return learned + kept, every
 
-        model, value = descend(state.model, optimizer(hyper), loss)
+        model, value = gradient_step(state.model, optimizer(hyper), loss)
         return state.replace(model=model), {"loss": value}
 
     def drifted(params: ApdParams, anchor: Layers, old: Array) -> Array:

@@ -46,7 +46,7 @@ from cls_jax.methods.architecture.den_growth import (
     sparser,
     split,
 )
-from cls_jax.methods.base import Method, Needs, Phase, gradient_of, move
+from cls_jax.methods.base import Method, Needs, Phase, apply_gradient, gradient_of
 from cls_jax.methods.heads import annealed_adam, asked
 from cls_jax.nets.den import (
     Units,
@@ -224,7 +224,7 @@ def den(
 
         (value, learned), gradient = gradient_of(loss, state.model.vars)
         gradient = jax.tree.map(lambda m, g: jnp.where(m, g, 0), moves, gradient)
-        model = move(state.model, optimizer(hyper), gradient, {})
+        model = apply_gradient(state.model, optimizer(hyper), gradient, {})
 
         # The proximal steps: L1 on what is trained, then group lasso on what new units hear.
         shrunk = lambda m, w: jnp.where(m, sparser(w, l1), w)  # noqa: E731

@@ -46,7 +46,7 @@ from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, V
 from cls_jax.methods.architecture.hopfield import Hopfield, empty, energy, stored
 from cls_jax.methods.architecture.hopsupsup_config import HopSupSupConfig, HopSupSupHyper
 from cls_jax.methods.architecture.supermasks import threshold_mask
-from cls_jax.methods.base import WHOLE, Method, Needs, Phase, descend
+from cls_jax.methods.base import WHOLE, Method, Needs, Phase, gradient_step
 from cls_jax.nets.base import Net
 
 
@@ -117,7 +117,7 @@ def hopsupsup(config: HopSupSupConfig, net: Net, *, augment: Augment) -> Method:
             return cross_entropy(logits, batch.y, valid=batch.valid), {}
 
         optimizer = _sgd(state.hyper.learning_rate, state.hyper)
-        model, value = descend(state.model, optimizer, loss)
+        model, value = gradient_step(state.model, optimizer, loss)
         return state.replace(model=model), {"loss": value}
 
     def end_task(

@@ -67,7 +67,7 @@ from cls_jax.methods.architecture.supsup_inference import (
     make_identify,
     uncertainty_slopes,
 )
-from cls_jax.methods.base import Method, Needs, Phase, descend, told_rows
+from cls_jax.methods.base import Method, Needs, Phase, gradient_step, told_rows
 from cls_jax.nets.base import Net
 
 _TEST_GROUPS = 40
@@ -157,7 +157,7 @@ def supsup(
             logits, stats = net.apply(Variables(params, vars.stats), x, train=True, valid=counted)
             return cross_entropy(logits, y, valid=counted), stats
 
-        model, value = descend(state.model, _optimizer(config, state.hyper), loss)
+        model, value = gradient_step(state.model, _optimizer(config, state.hyper), loss)
         state = state.replace(model=model, clock=state.clock + 1)
         return (state if config.told_task else keep(state)), {"loss": value}
 

@@ -35,7 +35,14 @@ from cls_jax.core.losses import cross_entropy
 from cls_jax.core.memory import Memory, class_balanced
 from cls_jax.core.sync import select
 from cls_jax.core.types import Array, Batch, Metrics, Task, Trainable, Variables
-from cls_jax.methods.base import Method, Phase, answer, descend, fresh, kept
+from cls_jax.methods.base import (
+    Method,
+    Phase,
+    gradient_step,
+    init_model,
+    parameter_bits,
+    predict_with,
+)
 from cls_jax.methods.replay.replay_config import GdumbConfig, GdumbHyper
 from cls_jax.nets.base import Net
 
@@ -86,7 +93,7 @@ def gdumb(config: GdumbConfig, net: Net, *, augment: Augment, num_classes: int) 
     epoch_steps = -(-num_slots // size)
 
     def newborn(key: Array, x: Array, hyper: GdumbHyper) -> Trainable:
-        return fresh(key, net, augment.test(x), optimizer(hyper, jnp.int32(0)))
+        return init_model(key, net, augment.test(x), optimizer(hyper, jnp.int32(0)))
 
     def init(key: Array, example: Batch, hyper: GdumbHyper) -> GdumbState:
         if config.cutmix and augment.test(example.x).ndim != 4:
@@ -130,7 +137,7 @@ def gdumb(config: GdumbConfig, net: Net, *, augment: Augment, num_classes: int) 
             pasted = cross_entropy(logits, y[other], valid=valid)
             return share * own + (1 - share) * pasted, stats
 
-        model, value = descend(state.model, optimizer(state.hyper, epoch), loss)
+        model, value = gradient_step(state.model, optimizer(state.hyper, epoch), loss)
         model = select(valid.any(), model, state.model)  # a memory not yet full: no step
         return state.replace(model=model, order=order, fit_step=state.fit_step + 1), {"loss": value}
 
@@ -138,9 +145,14 @@ def gdumb(config: GdumbConfig, net: Net, *, augment: Augment, num_classes: int) 
         Phase("collect", collect, epochs=1),
         Phase("fit", fit, enter=begin_fit, num_steps=config.fit_epochs * epoch_steps),
     )
-    predict = answer(net, augment)
+    predict = predict_with(net, augment)
     return Method(
-        "gdumb", init, phases, predict, convolutional=net.convolutional, capacity=kept("model")
+        "gdumb",
+        init,
+        phases,
+        predict,
+        convolutional=net.convolutional,
+        capacity=parameter_bits("model"),
     )
 
 

@@ -15,7 +15,14 @@ from flax import struct
 from cls_jax.core.augment import Augment
 from cls_jax.core.losses import cross_entropy
 from cls_jax.core.types import Array, Batch, Metrics, Trainable, Variables
-from cls_jax.methods.base import Method, Phase, answer, descend, fresh, kept
+from cls_jax.methods.base import (
+    Method,
+    Phase,
+    gradient_step,
+    init_model,
+    parameter_bits,
+    predict_with,
+)
 from cls_jax.methods.regularization.memoryless_config import SgdHyper
 from cls_jax.nets.base import Net
 
@@ -40,7 +47,7 @@ def sgd(net: Net, *, augment: Augment) -> Method:
     """
 
     def init(key: Array, example: Batch, hyper: SgdHyper) -> SgdState:
-        model = fresh(key, net, augment.test(example.x), optax.sgd(hyper.learning_rate))
+        model = init_model(key, net, augment.test(example.x), optax.sgd(hyper.learning_rate))
         return SgdState(model=model, hyper=hyper)
 
     def step(key: Array, state: SgdState, batch: Batch) -> tuple[SgdState, Metrics]:
@@ -50,10 +57,15 @@ def sgd(net: Net, *, augment: Augment) -> Method:
             logits, stats = net.apply(vars, x, train=True, valid=batch.valid)
             return cross_entropy(logits, batch.y, valid=batch.valid), stats
 
-        model, value = descend(state.model, optax.sgd(state.hyper.learning_rate), loss)
+        model, value = gradient_step(state.model, optax.sgd(state.hyper.learning_rate), loss)
         return state.replace(model=model), {"loss": value}
 
-    phases, predict = (Phase("train", step),), answer(net, augment)
+    phases, predict = (Phase("train", step),), predict_with(net, augment)
     return Method(
-        "sgd", init, phases, predict, convolutional=net.convolutional, capacity=kept("model")
+        "sgd",
+        init,
+        phases,
+        predict,
+        convolutional=net.convolutional,
+        capacity=parameter_bits("model"),
     )

@@ -32,11 +32,25 @@ import optax
 from flax import struct
 
 from cls_jax.core.augment import Augment
-from cls_jax.core.memory import Memory, after, reservoir
+from cls_jax.core.memory import Memory, order_after, reservoir
 from cls_jax.core.types import Array, Batch, Metrics, Trainable
-from cls_jax.methods.base import Method, Phase, answer, check_replay, fresh, kept
+from cls_jax.methods.base import (
+    Method,
+    Phase,
+    check_replay,
+    init_model,
+    parameter_bits,
+    predict_with,
+)
 from cls_jax.methods.cls.clser_config import ClsErConfig, ClsErHyper
-from cls_jax.methods.cls.ema_teacher import Averaged, check_averaging, copy_of, follow, learn, look
+from cls_jax.methods.cls.ema_teacher import (
+    Averaged,
+    check_averaging,
+    consistency_step,
+    copy_of,
+    maybe_ema_update,
+    teacher_logits,
+)
 from cls_jax.nets.base import Net
 
 
@@ -71,7 +85,7 @@ def clser(config: ClsErConfig, net: Net, *, augment: Augment) -> Method:
     policy, m, ema_bn = reservoir(config.memory_size), config.replay_size, config.ema_bn
 
     def init(key: Array, example: Batch, hyper: ClsErHyper) -> ClsErState:
-        working = fresh(key, net, augment.test(example.x), optax.sgd(hyper.learning_rate))
+        working = init_model(key, net, augment.test(example.x), optax.sgd(hyper.learning_rate))
         return ClsErState(
             working=working,
             plastic=copy_of(working.vars),
@@ -90,33 +104,33 @@ def clser(config: ClsErConfig, net: Net, *, augment: Augment) -> Method:
         x = augment.train(key_augment, jnp.concatenate([replay.items["x"], batch.x]))
         y = jnp.concatenate([replay.items["y"], batch.y])
         valid = jnp.concatenate([replay.valid, batch.valid])
-        stable_logits, stable = look(net, state.stable, x[:m], replay.valid, ema_bn)
-        plastic_logits, plastic = look(net, state.plastic, x[:m], replay.valid, ema_bn)
+        stable_logits, stable = teacher_logits(net, state.stable, x[:m], replay.valid, ema_bn)
+        plastic_logits, plastic = teacher_logits(net, state.plastic, x[:m], replay.valid, ema_bn)
         targets = better_teacher(stable_logits, plastic_logits, y[:m])
 
         # Learn stream and replay, and keep the chosen logits.
-        working, value = learn(net, state.working, hyper, x, y, valid, targets)
+        working, value = consistency_step(net, state.working, hyper, x, y, valid, targets)
 
         # Store the stream's examples; both copies follow, each by its own draw.
         items = {"x": batch.x, "y": batch.y}
-        memory = policy.add(key_add, after(state.memory, replay), items, batch.valid)
+        memory = policy.add(key_add, order_after(state.memory, replay), items, batch.valid)
         choices = {"ema_bn": ema_bn, "warmup": config.warmup}
         rule = {"rate": hyper.plastic_rate, "decay": hyper.plastic_decay, **choices}
-        plastic = follow(key_plastic, plastic, working.vars, number, **rule)
+        plastic = maybe_ema_update(key_plastic, plastic, working.vars, number, **rule)
         rule = {"rate": hyper.stable_rate, "decay": hyper.stable_decay, **choices}
-        stable = follow(key_stable, stable, working.vars, number, **rule)
+        stable = maybe_ema_update(key_stable, stable, working.vars, number, **rule)
         state = ClsErState(working, plastic, stable, memory, hyper, number)
         return state, {"loss": value}
 
-    views = {tree: answer(net, augment, tree) for tree in ("working", "plastic")}
+    views = {tree: predict_with(net, augment, tree) for tree in ("working", "plastic")}
     return Method(
         "clser",
         init,
         (Phase("train", step),),
-        answer(net, augment, "stable"),
+        predict_with(net, augment, "stable"),
         views=views,
         convolutional=net.convolutional,
-        capacity=kept("stable"),
+        capacity=parameter_bits("stable"),
         advice=partial(advice, config),
     )
 

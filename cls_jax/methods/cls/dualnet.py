@@ -39,7 +39,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.memory import Memory
 from cls_jax.core.sync import select
 from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
-from cls_jax.methods.base import Method, Needs, Phase, kept
+from cls_jax.methods.base import Method, Needs, Phase, parameter_bits
 from cls_jax.methods.cls.dualnet_config import NEEDS_PREDICTOR, DualNetConfig, DualNetHyper
 from cls_jax.methods.cls.dualnet_memory import memory_policy
 from cls_jax.methods.cls.dualnet_slow import slow_learner
@@ -277,7 +277,7 @@ def dualnet(
         begin_task=begin_task,
         needs=Needs(told_task=aware, boundaries=True, unlabelled=config.semi_supervised),
         convolutional=nets.convolutional,
-        capacity=kept("slow", "fast"),
+        capacity=parameter_bits("slow", "fast"),
     )
 
 

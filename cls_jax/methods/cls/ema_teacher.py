@@ -21,7 +21,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.losses import cross_entropy, logit_mse
 from cls_jax.core.sync import ema, ema_decay, select
 from cls_jax.core.types import Array, PyTree, Trainable, Variables
-from cls_jax.methods.base import descend
+from cls_jax.methods.base import gradient_step
 from cls_jax.nets.base import Net
 
 
@@ -45,7 +45,9 @@ def copy_of(vars: Variables) -> Averaged:
     return Averaged(vars=jax.tree.map(jnp.copy, vars), updates=jnp.int32(0))
 
 
-def look(net: Net, copy: Averaged, x: Array, valid: Array, ema_bn: EmaBn) -> tuple[Array, Averaged]:
+def teacher_logits(
+    net: Net, copy: Averaged, x: Array, valid: Array, ema_bn: EmaBn
+) -> tuple[Array, Averaged]:
     """Logits of a training-mode forward on replay, without a gradient; "own" statistics move.
 
     Args:
@@ -64,7 +66,7 @@ def look(net: Net, copy: Averaged, x: Array, valid: Array, ema_bn: EmaBn) -> tup
     return jax.lax.stop_gradient(logits), copy
 
 
-def follow(
+def maybe_ema_update(
     key: Array,
     copy: Averaged,
     working: Variables,
@@ -100,7 +102,7 @@ def follow(
     return Averaged(vars=Variables(params=params, stats=stats), updates=copy.updates + fire)
 
 
-def learn(
+def consistency_step(
     net: Net,
     working: Trainable,
     hyper: PyTree,
@@ -131,7 +133,7 @@ def learn(
         consistency = logit_mse(remembered, targets, valid=valid[:m])
         return cross_entropy(logits, y, valid=valid) + hyper.consistency_weight * consistency, stats
 
-    return descend(working, optax.sgd(hyper.learning_rate), loss)
+    return gradient_step(working, optax.sgd(hyper.learning_rate), loss)
 
 
 def _replay_and_all(

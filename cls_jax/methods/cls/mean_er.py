@@ -17,11 +17,25 @@ import optax
 from flax import struct
 
 from cls_jax.core.augment import Augment
-from cls_jax.core.memory import Memory, after, reservoir
+from cls_jax.core.memory import Memory, order_after, reservoir
 from cls_jax.core.types import Array, Batch, Metrics, Trainable
-from cls_jax.methods.base import Method, Phase, answer, check_replay, fresh, kept
+from cls_jax.methods.base import (
+    Method,
+    Phase,
+    check_replay,
+    init_model,
+    parameter_bits,
+    predict_with,
+)
 from cls_jax.methods.cls.clser_config import ClsErConfig, MeanErHyper
-from cls_jax.methods.cls.ema_teacher import Averaged, check_averaging, copy_of, follow, learn, look
+from cls_jax.methods.cls.ema_teacher import (
+    Averaged,
+    check_averaging,
+    consistency_step,
+    copy_of,
+    maybe_ema_update,
+    teacher_logits,
+)
 from cls_jax.nets.base import Net
 
 
@@ -56,7 +70,7 @@ def mean_er(config: ClsErConfig, net: Net, *, augment: Augment) -> Method:
     choices = {"ema_bn": config.ema_bn, "warmup": config.warmup}
 
     def init(key: Array, example: Batch, hyper: MeanErHyper) -> MeanErState:
-        working = fresh(key, net, augment.test(example.x), optax.sgd(hyper.learning_rate))
+        working = init_model(key, net, augment.test(example.x), optax.sgd(hyper.learning_rate))
         memory = policy.init({"x": example.x, "y": example.y})
         return MeanErState(working, copy_of(working.vars), memory, hyper, jnp.int32(0))
 
@@ -67,21 +81,21 @@ def mean_er(config: ClsErConfig, net: Net, *, augment: Augment) -> Method:
         x = augment.train(key_augment, jnp.concatenate([replay.items["x"], batch.x]))
         y = jnp.concatenate([replay.items["y"], batch.y])
         valid = jnp.concatenate([replay.valid, batch.valid])
-        targets, stable = look(net, state.stable, x[:m], replay.valid, config.ema_bn)
+        targets, stable = teacher_logits(net, state.stable, x[:m], replay.valid, config.ema_bn)
 
-        working, value = learn(net, state.working, hyper, x, y, valid, targets)
+        working, value = consistency_step(net, state.working, hyper, x, y, valid, targets)
         items = {"x": batch.x, "y": batch.y}
-        memory = policy.add(key_add, after(state.memory, replay), items, batch.valid)
+        memory = policy.add(key_add, order_after(state.memory, replay), items, batch.valid)
         rule = {"rate": hyper.ema_rate, "decay": hyper.ema_decay, **choices}
-        stable = follow(key_follow, stable, working.vars, number, **rule)
+        stable = maybe_ema_update(key_follow, stable, working.vars, number, **rule)
         return MeanErState(working, stable, memory, hyper, number), {"loss": value}
 
     return Method(
         "mean_er",
         init,
         (Phase("train", step),),
-        answer(net, augment, "stable"),
-        views={"working": answer(net, augment, "working")},
+        predict_with(net, augment, "stable"),
+        views={"working": predict_with(net, augment, "working")},
         convolutional=net.convolutional,
-        capacity=kept("stable"),
+        capacity=parameter_bits("stable"),
     )

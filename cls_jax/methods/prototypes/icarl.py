@@ -40,11 +40,11 @@ from cls_jax.methods.base import (
     Method,
     Needs,
     Phase,
-    answer,
     check_replay,
-    descend,
-    fresh,
-    kept,
+    gradient_step,
+    init_model,
+    parameter_bits,
+    predict_with,
     told_rows,
 )
 from cls_jax.methods.prototypes.exemplars import choose, nearest_mean, no_exemplars, union
@@ -108,7 +108,7 @@ def icarl(config: IcarlConfig, net: Net, *, augment: Augment, num_classes: int) 
 
     def init(key: Array, example: Batch, hyper: IcarlHyper) -> IcarlState:
         x = augment.test(example.x)
-        model = fresh(key, net, x, optax.sgd(hyper.learning_rate))
+        model = init_model(key, net, x, optax.sgd(hyper.learning_rate))
         shape = jax.eval_shape(features, model.vars, x)
         return IcarlState(
             model=model,
@@ -144,7 +144,7 @@ def icarl(config: IcarlConfig, net: Net, *, augment: Augment, num_classes: int) 
             value = binary_cross_entropy(logits, targets, both.weight, state.past | state.current)
             return value + state.hyper.l2_weight * _square(vars.params), stats
 
-        model, value = descend(state.model, optax.sgd(state.hyper.learning_rate), loss)
+        model, value = gradient_step(state.model, optax.sgd(state.hyper.learning_rate), loss)
         return state.replace(model=model), {"loss": value}
 
     def end_task(key: Array, state: IcarlState, task: Task, data: Batch | None) -> IcarlState:
@@ -164,10 +164,10 @@ def icarl(config: IcarlConfig, net: Net, *, augment: Augment, num_classes: int) 
         predict,
         begin_task=begin_task,
         end_task=end_task,
-        views={"network": answer(net, augment)},
+        views={"network": predict_with(net, augment)},
         needs=Needs(told_task=True, boundaries=True, begin_data=True, end_data=True),
         convolutional=net.convolutional,
-        capacity=kept("model"),
+        capacity=parameter_bits("model"),
         class_il=True,
     )
 

@@ -36,7 +36,7 @@ from cls_jax.core.herding import class_means, in_chunks, unit
 from cls_jax.core.losses import cross_entropy, mask_logits
 from cls_jax.core.sync import select
 from cls_jax.core.types import Array, Batch, Metrics, Task, Trainable, Variables
-from cls_jax.methods.base import Method, Needs, Phase, move, told_rows, unchanged
+from cls_jax.methods.base import Method, Needs, Phase, apply_gradient, told_rows, unchanged
 from cls_jax.methods.prototypes.cosine import (
     cosine_logits,
     embedding_loss,
@@ -118,7 +118,7 @@ def spb(
         ]
 
     def reset(state: SpbState) -> SpbState:
-        """Both optimizers as at birth."""
+        """Both optimizers as new."""
         models = state.extractor, state.classifier
         each = [
             model.replace(opt=optimizer.init(model.vars.params))
@@ -208,7 +208,7 @@ def spb(
         params = [model.vars.params for model in models]
         value, gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(*params)
         after = [
-            move(model, optimizer, gradient, stats)
+            apply_gradient(model, optimizer, gradient, stats)
             for model, optimizer, gradient, stats in zip(
                 models, optimizers(state, batch.epoch), gradients, value[1], strict=True
             )

@@ -20,7 +20,7 @@ from cls_jax.core.losses import cross_entropy
 from cls_jax.core.types import Array, PyTree, Variables
 from cls_jax.methods.prototypes.cosine import contrastive, cosine_logits, initial_weights
 from cls_jax.methods.prototypes.spb_config import SpbConfig, SpbHyper
-from cls_jax.nets.extractor import Seen
+from cls_jax.nets.extractor import Features
 from cls_jax.nets.self_supervised import projection, rotation_learner
 
 CHANGED = 3  # views of the contrastive learner beside the image itself
@@ -31,13 +31,13 @@ class Learner(NamedTuple):
 
     Attributes:
       views: (key, raw uint8[b, ...]) -> float32[views, b, ...], the image itself first.
-      init: (key, Seen, scale) -> its part of the classifier's variables.
-      loss: (vars, Seen of all views, valid bool[b], hyper) -> (float32[], statistics).
+      init: (key, Features, scale) -> its part of the classifier's variables.
+      loss: (vars, Features of all views, valid bool[b], hyper) -> (float32[], statistics).
     """
 
     views: Callable[[Array, Array], Array]
-    init: Callable[[Array, Seen, Array], Variables]
-    loss: Callable[[Variables, Seen, Array, SpbHyper], tuple[Array, PyTree]]
+    init: Callable[[Array, Features, Array], Variables]
+    loss: Callable[[Variables, Features, Array, SpbHyper], tuple[Array, PyTree]]
 
 
 def quarters(count: int) -> range:
@@ -72,7 +72,7 @@ def _rotation(augment: Augment) -> Learner:
     """By how many quarters is it turned? A cosine classifier of its own says."""
     net = rotation_learner()
 
-    def init(key: Array, seen: Seen, scale: Array) -> Variables:
+    def init(key: Array, seen: Features, scale: Array) -> Variables:
         key_net, key_weights = jax.random.split(key)
         made, size = net.init(key_net, seen), seen.features.shape[1]
         if seen.maps is not None:
@@ -81,7 +81,9 @@ def _rotation(augment: Augment) -> Learner:
         params = {"learner": made.params, "learner_weights": weights, "learner_scale": scale}
         return Variables(params=params, stats=made.stats)
 
-    def loss(vars: Variables, seen: Seen, valid: Array, hyper: SpbHyper) -> tuple[Array, PyTree]:
+    def loss(
+        vars: Variables, seen: Features, valid: Array, hyper: SpbHyper
+    ) -> tuple[Array, PyTree]:
         own, every = vars.replace(params=vars.params["learner"]), jnp.tile(valid, 4)
         features, stats = net.apply(own, seen, train=True, valid=every)
         weights, scale = vars.params["learner_weights"], vars.params["learner_scale"]
@@ -100,11 +102,13 @@ def _contrastive(augment: Augment) -> Learner:
         key_plain, *keys = jax.random.split(key, 1 + CHANGED)
         return jnp.stack([augment.train(key_plain, raw), *(augment.view_b(k, raw) for k in keys)])
 
-    def init(key: Array, seen: Seen, scale: Array) -> Variables:
+    def init(key: Array, seen: Features, scale: Array) -> Variables:
         made = net.init(key, seen)
         return Variables(params={"learner": made.params}, stats=made.stats)
 
-    def loss(vars: Variables, seen: Seen, valid: Array, hyper: SpbHyper) -> tuple[Array, PyTree]:
+    def loss(
+        vars: Variables, seen: Features, valid: Array, hyper: SpbHyper
+    ) -> tuple[Array, PyTree]:
         own = vars.replace(params=vars.params["learner"])
         out, stats = net.apply(own, seen, train=True)
         each = out.reshape(1 + CHANGED, valid.size, -1)

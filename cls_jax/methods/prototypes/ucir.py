@@ -45,7 +45,15 @@ from cls_jax.core.losses import cross_entropy, mask_logits
 from cls_jax.core.memory import Memory, reservoir
 from cls_jax.core.sync import select
 from cls_jax.core.types import Array, Batch, Metrics, Task, Trainable, Variables
-from cls_jax.methods.base import Method, Needs, Phase, kept, move, told_rows, unchanged
+from cls_jax.methods.base import (
+    Method,
+    Needs,
+    Phase,
+    apply_gradient,
+    parameter_bits,
+    told_rows,
+    unchanged,
+)
 from cls_jax.methods.prototypes.cosine import (
     adaptive_weight,
     cosine_logits,
@@ -117,7 +125,7 @@ def ucir(config: UcirConfig, extractor: Extractor, *, augment: Augment, num_clas
         return unit(extractor.apply(vars, x, train=False)[0].features)
 
     def restart(state: UcirState) -> UcirState:
-        """Both optimizers as at birth, the phase at its first step."""
+        """Both optimizers as new, the phase at its first step."""
         return state.replace(
             extractor=_restarted(state.extractor, state.hyper),
             classifier=_restarted(state.classifier, state.hyper),
@@ -190,8 +198,8 @@ def ucir(config: UcirConfig, extractor: Extractor, *, augment: Augment, num_clas
         before = state.extractor.vars.params, state.classifier.vars.params
         (value, stats), slopes = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(*before)
         optimizer = _sgd(hyper, hyper.learning_rate * step_decay(batch.epoch, config.decays))
-        trunk = move(state.extractor, optimizer, slopes[0], stats)
-        head = move(state.classifier, optimizer, slopes[1], {})
+        trunk = apply_gradient(state.extractor, optimizer, slopes[0], stats)
+        head = apply_gradient(state.classifier, optimizer, slopes[1], {})
         if config.freeze_old_weights:
             stay, moved = before[1]["weights"], head.vars.params["weights"]
             head = _with(head, weights=jnp.where(state.past[:, None], stay, moved))
@@ -218,7 +226,7 @@ def ucir(config: UcirConfig, extractor: Extractor, *, augment: Augment, num_clas
         value, slope = jax.value_and_grad(loss)(model.vars.params)
         epoch = state.step // jnp.maximum(-(-state.memory.seen // balanced_size), 1)
         rate = hyper.balanced_learning_rate * step_decay(epoch, config.balanced_decays)
-        moved = _with(move(model, _sgd(hyper, rate), slope, {}), scale=scale)
+        moved = _with(apply_gradient(model, _sgd(hyper, rate), slope, {}), scale=scale)
         on = state.past.any() & (epoch < config.balanced_epochs)
         state = state.replace(classifier=select(on, moved, model), step=state.step + 1)
         return state, {"loss": value}
@@ -245,7 +253,7 @@ def ucir(config: UcirConfig, extractor: Extractor, *, augment: Augment, num_clas
         views={"nme": nme} if each else {},
         needs=Needs(told_task=True, boundaries=True, begin_data=True, end_data=at_the_end),
         convolutional=extractor.convolutional,
-        capacity=kept("extractor", "classifier"),
+        capacity=parameter_bits("extractor", "classifier"),
         class_il=True,
     )
 
@@ -255,7 +263,7 @@ def _sgd(hyper: UcirHyper, rate: Array | float) -> optax.GradientTransformation:
 
 
 def _restarted(model: Trainable, hyper: UcirHyper) -> Trainable:
-    """The same with its optimizer state as at birth."""
+    """The same with its optimizer state as new."""
     return model.replace(opt=_sgd(hyper, 0.0).init(model.vars.params))
 
 

@@ -28,7 +28,16 @@ from flax import struct
 from cls_jax.core.augment import Augment
 from cls_jax.core.losses import cross_entropy
 from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
-from cls_jax.methods.base import Method, Needs, Phase, answer, descend, fresh, gradient_of, kept
+from cls_jax.methods.base import (
+    Method,
+    Needs,
+    Phase,
+    gradient_of,
+    gradient_step,
+    init_model,
+    parameter_bits,
+    predict_with,
+)
 from cls_jax.methods.regularization.memoryless_config import EwcOnlineHyper
 from cls_jax.nets.base import Net
 
@@ -67,7 +76,7 @@ def ewc_online(net: Net, *, augment: Augment) -> Method:
     """
 
     def init(key: Array, example: Batch, hyper: EwcOnlineHyper) -> EwcOnlineState:
-        model = fresh(key, net, augment.test(example.x), optax.sgd(hyper.learning_rate))
+        model = init_model(key, net, augment.test(example.x), optax.sgd(hyper.learning_rate))
         params = model.vars.params
         return EwcOnlineState(
             model=model,
@@ -87,7 +96,7 @@ def ewc_online(net: Net, *, augment: Augment) -> Method:
             pull = penalty(vars.params, state.anchor, state.fisher)
             return learned + hyper.penalty_weight * pull, stats
 
-        model, value = descend(state.model, optax.sgd(hyper.learning_rate), loss)
+        model, value = gradient_step(state.model, optax.sgd(hyper.learning_rate), loss)
         return state.replace(model=model), {"loss": value}
 
     def forget_sum(
@@ -134,11 +143,11 @@ def ewc_online(net: Net, *, augment: Augment) -> Method:
         "ewc_online",
         init,
         (Phase("train", step), Phase("fisher", fisher_step, enter=forget_sum, epochs=1)),
-        answer(net, augment),
+        predict_with(net, augment),
         end_task=end_task,
         needs=Needs(boundaries=True),
         convolutional=net.convolutional,
-        capacity=kept("model"),
+        capacity=parameter_bits("model"),
     )
 
 

@@ -28,7 +28,7 @@ from flax import struct
 from cls_jax.core.augment import Augment
 from cls_jax.core.losses import cross_entropy, half_squared
 from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
-from cls_jax.methods.base import Method, Needs, Phase, descend, told_rows
+from cls_jax.methods.base import Method, Needs, Phase, gradient_step, told_rows
 from cls_jax.methods.heads import (
     annealed_adam,
     asked,
@@ -124,7 +124,7 @@ def l2_transfer(
             way = half_squared(without_head(vars.params, net.head), state.anchor)
             return learned + weight * way, stats
 
-        model, value = descend(state.model, optimizer(hyper), loss)
+        model, value = gradient_step(state.model, optimizer(hyper), loss)
         return state.replace(model=model), {"loss": value}
 
     def predict(state: L2TransferState, x: Array, task: Task) -> Array:

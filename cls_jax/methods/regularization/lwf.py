@@ -32,7 +32,16 @@ from cls_jax.core.augment import Augment
 from cls_jax.core.errors import InputError
 from cls_jax.core.losses import cross_entropy, mask_logits
 from cls_jax.core.types import Array, Batch, Metrics, Task, Trainable, Variables
-from cls_jax.methods.base import Method, Needs, Phase, answer, descend, fresh, kept, told_rows
+from cls_jax.methods.base import (
+    Method,
+    Needs,
+    Phase,
+    gradient_step,
+    init_model,
+    parameter_bits,
+    predict_with,
+    told_rows,
+)
 from cls_jax.methods.regularization.memoryless_config import LwfHyper
 from cls_jax.nets.base import Net
 
@@ -76,7 +85,7 @@ def lwf(net: Net, *, augment: Augment) -> Method:
         )
 
     def init(key: Array, example: Batch, hyper: LwfHyper) -> LwfState:
-        model = fresh(key, net, augment.test(example.x), _sgd(hyper))
+        model = init_model(key, net, augment.test(example.x), _sgd(hyper))
         none = jnp.zeros(model.vars.params[net.head]["bias"].shape, bool)
         old = jax.tree.map(jnp.copy, model.vars)
         return LwfState(model=model, old=old, past=none, seen=jnp.copy(none), hyper=hyper)
@@ -113,18 +122,18 @@ def lwf(net: Net, *, augment: Augment) -> Method:
             kept = distillation(logits, old_logits, state.past, hyper.temperature, counted)
             return learned + hyper.distill_weight * kept, stats
 
-        model, value = descend(state.model, _sgd(hyper), loss)
+        model, value = gradient_step(state.model, _sgd(hyper), loss)
         return state.replace(model=model), {"loss": value}
 
     return Method(
         "lwf",
         init,
         (Phase("head", head_step), Phase("train", step, enter=remember)),
-        answer(net, augment),
+        predict_with(net, augment),
         begin_task=begin_task,
         needs=Needs(told_task=True, boundaries=True),
         convolutional=net.convolutional,
-        capacity=kept("model"),
+        capacity=parameter_bits("model"),
     )
 
 

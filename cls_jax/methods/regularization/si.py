@@ -28,7 +28,16 @@ from flax import struct
 from cls_jax.core.augment import Augment
 from cls_jax.core.losses import cross_entropy
 from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
-from cls_jax.methods.base import Method, Needs, Phase, answer, fresh, gradient_of, kept, move
+from cls_jax.methods.base import (
+    Method,
+    Needs,
+    Phase,
+    apply_gradient,
+    gradient_of,
+    init_model,
+    parameter_bits,
+    predict_with,
+)
 from cls_jax.methods.regularization.ewc_online import penalty
 from cls_jax.methods.regularization.memoryless_config import SiHyper
 from cls_jax.nets.base import Net
@@ -65,7 +74,7 @@ def si(net: Net, *, augment: Augment) -> Method:
     """
 
     def init(key: Array, example: Batch, hyper: SiHyper) -> SiState:
-        model = fresh(key, net, augment.test(example.x), optax.sgd(hyper.learning_rate))
+        model = init_model(key, net, augment.test(example.x), optax.sgd(hyper.learning_rate))
         params = model.vars.params
         return SiState(
             model=model,
@@ -89,7 +98,7 @@ def si(net: Net, *, augment: Augment) -> Method:
         (learned, stats), gradient = gradient_of(loss, state.model.vars)
         pull, pull_gradient = jax.value_and_grad(held)(before)
         whole = jax.tree.map(lambda g, p: jnp.clip(g + p, -1, 1), gradient, pull_gradient)
-        model = move(state.model, optax.sgd(hyper.learning_rate), whole, stats)
+        model = apply_gradient(state.model, optax.sgd(hyper.learning_rate), whole, stats)
         credit = credited(state.credit, gradient, before, model.vars.params)
         return state.replace(model=model, credit=credit), {"loss": learned + pull}
 
@@ -107,11 +116,11 @@ def si(net: Net, *, augment: Augment) -> Method:
         "si",
         init,
         (Phase("train", step),),
-        answer(net, augment),
+        predict_with(net, augment),
         end_task=end_task,
         needs=Needs(boundaries=True),
         convolutional=net.convolutional,
-        capacity=kept("model"),
+        capacity=parameter_bits("model"),
     )
 
 

@@ -30,12 +30,12 @@ from cls_jax.methods.base import (
     Method,
     Needs,
     Phase,
-    answer,
+    apply_gradient,
     check_replay,
-    fresh,
     gradient_of,
-    kept,
-    move,
+    init_model,
+    parameter_bits,
+    predict_with,
 )
 from cls_jax.methods.replay.replay_config import AgemConfig, AgemHyper
 from cls_jax.nets.base import Net
@@ -75,7 +75,7 @@ def agem(config: AgemConfig, net: Net, *, augment: Augment, num_tasks: int) -> M
     policy = ring_per_task(num_tasks, per_task)
 
     def init(key: Array, example: Batch, hyper: AgemHyper) -> AgemState:
-        model = fresh(key, net, augment.test(example.x), optax.sgd(hyper.learning_rate))
+        model = init_model(key, net, augment.test(example.x), optax.sgd(hyper.learning_rate))
         memory = policy.init({"x": example.x, "y": example.y})
         return AgemState(model=model, memory=memory, hyper=hyper)
 
@@ -97,7 +97,7 @@ def agem(config: AgemConfig, net: Net, *, augment: Augment, num_tasks: int) -> M
         remembered = loss(old, replay.items["y"], replay.valid)
         (_, stats), reference = gradient_of(remembered, vars.replace(stats=stats))
         gradient, projected = project(gradient, reference)
-        model = move(state.model, optax.sgd(state.hyper.learning_rate), gradient, stats)
+        model = apply_gradient(state.model, optax.sgd(state.hyper.learning_rate), gradient, stats)
         metrics = {"loss": value, "projected": projected.astype(jnp.float32)}
         return state.replace(model=model), metrics
 
@@ -112,11 +112,11 @@ def agem(config: AgemConfig, net: Net, *, augment: Augment, num_tasks: int) -> M
         "agem",
         init,
         (Phase("train", step),),
-        answer(net, augment),
+        predict_with(net, augment),
         end_task=end_task,
         needs=Needs(told_task=True, boundaries=True, end_data=True),
         convolutional=net.convolutional,
-        capacity=kept("model"),
+        capacity=parameter_bits("model"),
     )
 
 

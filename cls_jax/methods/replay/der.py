@@ -26,18 +26,18 @@ from flax import struct
 
 from cls_jax.core.augment import Augment
 from cls_jax.core.losses import cross_entropy, logit_mse
-from cls_jax.core.memory import Memory, after, reservoir
+from cls_jax.core.memory import Memory, order_after, reservoir
 from cls_jax.core.types import Array, Batch, Metrics, Trainable, Variables
 from cls_jax.methods.base import (
     Method,
     Phase,
-    answer,
+    apply_gradient,
     check_replay,
     forward_each,
-    fresh,
     gradient_of,
-    kept,
-    move,
+    init_model,
+    parameter_bits,
+    predict_with,
 )
 from cls_jax.methods.replay.replay_config import DerConfig, DerHyper, DerppHyper
 from cls_jax.nets.base import Net
@@ -92,7 +92,7 @@ def _der(name: str, config: DerConfig, net: Net, augment: Augment, *, label_draw
 
     def init(key: Array, example: Batch, hyper: DerHyper | DerppHyper) -> DerState:
         x = augment.test(example.x)
-        model = fresh(key, net, x, optax.sgd(hyper.learning_rate))
+        model = init_model(key, net, x, optax.sgd(hyper.learning_rate))
         logits, _ = net.apply(model.vars, x, train=False)
         memory = policy.init({"x": example.x, "y": example.y, "logits": logits})
         return DerState(model=model, memory=memory, hyper=hyper)
@@ -119,13 +119,18 @@ def _der(name: str, config: DerConfig, net: Net, augment: Augment, *, label_draw
             return total, (stats, logits)
 
         (value, (stats, logits)), gradient = gradient_of(loss, state.model.vars)
-        model = move(state.model, optax.sgd(hyper.learning_rate), gradient, stats)
+        model = apply_gradient(state.model, optax.sgd(hyper.learning_rate), gradient, stats)
         items = {"x": batch.x, "y": batch.y, "logits": logits}
-        memory = reduce(after, replays, state.memory)
+        memory = reduce(order_after, replays, state.memory)
         memory = policy.add(key_add, memory, items, batch.valid)
         return state.replace(model=model, memory=memory), {"loss": value}
 
-    phases, predict = (Phase("train", step),), answer(net, augment)
+    phases, predict = (Phase("train", step),), predict_with(net, augment)
     return Method(
-        name, init, phases, predict, convolutional=net.convolutional, capacity=kept("model")
+        name,
+        init,
+        phases,
+        predict,
+        convolutional=net.convolutional,
+        capacity=parameter_bits("model"),
     )

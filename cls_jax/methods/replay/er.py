@@ -17,9 +17,17 @@ from flax import struct
 
 from cls_jax.core.augment import Augment
 from cls_jax.core.losses import cross_entropy
-from cls_jax.core.memory import Memory, after, reservoir
+from cls_jax.core.memory import Memory, order_after, reservoir
 from cls_jax.core.types import Array, Batch, Metrics, Trainable, Variables
-from cls_jax.methods.base import Method, Phase, answer, check_replay, descend, fresh, kept
+from cls_jax.methods.base import (
+    Method,
+    Phase,
+    check_replay,
+    gradient_step,
+    init_model,
+    parameter_bits,
+    predict_with,
+)
 from cls_jax.methods.replay.replay_config import ErConfig, ErHyper
 from cls_jax.nets.base import Net
 
@@ -51,7 +59,7 @@ def er(config: ErConfig, net: Net, *, augment: Augment) -> Method:
     policy = reservoir(config.memory_size)
 
     def init(key: Array, example: Batch, hyper: ErHyper) -> ErState:
-        model = fresh(key, net, augment.test(example.x), optax.sgd(hyper.learning_rate))
+        model = init_model(key, net, augment.test(example.x), optax.sgd(hyper.learning_rate))
         memory = policy.init({"x": example.x, "y": example.y})
         return ErState(model=model, memory=memory, hyper=hyper)
 
@@ -66,12 +74,17 @@ def er(config: ErConfig, net: Net, *, augment: Augment) -> Method:
             logits, stats = net.apply(vars, x, train=True, valid=valid)
             return cross_entropy(logits, y, valid=valid), stats
 
-        model, value = descend(state.model, optax.sgd(state.hyper.learning_rate), loss)
+        model, value = gradient_step(state.model, optax.sgd(state.hyper.learning_rate), loss)
         items = {"x": batch.x, "y": batch.y}
-        memory = policy.add(key_add, after(state.memory, replay), items, batch.valid)
+        memory = policy.add(key_add, order_after(state.memory, replay), items, batch.valid)
         return state.replace(model=model, memory=memory), {"loss": value}
 
-    phases, predict = (Phase("train", step),), answer(net, augment)
+    phases, predict = (Phase("train", step),), predict_with(net, augment)
     return Method(
-        "er", init, phases, predict, convolutional=net.convolutional, capacity=kept("model")
+        "er",
+        init,
+        phases,
+        predict,
+        convolutional=net.convolutional,
+        capacity=parameter_bits("model"),
     )

@@ -28,17 +28,17 @@ from flax import struct
 from cls_jax.core.augment import Augment
 from cls_jax.core.errors import InputError
 from cls_jax.core.losses import cross_entropy
-from cls_jax.core.memory import Memory, after, reservoir
+from cls_jax.core.memory import Memory, order_after, reservoir
 from cls_jax.core.types import Array, Batch, Metrics, Trainable, Variables
 from cls_jax.methods.base import (
     Method,
     Phase,
-    answer,
     check_replay,
-    descend,
     forward_each,
-    fresh,
-    kept,
+    gradient_step,
+    init_model,
+    parameter_bits,
+    predict_with,
 )
 from cls_jax.methods.prototypes.cosine import with_cosine_head
 from cls_jax.methods.replay.replay_config import ErAceConfig, ErAceHyper
@@ -89,7 +89,7 @@ def er_ace(config: ErAceConfig, net: Net, *, augment: Augment) -> Method:
 
     def init(key: Array, example: Batch, hyper: ErAceHyper) -> ErAceState:
         x = augment.test(example.x)
-        model = fresh(key, net, x, optax.sgd(hyper.learning_rate))
+        model = init_model(key, net, x, optax.sgd(hyper.learning_rate))
         logits, _ = net.apply(model.vars, x, train=False)
         memory = policy.init({"x": example.x, "y": example.y})
         seen = jnp.zeros(logits.shape[1:], bool)
@@ -108,15 +108,20 @@ def er_ace(config: ErAceConfig, net: Net, *, augment: Augment) -> Method:
             incoming = cross_entropy(logits, batch.y, valid=batch.valid, classes=allowed)
             return incoming + cross_entropy(replayed, replay.items["y"], valid=replay.valid), stats
 
-        model, value = descend(state.model, optax.sgd(state.hyper.learning_rate), loss)
+        model, value = gradient_step(state.model, optax.sgd(state.hyper.learning_rate), loss)
         items = {"x": batch.x, "y": batch.y}
-        memory = policy.add(key_add, after(state.memory, replay), items, batch.valid)
+        memory = policy.add(key_add, order_after(state.memory, replay), items, batch.valid)
         seen = state.seen | present
         return ErAceState(model, memory, seen, state.hyper), {"loss": value}
 
-    phases, predict = (Phase("train", step),), answer(net, augment)
+    phases, predict = (Phase("train", step),), predict_with(net, augment)
     return Method(
-        "er_ace", init, phases, predict, convolutional=net.convolutional, capacity=kept("model")
+        "er_ace",
+        init,
+        phases,
+        predict,
+        convolutional=net.convolutional,
+        capacity=parameter_bits("model"),
     )
 
 

@@ -380,12 +380,12 @@ def test_padding_and_lanes_do_not_disturb_the_choice():
     chex.assert_trees_all_equal(one, two)
     empty, _ = course.fn["step"](key, course.state, batch(NAMES, 0))
     assert empty.num_masks == 0
-    lanes, _ = jax.vmap(course.fn["step"], (0, None, None))(
+    trials, _ = jax.vmap(course.fn["step"], (0, None, None))(
         jnp.stack([key, key]), course.state, clean
     )
     single = one[0]
-    for lane in range(2):
-        mine = jax.tree.map(lambda leaf, i=lane: leaf[i], lanes)
+    for trial in range(2):
+        mine = jax.tree.map(lambda leaf, i=trial: leaf[i], trials)
         chex.assert_trees_all_close(mine, single, rtol=1e-4, atol=1e-5)
     like = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
     assert like(single) == like(course.state)

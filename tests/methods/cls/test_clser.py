@@ -14,7 +14,7 @@ from cls_jax.core.losses import logit_mse
 from cls_jax.core.types import Batch, Task, Variables
 from cls_jax.methods import METHODS, Setting
 from cls_jax.methods.cls.clser import ClsErConfig, ClsErHyper, advice, better_teacher, clser
-from cls_jax.methods.cls.ema_teacher import copy_of, follow, look
+from cls_jax.methods.cls.ema_teacher import copy_of, maybe_ema_update, teacher_logits
 from cls_jax.methods.cls.mean_er import MeanErHyper, mean_er
 from cls_jax.methods.replay.er import ErConfig, ErHyper, er
 from cls_jax.nets.base import Net
@@ -196,7 +196,9 @@ def test_warm_up_counts_steps_or_updates(warmup, decays):
     rule = {"decay": 0.99, "ema_bn": "own", "warmup": warmup}
     copy = copy_of(Variables(params=jnp.zeros(()), stats={}))
     for step, rate in ((1, 0.0), (2, 0.0), (3, 1.0), (4, 1.0)):
-        copy = follow(jax.random.key(step), copy, ones, jnp.int32(step), rate=rate, **rule)
+        copy = maybe_ema_update(
+            jax.random.key(step), copy, ones, jnp.int32(step), rate=rate, **rule
+        )
     np.testing.assert_allclose(copy.vars.params, 1 - decays[0] * decays[1], rtol=1e-6)
 
 
@@ -266,7 +268,7 @@ def test_looking_carries_no_gradient():
 
     def total(params):
         asked = copy.replace(vars=copy.vars.replace(params=params))
-        logits, moved = look(net, asked, vectors(0).x, jnp.ones(BATCH, bool), "own")
+        logits, moved = teacher_logits(net, asked, vectors(0).x, jnp.ones(BATCH, bool), "own")
         return logits.sum() + moved.vars.stats["mean"].sum()
 
     for leaf in jax.tree.leaves(jax.grad(total)(copy.vars.params)):

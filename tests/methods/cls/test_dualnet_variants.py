@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cls_jax.data.dataset import Examples, Source
+from cls_jax.data.dataset import Dataset, Split
 from cls_jax.methods.cls.dualnet_config import DualNetHyper
 from cls_jax.streams.class_il import class_il
 from cls_jax.train.runner import run
@@ -199,9 +199,9 @@ def test_rows_without_label_are_not_stored_in_a_mixed_batch():
 def test_label_fraction_through_the_runner(semi):
     """All images reach the semi-supervised slow learner, labelled ones alone reach the rest."""
     y = np.repeat(np.arange(CLASSES), 10).astype(np.int32)
-    examples = Examples(np.asarray(pictures(np.arange(60))), y)
+    examples = Split(np.asarray(pictures(np.arange(60))), y)
     stream = class_il(
-        Source("named", examples, examples, tuple("abcdef")),
+        Dataset("named", examples, examples, tuple("abcdef")),
         tasks=TASKS,
         batch_size=BATCH,
         label_fraction=0.5,

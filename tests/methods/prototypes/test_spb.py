@@ -21,7 +21,7 @@ from cls_jax.methods.prototypes.spb_config import (
     check_square,
     variants,
 )
-from cls_jax.nets.extractor import Extractor, Seen, flat_extractor
+from cls_jax.nets.extractor import Extractor, Features, flat_extractor
 
 CLASSES, SIDE, SIZE, BATCH = 6, 2, 3, 4
 HYPER = SpbHyper(0.2, 0.05, 0.1, momentum=0.9, weight_decay=0.01, initial_scale=4.0)
@@ -37,7 +37,7 @@ def linear() -> Extractor:
 
     def apply(vars, x, *, train, valid=None):
         del train, valid
-        return Seen(x.reshape(len(x), -1) @ vars.params["matrix"], None), {}
+        return Features(x.reshape(len(x), -1) @ vars.params["matrix"], None), {}
 
     return Extractor(init, apply)
 

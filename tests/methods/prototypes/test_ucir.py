@@ -10,7 +10,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.types import Variables
 from cls_jax.methods.prototypes.ucir import adaptive_weight, ucir
 from cls_jax.methods.prototypes.ucir_config import UcirConfig, UcirHyper
-from cls_jax.nets.extractor import Extractor, Seen
+from cls_jax.nets.extractor import Extractor, Features
 from tests.core.test_herding import slow_herd
 from tests.support.by_hand import CLASSES, NAMES, batch, inputs, label_of
 from tests.support.learner import pictures
@@ -38,9 +38,11 @@ def telling_extractor():
         p = vars.params
         features = jnp.tanh(x @ p["w1"] + p["b1"]) @ p["w2"]
         if not train:
-            return Seen(features, None), vars.stats
+            return Features(features, None), vars.stats
         names = jnp.round((x[:, 0] - SHIFT) * 255).astype(int)
-        return Seen(features + LEAN, None), {"shown": jnp.zeros(NAMES).at[names].add(1.0 * valid)}
+        return Features(features + LEAN, None), {
+            "shown": jnp.zeros(NAMES).at[names].add(1.0 * valid)
+        }
 
     return Extractor(init, apply)
 
