@@ -80,7 +80,7 @@ def child(out: Path, until: str, script: list[str]) -> None:
 
     jax.monitoring.register_event_duration_secs_listener(compiled)
     execution.fan_out = watched
-    Checkpoints.offer, Checkpoints.restore = timed("offer"), timed("restore")
+    Checkpoints.maybe_save, Checkpoints.restore = timed("maybe_save"), timed("restore")
     Checkpoints._save = counted
     sys.argv = script
     runpy.run_path(script[0], run_name="__main__")
