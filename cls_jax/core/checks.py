@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from cls_jax.core.errors import InputError
-from cls_jax.core.hyper import register
 
 
 def whole(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> int:
@@ -87,11 +86,12 @@ def plain(config: Any) -> Any:
     """
     hints = typing.get_type_hints(type(config))
     found = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    changed = {name: _plain(name, hints[name], value) for name, value in found.items()}
+    changed = {name: plain_value(name, hints[name], value) for name, value in found.items()}
     return dataclasses.replace(config, **changed)
 
 
-def _plain(name: str, kind: Any, value: Any) -> Any:
+def plain_value(name: str, kind: Any, value: Any) -> Any:
+    """``value`` as its annotation ``kind`` says; see ``plain``."""
     union = typing.get_origin(kind) in (typing.Union, types.UnionType)
     kinds = typing.get_args(kind) if union else (kind,)
     if value is None and type(None) in kinds:
@@ -104,6 +104,13 @@ def _plain(name: str, kind: Any, value: Any) -> Any:
     if float in kinds:
         return value if type(value) is int else real(name, value)
     return yes_no(name, value) if bool in kinds else value
+
+
+def check_literal(name: str, value: Any, kind: Any) -> None:
+    """Raises InputError if ``kind`` is a Literal and ``value`` none of its values."""
+    if typing.get_origin(kind) is typing.Literal and value not in typing.get_args(kind):
+        choices = ", ".join(map(str, typing.get_args(kind)))
+        raise InputError(f"{name} is {value!r}; use one of {choices}")
 
 
 def shown(value: Any) -> str:
@@ -176,56 +183,30 @@ def check_range(
     raise InputError(f"{name} is {value}; give a value {' and '.join(bounds)}")
 
 
-def check_hyper(hyper: Any) -> None:
-    """Raises InputError unless every leaf of a Hyper is finite and lies where its name says.
+def check_hyper(hyper: Mapping[str, Any]) -> None:
+    """Raises InputError unless every hyper-parameter is finite and lies where its name says.
 
     The name tells the range: ``temperature`` and ``damping`` above 0; ``step_size`` in [0, 1];
     ``momentum`` and ``decay`` in [0, 1); rates (probabilities) in [0, 1]; learning rates, weights
     of loss terms, gaps, thresholds and ``weight_decay`` at least 0. So must the float32 that it
-    becomes within a run: neither infinite, nor 0 where the number is not. A field annotated
-    ``float`` is one number; other arrays are checked number by number.
+    becomes within a run: neither infinite, nor 0 where the number is not.
     """
-    import jax
-
-    register()
-    single = {}
-    if dataclasses.is_dataclass(hyper):
-        single = {f.name for f in dataclasses.fields(hyper) if f.type in (float, "float")}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(hyper):
-        name = jax.tree_util.keystr(path, simple=True, separator=".") or "hyper"
+    for name, value in hyper.items():
         bounds = next((b for ending, b in _RANGES.items() if name.endswith(ending)), {})
-        for number in _numbers(name, leaf):
-            check_range(name, number, **bounds)
-            with np.errstate(over="ignore", under="ignore"):
-                rounded = float(np.float32(number))
-            try:
-                check_range(name, rounded, **bounds)
-                lost = rounded == 0 != number
-            except InputError:
-                lost = True
-            if lost:
-                raise InputError(
-                    f"{name} is {number}, which is {rounded:g} in float32; give a number that "
-                    "float32 can tell from that"
-                )
-        if name in single and np.ndim(leaf):
+        number = real(name, value)
+        check_range(name, number, **bounds)
+        with np.errstate(over="ignore", under="ignore"):
+            rounded = float(np.float32(number))
+        try:
+            check_range(name, rounded, **bounds)
+            lost = rounded == 0 != number
+        except InputError:
+            lost = True
+        if lost:
             raise InputError(
-                f"{name} is {shown(leaf)}, {np.size(leaf)} numbers where one belongs; "
-                "give sweep() a Hyper for each"
+                f"{name} is {number}, which is {rounded:g} in float32; give a number that "
+                "float32 can tell from that"
             )
-
-
-def _numbers(name: str, leaf: Any) -> list[float]:
-    """Every number of a leaf."""
-    import jax
-
-    try:
-        array = np.asarray(leaf)
-        if array.dtype.kind in "iuf" or jax.dtypes.issubdtype(array.dtype, np.floating):
-            return [float(number) for number in array.ravel()]
-    except (TypeError, ValueError):
-        pass
-    raise InputError(f"{name} is {shown(leaf)}; give a number")
 
 
 _RANGES: dict[str, dict[str, Any]] = {
