@@ -15,7 +15,7 @@ from cls_jax.data.dataset import Dataset, Split
 from cls_jax.data.load import load
 from cls_jax.data.scramble import scrambled
 from cls_jax.methods import METHODS, signature
-from cls_jax.nets.registry import NetConfig
+from cls_jax.nets.registry import NetConfig, networks
 from cls_jax.streams.blurry import blurry
 from cls_jax.streams.class_il import class_il
 from cls_jax.streams.domain_il import dihedral, permuted, rotated
@@ -24,7 +24,7 @@ from cls_jax.streams.mnist360 import mnist360
 from cls_jax.streams.stream import pooled
 from cls_jax.streams.task_order import in_order
 from cls_jax.train.runner import Plan, check_run, run, sweep
-from tests.conftest import SMALL, small_method
+from tests.conftest import SMALL, small_method, small_problem
 from tests.support.schedules import assert_same
 
 CLASSES = 9
@@ -405,10 +405,22 @@ def test_a_recipe_of_numpys_numbers_is_written_as_pythons():
     assert json.loads(json.dumps(recipe))["net"]["hidden"] == [8]
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"num_classes": 6.0}, r"num_classes is 6.0; give a whole number"),
+        ({"num_tasks": 0}, r"num_tasks is 0; give a value at least 1"),
+    ],
+)
+def test_a_problem_that_is_none_is_named(change, sentence):
+    with pytest.raises(InputError, match=sentence):
+        METHODS["er"](small_problem()._replace(**change))
+    with pytest.raises(InputError, match=r"hidden\[0\] is 8.5; give a whole number"):
+        networks(NetConfig(net="mlp", hidden=(8.5,)))
+
+
 def test_arguments_that_are_none_are_named():
-    with pytest.raises(
-        InputError, match=r"er has no argument 'memory'; it has memory_size, replay"
-    ):
+    with pytest.raises(InputError, match=r"er has no argument 'memory'; it has memory_size"):
         small_method("er", memory=24)
     with pytest.raises(InputError, match=r"head is 'round'; use one of cosine, linear"):
         small_method("er_ace", head="round")

@@ -9,12 +9,12 @@ from cls_jax.core.metrics import Summary
 from cls_jax.methods import METHODS
 from cls_jax.methods.problem import Problem
 from cls_jax.nets.registry import networks
+from cls_jax.published.ablations import ablations
 from cls_jax.published.compare import read_published, standard_errors
 from cls_jax.published.hyperparameters import GCIL, S_MNIST
 from cls_jax.published.presets import (
     OURS,
     TABLES,
-    ablations,
     cells,
     changed,
     gcil_cifar100,
