@@ -22,7 +22,9 @@ from cls_jax.streams.config import StreamConfig
 KIND = {"batch_size": 128, "drop_last": True, "normalisation": "mnist"}
 PERMUTED = StreamConfig(image_size=8, scenario="permuted", tasks=10, epochs=36, **KIND)
 MNIST = replace(PERMUTED, data="mnist", image_size=None, tasks=250, epochs=2)
-CIFAR = StreamConfig(data="cifar100", tasks=20, batch_size=128, epochs=250, normalisation="cifar10")
+ROTATED = replace(MNIST, scenario="rotated", tasks=36)
+CIFAR = StreamConfig(data="cifar100", tasks=20, batch_size=128, epochs=250, crop_padding=4)
+CIFAR = replace(CIFAR, flip=True, normalisation="cifar10")
 HELP = "how to infer the task: inference:objective:probe size:images that share one answer."
 EACH = ("one_shot:H:1:1", "one_shot:G:1:1", "one_shot:H:128:128", "binary:H:1:1")
 OFFICIAL = ("one_shot:H:1:128", "one_shot:G:1:128", "one_shot:H:128:128")
@@ -44,34 +46,21 @@ class Config:
 FREE = {"num_masks": 20, "num_compared": 2, "decide_every": 99, "probe_size": 128}
 GG = {"rule": "edge_popup", "num_outputs": 5, "classes_per_task": 5, "optimizer": "adam"}
 LONG = {"transfer": True, "cosine_steps": 5000, "learning_rate": 1e-3, "weight_decay": 1e-4}
-AT_END, QUICK = {"run": RunConfig(score="end")}, Config()
+NOVELTY = {"learning_rate": 1e-3, "new_bound": 2.2, "known_rate": 0.9}
+LENET, FC, RESNET = (
+    NetConfig(net="mlp", hidden=(300, 100)),
+    NetConfig(net="mlp", hidden=(1024, 1024)),
+    NetConfig(net="resnet18", width=20),
+)
+WIDE, AT_END = SupSup(num_outputs=200, inference="binary", probe_size=128), RunConfig(score="end")
 PRESETS = {
-    "quick": QUICK,
-    "nns": Config(
-        variant="supsup_nns",
-        method=SupSup(**FREE, learning_rate=1e-3, new_bound=2.2, known_rate=0.9),
-        inferences=(),
-    ),
-    "paper": Config(
-        stream=MNIST,
-        net=NetConfig(net="mlp", hidden=(300, 100)),
-        method=SupSup(),
-        inferences=OFFICIAL,
-        **AT_END,
-    ),
+    "quick": Config(),
+    "nns": Config(variant="supsup_nns", method=SupSup(**FREE, **NOVELTY), inferences=()),
+    "paper": Config(stream=MNIST, net=LENET, method=SupSup(), run=AT_END, inferences=OFFICIAL),
     "rotated": Config(
-        stream=replace(MNIST, scenario="rotated", tasks=36),
-        net=NetConfig(net="mlp", hidden=(1024, 1024)),
-        method=SupSup(num_outputs=200, inference="binary", probe_size=128),
-        inferences=("binary:H:128:128",),
-        **AT_END,
+        stream=ROTATED, net=FC, method=WIDE, run=AT_END, inferences=("binary:H:128:128",)
     ),
-    "cifar100": Config(
-        stream=replace(CIFAR, crop_padding=4, flip=True),
-        net=NetConfig(net="resnet18", width=20),
-        method=SupSup(**GG, **LONG),
-        inferences=(),
-    ),
+    "cifar100": Config(stream=CIFAR, net=RESNET, method=SupSup(**GG, **LONG), inferences=()),
 }
 
 
