@@ -3,7 +3,8 @@
 
 --preset quick: sgd, er and dualnet on the bundled digits, as in dualnet_cifar.py.
 --preset cifar10: the same on Split CIFAR-10, one pass, with DualNet's CORe50 rates.
-Each method has its own flags behind its name, e.g. --er.learning-rate 0.05.
+Each method has its own flags behind its name, e.g. --er.learning-rate 0.05; a method, network or
+data set of your own joins by --import FILE.
 """
 
 from dataclasses import asdict, make_dataclass, replace
@@ -11,7 +12,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from cls_jax.app.flags import flat, run_main
+from cls_jax.app.flags import flat, import_own, run_main
 from cls_jax.app.method_flags import flags_of, with_memory
 from cls_jax.app.run_config import RunConfig
 from cls_jax.app.variants import check_compared, of_all
@@ -19,6 +20,7 @@ from cls_jax.methods import METHODS
 from cls_jax.nets.config import NetConfig
 from cls_jax.streams.config import StreamConfig
 
+import_own()  # methods of your own have flags too
 HELP = {
     "methods": arg(help=f"rows of the table: {', '.join(METHODS)}."),
     "memory_size": arg(

@@ -22,9 +22,11 @@ from cls_jax.data.scramble import scrambled
 from cls_jax.methods import METHODS, signature
 from cls_jax.methods.base import Method
 from cls_jax.methods.problem import Problem
-from cls_jax.nets.registry import NetConfig, networks
+from cls_jax.nets.config import KNOWN, NetConfig
+from cls_jax.nets.registry import Networks, networks
 from cls_jax.streams.blurry import blurry
 from cls_jax.streams.class_il import class_il
+from cls_jax.streams.config import InputConfig
 from cls_jax.streams.config import StreamConfig as StreamConfig
 from cls_jax.streams.domain_il import dihedral, permuted, rotated
 from cls_jax.streams.gcil import gcil
@@ -151,53 +153,45 @@ def _check_padding(flag: str, padding: int, batch_size: int, shape: tuple[int, .
 
 
 def fit_problem(
-    config: StreamConfig, net: NetConfig, shape: tuple[int, ...], sizes: tuple[int, int]
+    inputs: InputConfig,
+    networks: Networks,
+    batch: tuple[int, ...],
+    sizes: tuple[int, int],
+    *,
+    data: str = "",
 ) -> Problem:
-    """The networks and the augmentation that the flags ask for, once they are found to fit.
+    """The networks and the augmentation that are asked for, once they are found to fit.
 
     Args:
-      config: augmentation and batch size.
-      net: which network.
-      shape: of one raw example.
+      inputs: the augmentation.
+      networks: what the user chose.
+      batch: (b, ...) of raw examples.
       sizes: numbers of classes and of tasks.
+      data: what the examples are called.
 
     Raises:
       InputError: for a network or an augmentation that does not fit the data.
     """
+    shape = batch[1:]
     images = len(shape) == 3
     for flag in ("crop_padding", "view_padding") if images else ():
-        _check_padding(flag, getattr(config, flag) or 0, config.batch_size, shape)
+        _check_padding(flag, getattr(inputs, flag) or 0, batch[0], shape)
     augment = recipe(
         shape,
-        normalisation=config.normalisation,
-        crop_padding=config.crop_padding,
-        flip=config.flip,
-        views=config.views if images else None,
-        view_padding=config.view_padding,
-        view_flip=config.view_flip,
+        normalisation=inputs.normalisation,
+        crop_padding=inputs.crop_padding,
+        flip=inputs.flip,
+        views=inputs.views if images else None,
+        view_padding=inputs.view_padding,
+        view_flip=inputs.view_flip,
     )
-    if not images and net.net != "mlp":
-        raise InputError(f"data {config.data} holds vectors, not images; use --net mlp")
-    return Problem(networks(net), augment, *sizes, shape)
+    if not images and networks.kind in IMAGE_NETS:
+        raise InputError(f"data {data} holds vectors, not images; use --net mlp")
+    return Problem(networks, augment, *sizes, shape)
 
 
-def fit_method(
-    name: str,
-    arguments: Mapping[str, Any],
-    config: StreamConfig,
-    net: NetConfig,
-    shape: tuple[int, ...],
-    sizes: tuple[int, int],
-) -> Method:
-    """The method called ``name``, for what ``fit_problem`` makes of the rest.
-
-    Raises:
-      InputError: as ``fit_problem``, and for arguments that the method refuses.
-    """
-    problem = fit_problem(config, net, shape, sizes)
-    if config.label_fraction < 1.0 and "semi_supervised" in signature(name).arguments:
-        arguments = {**arguments, "semi_supervised": True}
-    return METHODS[name](problem, **arguments)
+IMAGE_NETS = {*KNOWN} - {"mlp"}
+"""Networks that vectors are no input of."""
 
 
 class Learner(NamedTuple):
@@ -232,20 +226,43 @@ def make_learner(
       label: in tables.
 
     Raises:
-      InputError: as ``fit_method``.
+      InputError: as ``fit_problem``, and for arguments that the method refuses.
     """
     config, net = plain(config), plain(net)
     x = stream.source.train.x
-    sizes = stream.num_classes, stream.num_tasks
-    method = fit_method(name, arguments, config, net, x.shape[1:], sizes)
-    words = {
-        "method": name,
+    if config.label_fraction < 1.0 and "semi_supervised" in signature(name).arguments:
+        arguments = {**arguments, "semi_supervised": True}
+    sizes, batch = (stream.num_classes, stream.num_tasks), (config.batch_size, *x.shape[1:])
+    problem = fit_problem(config, networks(net), batch, sizes, data=config.data)
+    method = METHODS[name](problem, **arguments)
+    words = recipe_words(method, stream, config, net, asdict(config))
+    return Learner(method._replace(name=label or method.name), stream, words)
+
+
+def recipe_words(
+    method: Method,
+    stream: Stream,
+    inputs: InputConfig,
+    net: NetConfig,
+    config: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The words from which a method is built again; see stored_recipe.py.
+
+    Args:
+      method, stream: what learns what.
+      inputs, net: of the method's problem.
+      config: the flags of the stream, if it was made of flags.
+    """
+    x = stream.source.train.x
+    return {
+        "method": method.factory,
         "arguments": {**method.fixed, **method.hyper},
         "net": asdict(net),
-        "stream": asdict(config),
+        "inputs": {field.name: getattr(inputs, field.name) for field in fields(InputConfig)},
+        "stream": config,
+        "batch_size": stream.batch_size,
         "shape": x.shape[1:],
         "dtype": x.dtype.name,
         "num_classes": stream.num_classes,
         "num_tasks": stream.num_tasks,
     }
-    return Learner(method._replace(name=label or method.name), stream, words)

@@ -14,6 +14,10 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_type_hints
 
 import tyro
 
+from cls_jax.core.errors import InputError
+from cls_jax.core.own import import_file, imports_in
+from cls_jax.nets.config import NetConfig, check_known
+
 Config = TypeVar("Config")
 Value = TypeVar("Value")
 Check = Callable[[Any, Collection[str]], None]
@@ -22,7 +26,7 @@ Check = Callable[[Any, Collection[str]], None]
 Repeated = tyro.conf.UseAppendAction[tuple[Value, ...]]
 """The type of a field whose flag may be given several times, once for each of its values."""
 
-MAY_REPEAT = {"preset", "sweep"}
+MAY_REPEAT = {"preset", "sweep", "import"}
 """Flags that may stand on a line more than once; of presets the last one counts."""
 
 LARGEST_FLOAT = 3.4028235e38
@@ -43,6 +47,11 @@ def explained(kind: Any, help: str) -> Any:
     return Annotated[kind, tyro.conf.arg(help=help)]
 
 
+def named(kind: Any, flag: str) -> Any:
+    """The type of a field whose flag has another name, such as a word that Python keeps."""
+    return Annotated[kind, tyro.conf.arg(name=flag)]
+
+
 def positional(kind: Any, metavar: str) -> Any:
     """The type of a field that is given without a flag; the help calls its values ``metavar``."""
     mark = tyro.conf.arg(metavar=metavar, help_behavior_hint="")
@@ -57,6 +66,18 @@ def hiding(kind: type, *names: str) -> type:
     return dataclasses.make_dataclass(
         kind.__name__, hidden, bases=(kind,), frozen=True, namespace={"__doc__": kind.__doc__}
     )
+
+
+def import_own(argv: Sequence[str] | None = None) -> None:
+    """Imports every file of ``--import``, before flags are made of what it brings.
+
+    ``run_main`` does; a script whose flags depend on it calls it first.
+    """
+    for path in imports_in(sys.argv[1:] if argv is None else argv):
+        try:
+            import_file(path)
+        except InputError as error:
+            _stop(f"error: {error}", 2)
 
 
 def parse(
@@ -138,18 +159,19 @@ def run_main(
     or a disk that failed, 130 for Ctrl-C, 0 for a run that SIGTERM stopped and that is saved. Any
     other exception is a defect and keeps its traceback.
     """
+    import_own(argv)
     config = parse(
         config_class, presets, default_preset=default_preset, argv=argv, description=description
     )
     try:
         _check_numbers(config)
+        if isinstance(net := getattr(config, "net", None), NetConfig):
+            check_known(net.net)
         check(config, frozenset(_typed(sys.argv[1:] if argv is None else argv)))
         return main(config)
     except KeyboardInterrupt:
         _stop("interrupted", 130)
     except Exception as error:
-        from cls_jax.core.errors import InputError
-
         if isinstance(error, InputError):
             _stop(f"error: {error}", 2)
         from cls_jax.runtime.distributed import SaveFailed
@@ -177,8 +199,6 @@ def _typed(arguments: Sequence[str]) -> Iterator[str]:
 
 def _check_numbers(config: Any, prefix: str = "") -> None:
     """Raises InputError for a number that no float32, or no axis of an array, can hold."""
-    from cls_jax.core.errors import InputError
-
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), prefix + field.name
         if dataclasses.is_dataclass(value):

@@ -139,7 +139,7 @@ def execute(learners: Sequence[Learner], config: RunConfig, record: Any) -> list
     plan, learners, values = check_execution(learners, config)
     _advise(learners, config.seeds)
     results, shown = [], None
-    with fail_fast(), _kept(learners, values, config, record) as keepers:
+    with fail_fast(), saving(learners, values, config, record) as keepers:
         for learner, hypers, keep in zip(learners, values, keepers, strict=True):
             logs = config.workdir if config.tensorboard and is_primary() else None
             first_look, shown = learner.stream is not shown, learner.stream
@@ -161,7 +161,7 @@ def execute(learners: Sequence[Learner], config: RunConfig, record: Any) -> list
 
 
 @contextmanager
-def _kept(
+def saving(
     learners: Sequence[Learner],
     values: Sequence[Mapping[str, Mapping[str, float]]],
     config: RunConfig,

@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 import jax
 
 from cls_jax.app import stored_recipe
-from cls_jax.app.build import StreamConfig, fit_method
+from cls_jax.app.build import fit_problem
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import PyTree
 from cls_jax.methods import METHODS, signature
 from cls_jax.methods.base import Method
 from cls_jax.nets.config import NetConfig
+from cls_jax.nets.registry import networks
+from cls_jax.streams.config import InputConfig, StreamConfig
 from cls_jax.train.segments import trial_name
 from cls_jax.train.steps import Shapes, abstract_run
 
@@ -26,7 +28,7 @@ class Recipe(NamedTuple):
       trials: name of a trial -> (method with the value of a sweep, seed).
       method: its pure functions.
       like: one trial's Run, as shapes, dtypes and shardings.
-      stream: the flags of its stream.
+      stream: the flags of its stream; None: it was made in Python.
       shape: of one example, raw.
       num_classes: of the stream.
       dtype: of the raw examples.
@@ -35,7 +37,7 @@ class Recipe(NamedTuple):
     trials: Mapping[str, tuple[str, int]]
     method: Method
     like: PyTree
-    stream: StreamConfig
+    stream: StreamConfig | None
     shape: tuple[int, ...]
     num_classes: int
     dtype: str
@@ -54,17 +56,20 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
       InputError: it is not one that this version can follow.
     """
-    words = stored_recipe.read_recipe(path, _argument_kinds, NetConfig, StreamConfig)
+    kinds = stored_recipe.Kinds(_argument_kinds, NetConfig, InputConfig, StreamConfig)
+    words = stored_recipe.read_recipe(path, kinds)
     where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
     try:
-        stream, net = StreamConfig(**words.stream), NetConfig(**words.net)
-        sizes = words.num_classes, words.num_tasks
-        method = fit_method(words.method, words.arguments, stream, net, words.shape, sizes)
-        shapes = Shapes((stream.batch_size, *words.shape), words.dtype, *sizes)
+        sizes, batch = (words.num_classes, words.num_tasks), (words.batch_size, *words.shape)
+        stream = None if words.stream is None else StreamConfig(**words.stream)
+        chosen = networks(NetConfig(**words.net))
+        problem = fit_problem(InputConfig(**words.inputs), chosen, batch, sizes)
+        method = METHODS[words.method](problem, **words.arguments)
+        shapes = Shapes(batch, words.dtype, *sizes)
         like = jax.tree.map(placed, abstract_run(method, shapes))
     except (ValueError, TypeError, ArithmeticError, LookupError, MemoryError) as error:
         why = " ".join(str(error).split())[:300]

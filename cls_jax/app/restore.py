@@ -24,7 +24,7 @@ from cls_jax.train.segments import Position
 from cls_jax.train.steps import Run
 
 
-class Trained(NamedTuple):
+class SavedRun(NamedTuple):
     """One seed of one method, as it was last saved.
 
     Attributes:
@@ -33,7 +33,7 @@ class Trained(NamedTuple):
       method: its pure functions.
       run: state, key, step and accuracy matrix.
       place: how far it is.
-      stream: the flags of its stream.
+      stream: the flags of its stream; None: it was made in Python.
       shape: of one example, raw.
       num_classes: of the stream.
       dtype: of the raw examples: uint8 (pixels, 0 to 255) or float32 (vectors, as they are).
@@ -44,7 +44,7 @@ class Trained(NamedTuple):
     method: Method
     run: Run
     place: Position
-    stream: StreamConfig
+    stream: StreamConfig | None
     shape: tuple[int, ...]
     num_classes: int
     dtype: str
@@ -120,7 +120,7 @@ def _answer(
     return at(hyper).predict(state, x, task)
 
 
-def load(workdir: str | Path, *, method: str | None = None, seed: int | None = None) -> Trained:
+def load(workdir: str | Path, *, method: str | None = None, seed: int | None = None) -> SavedRun:
     """The run that was saved in ``workdir``.
 
     Args:
@@ -150,7 +150,7 @@ def load(workdir: str | Path, *, method: str | None = None, seed: int | None = N
     return fitting[0]
 
 
-def load_all(workdir: str | Path) -> list[Trained]:
+def load_all(workdir: str | Path) -> list[SavedRun]:
     """Every run that was saved in ``workdir``: methods by name, seeds in order.
 
     What was begun there and cannot be read back is told on stderr, a line each.
@@ -176,7 +176,7 @@ class Left(NamedTuple):
         return self.why if self.name is None else f"{self.name} seed {self.seed}: {self.why}"
 
 
-def read_all(workdir: str | Path) -> tuple[list[Trained], list[Left]]:
+def read_all(workdir: str | Path) -> tuple[list[SavedRun], list[Left]]:
     """Every run that was saved in ``workdir``, and those that were begun and cannot be read back.
 
     Raises:
@@ -186,7 +186,7 @@ def read_all(workdir: str | Path) -> tuple[list[Trained], list[Left]]:
     for folder in _folders(check_readable(workdir) / CHECKPOINTS):
         try:
             for one in _read(folder):
-                (found if isinstance(one, Trained) else left).append(one)
+                (found if isinstance(one, SavedRun) else left).append(one)
         except OSError as error:
             left.append(Left(None, None, f"{folder} cannot be read ({error.strerror or error})"))
     if not found and left:
@@ -216,7 +216,7 @@ def _folders(checkpoints: Path) -> list[Path]:
         ) from None
 
 
-def _read(folder: Path) -> Iterator[Trained | Left]:
+def _read(folder: Path) -> Iterator[SavedRun | Left]:
     """The runs of one method, those that cannot be read included."""
     path = folder / RECIPE
     if not path.exists():
@@ -234,7 +234,7 @@ def _read(folder: Path) -> Iterator[Trained | Left]:
         if trial in found.kept:
             place, run = found.kept[trial]
             words = recipe.stream, recipe.shape, recipe.num_classes, recipe.dtype
-            yield Trained(name, seed, recipe.method, run, place, *words)
+            yield SavedRun(name, seed, recipe.method, run, place, *words)
         elif (why := found.why_lost(trial)) is not None:
             yield Left(name, seed, f"none of its saves can be read ({why})")
         else:

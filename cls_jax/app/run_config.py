@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from cls_jax.app.flags import Repeated
+from cls_jax.app.flags import Repeated, named
 from cls_jax.core.errors import InputError
 from cls_jax.core.paths import check_place, expanded
 from cls_jax.report.console import writer_class
@@ -44,6 +44,7 @@ class RunConfig:
         slice or under SLURM.
       num_processes: how many processes; auto finds out.
       process_id: which of them this is, from 0; auto finds out.
+      imports: a Python file that brings methods, networks or data sets of your own.
     """
 
     seeds: tuple[int, ...] = (0,)
@@ -64,6 +65,7 @@ class RunConfig:
     coordinator: str | None = None
     num_processes: int | None = None
     process_id: int | None = None
+    imports: named(Repeated[str], "import") = ()
 
     def __post_init__(self) -> None:
         """A leading ``~`` becomes the user's home, whatever shell there was."""

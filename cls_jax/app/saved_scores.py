@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cls_jax.app.build import StreamConfig, make_stream, without_dir
-from cls_jax.app.restore import Trained
+from cls_jax.app.restore import SavedRun
 from cls_jax.core.errors import InputError
 from cls_jax.streams.stream import Stream
 from cls_jax.train.capacity import capacities
@@ -22,7 +22,7 @@ from cls_jax.train.runner import test_examples
 
 
 def streams_of(
-    found: Sequence[Trained], changes: Mapping[str, Any], workdir: Path
+    found: Sequence[SavedRun], changes: Mapping[str, Any], workdir: Path
 ) -> dict[StreamConfig, Stream]:
     """The stream of every run, by the flags it was trained with.
 
@@ -42,6 +42,11 @@ def streams_of(
         changes.setdefault("data_dir", None)
     streams = {}
     for flags in dict.fromkeys(one.stream for one in found):
+        if flags is None:
+            raise InputError(
+                f"workdir {workdir} was made in Python, so its stream is not known by flags; score "
+                "it there: cls_jax.evaluate(cls_jax.load(workdir), stream)"
+            )
         asked = replace(flags, **changes)
         if "data" not in changes and not any(asked.data == other.data for other in streams):
             inside = f" in {asked.data_dir}" if asked.data_dir is not None else ""
@@ -54,7 +59,7 @@ def streams_of(
     return streams
 
 
-def score(trained: Trained, stream: Stream) -> np.ndarray:
+def score(trained: SavedRun, stream: Stream) -> np.ndarray:
     """float32[views, 2, T] accuracy on every task of ``stream``, as ``Result.matrix`` has a row.
 
     Args:
@@ -90,14 +95,14 @@ def score(trained: Trained, stream: Stream) -> np.ndarray:
     return evaluate(trained.state, trained.run.hyper, schedule, loader, stream.num_tasks - 1)
 
 
-def results(found: Sequence[Trained], stream: Stream) -> list[Result]:
+def results(found: Sequence[SavedRun], stream: Stream) -> list[Result]:
     """One Result a method, from what was saved; costs are not known (NaN).
 
     Args:
       found: of ``load_all``.
       stream: that they were trained on.
     """
-    by_name: dict[str, list[Trained]] = {}
+    by_name: dict[str, list[SavedRun]] = {}
     for one in found:
         by_name.setdefault(one.name, []).append(one)
     told = any(one.method.needs.told_task_at_test for one in found)  # one table, equal columns

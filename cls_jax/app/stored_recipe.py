@@ -19,13 +19,23 @@ VERSION = 2
 _LARGEST = 2**31 - 1  # of any whole number, int32's
 _EXAMPLE = 2**28  # numbers in one example
 _WORDS = (
-    *("version", "name", "method", "arguments", "net", "stream", "sweep", "seeds"),
-    *("shape", "dtype", "num_classes", "num_tasks"),
+    *("version", "name", "method", "arguments", "net", "inputs", "stream", "sweep", "seeds"),
+    *("batch_size", "shape", "dtype", "num_classes", "num_tasks"),
 )
 
 
-Kinds = Callable[[str], Mapping[str, Any] | None]
-"""Name of a method -> the annotations of its arguments, or None if there is none of that name."""
+class Kinds(NamedTuple):
+    """What a recipe may fill.
+
+    Attributes:
+      arguments: name of a method -> the annotations of its arguments, or None if there is none.
+      net, inputs, stream: NetConfig, InputConfig and StreamConfig.
+    """
+
+    arguments: Callable[[str], Mapping[str, Any] | None]
+    net: type
+    inputs: type
+    stream: type
 
 
 class Recipe(NamedTuple):
@@ -34,7 +44,9 @@ class Recipe(NamedTuple):
     Attributes:
       name, method, sweep, seeds: the method's label, its name among METHODS, labels of the sweep's
         values, seeds of the runs.
-      arguments, net, stream: what the method and the two configs are given, of the right types.
+      arguments, net, inputs, stream: what the method and the configs are given, of the right
+        types; stream None: it was made in Python, not by flags.
+      batch_size: of the stream.
       shape, dtype: of one example.
       num_classes, num_tasks: of the stream.
     """
@@ -43,9 +55,11 @@ class Recipe(NamedTuple):
     method: str
     arguments: dict[str, Any]
     net: dict[str, Any]
-    stream: dict[str, Any]
+    inputs: dict[str, Any]
+    stream: dict[str, Any] | None
     sweep: tuple[str, ...]
     seeds: tuple[int, ...]
+    batch_size: int
     shape: tuple[int, ...]
     dtype: str
     num_classes: int
@@ -57,20 +71,19 @@ def write_recipe(folder: Path, words: Mapping[str, Any]) -> None:
     write_json(folder / RECIPE, {"version": VERSION, **words})
 
 
-def read_recipe(path: Path, kinds: Kinds, net: type, stream: type) -> Recipe:
+def read_recipe(path: Path, kinds: Kinds) -> Recipe:
     """The recipe in a file that may be a stranger's.
 
     Args:
       path: of a recipe.json.
-      kinds: of the methods' arguments.
-      net, stream: the dataclasses that it fills.
+      kinds: what it may fill.
 
     Raises:
       InputError: it is no recipe, one of a later version, or a field of it does not fit.
     """
     try:
         given = read_json(path)
-        return _recipe(given, kinds, net, stream)
+        return _recipe(given, kinds)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from None
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
@@ -85,7 +98,7 @@ class _Misfit(ValueError):
     """What does not fit, in a few words."""
 
 
-def _recipe(given: Any, kinds: Kinds, net: type, stream: type) -> Recipe:
+def _recipe(given: Any, kinds: Kinds) -> Recipe:
     if not isinstance(given, dict):
         raise _Misfit("it is no JSON object")
     version = given.get("version")
@@ -96,9 +109,12 @@ def _recipe(given: Any, kinds: Kinds, net: type, stream: type) -> Recipe:
         )
     _same_names(given, _WORDS, "it")
     method = given["method"]
-    known = kinds(method) if isinstance(method, str) else None
+    known = kinds.arguments(method) if isinstance(method, str) else None
     if known is None:
-        raise _Misfit(f"method is {_told(method)}, which is none that is known")
+        raise _Misfit(
+            f"method is {_told(method)}, which is none that is known; if it is yours, import its "
+            "file first: --import FILE, or cls_jax.import_file"
+        )
     sweep = _check(given["sweep"], tuple[str, ...], "sweep")
     seeds = _check(given["seeds"], tuple[int, ...], "seeds", largest=2**32 - 1)
     for name, values in (("sweep", sweep), ("seeds", seeds)):
@@ -109,17 +125,20 @@ def _recipe(given: Any, kinds: Kinds, net: type, stream: type) -> Recipe:
     shape = _check(given["shape"], tuple[int, ...], "shape")
     if len(shape) not in (1, 3) or min(shape) < 1 or math.prod(shape) > _EXAMPLE:
         raise _Misfit(f"shape is {_told([*shape])}, not that of an example")
-    for name in ("num_classes", "num_tasks"):
+    for name in ("batch_size", "num_classes", "num_tasks"):
         if _check(given[name], int, name) < 1:
             raise _Misfit(f"{name} is {given[name]}")
+    stream = given["stream"]
     return Recipe(
         name=_label(given["name"], "name"),
         method=method,
         arguments=_fields(given["arguments"], known, "arguments"),
-        net=_fields(given["net"], _hints(net), "net"),
-        stream=_fields(given["stream"], _hints(stream), "stream"),
+        net=_fields(given["net"], _hints(kinds.net), "net"),
+        inputs=_fields(given["inputs"], _hints(kinds.inputs), "inputs"),
+        stream=None if stream is None else _fields(stream, _hints(kinds.stream), "stream"),
         sweep=tuple(_label(label, "sweep") if label else "" for label in sweep),
         seeds=seeds,
+        batch_size=given["batch_size"],
         shape=shape,
         dtype=_check(given["dtype"], typing.Literal["uint8", "float32"], "dtype"),
         num_classes=given["num_classes"],

@@ -13,8 +13,10 @@ import numpy as np
 from cls_jax.core.checks import shown, whole
 from cls_jax.core.errors import InputError
 from cls_jax.core.host_memory import check_bytes
+from cls_jax.core.own import DATASETS
 from cls_jax.data import folder, local, npz
 from cls_jax.data import tfds as prepared
+from cls_jax.data.checked import checked
 from cls_jax.data.dataset import Dataset, Split
 
 _DIGITS_SIZE, _DIGITS_NUMBER = 32, 1797
@@ -46,6 +48,7 @@ def load(
         (PNG, JPEG, TIFF, GIF, WebP, ...), EXIF orientation applied, transparency laid over white,
         16 bits scaled, floating-point grey 0..1, the first of several frames; whatever has no known
         white is refused. Files that are not read are counted by class on stderr;
+        the name of a data set of your own, registered by ``cls_jax.dataset``;
         any other name, ``"cifar10"``, ``"name/config"``, ``"name:version"``: a tfds data set with
         features ``image`` and ``label``, as prepared in ``data_dir``. cifar10, cifar100, mnist and
         fashion_mnist are prepared here, without TensorFlow, from the official archive put into
@@ -80,6 +83,10 @@ def load(
     if data_dir is not None and not isinstance(data_dir, str | os.PathLike):
         raise InputError(f"data_dir is {shown(data_dir)}; give the path of a folder, or None")
     data_dir = None if data_dir is None else os.fspath(data_dir)
+    if name in DATASETS:
+        if size is not None:
+            raise InputError(f"size={size}: the data set {name} of your own is taken as it is")
+        return checked(DATASETS[name]())
     if name == "digits":
         return digits(_DIGITS_SIZE if size is None else size)
     kind, colon, rest = name.partition(":")

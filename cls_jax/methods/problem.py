@@ -1,6 +1,6 @@
 """What a method has to learn: networks to choose from, augmentation, and the stream's sizes."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cls_jax.core.augment import Augment
 from cls_jax.nets.base import Net
@@ -18,6 +18,7 @@ class Problem(NamedTuple):
       num_classes: of the stream's label space.
       num_tasks: of the stream.
       shape: of one raw example, where it is known.
+      words: the InputConfig and the NetConfig it was made of, where it was made of words.
     """
 
     networks: Networks
@@ -25,6 +26,7 @@ class Problem(NamedTuple):
     num_classes: int
     num_tasks: int
     shape: tuple[int, ...] | None = None
+    words: tuple[Any, Any] | None = None
 
     def net(self, num_outputs: int | None = None) -> Net:
         """The network with so many outputs; with one a class if not given."""

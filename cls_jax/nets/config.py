@@ -3,6 +3,20 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from cls_jax.core.errors import InputError
+from cls_jax.core.own import NETS
+
+KNOWN = ("resnet18", "resnet32", "lenet", "small", "mlp")
+
+
+def check_known(net: str) -> None:
+    """Raises InputError unless there is a network of this name."""
+    if net not in KNOWN and net not in NETS:
+        raise InputError(
+            f"net is {net!r}; use one of {', '.join((*KNOWN, *NETS))}, or --import the file that "
+            "registers it"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetConfig:
@@ -11,7 +25,7 @@ class NetConfig:
     Attributes:
       net: "resnet18", "resnet32" or "lenet" (APD's) for images, "mlp" for small or flat inputs;
         DualNet always has its own two networks; "small" (two convolutions) is for cosine
-        classifiers such as SPB's.
+        classifiers such as SPB's; or a net of your own, by its name in a file of --import.
       width: channels of the first stage; in the papers 64 of a ResNet-18 and 16 of a ResNet-32.
       hidden: units of each hidden layer of an mlp; HopSupSup always has its own perceptron, with
         these.
@@ -19,7 +33,7 @@ class NetConfig:
         states, logits and losses are float32.
     """
 
-    net: Literal["resnet18", "resnet32", "lenet", "small", "mlp"] = "resnet18"
+    net: str = "resnet18"
     width: int = 64
     hidden: tuple[int, ...] = (100, 100)
     dtype: Literal["float32", "bfloat16"] = "float32"

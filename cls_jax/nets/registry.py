@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cls_jax.core.checks import plain
 from cls_jax.core.errors import InputError
+from cls_jax.core.own import NETS
 from cls_jax.nets.base import Net
 from cls_jax.nets.config import NetConfig as NetConfig
 from cls_jax.nets.dualnet import DualNets, dualnet
 from cls_jax.nets.extractor import Extractor, flat_extractor, small_extractor
 from cls_jax.nets.lenet import lenet
 from cls_jax.nets.mlp import mlp
+from cls_jax.nets.own import as_net
 from cls_jax.nets.resnet import resnet18
 from cls_jax.nets.resnet32 import resnet32, resnet32_extractor
 
@@ -42,19 +44,33 @@ def networks(config: NetConfig) -> Networks:
     Raises:
       InputError: for a number that is none.
     """
-    return _networks(plain(config))
+    return _networks(plain(config), NETS.get(config.net))
+
+
+def networks_of(make: Callable[[int], Any]) -> Networks:
+    """The choice of a network of one's own.
+
+    Args:
+      make: number of outputs -> a flax.linen module, or a Net.
+    """
+    return _networks(NetConfig(net=getattr(make, "__name__", "own")), make)
 
 
 @lru_cache
-def _networks(config: NetConfig) -> Networks:
+def _networks(config: NetConfig, own: Callable[[int], Any] | None) -> Networks:
+    net = partial(make_net, config) if own is None else partial(_own_net, own, config.net)
     return Networks(
-        partial(make_net, config),
+        net,
         partial(make_extractor, config),
         partial(make_dualnet, config),
         config.net,
         config.hidden,
         config.dtype,
     )
+
+
+def _own_net(make: Callable[[int], Any], name: str, num_outputs: int) -> Net:
+    return as_net(make(num_outputs), name)
 
 
 def make_net(config: NetConfig, num_classes: int) -> Net:
@@ -70,7 +86,10 @@ def make_net(config: NetConfig, num_classes: int) -> Net:
     if config.net == "lenet":
         return lenet(num_classes, dtype=config.dtype)
     if config.net != "mlp":
-        raise InputError(f"net is {config.net!r}; use 'resnet18', 'resnet32', 'lenet' or 'mlp'")
+        raise InputError(
+            f"net is {config.net!r}; use 'resnet18', 'resnet32', 'lenet' or 'mlp', or import the "
+            "file that registers it"
+        )
     return mlp(num_classes, config.hidden, dtype=config.dtype)
 
 

@@ -1,7 +1,7 @@
 """The flags that fix a stream; needs no JAX."""
 
 import os
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -9,12 +9,33 @@ from cls_jax.core.choices import Kind, Normalisation, TaskOrder
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamConfig:
+class InputConfig:
+    """How raw examples become inputs.
+
+    Attributes:
+      normalisation: of the supervised inputs.
+      crop_padding: random crops of training images padded by so many pixels; none if not given.
+      flip: mirror training images at random.
+      views: self-supervised views as in the official code (kornia050), or the usual ones.
+      view_padding: random crops of views padded by so many pixels.
+      view_flip: mirror views at random; not for digits.
+    """
+
+    normalisation: Normalisation = "half"
+    crop_padding: int | None = None
+    flip: bool = False
+    views: Kind = "kornia050"
+    view_padding: int = 4
+    view_flip: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig(InputConfig):
     """What is seen when, and how images become inputs.
 
     Attributes:
-      data: digits (bundled), npz:FILE, folder:DIR, or a tfds data set: cifar10, cifar100, mnist,
-        fashion_mnist, svhn_cropped, ...
+      data: digits (bundled), npz:FILE, folder:DIR, a name that a file of --import registers, or a
+        tfds data set: cifar10, cifar100, mnist, fashion_mnist, svhn_cropped, ...
       data_dir: where tfds data sets lie; TFDS_DATA_DIR or ~/tensorflow_datasets if not given.
       image_size: resize images once to this many pixels square; if not given 32 for digits and
         folder:DIR, else as stored.
@@ -38,16 +59,9 @@ class StreamConfig:
       distribution: of the classes of a task. Of gcil only.
       samples_per_phase: examples of a task. Of gcil only.
       replacement: whether an image may come twice, as in the official code. Of mnist360 only.
-      normalisation: of the supervised inputs.
-      crop_padding: random crops of training images padded by so many pixels; none if not given.
-      flip: mirror training images at random.
-      views: self-supervised views as in the official code (kornia050), or the usual ones.
-      view_padding: random crops of views padded by so many pixels.
-      view_flip: mirror views at random; not for digits.
     """
 
     data: str = "digits"
-    _: KW_ONLY
     data_dir: str | None = None
     image_size: int | None = None
     scrambled: bool = False
@@ -67,12 +81,6 @@ class StreamConfig:
     distribution: Literal["uniform", "longtail"] = "uniform"
     samples_per_phase: int = 1000
     replacement: bool = True
-    normalisation: Normalisation = "half"
-    crop_padding: int | None = None
-    flip: bool = False
-    views: Kind = "kornia050"
-    view_padding: int = 4
-    view_flip: bool = False
 
     def __post_init__(self) -> None:
         """Paths become absolute, so that they are right from every directory."""

@@ -5,11 +5,11 @@ from dataclasses import asdict
 
 import pytest
 
-from cls_jax.app.build import StreamConfig
-from cls_jax.app.stored_recipe import read_recipe, write_recipe
+from cls_jax.app.stored_recipe import Kinds, read_recipe, write_recipe
 from cls_jax.core.errors import InputError
 from cls_jax.methods import METHODS, signature
 from cls_jax.nets.registry import NetConfig
+from cls_jax.streams.config import InputConfig, StreamConfig
 
 
 def kinds(method):
@@ -23,7 +23,7 @@ def defaults(method):
     return {name: one.default for name, one in signature(method).arguments.items()}
 
 
-KINDS = kinds, NetConfig, StreamConfig
+KINDS = Kinds(kinds, NetConfig, InputConfig, StreamConfig)
 
 
 def words(method="er", **changes):
@@ -32,7 +32,9 @@ def words(method="er", **changes):
         "method": method,
         "arguments": defaults(method),
         "net": asdict(NetConfig()),
+        "inputs": asdict(InputConfig()),
         "stream": asdict(StreamConfig(tasks=(4, 3, 3))),
+        "batch_size": 10,
         "shape": (8, 8, 3),
         "dtype": "uint8",
         "num_classes": 10,
@@ -47,7 +49,7 @@ def words(method="er", **changes):
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_written_is_read(method, tmp_path):
     write_recipe(tmp_path, words(method))
-    recipe = read_recipe(tmp_path / "recipe.json", *KINDS)
+    recipe = read_recipe(tmp_path / "recipe.json", KINDS)
     assert recipe.arguments == defaults(method)
     assert StreamConfig(**recipe.stream) == StreamConfig(tasks=(4, 3, 3))
     assert NetConfig(**recipe.net) == NetConfig()
@@ -89,6 +91,8 @@ DAMAGE = {
     "no image": (put("shape", value=[8, 8]), r"shape is \[8, 8\]"),
     "an empty image": (put("shape", value=[0, 8, 3]), "shape is"),
     "objects": (put("dtype", value="object"), "dtype is 'object'"),
+    "no batch": (put("batch_size", value=0), "batch_size is 0"),
+    "no inputs": (lambda r: r["inputs"].pop("flip"), "inputs has no flip"),
     "no classes": (put("num_classes", value=0), "num_classes is 0"),
     "a seed twice": (put("seeds", value=[1, 1]), "seeds holds 2 values"),
     "a seed below 0": (put("seeds", value=[-1]), "seeds holds -1"),
@@ -108,7 +112,7 @@ def test_whatever_does_not_fit_is_one_sentence(case, tmp_path):
     change(recipe)
     path.write_text(json.dumps(recipe))
     with pytest.raises(InputError, match=told) as caught:
-        read_recipe(path, *KINDS)
+        read_recipe(path, KINDS)
     assert str(caught.value).startswith(f"{path} is no recipe that this cls_jax can use (")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 800
@@ -118,4 +122,4 @@ def test_whatever_does_not_fit_is_one_sentence(case, tmp_path):
 def test_what_is_no_recipe_at_all(text, tmp_path):
     (tmp_path / "recipe.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match="is no recipe that this cls_jax can use"):
-        read_recipe(tmp_path / "recipe.json", *KINDS)
+        read_recipe(tmp_path / "recipe.json", KINDS)

@@ -1,0 +1,67 @@
+"""What users bring in files of their own, by name: networks and data sets; needs no JAX.
+
+A method of one's own joins the table of methods where ``@method`` makes it.
+"""
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cls_jax.core.errors import InputError
+
+NETS: dict[str, Callable[[int], Any]] = {}
+"""Name -> (number of outputs -> a Flax linen module, or a Net)."""
+DATASETS: dict[str, Callable[[], Any]] = {}
+"""Name -> (() -> a Dataset)."""
+FILES: dict[str, str] = {}
+"""Name of every file that was imported -> digest of what it holds."""
+
+
+def net(make: Callable[[int], Any]) -> Callable[[int], Any]:
+    """Registers ``make(num_outputs) -> linen.Module`` under its name, for ``net="name"``."""
+    NETS[_name(make)] = make
+    return make
+
+
+def dataset(make: Callable[[], Any]) -> Callable[[], Any]:
+    """Registers ``make() -> Dataset`` under its name, for ``load_data("name")`` and ``--data``."""
+    DATASETS[_name(make)] = make
+    return make
+
+
+def _name(make: Callable[..., Any]) -> str:
+    name = getattr(make, "__name__", "")
+    if not name.isidentifier():
+        raise InputError(f"{make!r} has no name to be asked for by; decorate a def")
+    return name
+
+
+def import_file(path: str | Path) -> None:
+    """Runs a Python file that registers methods, networks and data sets; once for each content.
+
+    Raises:
+      InputError: there is no such file.
+    """
+    file = Path(path)
+    if file.suffix != ".py" or not file.is_file():
+        raise InputError(f"import {path} is no Python file; give the path of one")
+    digest = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
+    if FILES.get(file.name) == digest:
+        return
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module
+    spec.loader.exec_module(module)
+    FILES[file.name] = digest
+
+
+def imports_in(arguments: Sequence[str]) -> Iterator[str]:
+    """The files that a command line asks for: ``--import FILE`` or ``--import=FILE``."""
+    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        if flag == "--import":
+            yield value
+        elif flag.startswith("--import="):
+            yield flag.removeprefix("--import=")
