@@ -1,4 +1,4 @@
-"""An averaged copy of the working network: how it looks at replay, what it teaches, how it follows.
+"""An averaged copy of the working network: its logits on replay, which teach, and how it follows.
 
 CLS-ER has two such copies, Mean-ER one. The copy's parameters are a stochastic exponential moving
 average of the working ones. What happens to its BatchNorm statistics is ``ema_bn``'s choice:
@@ -43,7 +43,7 @@ def teacher_logits(
 
     Args:
       net: of the copy.
-      copy: whose answer is wanted.
+      copy: of the working network.
       x: float32[m, ...] augmented replay.
       valid: bool[m].
       ema_bn: see the module's docstring.

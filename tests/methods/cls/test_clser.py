@@ -233,8 +233,8 @@ def test_own_statistics_come_from_replay_alone():
         np.testing.assert_array_equal(copy.vars.stats["mean"], 0)
     draw_of_four = first.memory.slots["x"][:4]
     for before, after in ((first.stable, states[2].stable), (first.plastic, states[2].plastic)):
-        shown = (draw_of_four @ before.vars.params["in"]).mean(0)
-        np.testing.assert_allclose(after.vars.stats["mean"], 0.1 * shown, rtol=1e-4, atol=1e-6)
+        of_replay = (draw_of_four @ before.vars.params["in"]).mean(0)
+        np.testing.assert_allclose(after.vars.stats["mean"], 0.1 * of_replay, rtol=1e-4, atol=1e-6)
 
 
 def test_the_working_statistics_move_twice_a_step():
@@ -257,14 +257,14 @@ def test_statistics_of_the_copies_are_a_choice(ema_bn):
     np.testing.assert_array_equal(state.plastic.vars.stats["mean"], 0)
 
 
-def test_looking_carries_no_gradient():
+def test_a_teacher_forward_carries_no_gradient():
     net = normed()
     copy = copy_of(net.init(jax.random.key(0), vectors(0).x))
 
     def total(params):
-        asked = copy.replace(vars=copy.vars.replace(params=params))
-        logits, moved = teacher_logits(net, asked, vectors(0).x, jnp.ones(BATCH, bool), "own")
-        return logits.sum() + moved.vars.stats["mean"].sum()
+        moved = copy.replace(vars=copy.vars.replace(params=params))
+        logits, after = teacher_logits(net, moved, vectors(0).x, jnp.ones(BATCH, bool), "own")
+        return logits.sum() + after.vars.stats["mean"].sum()
 
     for leaf in jax.tree.leaves(jax.grad(total)(copy.vars.params)):
         assert not leaf.any()
