@@ -74,12 +74,14 @@ def dualnet(
     Args:
       task_aware: softmax over the task's own classes, a ring for each task; False is task-free:
         one head, one reservoir, the task is never told.
-      memory_size: slots in all; task-aware: divided evenly among the tasks. Code: 17 tasks x 50;
-        task-free there: 100 a class in one reservoir.
-      replay_size: examples replayed in a supervised step; code, miniImageNet.
-      ssl_size: remembered examples in a self-supervised step (the first task uses the batch); code.
-      n_outer: look-ahead rounds a batch; code, semi-supervised script, a shell argument elsewhere.
-      inner_steps: K, SGD steps in a look-ahead round, and supervised steps after it; code.
+      memory_size: slots in all; task-aware: divided evenly among the tasks. Official code: 17 tasks
+        x 50; task-free there: 100 a class in one reservoir.
+      replay_size: examples replayed in a supervised step; official code, miniImageNet.
+      ssl_size: remembered examples in a self-supervised step (the first task uses the batch);
+        official code.
+      n_outer: look-ahead rounds a batch; official code, semi-supervised script; a shell argument
+        elsewhere.
+      inner_steps: K, SGD steps in a look-ahead round, and supervised steps after it; official code.
       objective: self-supervised loss; the names ending in "as_in_code" repeat the code's variants.
       semi_supervised: learn without labels from unlabelled batches, and from the stream's images
         beside remembered ones.
@@ -90,13 +92,14 @@ def dualnet(
       stale_soft_targets: examples without soft targets of their own use what their slot holds,
         at first zero logits (code, task-free).
       lookahead_stats: look-ahead moves the BatchNorm statistics too (code).
-      learning_rate: eta, of the supervised steps, slow and fast networks; code, all settings.
+      learning_rate: eta, of the supervised steps, slow and fast networks; official code.
       ssl_learning_rate: eta_ssl, of the self-supervised steps; at 0 they leave the weights alone,
-        to the rounding of the look-ahead; code, miniImageNet.
+        to the rounding of the look-ahead; official code, miniImageNet.
       lookahead_step_size: beta, how far the slow weights follow a self-supervised round, in
-        [0, 1]; code, miniImageNet.
-      temperature: T, softens logits and soft targets, > 0; code.
-      soft_target_weight: lambda, of the soft-target loss on replay; code, ``memory_strength``.
+        [0, 1]; official code, miniImageNet.
+      temperature: T, softens logits and soft targets, > 0; official code.
+      soft_target_weight: lambda, of the soft-target loss on replay, >= 0; official code, there
+        ``memory_strength``.
       ssl_momentum: only with the ssl_optimizer "momentum".
       ssl_weight_decay: only with the ssl_optimizer "momentum".
       target_decay: of BYOL's averaged network; only with the objective "byol".
