@@ -51,7 +51,13 @@ class SlowLearner(NamedTuple):
 def slow_optimizer(
     rule: Literal["sgd", "momentum"], *, learning_rate: Array, momentum: Array, weight_decay: Array
 ) -> optax.GradientTransformation:
-    """Plain SGD, which has no use for the last two, or SGD with momentum and weight decay."""
+    """The optimizer of the self-supervised steps.
+
+    Args:
+      rule: plain SGD, or SGD with momentum and decay of the weights.
+      learning_rate: of either.
+      momentum, weight_decay: of "momentum" alone.
+    """
     if rule == "sgd":
         return optax.sgd(learning_rate)
     decay = optax.add_decayed_weights(weight_decay)
