@@ -16,4 +16,4 @@ Weighting = Literal["reciprocal", "equal", "sqrt", "none"]
 Objective = Literal[
     "barlow_twins", "simclr", "simsiam", "byol", "simclr_as_in_code", "byol_as_in_code"
 ]
-"""Of DualNet's slow learner; see methods/slow_learner.py."""
+"""Of DualNet's slow learner; see methods/cls/dualnet_slow.py."""

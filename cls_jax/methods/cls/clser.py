@@ -5,15 +5,6 @@ probability says which logits the working network should keep. Both copies follo
 weights at random, the plastic one more often. No task boundaries, no task numbers; the stable copy
 answers, and all three networks are evaluated.
 
-| symbol | name | default | where from |
-|---|---|---|---|
-| eta | learning_rate | 0.1 | official best arguments, S-MNIST, buffer 500 |
-| lambda | consistency_weight | 2 | the same |
-| r_S, alpha_S | stable_rate, stable_decay | 0.9, 0.99 | the same |
-| r_P, alpha_P | plastic_rate, plastic_decay | 1, 0.99 | the same |
-| M | memory_size | 500 | the middle of the three published buffers |
-| m | replay_size | 32 | official best arguments, S-MNIST, buffer 500 |
-
 ``presets.py`` has the published settings of every table.
 
 Source: Arani, Sarfraz, Zonooz 2022 (ICLR; arXiv 2201.12604), algorithm 1; NeurAI-Lab/CLS-ER,
@@ -31,27 +22,20 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from cls_jax.core.augment import Augment
+from cls_jax.core.choices import EmaBn, Warmup
 from cls_jax.core.memory import Memory, order_after, reservoir
 from cls_jax.core.types import Array, Batch, Metrics, Trainable
-from cls_jax.methods.base import (
-    Method,
-    Phase,
-    check_replay,
-    init_model,
-    parameter_bits,
-    predict_with,
-)
-from cls_jax.methods.cls.clser_config import ClsErConfig, ClsErHyper
+from cls_jax.methods.base import Algorithm, method
+from cls_jax.methods.checks import check_replay
 from cls_jax.methods.cls.ema_teacher import (
     Averaged,
-    check_averaging,
     consistency_step,
     copy_of,
     maybe_ema_update,
     teacher_logits,
 )
-from cls_jax.nets.base import Net
+from cls_jax.methods.problem import Problem
+from cls_jax.methods.steps import init_model, predict_with
 
 
 @struct.dataclass
@@ -62,42 +46,69 @@ class ClsErState:
     plastic: Averaged
     stable: Averaged
     memory: Memory
-    hyper: ClsErHyper
     step: Array
 
 
-def clser(config: ClsErConfig, net: Net, *, augment: Augment) -> Method:
-    """CLS-ER.
+@method
+def clser(
+    problem: Problem,
+    *,
+    memory_size: int = 500,
+    replay_size: int = 32,
+    ema_bn: EmaBn = "own",
+    warmup: Warmup = "steps",
+    learning_rate: float = 0.1,
+    consistency_weight: float = 2.0,
+    stable_rate: float = 0.9,
+    stable_decay: float = 0.99,
+    plastic_rate: float = 1.0,
+    plastic_decay: float = 0.99,
+) -> Algorithm:
+    """CLS-ER; its views are "working" and "plastic".
 
     Args:
-      config: sizes and choices.
-      net: outputs float32[b, num_classes] logits.
-      augment: ``train`` makes the inputs of the losses, ``test`` those of ``predict``.
-
-    Returns:
-      The method; its hyper is ClsErHyper, its views are "working" and "plastic".
+      memory_size: M, slots of the reservoir; the middle of the three published buffers.
+      replay_size: m, examples replayed a step; official best arguments, S-MNIST, buffer 500.
+      ema_bn: the copies' BatchNorm statistics: from their own forwards on replay (as in the
+        official code), averaged, or copied from the working network.
+      warmup: the averages warm up over training steps (as in the official code) or over their own
+        updates, which suits short streams and small rates.
+      learning_rate: eta, step length of plain SGD, >= 0; official, S-MNIST, buffer 500.
+      consistency_weight: lambda, of the logit consistency, >= 0; official, S-MNIST, buffer 500.
+      stable_rate: r_S, probability of an update of the stable copy a step, in [0, 1]; official,
+        S-MNIST, buffer 500.
+      stable_decay: alpha_S, cap of the stable average's decay, in [0, 1); official, S-MNIST,
+        buffer 500.
+      plastic_rate: r_P, probability of an update of the plastic copy a step, in [0, 1]; official,
+        S-MNIST, buffer 500.
+      plastic_decay: alpha_P, cap of the plastic average's decay, in [0, 1); official, S-MNIST,
+        buffer 500.
 
     Raises:
-      InputError: if the memory is smaller than one replay draw, or for an unknown choice.
+      InputError: if the memory is smaller than one replay draw.
     """
-    check_replay(config.memory_size, config.replay_size)
-    check_averaging(config.ema_bn, config.warmup)
-    policy, m, ema_bn = reservoir(config.memory_size), config.replay_size, config.ema_bn
+    check_replay(memory_size, replay_size)
+    net, augment, policy = problem.net(), problem.augment, reservoir(memory_size)
+    m, optimizer = replay_size, optax.sgd(learning_rate)
+    rule = {"optimizer": optimizer, "consistency_weight": consistency_weight}
+    learn = partial(consistency_step, net, **rule)
+    follow = partial(maybe_ema_update, ema_bn=ema_bn, warmup=warmup)
+    follow_plastic = partial(follow, rate=plastic_rate, decay=plastic_decay)
+    follow_stable = partial(follow, rate=stable_rate, decay=stable_decay)
 
-    def init(key: Array, example: Batch, hyper: ClsErHyper) -> ClsErState:
-        working = init_model(key, net, augment.test(example.x), optax.sgd(hyper.learning_rate))
+    def init(key: Array, example: Batch) -> ClsErState:
+        working = init_model(key, net, augment.test(example.x), optimizer)
         return ClsErState(
             working=working,
             plastic=copy_of(working.vars),
             stable=copy_of(working.vars),
             memory=policy.init({"x": example.x, "y": example.y}),
-            hyper=hyper,
             step=jnp.int32(0),
         )
 
     def step(key: Array, state: ClsErState, batch: Batch) -> tuple[ClsErState, Metrics]:
         key_draw, key_augment, key_add, key_plastic, key_stable = jax.random.split(key, 5)
-        hyper, number = state.hyper, state.step + 1
+        number = state.step + 1
 
         # Draw, and let the copy that knows better say what each replayed example should keep.
         replay = policy.sample(key_draw, state.memory, m)
@@ -109,53 +120,49 @@ def clser(config: ClsErConfig, net: Net, *, augment: Augment) -> Method:
         targets = better_teacher(stable_logits, plastic_logits, y[:m])
 
         # Learn stream and replay, and keep the chosen logits.
-        working, value = consistency_step(net, state.working, hyper, x, y, valid, targets)
+        working, value = learn(state.working, x, y, valid, targets)
 
         # Store the stream's examples; both copies follow, each by its own draw.
         items = {"x": batch.x, "y": batch.y}
         memory = policy.add(key_add, order_after(state.memory, replay), items, batch.valid)
-        choices = {"ema_bn": ema_bn, "warmup": config.warmup}
-        rule = {"rate": hyper.plastic_rate, "decay": hyper.plastic_decay, **choices}
-        plastic = maybe_ema_update(key_plastic, plastic, working.vars, number, **rule)
-        rule = {"rate": hyper.stable_rate, "decay": hyper.stable_decay, **choices}
-        stable = maybe_ema_update(key_stable, stable, working.vars, number, **rule)
-        state = ClsErState(working, plastic, stable, memory, hyper, number)
-        return state, {"loss": value}
+        plastic = follow_plastic(key_plastic, plastic, working.vars, number)
+        stable = follow_stable(key_stable, stable, working.vars, number)
+        return ClsErState(working, plastic, stable, memory, number), {"loss": value}
 
-    views = {tree: predict_with(net, augment, tree) for tree in ("working", "plastic")}
-    return Method(
-        "clser",
-        init,
-        (Phase("train", step),),
-        predict_with(net, augment, "stable"),
-        views=views,
-        convolutional=net.convolutional,
-        capacity=parameter_bits("stable"),
-        advice=partial(advice, config),
+    def advice(num_steps: int) -> str:
+        """A warning where a copy would still be made of initial weights at the end, else ""."""
+        if warmup == "updates":
+            return ""
+        stable = too_slow("stable", stable_rate, stable_decay, num_steps)
+        return stable or too_slow("plastic", plastic_rate, plastic_decay, num_steps)
+
+    return Algorithm(
+        init=init,
+        step=step,
+        predict=predict_with(net, augment, "stable"),
+        views={tree: predict_with(net, augment, tree) for tree in ("working", "plastic")},
+        advice=advice,
     )
 
 
-def advice(config: ClsErConfig, hyper: ClsErHyper, num_steps: int) -> str:
-    """A warning where a copy would still be made of initial weights at the end, else "".
+def too_slow(copy: str, rate: float, decay: float, num_steps: int) -> str:
+    """A warning if ``num_steps * rate * (1 - decay) < 3``, else "".
 
-    With warm-up over steps that is so if ``num_steps * rate * (1 - decay) < 3``: the published
-    small rates belong to streams of many epochs.
+    With warm-up over steps much of the initial weights is then left: the published small rates
+    belong to streams of many epochs.
 
     Args:
-      config, hyper: of the method.
+      copy: "stable" or "plastic".
+      rate, decay: of that copy.
       num_steps: of the whole stream.
     """
-    if config.warmup == "updates":
+    if num_steps * rate * (1 - decay) >= 3:
         return ""
-    for copy in ("stable", "plastic"):
-        rate, decay = (float(getattr(hyper, f"{copy}_{part}")) for part in ("rate", "decay"))
-        if num_steps * rate * (1 - decay) < 3:
-            return (
-                f"{copy}_rate {rate:g} and {copy}_decay {decay:g} are too slow for {num_steps} "
-                f"steps: the {copy} copy will be made of initial weights; use --warmup updates, "
-                "a higher rate or a lower decay"
-            )
-    return ""
+    return (
+        f"{copy}_rate {rate:g} and {copy}_decay {decay:g} are too slow for {num_steps} "
+        f"steps: the {copy} copy will be made of initial weights; use --warmup updates, "
+        "a higher rate or a lower decay"
+    )
 
 
 def better_teacher(stable_logits: Array, plastic_logits: Array, y: Array) -> Array:

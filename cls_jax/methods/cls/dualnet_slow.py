@@ -10,7 +10,7 @@ official objective is Barlow Twins; the others stand in ``view_losses`` with the
 """
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,82 +18,107 @@ import optax
 
 from cls_jax.core import self_supervised as view_losses
 from cls_jax.core.augment import Augment
-from cls_jax.core.choices import Objective as Objective
+from cls_jax.core.checks import check_range
+from cls_jax.core.choices import Objective
+from cls_jax.core.errors import InputError
 from cls_jax.core.sync import ema, lookahead
 from cls_jax.core.types import Array, PyTree, Trainable, Variables
+from cls_jax.methods.steps import gradient_step
 from cls_jax.nets.dualnet import DualNets
+
+NEEDS_PREDICTOR = ("simsiam", "byol", "byol_as_in_code")
+"""Objectives whose networks have a predictor."""
 
 DrawFn = Callable[[Array], tuple[Array, Array]]
 """key -> (images uint8[n, h, w, c], valid bool[n]), drawn anew for every inner step."""
-
-
-class SlowConfig(Protocol):
-    """The choices that the slow phase looks at; see DualNetConfig."""
-
-    objective: Objective
-    n_outer: int
-    inner_steps: int
-    ssl_optimizer: Literal["sgd", "momentum"]
-    lookahead_stats: bool
 
 
 class SlowPhaseFn(Protocol):
     """All rounds of one batch: (slow, target, mean self-supervised loss float32[])."""
 
     def __call__(
-        self, key: Array, slow: Trainable, target: PyTree, draw: DrawFn, hyper: PyTree
+        self, key: Array, slow: Trainable, target: PyTree, draw: DrawFn
     ) -> tuple[Trainable, PyTree, Array]: ...
 
 
+class SlowLearner(NamedTuple):
+    """optimizer: its state stands under ``slow.opt["ssl"]``; phase: all rounds of one batch."""
+
+    optimizer: optax.GradientTransformation
+    phase: SlowPhaseFn
+
+
+def slow_optimizer(
+    rule: Literal["sgd", "momentum"], *, learning_rate: Array, momentum: Array, weight_decay: Array
+) -> optax.GradientTransformation:
+    """The optimizer of the self-supervised steps.
+
+    Args:
+      rule: plain SGD, or SGD with momentum and decay of the weights.
+      learning_rate: of either.
+      momentum, weight_decay: of "momentum" alone.
+    """
+    if rule == "sgd":
+        return optax.sgd(learning_rate)
+    decay = optax.add_decayed_weights(weight_decay)
+    return optax.chain(decay, optax.sgd(learning_rate, momentum))
+
+
 def slow_learner(
-    config: SlowConfig, nets: DualNets, augment: Augment
-) -> tuple[Callable[[PyTree, PyTree], PyTree], SlowPhaseFn]:
+    nets: DualNets,
+    augment: Augment,
+    optimizer: optax.GradientTransformation,
+    *,
+    objective: Objective,
+    n_outer: int,
+    inner_steps: int,
+    lookahead_step_size: Array,
+    lookahead_stats: bool,
+    target_decay: Array,
+) -> SlowLearner:
     """The slow phase of DualNet.
 
     Args:
-      config: the choices of SlowConfig.
-      nets: whose ``embed`` is trained; with predictor for SimSiam and BYOL.
+      nets: whose ``embed`` is trained; with predictor for NEEDS_PREDICTOR.
       augment: whose ``view_a`` and ``view_b`` make the two views.
+      optimizer: of the inner steps.
+      objective: name of the self-supervised loss.
+      n_outer: look-ahead rounds a batch.
+      inner_steps: optimizer steps in a round.
+      lookahead_step_size: beta, in [0, 1].
+      lookahead_stats: whether look-ahead moves the BatchNorm statistics too.
+      target_decay: of BYOL's averaged network.
 
-    Returns:
-      ``init(slow params, hyper) -> optimizer state``, kept under ``slow.opt["ssl"]``, and the
-      phase. Its hyper has ``ssl_learning_rate``, ``lookahead_step_size`` and, where used,
-      ``ssl_momentum``, ``ssl_weight_decay`` and ``target_decay``.
+    Raises:
+      InputError: if there are no rounds, no steps in them, or no views.
     """
+    check_range("n_outer", n_outer, 1)
+    check_range("inner_steps", inner_steps, 1)
+    if augment.view_a is None or augment.view_b is None:
+        raise InputError("augment has no self-supervised views; give views='kornia050' to recipe")
 
-    def optimizer(hyper) -> optax.GradientTransformation:
-        if config.ssl_optimizer == "sgd":
-            return optax.sgd(hyper.ssl_learning_rate)
-        decay = optax.add_decayed_weights(hyper.ssl_weight_decay)
-        return optax.chain(decay, optax.sgd(hyper.ssl_learning_rate, hyper.ssl_momentum))
-
-    def init(params: PyTree, hyper) -> PyTree:
-        return optimizer(hyper).init(params)
-
-    def objective(slow: Variables, target: PyTree, xa: Array, xb: Array, valid: Array):
+    def ssl_loss(slow: Variables, target: PyTree, xa: Array, xb: Array, valid: Array):
         """The loss on two views, each with a BatchNorm batch of its own; and the stats after."""
         a, stats = nets.embed(slow, xa, train=True, valid=valid)
         b, stats = nets.embed(slow.replace(stats=stats), xb, train=True, valid=valid)
-        if config.objective in ("simsiam", "byol_as_in_code"):
-            value = getattr(view_losses, config.objective)(a.p, b.p, a.z, b.z, valid=valid)
-        elif config.objective == "byol":
+        if objective in ("simsiam", "byol_as_in_code"):
+            value = getattr(view_losses, objective)(a.p, b.p, a.z, b.z, valid=valid)
+        elif objective == "byol":
             ta, _ = nets.embed(target, xa, train=True, valid=valid)
             tb, _ = nets.embed(target, xb, train=True, valid=valid)
             value = view_losses.byol(a.p, b.p, ta.z, tb.z, valid=valid)
         else:
-            value = getattr(view_losses, config.objective)(a.z, b.z, valid=valid)
+            value = getattr(view_losses, objective)(a.z, b.z, valid=valid)
         return value, stats
 
-    def inner_step(slow: Trainable, target: PyTree, xa: Array, xb: Array, valid: Array, hyper):
-        def loss(params: PyTree):
-            return objective(slow.vars.replace(params=params), target, xa, xb, valid)
-
-        (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(slow.vars.params)
-        updates, opt = optimizer(hyper).update(gradient, slow.opt["ssl"], slow.vars.params)
-        vars = Variables(optax.apply_updates(slow.vars.params, updates), stats)
-        if config.objective == "byol":
-            target = ema(target, vars, hyper.target_decay)
-        return Trainable(vars=vars, opt={**slow.opt, "ssl": opt}), target, value
+    def inner_step(slow: Trainable, target: PyTree, xa: Array, xb: Array, valid: Array):
+        own = slow.replace(opt=slow.opt["ssl"])
+        moved, value = gradient_step(
+            own, optimizer, lambda vars: ssl_loss(vars, target, xa, xb, valid)
+        )
+        if objective == "byol":
+            target = ema(target, moved.vars, target_decay)
+        return moved.replace(opt={**slow.opt, "ssl": moved.opt}), target, value
 
     def images(key: Array, draw: DrawFn) -> tuple[Array, Array, Array]:
         """Both views of one inner step's images, and which of them count."""
@@ -101,24 +126,22 @@ def slow_learner(
         x, valid = draw(key_draw)
         return augment.view_a(key_a, x), augment.view_b(key_b, x), valid
 
-    def phase(key: Array, slow: Trainable, target: PyTree, draw: DrawFn, hyper):
+    def phase(key: Array, slow: Trainable, target: PyTree, draw: DrawFn):
         # Memory does not change in the slow phase: the images of all its steps are drawn at once,
         # which compiles the views once instead of once a step.
-        keys = jax.vmap(lambda k: jax.random.split(k, config.inner_steps))(
-            jax.random.split(key, config.n_outer)
-        )
+        keys = jax.vmap(lambda k: jax.random.split(k, inner_steps))(jax.random.split(key, n_outer))
         xa, xb, valid = jax.vmap(lambda k: images(k, draw))(keys.ravel())
         values = []
-        for outer in range(config.n_outer):
+        for outer in range(n_outer):
             anchor = slow.vars
-            for inner in range(config.inner_steps):
-                i = outer * config.inner_steps + inner
-                slow, target, value = inner_step(slow, target, xa[i], xb[i], valid[i], hyper)
+            for inner in range(inner_steps):
+                i = outer * inner_steps + inner
+                slow, target, value = inner_step(slow, target, xa[i], xb[i], valid[i])
                 values.append(value)
-            moved = lookahead(anchor, slow.vars, hyper.lookahead_step_size)
-            if not config.lookahead_stats:
+            moved = lookahead(anchor, slow.vars, lookahead_step_size)
+            if not lookahead_stats:
                 moved = moved.replace(stats=slow.vars.stats)
             slow = slow.replace(vars=moved)
         return slow, target, jnp.stack(values).mean()
 
-    return init, phase
+    return SlowLearner(optimizer, phase)

@@ -1,4 +1,4 @@
-"""An averaged copy of the working network: how it looks at replay, what it teaches, how it follows.
+"""An averaged copy of the working network: its logits on replay, which teach, and how it follows.
 
 CLS-ER has two such copies, Mean-ER one. The copy's parameters are a stochastic exponential moving
 average of the working ones. What happens to its BatchNorm statistics is ``ema_bn``'s choice:
@@ -15,13 +15,11 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from cls_jax.core.choices import EmaBn as EmaBn
-from cls_jax.core.choices import Warmup as Warmup
-from cls_jax.core.errors import InputError
+from cls_jax.core.choices import EmaBn, Warmup
 from cls_jax.core.losses import cross_entropy, logit_mse
 from cls_jax.core.sync import ema, ema_decay, select
-from cls_jax.core.types import Array, PyTree, Trainable, Variables
-from cls_jax.methods.base import gradient_step
+from cls_jax.core.types import Array, Trainable, Variables
+from cls_jax.methods.steps import gradient_step
 from cls_jax.nets.base import Net
 
 
@@ -31,13 +29,6 @@ class Averaged:
 
     vars: Variables
     updates: Array
-
-
-def check_averaging(ema_bn: str, warmup: str) -> None:
-    """Raises InputError for a choice that does not exist."""
-    for name, value, kind in (("ema_bn", ema_bn, EmaBn), ("warmup", warmup, Warmup)):
-        if value not in kind.__args__:
-            raise InputError(f"{name} is {value!r}; use one of {', '.join(kind.__args__)}")
 
 
 def copy_of(vars: Variables) -> Averaged:
@@ -52,7 +43,7 @@ def teacher_logits(
 
     Args:
       net: of the copy.
-      copy: whose answer is wanted.
+      copy: of the working network.
       x: float32[m, ...] augmented replay.
       valid: bool[m].
       ema_bn: see the module's docstring.
@@ -105,23 +96,26 @@ def maybe_ema_update(
 def consistency_step(
     net: Net,
     working: Trainable,
-    hyper: PyTree,
     x: Array,
     y: Array,
     valid: Array,
     targets: Array,
+    *,
+    optimizer: optax.GradientTransformation,
+    consistency_weight: Array,
 ) -> tuple[Trainable, Array]:
-    """One step of plain SGD: cross-entropy of all rows, and the replay's logits kept as they were.
+    """One optimizer step: cross-entropy of all rows, and the replay's logits kept as they were.
 
     ``CE(h(x), y) + lambda mean (h(x_replay) - targets)^2``
 
     Args:
       net, working: the working network.
-      hyper: has ``learning_rate`` and ``consistency_weight`` (lambda), both >= 0.
       x: float32[m + b, ...], the replay first.
       y: int32[m + b].
       valid: bool[m + b].
       targets: float32[m, num_classes] logits to keep.
+      optimizer: of the working network.
+      consistency_weight: lambda, >= 0.
 
     Returns:
       The working network after the step, and the loss before it.
@@ -131,9 +125,9 @@ def consistency_step(
     def loss(vars: Variables):
         remembered, logits, stats = _replay_and_all(net, vars, x, valid, m)
         consistency = logit_mse(remembered, targets, valid=valid[:m])
-        return cross_entropy(logits, y, valid=valid) + hyper.consistency_weight * consistency, stats
+        return cross_entropy(logits, y, valid=valid) + consistency_weight * consistency, stats
 
-    return gradient_step(working, optax.sgd(hyper.learning_rate), loss)
+    return gradient_step(working, optimizer, loss)
 
 
 def _replay_and_all(

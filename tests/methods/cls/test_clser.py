@@ -8,19 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cls_jax.core.augment import Augment, recipe
+from cls_jax.core.augment import Augment
 from cls_jax.core.errors import InputError
 from cls_jax.core.losses import logit_mse
 from cls_jax.core.types import Batch, Task, Variables
-from cls_jax.methods import METHODS, Setting
-from cls_jax.methods.cls.clser import ClsErConfig, ClsErHyper, advice, better_teacher, clser
+from cls_jax.methods.cls.clser import better_teacher, clser
 from cls_jax.methods.cls.ema_teacher import copy_of, maybe_ema_update, teacher_logits
-from cls_jax.methods.cls.mean_er import MeanErHyper, mean_er
-from cls_jax.methods.replay.er import ErConfig, ErHyper, er
+from cls_jax.methods.cls.mean_er import mean_er
+from cls_jax.methods.replay.er import er
 from cls_jax.nets.base import Net
 from cls_jax.nets.mlp import mlp
-from cls_jax.nets.registry import NetConfig
 from tests.support.oracle_weights import oracle_vars
+from tests.support.problems import own_problem
 
 PLAIN = Augment(train=lambda key, x: x, test=lambda x: x)
 BATCH = 4
@@ -44,10 +43,9 @@ def vectors(seed, num=BATCH):
     return batch_of((rng.normal(size=(num, 6)) + 2 * y[:, None]).astype(np.float32), y)
 
 
-def walk(method, hyper, steps=12, batches=vectors):
+def walk(method, steps=12, batches=vectors):
     """The states after init and after every step."""
-    hyper = jax.tree.map(jnp.float32, hyper)
-    states = [jax.jit(method.init)(jax.random.key(0), batches(0), hyper)]
+    states = [jax.jit(method.init)(jax.random.key(0), batches(0))]
     step = jax.jit(method.phases[0].step)
     for number in range(steps):
         states.append(step(jax.random.key(number + 1), states[-1], batches(number))[0])
@@ -79,9 +77,10 @@ def normed():
     return Net(init, apply)
 
 
-def built(net=None, hyper=None, **config):
-    config = ClsErConfig(**{"memory_size": 9, "replay_size": 5, **config})
-    return clser(config, net or mlp(3, (7,)), augment=PLAIN), ClsErHyper(**(hyper or {}))
+def built(net=None, factory=clser, num_classes=3, **arguments):
+    """The method on an mlp or ``net``, with a small memory."""
+    problem = own_problem(net or mlp(3, (7,)), augment=PLAIN, num_classes=num_classes)
+    return factory(problem, **{"memory_size": 9, "replay_size": 5, **arguments})
 
 
 # --- oracles of the card --------------------------------------------------------------------------
@@ -112,8 +111,11 @@ def test_oracle_6_two_steps_of_the_mnist_mlp():
         shapes = jax.eval_shape(net.init, jax.random.key(0), data[0].x)
         start = oracle_vars(shapes)
         net = net._replace(init=lambda key, x: start)
-        config = ClsErConfig(memory_size=2, replay_size=2)
-        hyper = ClsErHyper(
+        method = built(
+            net,
+            num_classes=10,
+            memory_size=2,
+            replay_size=2,
             learning_rate=0.1,
             consistency_weight=2.0,
             stable_rate=1.0,
@@ -121,11 +123,11 @@ def test_oracle_6_two_steps_of_the_mnist_mlp():
             plastic_rate=1.0,
             plastic_decay=0.4,
         )
-        method = clser(config, net, augment=PLAIN)
-        state = method.init(jax.random.key(0), data[0], jax.tree.map(jnp.float64, hyper))
+        exact = method.at(jax.tree.map(jnp.float64, method.hyper))
+        state = exact.init(jax.random.key(0), data[0])
         losses, sums = [], []
         for t in range(2):
-            state, metrics = method.phases[0].step(jax.random.key(t), state, data[t])
+            state, metrics = exact.step(jax.random.key(t), state, data[t])
             losses.append(float(metrics["loss"]))
             trees = (state.working.vars, state.plastic.vars, state.stable.vars)
             sums.append([sum(float(p.sum()) for p in jax.tree.leaves(v.params)) for v in trees])
@@ -151,8 +153,8 @@ def test_oracle_10_replay_has_its_share_of_one_mean():
         return x + 0.0 * vars.params["w"], {}
 
     net = Net(lambda key, x: Variables(params={"w": jnp.zeros(3)}, stats={}), apply)
-    method, hyper = built(net, {"consistency_weight": 0.0}, memory_size=128, replay_size=128)
-    state = method.init(jax.random.key(0), batch_of(np.zeros((10, 3), np.float32), [0] * 10), hyper)
+    method = built(net, consistency_weight=0.0, memory_size=128, replay_size=128)
+    state = method.init(jax.random.key(0), batch_of(np.zeros((10, 3), np.float32), [0] * 10))
     sure = jnp.zeros((128, 3)).at[:, 0].set(60.0)
     memory = state.memory.replace(slots={"x": sure, "y": jnp.zeros(128, jnp.int32)})
     state = state.replace(memory=memory.replace(seen=jnp.int32(128)))
@@ -170,9 +172,7 @@ def params(tree):
 
 
 def test_oracle_2_no_memory_of_the_past_is_a_copy_and_no_update_is_none():
-    method, _ = built()
-    follow_now = {"stable_rate": 1.0, "stable_decay": 0.0, "plastic_rate": 0.0}
-    states = walk(method, ClsErHyper(**follow_now))
+    states = walk(built(stable_rate=1.0, stable_decay=0.0, plastic_rate=0.0))
     for state in states[1:]:
         chex.assert_trees_all_equal(params(state.stable), params(state.working))
         chex.assert_trees_all_equal(params(state.plastic), params(states[0].plastic))
@@ -182,8 +182,7 @@ def test_oracle_2_no_memory_of_the_past_is_a_copy_and_no_update_is_none():
 
 def test_warm_up_is_the_running_mean_of_all_weights():
     """Rate 1 and a cap that does not bind: the mean over the first weights and all later ones."""
-    method, _ = built()
-    states = walk(method, ClsErHyper(stable_rate=1.0, stable_decay=0.999))
+    states = walk(built(stable_rate=1.0, stable_decay=0.999))
     past = [params(state.working) for state in states]
     mean = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *past)
     chex.assert_trees_all_close(params(states[-1].stable), mean, rtol=1e-4, atol=1e-5)
@@ -203,8 +202,7 @@ def test_warm_up_counts_steps_or_updates(warmup, decays):
 
 
 def test_updates_fire_at_their_rate_and_independently():
-    method, _ = built()
-    states = walk(method, ClsErHyper(stable_rate=0.3, plastic_rate=0.7), steps=400)
+    states = walk(built(stable_rate=0.3, plastic_rate=0.7), steps=400)
     counts = [[int(s.stable.updates), int(s.plastic.updates)] for s in states]
     fired = np.diff(np.asarray(counts), axis=0)
     np.testing.assert_allclose(fired.mean(0), [0.3, 0.7], atol=5 * 0.023)
@@ -214,8 +212,7 @@ def test_updates_fire_at_their_rate_and_independently():
 
 
 def test_the_buffer_holds_the_stream_as_a_reservoir():
-    method, hyper = built()
-    states = walk(method, hyper, steps=3)
+    states = walk(built(), steps=3)
     offered = np.concatenate([np.asarray(vectors(number).x) for number in range(3)])
     slots = np.asarray(states[-1].memory.slots["x"])
     assert int(states[-1].memory.seen) == 12
@@ -227,8 +224,7 @@ def test_the_buffer_holds_the_stream_as_a_reservoir():
 
 def test_own_statistics_come_from_replay_alone():
     """The first step has nothing to replay: one update of the working network, none of copies."""
-    method, hyper = built(normed())
-    states = walk(method, hyper, steps=2)
+    states = walk(built(normed()), steps=2)
     first = states[1]
     assert not np.array_equal(
         first.working.vars.stats["mean"], states[0].working.vars.stats["mean"]
@@ -237,14 +233,13 @@ def test_own_statistics_come_from_replay_alone():
         np.testing.assert_array_equal(copy.vars.stats["mean"], 0)
     draw_of_four = first.memory.slots["x"][:4]
     for before, after in ((first.stable, states[2].stable), (first.plastic, states[2].plastic)):
-        shown = (draw_of_four @ before.vars.params["in"]).mean(0)
-        np.testing.assert_allclose(after.vars.stats["mean"], 0.1 * shown, rtol=1e-4, atol=1e-6)
+        of_replay = (draw_of_four @ before.vars.params["in"]).mean(0)
+        np.testing.assert_allclose(after.vars.stats["mean"], 0.1 * of_replay, rtol=1e-4, atol=1e-6)
 
 
 def test_the_working_statistics_move_twice_a_step():
     """Replay alone, then stream and replay: mean -> 0.9 (0.9 mean + 0.1 r) + 0.1 (r + s) / 2."""
-    method, hyper = built(normed())
-    states = walk(method, hyper, steps=2)
+    states = walk(built(normed()), steps=2)
     kernel, before = states[1].working.vars.params["in"], states[1].working.vars.stats["mean"]
     r = (states[1].memory.slots["x"][:4] @ kernel).mean(0)
     s = (vectors(1).x @ kernel).mean(0)
@@ -254,22 +249,22 @@ def test_the_working_statistics_move_twice_a_step():
 
 @pytest.mark.parametrize("ema_bn", ["own", "ema", "copy"])
 def test_statistics_of_the_copies_are_a_choice(ema_bn):
-    method, hyper = built(normed(), {"stable_rate": 1.0, "plastic_rate": 0.0}, ema_bn=ema_bn)
-    state = walk(method, hyper, steps=1)[1]
+    method = built(normed(), stable_rate=1.0, plastic_rate=0.0, ema_bn=ema_bn)
+    state = walk(method, steps=1)[1]
     working = state.working.vars.stats["mean"]
     share = {"own": 0.0, "ema": 0.5, "copy": 1.0}[ema_bn]
     np.testing.assert_allclose(state.stable.vars.stats["mean"], share * working, rtol=1e-6)
     np.testing.assert_array_equal(state.plastic.vars.stats["mean"], 0)
 
 
-def test_looking_carries_no_gradient():
+def test_a_teacher_forward_carries_no_gradient():
     net = normed()
     copy = copy_of(net.init(jax.random.key(0), vectors(0).x))
 
     def total(params):
-        asked = copy.replace(vars=copy.vars.replace(params=params))
-        logits, moved = teacher_logits(net, asked, vectors(0).x, jnp.ones(BATCH, bool), "own")
-        return logits.sum() + moved.vars.stats["mean"].sum()
+        moved = copy.replace(vars=copy.vars.replace(params=params))
+        logits, after = teacher_logits(net, moved, vectors(0).x, jnp.ones(BATCH, bool), "own")
+        return logits.sum() + after.vars.stats["mean"].sum()
 
     for leaf in jax.tree.leaves(jax.grad(total)(copy.vars.params)):
         assert not leaf.any()
@@ -283,11 +278,11 @@ def test_oracle_4_without_consistency_the_working_network_is_er():
 
     One step from one state: the same replay is drawn by whole-memory draws (m = what is filled).
     """
-    method, hyper = built(hyper={"consistency_weight": 0.0}, memory_size=8, replay_size=8)
-    other = er(ErConfig(memory_size=8, replay_size=8), mlp(3, (7,)), augment=PLAIN)
-    states = walk(method, hyper, steps=3)
+    sizes = {"memory_size": 8, "replay_size": 8}
+    other = built(factory=er, **sizes, learning_rate=0.1)
+    states = walk(built(**sizes, consistency_weight=0.0), steps=3)
     mine = states[2]
-    theirs = other.init(jax.random.key(0), vectors(0), ErHyper(jnp.float32(0.1)))
+    theirs = other.init(jax.random.key(0), vectors(0))
     theirs = theirs.replace(model=mine.working, memory=mine.memory)
     after, metrics = other.phases[0].step(jax.random.key(9), theirs, vectors(2))
     chex.assert_trees_all_close(params(after.model), params(states[3].working), rtol=1e-5)
@@ -296,11 +291,11 @@ def test_oracle_4_without_consistency_the_working_network_is_er():
 
 def test_oracle_4_with_batch_statistics_only_these_differ_from_er():
     """CLS-ER shows the replay once more, which moves running means and no parameter."""
-    method, hyper = built(normed(), {"consistency_weight": 0.0}, memory_size=8, replay_size=8)
-    other = er(ErConfig(memory_size=8, replay_size=8), normed(), augment=PLAIN)
-    states = walk(method, hyper.replace(learning_rate=0.01), steps=3)
+    shared = {"memory_size": 8, "replay_size": 8, "learning_rate": 0.01}
+    other = built(normed(), factory=er, **shared)
+    states = walk(built(normed(), **shared, consistency_weight=0.0), steps=3)
     mine = states[2]
-    theirs = other.init(jax.random.key(0), vectors(0), ErHyper(jnp.float32(0.01)))
+    theirs = other.init(jax.random.key(0), vectors(0))
     theirs = theirs.replace(model=mine.working, memory=mine.memory)
     after, _ = other.phases[0].step(jax.random.key(9), theirs, vectors(2))
     working = states[3].working
@@ -310,12 +305,11 @@ def test_oracle_4_with_batch_statistics_only_these_differ_from_er():
 
 def test_mean_er_is_clser_whose_copies_are_one():
     """Equal averages teach equally: the same working network as CLS-ER's after a step."""
-    hyper = {"stable_rate": 1.0, "plastic_rate": 1.0}
-    method, hyper = built(hyper=hyper, memory_size=8, replay_size=8)
-    single = mean_er(ClsErConfig(8, 8), mlp(3, (7,)), augment=PLAIN)
-    states = walk(method, hyper, steps=3)
+    sizes = {"memory_size": 8, "replay_size": 8}
+    single = built(factory=mean_er, **sizes, ema_rate=1.0, ema_decay=0.99)
+    states = walk(built(**sizes, stable_rate=1.0, plastic_rate=1.0), steps=3)
     mine = states[2]
-    theirs = single.init(jax.random.key(0), vectors(0), MeanErHyper(0.1, 2.0, 1.0, 0.99))
+    theirs = single.init(jax.random.key(0), vectors(0))
     theirs = theirs.replace(
         working=mine.working, stable=mine.stable, memory=mine.memory, step=mine.step
     )
@@ -325,8 +319,8 @@ def test_mean_er_is_clser_whose_copies_are_one():
 
 
 def test_the_stable_copy_answers_and_the_others_are_views():
-    method, hyper = built(hyper={"plastic_rate": 0.2, "stable_rate": 0.5})
-    state = walk(method, hyper)[-1]
+    method = built(plastic_rate=0.2, stable_rate=0.5)
+    state = walk(method)[-1]
     net, x = mlp(3, (7,)), vectors(5).x
     every = jnp.ones(3, bool)
     told = Task(index=jnp.int32(-1), classes=every, seen=every)
@@ -342,16 +336,16 @@ def test_the_stable_copy_answers_and_the_others_are_views():
 
 def test_a_stream_too_short_for_the_averages_is_told():
     """S-CIFAR-10's numbers: 78,000 steps are enough (7.8), one epoch's 1,560 are not (0.16)."""
-    hyper = ClsErHyper(0.1, 0.15, 0.1, 0.999, 0.9, 0.999)
-    assert advice(ClsErConfig(), hyper, 78_000) == ""
-    assert "stable_rate 0.1 and stable_decay 0.999 are too slow" in advice(
-        ClsErConfig(), hyper, 1_560
-    )
-    assert advice(ClsErConfig(warmup="updates"), hyper, 1_560) == ""
-    assert "plastic" in advice(ClsErConfig(), ClsErHyper(plastic_rate=0.001), 1_000)
+    published = {"stable_rate": 0.1, "stable_decay": 0.999}
+    published |= {"plastic_rate": 0.9, "plastic_decay": 0.999}
+    method = built(**published)
+    assert method.advice(78_000) == ""
+    assert "stable_rate 0.1 and stable_decay 0.999 are too slow" in method.advice(1_560)
+    assert built(**published, warmup="updates").advice(1_560) == ""
+    assert "plastic" in built(plastic_rate=0.001).advice(1_000)
 
 
-@pytest.mark.parametrize("name", ["clser", "mean_er"])
+@pytest.mark.parametrize("factory", [clser, mean_er])
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -363,8 +357,6 @@ def test_a_stream_too_short_for_the_averages_is_told():
         ({"warmup": "never"}, "warmup is 'never'; use one of steps, updates"),
     ],
 )
-def test_bad_choices_are_refused(name, change, sentence):
-    row = METHODS[name]
-    setting = Setting(NetConfig(net="mlp"), recipe((6,), normalisation="none"), 3, 1)
+def test_bad_choices_are_refused(factory, change, sentence):
     with pytest.raises(InputError, match=sentence):
-        row.build(row.config(**change), setting)
+        built(factory=factory, **change)

@@ -12,14 +12,12 @@ import pytest
 
 from cls_jax.core.errors import InputError
 from cls_jax.methods.cls.dualnet import dualnet
-from cls_jax.methods.cls.dualnet_config import DualNetConfig
 from tests.support.flat_nets import flat_augment, flat_dualnets
 from tests.support.learner import (
     BATCH,
     CLASSES,
     FREE,
     SMALL,
-    TASKS,
     Learner,
     batch,
     built,
@@ -27,6 +25,7 @@ from tests.support.learner import (
     pictures,
     shown,
 )
+from tests.support.problems import own_problem
 
 # --- task-aware: replay ---------------------------------------------------------------------------
 
@@ -97,7 +96,7 @@ def test_columns_of_other_classes_have_no_influence(columns, moved):
 
 def test_the_supervised_step_is_sgd_on_both_trees():
     """One step of the first task, by hand; the slow phase is off, the fast phase moves slow."""
-    learner = Learner({"ssl_learning_rate": 0.0, "lookahead_step_size": 0.0})
+    learner = Learner(ssl_learning_rate=0.0, lookahead_step_size=0.0)
     learner.begin(0)
     before = learner.state
     metrics = learner.step(0, [0, 1, 2, 3])
@@ -200,15 +199,15 @@ def test_three_optimizer_states_and_momentum_in_one():
     state = learner.state
     assert set(state.slow.opt) == {"ssl", "supervised"}
     assert jax.tree.leaves((state.slow.opt["supervised"], state.fast.opt)) == []
-    size = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))  # noqa: E731
-    assert size(state.slow.opt["ssl"]) == size(state.slow.vars.params)
+    ssl, params = (jax.tree.leaves(t) for t in (state.slow.opt["ssl"], state.slow.vars.params))
+    assert sum(leaf.size for leaf in ssl) == sum(leaf.size for leaf in params)
     assert not any(leaf.any() for leaf in jax.tree.leaves(state.slow.opt["ssl"]))
     learner.task(0, [0, 1, 2, 3])
     assert all(leaf.any() for leaf in jax.tree.leaves(learner.state.slow.opt["ssl"]))
 
 
 def test_byol_keeps_an_averaged_network_and_others_do_not():
-    learner = Learner({"target_decay": 0.5}, objective="byol")
+    learner = Learner(target_decay=0.5, objective="byol")
     start = learner.state.target
     chex.assert_trees_all_equal(start, learner.state.slow.vars)
     learner.task(0, [0, 1, 2, 3])
@@ -243,6 +242,6 @@ def test_a_reservoir_need_not_be_divided():
 
 def test_missing_views_are_named():
     augment = flat_augment()._replace(view_b=None)
-    sizes = {"num_classes": CLASSES, "num_tasks": TASKS}
+    problem = own_problem(augment=augment, num_classes=CLASSES, dualnets=flat_dualnets)
     with pytest.raises(InputError, match="augment has no self-supervised views; give views="):
-        dualnet(DualNetConfig(**SMALL), flat_dualnets(CLASSES), augment=augment, **sizes)
+        dualnet(problem, **SMALL)

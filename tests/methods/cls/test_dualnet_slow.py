@@ -15,8 +15,8 @@ import pytest
 from cls_jax.core import self_supervised as view_losses
 from cls_jax.core.augment import Augment
 from cls_jax.core.types import Trainable, Variables
-from cls_jax.methods.cls.dualnet_config import NEEDS_PREDICTOR, DualNetConfig, DualNetHyper
-from cls_jax.methods.cls.dualnet_slow import slow_learner
+from cls_jax.methods.cls.dualnet import dualnet
+from cls_jax.methods.cls.dualnet_slow import NEEDS_PREDICTOR, slow_learner, slow_optimizer
 from cls_jax.nets.dualnet import dualnet as dualnet_nets
 from tests.support.flat_nets import flat_augment, flat_dualnets
 from tests.support.learner import FAST
@@ -33,31 +33,46 @@ def images(key):
     return x, jnp.arange(ROWS) != 4
 
 
+def default(name):
+    """Of dualnet's argument of this name."""
+    return dualnet.signature.arguments[name].default
+
+
+def learner_of(nets, augment, hyper, **changes):
+    """The slow learner with dualnet's defaults, but for the hyper-parameters and ``changes``."""
+    fixed = {name: default(name) for name in ("objective", "lookahead_stats", "ssl_optimizer")}
+    fixed |= {"n_outer": 2, "inner_steps": 2, **changes}
+    rates = {name: hyper[f"ssl_{name}"] for name in ("learning_rate", "momentum", "weight_decay")}
+    follow = {name: hyper[name] for name in ("lookahead_step_size", "target_decay")}
+    optimizer = slow_optimizer(fixed.pop("ssl_optimizer"), **rates)
+    return slow_learner(nets, augment, optimizer, **fixed, **follow)
+
+
 @cache
 def phase(**changes):
-    """(init of the optimizer state, compiled slow phase, networks)."""
-    config = DualNetConfig(**{"n_outer": 2, "inner_steps": 2, **changes})
-    nets = flat_dualnets(4, predictor=config.objective in NEEDS_PREDICTOR)
-    init, run = slow_learner(config, nets, flat_augment())
+    """(hyper -> the slow learner, its phase compiled, networks)."""
+    objective = changes.get("objective", default("objective"))
+    nets = flat_dualnets(4, predictor=objective in NEEDS_PREDICTOR)
+    learner = partial(learner_of, nets, flat_augment(), **changes)
 
     @partial(jax.jit, compiler_options=FAST)
     def compiled(key, slow, target, hyper):
-        return run(key, slow, target, images, hyper)
+        return learner(hyper).phase(key, slow, target, images)
 
-    return init, compiled, nets
+    return learner, compiled, nets
 
 
-def newborn(hyper, **changes):
-    """A slow learner as DualNet makes it, with the other optimizer state that it carries."""
-    init, _, nets = phase(**changes)
+def new_slow(hyper, **changes):
+    """A slow network as DualNet makes it, with the other optimizer state that it carries."""
+    learner, _, nets = phase(**changes)
     vars = nets.init_slow(jax.random.key(0), jnp.zeros((1, 12)))
-    opt = {"ssl": init(vars.params, hyper), "supervised": jnp.float32(7)}
+    opt = {"ssl": learner(hyper).optimizer.init(vars.params), "supervised": jnp.float32(7)}
     return Trainable(vars=vars, opt=opt)
 
 
 def after(hyper, *, target=(), **changes):
     """(before, after, target, loss) of one slow phase."""
-    slow = newborn(hyper, **changes)
+    slow = new_slow(hyper, **changes)
     moved, target, value = phase(**changes)[1](KEY, slow, target, hyper)
     chex.assert_trees_all_equal_shapes_and_dtypes(moved, slow)
     chex.assert_trees_all_equal(moved.opt["supervised"], slow.opt["supervised"])
@@ -65,14 +80,15 @@ def after(hyper, *, target=(), **changes):
 
 
 def rate(value=0.01, **changes):
-    """A Hyper with arrays, as in a run."""
-    return jax.tree.map(jnp.float32, DualNetHyper(ssl_learning_rate=value, **changes))
+    """dualnet's hyper-parameters as arrays, as in a run."""
+    hyper = {name: default(name) for name in dualnet.signature.hyper}
+    return jax.tree.map(jnp.float32, {**hyper, "ssl_learning_rate": value, **changes})
 
 
 def by_hand(slow, hyper, n_outer, inner_steps, *, optimizer=None, step_size=1.0):
     """Barlow Twins with the same keys in plain optax: (vars, optimizer state, losses)."""
     nets, augment = phase()[2], flat_augment()
-    optimizer = optimizer or optax.sgd(hyper.ssl_learning_rate)
+    optimizer = optimizer or optax.sgd(hyper["ssl_learning_rate"])
     vars, opt, values = slow.vars, optimizer.init(slow.vars.params), []
     rows = np.delete(np.arange(ROWS), 4)
 
@@ -159,14 +175,14 @@ def test_momentum_lives_across_the_rounds_of_look_ahead():
 
 
 def test_plain_sgd_has_no_buffer():
-    assert jax.tree.leaves(newborn(rate()).opt["ssl"]) == []
+    assert jax.tree.leaves(new_slow(rate()).opt["ssl"]) == []
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_is_finite_and_moves_the_slow_tree(objective):
     hyper = rate(lookahead_step_size=0.5)
     changes = {"objective": objective, "n_outer": 1, "inner_steps": 1}
-    target = newborn(hyper, **changes).vars if objective == "byol" else ()
+    target = new_slow(hyper, **changes).vars if objective == "byol" else ()
     slow, moved, _, value = after(hyper, target=target, **changes)
     chex.assert_tree_all_finite((moved.vars, value))
     for part in slow.vars.params:
@@ -188,7 +204,7 @@ def test_padded_images_are_in_no_objective():
 def test_byol_moves_its_target_by_ema_at_every_inner_step():
     changes = {"objective": "byol", "n_outer": 2, "inner_steps": 1}
     hyper = rate(0.0, lookahead_step_size=1.0, target_decay=0.9)
-    start = newborn(hyper, **changes).vars
+    start = new_slow(hyper, **changes).vars
     old = jax.tree.map(lambda leaf: leaf + 1.0, start)
     _, moved, target, _ = after(hyper, target=old, **changes)
     expected = jax.tree.map(lambda t, s: 0.81 * t + 0.19 * s, old.params, start.params)
@@ -227,18 +243,17 @@ def test_a_slow_round_of_the_real_network_equals_the_code():
             view_a=lambda key, x: a,
             view_b=lambda key, x: b,
         )
-        hyper = jax.tree.map(jnp.float64, DualNetHyper())
-        assert (hyper.ssl_learning_rate, hyper.lookahead_step_size) == (3e-4, 0.05)
+        hyper = {name: jnp.float64(default(name)) for name in dualnet.signature.hyper}
+        assert (hyper["ssl_learning_rate"], hyper["lookahead_step_size"]) == (3e-4, 0.05)
 
         def draw(key):
             return jnp.zeros((4, 84, 84, 3), jnp.uint8), jnp.ones(4, bool)
 
         def phase(step_size, inner_steps):
-            config = DualNetConfig(n_outer=1, inner_steps=inner_steps)
-            init, run = slow_learner(config, nets, augment)
-            slow = Trainable(vars=start, opt={"ssl": init(start.params, hyper)})
-            at = hyper.replace(lookahead_step_size=jnp.float64(step_size))
-            slow, _, value = run(KEY, slow, (), draw, at)
+            at = {**hyper, "lookahead_step_size": jnp.float64(step_size)}
+            learner = learner_of(nets, augment, at, n_outer=1, inner_steps=inner_steps)
+            slow = Trainable(vars=start, opt={"ssl": learner.optimizer.init(start.params)})
+            slow, _, value = learner.phase(KEY, slow, (), draw)
             return slow.vars, float(value)
 
         _, first = phase(1.0, 1)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from cls_jax.data.dataset import Dataset, Split
-from cls_jax.methods.cls.dualnet_config import DualNetHyper
 from cls_jax.streams.class_il import class_il
 from cls_jax.train.runner import run
 from tests.support.flat_nets import flat_augment, flat_dualnets
@@ -17,7 +16,6 @@ from tests.support.learner import (
     BATCH,
     CLASSES,
     FREE,
-    LEARN,
     SMALL,
     TASKS,
     Learner,
@@ -83,7 +81,7 @@ def test_the_task_free_soft_target_loss_by_hand(stale, reduction):
     """sum over rows with soft targets of their own of KL / C; stale rows teach zero logits."""
     changes = {"stale_soft_targets": stale, "kl_reduction": reduction}
     off = {"ssl_learning_rate": 0.0, "lookahead_step_size": 0.0}
-    learner = Learner(off, **{**EIGHT, **changes})
+    learner = Learner(**{**EIGHT, **changes, **off})
     learner.task(0, [0, 1, 2, 3])
     learner.begin(1)
     before = learner.state
@@ -207,7 +205,7 @@ def test_label_fraction_through_the_runner(semi):
         label_fraction=0.5,
     )
     method, _ = built(**FREE, semi_supervised=semi)
-    state = run(method, stream, DualNetHyper(**LEARN)).states[0]
+    state = run(method, stream).states[0]
     table = stream.schedule(jax.random.fold_in(jax.random.key(0), 0))
     labelled = set(table.index[table.labelled & (table.index >= 0)].tolist())
     assert 20 <= len(labelled) <= 40
