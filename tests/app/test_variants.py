@@ -38,7 +38,7 @@ def test_variants_change_what_the_flags_left_alone():
 
 @pytest.mark.parametrize("labels", [[], ["spb", "spb"], ["spbm"]])
 def test_labels_that_are_none_or_stand_twice_are_refused(labels):
-    with pytest.raises(InputError, match="^variants is"):
+    with pytest.raises(InputError, match="name each once, from finetune"):
         arguments_of(labels)
 
 

@@ -298,6 +298,6 @@ def test_bad_sizes_are_refused():
 
 def test_it_remembers_what_sgd_forgets():
     """100 exemplars, no mirror images of digits. Seeds 0-4: class-IL .837 to .862 (sgd: .2)."""
-    config = {"memory_size": 100, "mirror": False}
-    class_il_score = scores("icarl", NetConfig(net="mlp"), 8, None, config, {}, (0, 1), 3)[:, 0]
+    sizes = {"memory_size": 100, "mirror": False}
+    class_il_score = scores("icarl", NetConfig(net="mlp"), 8, None, sizes, (0, 1), 3)[:, 0]
     assert (class_il_score > 0.75).all()
