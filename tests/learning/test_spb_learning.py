@@ -5,9 +5,9 @@ from functools import cache
 import numpy as np
 import pytest
 
-from cls_jax.app.build import StreamConfig, make_method, make_stream
-from cls_jax.methods.prototypes.spb_config import SpbConfig, SpbHyper, variants
+from cls_jax.app.build import StreamConfig, make_learner, make_stream
 from cls_jax.nets.registry import NetConfig
+from cls_jax.published.spb_variants import VARIANTS
 from cls_jax.report.columns import columns_of
 from cls_jax.train.runner import run
 
@@ -20,16 +20,15 @@ DIGITS = StreamConfig(
     base_epochs=40,
     epochs=30,
 )
-CONFIG = SpbConfig(base_decays=(24,), decays=(18,))
-HYPER = SpbHyper(learning_rate=0.01, initial_scale=10.0)
+QUICK = {"base_decays": (24,), "decays": (18,), "learning_rate": 0.01, "initial_scale": 10.0}
 
 
 @cache
 def measured(variant):
     """Column -> mean over two seeds; the quick preset of experiments/spb_cifar.py."""
-    stream, net = make_stream(DIGITS), NetConfig("small", width=16)
-    config = variants(CONFIG, [variant])[variant]
-    result = run(make_method("spb", config, stream, DIGITS, net), stream, HYPER, seeds=(0, 1))
+    stream, net = make_stream(DIGITS), NetConfig(net="small", width=16)
+    method = make_learner("spb", {**QUICK, **VARIANTS[variant]}, stream, DIGITS, net).method
+    result = run(method, stream, seeds=(0, 1))
     columns, _ = columns_of([result])
     return {name: value(result, 0).mean for name, (_, value) in columns.items()}
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from cls_jax.app.build import StreamConfig, make_method, make_stream
-from cls_jax.methods.prototypes.ucir_config import UcirConfig, UcirHyper
+from cls_jax.app.build import StreamConfig, make_learner, make_stream
 from cls_jax.nets.registry import NetConfig
 from cls_jax.report.columns import columns_of
 from cls_jax.train.runner import run
@@ -17,14 +16,15 @@ DIGITS = StreamConfig(
     base_epochs=10,
     epochs=8,
 )
-HYPER = UcirHyper(learning_rate=0.03, initial_scale=10.0)
+QUICK = {"decays": (5,), "learning_rate": 0.03, "initial_scale": 10.0}
 
 
 def measured(exemplars):
     """Column -> mean over two seeds."""
-    stream, net = make_stream(DIGITS), NetConfig("small", width=16)
-    config = UcirConfig(exemplars_per_class=exemplars, decays=(5,))
-    result = run(make_method("ucir", config, stream, DIGITS, net), stream, HYPER, seeds=(0, 1))
+    stream, net = make_stream(DIGITS), NetConfig(net="small", width=16)
+    arguments = {**QUICK, "exemplars_per_class": exemplars}
+    method = make_learner("ucir", arguments, stream, DIGITS, net).method
+    result = run(method, stream, seeds=(0, 1))
     columns, _ = columns_of([result])
     return {name: value(result, 0).mean for name, (_, value) in columns.items()}
 

@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cls_jax.core.choices import Weighting as Weighting
+from cls_jax.core.choices import Weighting
 from cls_jax.core.herding import unit
 from cls_jax.core.losses import FLOOR, at_least
-from cls_jax.core.types import Array, PyTree, Variables
-from cls_jax.methods.config_checks import check_milestones as check_milestones
+from cls_jax.core.types import Array, PyTree, Trainable, Variables
 from cls_jax.nets.base import Net
 
 SQRT_WEIGHT = 5.0
@@ -216,8 +215,16 @@ def l2_sgd(
       learning_rate, momentum, weight_decay: float32[].
       undecayed: entries at the top of the parameter tree that are not decayed.
     """
-    mask = lambda tree: {name: name not in undecayed for name in tree}  # noqa: E731
+
+    def decayed(params: PyTree) -> dict[str, bool]:
+        return {name: name not in undecayed for name in params}
+
     return optax.chain(
-        optax.add_decayed_weights(weight_decay, mask if undecayed else None),
+        optax.add_decayed_weights(weight_decay, decayed if undecayed else None),
         optax.sgd(learning_rate, momentum),
     )
+
+
+def with_params(model: Trainable, **params: Array) -> Trainable:
+    """The same model with other values of these entries at the top of its parameter tree."""
+    return model.replace(vars=model.vars.replace(params={**model.vars.params, **params}))

@@ -1,7 +1,7 @@
 """Exemplars: the few stored images that stand for past classes, as iCaRL introduced them.
 
 Herding chooses them as a task ends; the next tasks learn from their own examples and from all
-exemplars together, and their mean features can answer.
+exemplars, and the exemplars' mean features can answer.
 
 Source: Rebuffi et al. 2017 (iCaRL), algorithms 1 to 5; Hou et al. 2019 (UCIR), with
 equally many of each class.
@@ -19,7 +19,7 @@ from cls_jax.core.memory import Memory, reservoir
 from cls_jax.core.types import Array, Batch
 
 
-class Union(NamedTuple):
+class MixedBatch(NamedTuple):
     """A batch and, behind it, exemplars.
 
     Attributes:
@@ -41,14 +41,14 @@ def no_exemplars(example: Batch, capacity: int) -> Memory:
     return reservoir(capacity).init({"x": example.x, "y": example.y, "rank": example.y})
 
 
-def union(
+def mix_exemplars(
     key_draw: Array, key_keep: Array, memory: Memory, batch: Batch, task_size: Array, size: int
-) -> Union:
+) -> MixedBatch:
     """The batch, and as many exemplars as it would have if all were shuffled among the task.
 
-    Of ``size`` exemplars drawn each is kept with the probability that makes their expected number
-    ``valid rows * exemplars / task_size``: each is seen about once an epoch, not exactly once.
-    Where ``size`` is too few all are kept and weigh more.
+    Of ``size`` exemplars drawn each is used with the probability that makes their expected number
+    ``valid rows * exemplars / task_size``: each is learned about once an epoch, not exactly once.
+    Where ``size`` is too few all are used and weigh more.
 
     Args:
       key_draw, key_keep: for the two draws.
@@ -60,16 +60,16 @@ def union(
     replay = reservoir(len(memory.slots["y"])).sample(key_draw, memory, size)
     share = batch.valid.sum() * (memory.seen / jnp.maximum(task_size, 1))
     rate = share / jnp.maximum(replay.valid.sum(), 1)
-    kept = replay.valid & jax.random.bernoulli(key_keep, jnp.minimum(rate, 1), replay.valid.shape)
-    return Union(
+    used = replay.valid & jax.random.bernoulli(key_keep, jnp.minimum(rate, 1), replay.valid.shape)
+    return MixedBatch(
         x=jnp.concatenate([batch.x, replay.items["x"]]),
         y=jnp.concatenate([batch.y, replay.items["y"]]),
-        weight=jnp.concatenate([1.0 * batch.valid, kept * jnp.maximum(rate, 1)]),
+        weight=jnp.concatenate([1.0 * batch.valid, used * jnp.maximum(rate, 1)]),
     )
 
 
-def choose(
-    look: Callable[[Array], Array],
+def select_exemplars(
+    features_of: Callable[[Array], Array],
     memory: Memory,
     data: Batch,
     current: Array,
@@ -83,11 +83,11 @@ def choose(
     first ``size`` stay. Class by class they lie in the front slots.
 
     Args:
-      look: raw examples -> float32[n, d] features of unit length; called in chunks.
+      features_of: raw examples -> float32[n, d] features of unit length; called in chunks.
       memory: of exemplars so far.
       data: all examples of the task.
       current: bool[num_classes] its classes.
-      size: int32[] or int, exemplars of a class; all classes together must fit into the memory.
+      size: int32[] or int, exemplars of a class; those of all classes must fit into the memory.
       mirror: images are averaged with their mirror images in the means.
 
     Returns:
@@ -97,12 +97,12 @@ def choose(
 
     # Everything to choose from: the exemplars so far, and the task's examples.
     x, y = jnp.concatenate([slots["x"], data.x]), jnp.concatenate([slots["y"], data.y])
-    seen = in_chunks(look, x)
+    features = in_chunks(features_of, x)
     valid = jnp.concatenate([jnp.arange(capacity) < memory.seen, data.valid])
-    mine = valid & current[y]
+    herded = valid & current[y]
     unranked = jnp.full(data.y.shape, len(y), jnp.int32)
     rank = jnp.concatenate([slots["rank"], unranked])
-    rank = jnp.where(mine, herd(seen, y, mine, size, current.size), rank)
+    rank = jnp.where(herded, herd(features, y, herded, size, current.size), rank)
 
     # The best of each class, in front, class by class.
     keep = valid & (rank < size)
@@ -110,10 +110,13 @@ def choose(
     chosen = {"x": x[order], "y": y[order], "rank": rank[order]}
 
     # The mean feature of each class's exemplars.
-    mean = lambda f: class_means(f, chosen["y"], keep[order], current.size)  # noqa: E731
-    means = mean(seen[order])
+    def means_of(features: Array) -> Array:
+        return class_means(features, chosen["y"], keep[order], current.size)
+
+    means = means_of(features[order])
     if mirror and x.ndim == 4:
-        means = (means + mean(in_chunks(look, chosen["x"][:, :, ::-1]))) / 2
+        mirrored = in_chunks(features_of, chosen["x"][:, :, ::-1])
+        means = (means + means_of(mirrored)) / 2
     return Memory(slots=chosen, seen=keep.sum(dtype=jnp.int32)), unit(means)
 
 

@@ -5,13 +5,6 @@ what the network said before the task. A task trains on its examples and on all 
 ends, herding chooses the exemplars of its classes and the older lists are cut, M // K each for K
 classes seen. A test image belongs to the class whose exemplars' mean feature is nearest.
 
-| symbol | name | default | where from |
-|---|---|---|---|
-| eta | learning_rate | 0.1 | DER's grid search for Seq-CIFAR-10 (aimagelab/mammoth) |
-| | l2_weight | 1e-5 | the same; 0 for Seq-MNIST |
-| M | memory_size | 500 | the middle of DER's three published buffers |
-| m | replay_size | 10 | ours: DER's replay batch for Seq-MNIST; see Departs |
-
 Source: Rebuffi et al. 2017 (CVPR; arXiv 1611.07725), algorithms 1 to 5, equation 1;
 aimagelab/mammoth, models/icarl.py and utils/buffer.py: features of unit length, class means
 averaged with those of the mirrored exemplars and brought back to unit length.
@@ -25,31 +18,34 @@ herded anew from that task's examples and its old exemplars; disjoint tasks have
 row of a class not told so far is padding.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
-from cls_jax.core.augment import Augment
 from cls_jax.core.errors import InputError
 from cls_jax.core.herding import unit
 from cls_jax.core.losses import binary_cross_entropy
 from cls_jax.core.memory import Memory
 from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
-from cls_jax.methods.base import (
-    Method,
-    Needs,
-    Phase,
-    check_replay,
+from cls_jax.methods.base import Algorithm, Needs, method
+from cls_jax.methods.checks import check_replay
+from cls_jax.methods.problem import Problem
+from cls_jax.methods.prototypes.exemplars import (
+    mix_exemplars,
+    nearest_mean,
+    no_exemplars,
+    select_exemplars,
+)
+from cls_jax.methods.steps import (
     gradient_step,
     init_model,
     parameter_bits,
     predict_with,
     told_rows,
 )
-from cls_jax.methods.prototypes.exemplars import choose, nearest_mean, no_exemplars, union
-from cls_jax.methods.replay.replay_config import IcarlConfig, IcarlHyper
-from cls_jax.nets.base import Net
 
 
 @struct.dataclass
@@ -63,7 +59,6 @@ class IcarlState:
       means: float32[num_classes, d] unit features, zero for a class without exemplars.
       past, current: bool[num_classes] classes of earlier tasks alone, and of this task.
       task_size: int32[] examples of this task that are learned from.
-      hyper: IcarlHyper.
     """
 
     model: Trainable
@@ -73,52 +68,63 @@ class IcarlState:
     past: Array
     current: Array
     task_size: Array
-    hyper: IcarlHyper
 
 
-def icarl(config: IcarlConfig, net: Net, *, augment: Augment, num_classes: int) -> Method:
+@method
+def icarl(
+    problem: Problem,
+    *,
+    memory_size: int = 500,
+    replay_size: int = 10,
+    mirror: bool = True,
+    learning_rate: float = 0.1,
+    l2_weight: float = 1e-5,
+) -> Algorithm:
     """Incremental classifier and representation learning.
 
-    Args:
-      config: sizes, and whether class means are averaged with mirrored exemplars.
-      net: outputs float32[b, num_classes] logits; has ``features``.
-      augment: ``train`` makes the inputs of the loss, ``test`` those of herding and ``predict``.
-      num_classes: of the stream.
+    It answers with minus the squared distance to each class mean; the view "network" is the
+    network's own logits. As a task ends, all its examples go forward once, in chunks.
 
-    Returns:
-      The method; its hyper is IcarlHyper. It answers with minus the squared distance to each
-      class mean; the view "network" is the network's own logits. As a task ends, all its examples
-      go forward once, in chunks.
+    Args:
+      memory_size: M, exemplars in all; the middle of DER's three published buffers.
+      replay_size: m, exemplars drawn a step; ours: DER's replay batch for Seq-MNIST, see Departs.
+      mirror: average the class means with those of the mirrored exemplars, as the official code
+        does; for digits, whose mirror images are something else, better not. Vectors have none.
+      learning_rate: eta, step length of plain SGD, >= 0; DER's grid search for Seq-CIFAR-10
+        (aimagelab/mammoth).
+      l2_weight: of the sum of all squared parameters in the loss, >= 0; the same grid search; 0
+        for Seq-MNIST.
 
     Raises:
       InputError: if a class gets no exemplar, the memory is smaller than one replay draw, or the
         network has no features.
     """
-    if config.memory_size < num_classes:
+    num_classes = problem.num_classes
+    if memory_size < num_classes:
         raise InputError(
-            f"memory_size={config.memory_size} gives none of the {num_classes} classes an exemplar "
+            f"memory_size={memory_size} gives none of the {num_classes} classes an exemplar "
             f"of its own; use at least {num_classes}"
         )
-    check_replay(config.memory_size, config.replay_size)
+    check_replay(memory_size, replay_size)
+    net, augment, optimizer = problem.net(), problem.augment, optax.sgd(learning_rate)
     if net.features is None:
         raise InputError("icarl compares features and the network has none; use mlp or resnet18")
 
     def features(vars: Variables, x: Array) -> Array:
-        return unit(net.features(vars, x, train=False)[0])
+        """float32[b, d] of unit length, from raw examples."""
+        return unit(net.features(vars, augment.test(x), train=False)[0])
 
-    def init(key: Array, example: Batch, hyper: IcarlHyper) -> IcarlState:
-        x = augment.test(example.x)
-        model = init_model(key, net, x, optax.sgd(hyper.learning_rate))
-        shape = jax.eval_shape(features, model.vars, x)
+    def init(key: Array, example: Batch) -> IcarlState:
+        model = init_model(key, net, augment.test(example.x), optimizer)
+        shape = jax.eval_shape(features, model.vars, example.x)
         return IcarlState(
             model=model,
             old=jax.tree.map(jnp.copy, model.vars),
-            memory=no_exemplars(example, config.memory_size),
+            memory=no_exemplars(example, memory_size),
             means=jnp.zeros((num_classes, shape.shape[1]), shape.dtype),
             past=jnp.zeros(num_classes, bool),
             current=jnp.zeros(num_classes, bool),
             task_size=jnp.int32(0),
-            hyper=hyper,
         )
 
     def begin_task(key: Array, state: IcarlState, task: Task, data: Batch | None) -> IcarlState:
@@ -131,42 +137,42 @@ def icarl(config: IcarlConfig, net: Net, *, augment: Augment, num_classes: int) 
 
     def step(key: Array, state: IcarlState, batch: Batch) -> tuple[IcarlState, Metrics]:
         key_draw, key_keep, key_augment = jax.random.split(key, 3)
-        batch = batch.replace(valid=told_rows(batch, state.past | state.current))
-        both = union(key_draw, key_keep, state.memory, batch, state.task_size, config.replay_size)
+        classes = state.past | state.current
+        batch = batch.replace(valid=told_rows(batch, classes))
+        mixed = mix_exemplars(key_draw, key_keep, state.memory, batch, state.task_size, replay_size)
 
         # Labels on the task's classes, what the old network says on past ones.
-        x = augment.train(key_augment, both.x)
-        remembered, _ = net.apply(state.old, x, train=False)
-        targets = targets_of(remembered, both.y, state.past)
+        x = augment.train(key_augment, mixed.x)
+        old_logits, _ = net.apply(state.old, x, train=False)
+        targets = targets_of(old_logits, mixed.y, state.past)
 
         def loss(vars: Variables):
-            logits, stats = net.apply(vars, x, train=True, valid=both.weight > 0)
-            value = binary_cross_entropy(logits, targets, both.weight, state.past | state.current)
-            return value + state.hyper.l2_weight * _square(vars.params), stats
+            logits, stats = net.apply(vars, x, train=True, valid=mixed.weight > 0)
+            value = binary_cross_entropy(logits, targets, mixed.weight, classes)
+            return value + l2_weight * _square(vars.params), stats
 
-        model, value = gradient_step(state.model, optax.sgd(state.hyper.learning_rate), loss)
+        model, value = gradient_step(state.model, optimizer, loss)
         return state.replace(model=model), {"loss": value}
 
     def end_task(key: Array, state: IcarlState, task: Task, data: Batch | None) -> IcarlState:
-        look = lambda x: features(state.model.vars, augment.test(x))  # noqa: E731
-        size = config.memory_size // jnp.maximum((state.past | state.current).sum(), 1)
-        memory, means = choose(look, state.memory, data, state.current, size, mirror=config.mirror)
+        features_of = partial(features, state.model.vars)
+        size = memory_size // jnp.maximum((state.past | state.current).sum(), 1)
+        memory, means = select_exemplars(
+            features_of, state.memory, data, state.current, size, mirror=mirror
+        )
         return state.replace(memory=memory, means=means)
 
     def predict(state: IcarlState, x: Array, task: Task) -> Array:
-        seen = features(state.model.vars, augment.test(x))
-        return nearest_mean(seen, state.means)
+        return nearest_mean(features(state.model.vars, x), state.means)
 
-    return Method(
-        "icarl",
-        init,
-        (Phase("train", step),),
-        predict,
+    return Algorithm(
+        init=init,
+        step=step,
+        predict=predict,
         begin_task=begin_task,
         end_task=end_task,
         views={"network": predict_with(net, augment)},
         needs=Needs(told_task=True, boundaries=True, begin_data=True, end_data=True),
-        convolutional=net.convolutional,
         capacity=parameter_bits("model"),
         class_il=True,
     )

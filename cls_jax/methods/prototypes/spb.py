@@ -4,19 +4,9 @@ A cosine classifier stands on an extractor. As a phase begins, the weights of it
 imprinted from their prototypes, the extractor is copied, and its features are held on the unit
 sphere near the copy's: ``L = N_n / N_o * L_ce + N_o / N_n * L_em``, with N_n classes of this phase
 and N_o before it; in the first phase ``L = L_ce``. SPB-I adds a self-supervised loss in every phase
-(which rotation, or which views belong together). SPB-M rotates each image gamma ways, gives every
+(which rotation, or which views show one image). SPB-M rotates each image gamma ways, gives every
 rotation a classifier of its own over the one extractor, and answers with the sum of their
 predictions.
-
-| symbol | name | default | where from |
-|---|---|---|---|
-| | base_learning_rate | 0.1 | the paper, CIFAR-100, first phase |
-| | learning_rate, classifier_learning_rate | 1e-3, 1e-2 | the same, later phases |
-| | base_decays, decays | (80, 120), (30,) | the same: epochs after which rates fall tenfold |
-| | momentum, weight_decay | 0.9, 5e-4 | the same |
-| eta | initial_scale | 1.0 | UCIR's code; learnable |
-| gamma | rotations | 1; 4 for SPB-M | the paper; 2 are 0 and 180 degrees (ours) |
-| tau | temperature | 0.1 | the paper (SPB-I, contrastive; 4 views) |
 
 Source: Wu, Gong and Li 2021 (ICCV), sections 3.1 to 3.4, equations 1 to 6; no official code.
 Departs: where the paper is silent we decide as the spb card does: the softmax runs over all classes
@@ -26,17 +16,21 @@ predictions are probabilities (``answer``). A row of a class outside the softmax
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import struct
 
-from cls_jax.core.augment import Augment
+from cls_jax.core.choices import Weighting
 from cls_jax.core.herding import class_means, in_chunks, unit
 from cls_jax.core.losses import cross_entropy, mask_logits
 from cls_jax.core.sync import select
 from cls_jax.core.types import Array, Batch, Metrics, Task, Trainable, Variables
-from cls_jax.methods.base import Method, Needs, Phase, apply_gradient, told_rows, unchanged
+from cls_jax.methods.base import Algorithm, Needs, method, unchanged, variant
+from cls_jax.methods.checks import check_milestones
+from cls_jax.methods.problem import Problem
 from cls_jax.methods.prototypes.cosine import (
     cosine_logits,
     embedding_loss,
@@ -45,12 +39,18 @@ from cls_jax.methods.prototypes.cosine import (
     l2_sgd,
     loss_weights,
     step_decay,
+    with_params,
 )
-from cls_jax.methods.prototypes.spb_config import SpbConfig, SpbHyper, check
-from cls_jax.methods.prototypes.spb_pretext import learner, quarters, turn, turned
-from cls_jax.nets.extractor import Extractor
+from cls_jax.methods.prototypes.spb_pretext import (
+    all_rotations,
+    pretext_task,
+    quarter_turns,
+    rotate,
+)
+from cls_jax.methods.steps import apply_gradient, told_rows
 
 SCALES = ("scale", "learner_scale")
+"""Parameters of the classifier that are not decayed."""
 
 
 @struct.dataclass
@@ -60,11 +60,10 @@ class SpbState:
     Attributes:
       extractor: images to features.
       classifier: weights float32[gamma, C, d], scale, and the learner's own, with an optimizer
-        state apart from the extractor's.
+        state of their own.
       old: the extractor as it was when the phase began.
       past, seen: bool[C] classes of earlier phases, and those with this one's.
       own: bool[C] classes of this phase, those that come back included.
-      hyper: SpbHyper.
     """
 
     extractor: Trainable
@@ -73,190 +72,213 @@ class SpbState:
     past: Array
     seen: Array
     own: Array
-    hyper: SpbHyper
 
 
+@method
 def spb(
-    config: SpbConfig,
-    extractor: Extractor,
+    problem: Problem,
     *,
-    augment: Augment,
-    num_classes: int,
-    name: str = "spb",
-) -> Method:
-    """SPB and its kin.
+    weighting: Weighting = "reciprocal",
+    ce_scope: Literal["seen", "new"] = "seen",
+    learner: Literal["none", "rotation", "contrastive"] = "none",
+    rotations: int = 1,
+    answer: Literal["probabilities", "logits"] = "probabilities",
+    freeze_old_weights: bool = False,
+    freeze_after_base: bool = False,
+    joint: bool = False,
+    base_decays: tuple[int, ...] = (80, 120),
+    decays: tuple[int, ...] = (30,),
+    base_learning_rate: float = 0.1,
+    learning_rate: float = 1e-3,
+    classifier_learning_rate: float = 1e-2,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    initial_scale: float = 1.0,
+    temperature: float = 0.1,
+) -> Algorithm:
+    """SPB and its kin; as a phase begins, all its examples go forward once, in chunks.
+
+    Defaults are those of the paper on CIFAR-100 unless said.
 
     Args:
-      config: which of them.
-      extractor: images to features.
-      augment: ``train`` for the images learned from, ``test`` for prototypes and answers,
-        ``view_b`` for the contrastive learner's changed views.
-      num_classes: of the stream.
-      name: as the tables print it.
-
-    Returns:
-      The method; its hyper is SpbHyper. As a phase begins, all its examples go forward once, in
-      chunks.
+      weighting: reciprocal is the method; equal has no weights, sqrt is UCIR's weight, none is
+        fine-tuning.
+      ce_scope: the softmax of the cross-entropy runs over all classes seen, or the phase's own.
+      learner: the self-supervised loss of SPB-I: rotation, contrastive (4 views), or none.
+      rotations: gamma, classifiers of SPB-M, each on the image turned another way: 1, 2 or 4; the
+        paper's 4; 2 are 0 and 180 degrees (ours).
+      answer: SPB-M adds up probabilities or logits.
+      freeze_old_weights: classifier weights of past classes stay as they are.
+      freeze_after_base: nothing is trained after the first phase and every class is its prototype:
+        the control "frozen extractor".
+      joint: all classes at once, the upper bound; epochs and decays are those of the first phase.
+      base_decays, decays: epochs of the first and of later phases after which rates fall tenfold.
+      base_learning_rate: of everything in the first phase, >= 0.
+      learning_rate: of the extractor in later phases, >= 0.
+      classifier_learning_rate: of weights, scale and learner in later phases, >= 0.
+      momentum: of both optimizers, in [0, 1).
+      weight_decay: L2, added to the gradient of all but the scales, >= 0.
+      initial_scale: eta, by which cosines are multiplied at first, learnable; UCIR's code; 10
+        speeds up small runs.
+      temperature: tau, of the contrastive learner, > 0.
 
     Raises:
-      InputError: for rotations other than 1, 2 or 4, a learner beside them, or views that there
-        are not.
+      InputError: for rotations other than 1, 2 or 4, a learner beside them, images that cannot be
+        turned, or views that there are not.
     """
-    check(config, augment)
-    gamma, inner = config.rotations, learner(config, augment)
+    check_milestones("base_decays", base_decays)
+    check_milestones("decays", decays)
+    pretext = pretext_task(problem, learner, rotations, temperature)
+    extractor, augment, num_classes = problem.extractor(), problem.augment, problem.num_classes
 
-    def optimizers(state: SpbState, epoch: Array):
+    def optimizers(past: Array, epoch: Array) -> list[optax.GradientTransformation]:
         """Of the extractor and of the classifier, in this pass over the phase."""
-        hyper, first = state.hyper, ~state.past.any()
-        base = hyper.base_learning_rate * step_decay(epoch, config.base_decays)
-        later = step_decay(epoch, config.decays)
-        rates = hyper.learning_rate, hyper.classifier_learning_rate
-        kind = hyper.momentum, hyper.weight_decay
+        first = ~past.any()
+        base = base_learning_rate * step_decay(epoch, base_decays)
+        later = step_decay(epoch, decays)
         return [
-            l2_sgd(jnp.where(first, base, later * rate), *kind, undecayed)
-            for rate, undecayed in zip(rates, ((), SCALES), strict=True)
+            l2_sgd(jnp.where(first, base, later * rate), momentum, weight_decay, undecayed)
+            for rate, undecayed in ((learning_rate, ()), (classifier_learning_rate, SCALES))
         ]
 
-    def reset(state: SpbState) -> SpbState:
+    def restart(state: SpbState) -> SpbState:
         """Both optimizers as new."""
         models = state.extractor, state.classifier
         each = [
             model.replace(opt=optimizer.init(model.vars.params))
-            for model, optimizer in zip(models, optimizers(state, jnp.int32(0)), strict=True)
+            for model, optimizer in zip(models, optimizers(state.past, jnp.int32(0)), strict=True)
         ]
         return state.replace(extractor=each[0], classifier=each[1])
 
-    def look(vars: Variables, x: Array) -> Array:
-        """float32[b, d] features of unit length, from raw images of one rotation."""
+    def features_of(vars: Variables, x: Array) -> Array:
+        """float32[b, d] features of unit length, from images as the network takes them."""
         return unit(extractor.apply(vars, x, train=False)[0].features)
 
     def prototypes(vars: Variables, data: Batch) -> Array:
         """float32[gamma, C, d] mean unit feature of each class in each rotation."""
 
-        def of_rotation(number: int) -> Array:
-            seen = in_chunks(lambda x: look(vars, turn(augment.test(x), number)), data.x)
-            return class_means(seen, data.y, data.valid, num_classes)
+        def of_rotation(quarters: int) -> Array:
+            def rotated(x: Array) -> Array:
+                return features_of(vars, rotate(augment.test(x), quarters))
 
-        return jnp.stack([of_rotation(number) for number in quarters(gamma)])
+            return class_means(in_chunks(rotated, data.x), data.y, data.valid, num_classes)
 
-    def imprinted(state: SpbState, data: Batch, new: Array, past: Array) -> Variables:
-        found, vars = prototypes(state.extractor.vars, data), state.classifier.vars
-        weights = jax.vmap(imprint, (0, 0, None, None))(vars.params["weights"], found, new, past)
-        return vars.replace(params={**vars.params, "weights": weights})
+        return jnp.stack([of_rotation(quarters) for quarters in quarter_turns(rotations)])
 
-    def init(key: Array, example: Batch, hyper: SpbHyper) -> SpbState:
+    def imprinted(state: SpbState, data: Batch, new: Array, past: Array) -> Trainable:
+        """The classifier whose ``new`` classes have their prototypes as weights."""
+        found, head = prototypes(state.extractor.vars, data), state.classifier
+        weights = head.vars.params["weights"]
+        weights = jax.vmap(imprint, (0, 0, None, None))(weights, found, new, past)
+        return with_params(head, weights=weights)
+
+    def init(key: Array, example: Batch) -> SpbState:
         key_extractor, key_weights, key_learner = jax.random.split(key, 3)
         x = augment.test(example.x)
         trunk = extractor.init(key_extractor, x)
         shapes = jax.eval_shape(lambda: extractor.apply(trunk, x, train=False)[0])
-        size = shapes.features.shape[1]
-        weights = initial_weights(key_weights, (gamma, num_classes, size))
-        seen = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        scale = jnp.float32(hyper.initial_scale)
-        own = inner.init(key_learner, seen, jnp.copy(scale))
-        params = {"weights": weights, "scale": jnp.copy(scale), **own.params}
-        classifier = own.replace(params=params)
+        features = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        size = features.features.shape[1]
+        weights = initial_weights(key_weights, (rotations, num_classes, size))
+        scale = jnp.float32(initial_scale)
+        head = pretext.init(key_learner, features, jnp.copy(scale))
+        params = {"weights": weights, "scale": jnp.copy(scale), **head.params}
         none = jnp.zeros(num_classes, bool)
         state = SpbState(
             extractor=Trainable(trunk, None),
-            classifier=Trainable(classifier, None),
+            classifier=Trainable(head.replace(params=params), None),
             old=jax.tree.map(jnp.copy, trunk),
             past=none,
             seen=jnp.copy(none),
             own=jnp.copy(none),
-            hyper=hyper,
         )
-        return reset(state)
+        return restart(state)
 
     def begin_task(key: Array, state: SpbState, task: Task, data: Batch | None) -> SpbState:
-        past = jnp.zeros_like(state.seen) if config.joint else state.seen
+        past = jnp.zeros_like(state.seen) if joint else state.seen
         seen = state.seen | task.classes
-        vars = imprinted(state, data, seen & ~past & past.any(), past)
         state = state.replace(
-            classifier=state.classifier.replace(vars=vars),
+            classifier=imprinted(state, data, seen & ~past & past.any(), past),
             old=jax.tree.map(jnp.copy, state.extractor.vars),
             past=past,
             seen=seen,
             own=task.classes | (seen & ~past),
         )
-        return reset(state)
+        return restart(state)
 
     def step(key: Array, state: SpbState, batch: Batch) -> tuple[SpbState, Metrics]:
-        hyper, new = state.hyper, state.seen & ~state.past
-        classify, hold = loss_weights(config.weighting, new, state.past)
-        scope = state.own if config.ce_scope == "new" else state.seen
-        counted = told_rows(batch, scope)
-        views = inner.views(key, batch.x)
-        count, flat = len(views), views.reshape(-1, *views.shape[2:])
-        valid = jnp.tile(counted, count)
-        old_features = look(state.old, flat)
+        ce_weight, hold_weight = loss_weights(weighting, state.seen & ~state.past, state.past)
+        classes = state.own if ce_scope == "new" else state.seen
+        counted = told_rows(batch, classes)
+        views = pretext.views(key, batch.x)
+        num_views, flat = len(views), views.reshape(-1, *views.shape[2:])
+        valid = jnp.tile(counted, num_views)
+        old_features = features_of(state.old, flat)
 
         def loss(trunk, head):
             vars = state.extractor.vars.replace(params=trunk)
-            seen, stats = extractor.apply(vars, flat, train=True, valid=valid)
-            features = unit(seen.features)
-            each = features.reshape(count, len(batch.y), -1)
-            logits = cosine_logits(each[:gamma], head["weights"], head["scale"])
-            told = {"valid": counted, "classes": scope}
-            ce = sum(cross_entropy(one, batch.y, **told) for one in logits) / gamma
-            near = embedding_loss(features, old_features, valid)
+            output, stats = extractor.apply(vars, flat, train=True, valid=valid)
+            features = unit(output.features)
+            each = features.reshape(num_views, len(batch.y), -1)
+            logits = cosine_logits(each[:rotations], head["weights"], head["scale"])
+            ce = [cross_entropy(one, batch.y, valid=counted, classes=classes) for one in logits]
+            drift = embedding_loss(features, old_features, valid)
             head_vars = state.classifier.vars.replace(params=head)
-            own, head_stats = inner.loss(head_vars, seen, counted, hyper)
-            return classify * ce + hold * near + own, (stats, head_stats)
+            own, head_stats = pretext.loss(head_vars, output, counted)
+            value = ce_weight * (sum(ce) / rotations) + hold_weight * drift + own
+            return value, (stats, head_stats)
 
         models = state.extractor, state.classifier
         params = [model.vars.params for model in models]
-        value, gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(*params)
-        after = [
-            apply_gradient(model, optimizer, gradient, stats)
-            for model, optimizer, gradient, stats in zip(
-                models, optimizers(state, batch.epoch), gradients, value[1], strict=True
-            )
-        ]
-        if config.freeze_old_weights:
-            vars, before = after[1].vars, params[1]["weights"]
-            weights = jnp.where(state.past[:, None], before, vars.params["weights"])
-            vars = vars.replace(params={**vars.params, "weights": weights})
-            after[1] = after[1].replace(vars=vars)
-        if config.freeze_after_base:
+        (value, stats), gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(*params)
+        optimizer = optimizers(state.past, batch.epoch)
+        after = list(map(apply_gradient, models, optimizer, gradients, stats))
+        if freeze_old_weights:
+            old, moved = params[1]["weights"], after[1].vars.params["weights"]
+            after[1] = with_params(after[1], weights=jnp.where(state.past[:, None], old, moved))
+        if freeze_after_base:
             after = select(state.past.any(), list(models), after)
-        state = state.replace(extractor=after[0], classifier=after[1])
-        return state, {"loss": value[0]}
+        return state.replace(extractor=after[0], classifier=after[1]), {"loss": value}
 
     def end_task(key: Array, state: SpbState, task: Task, data: Batch | None) -> SpbState:
-        vars = imprinted(state, data, state.seen & ~state.past, state.past)
-        return state.replace(classifier=state.classifier.replace(vars=vars))
+        new = state.seen & ~state.past
+        return state.replace(classifier=imprinted(state, data, new, state.past))
 
     def predict(state: SpbState, x: Array, task: Task) -> Array:
         x, head = augment.test(x), state.classifier.vars.params
-        flat = turned(x, gamma).reshape(-1, *x.shape[1:])
-        features = look(state.extractor.vars, flat).reshape(gamma, len(x), -1)
+        flat = all_rotations(x, rotations).reshape(-1, *x.shape[1:])
+        features = features_of(state.extractor.vars, flat).reshape(rotations, len(x), -1)
         logits = cosine_logits(features, head["weights"], head["scale"])
-        return mask_logits(together(logits, state.seen, config.answer), state.seen)
+        return mask_logits(sum_predictions(logits, state.seen, answer), state.seen)
 
     def capacity(state: SpbState) -> Mapping[str, Array]:
         head = state.classifier.vars.params  # the learner is of no use for an answer
         needed = jax.tree.leaves((state.extractor.vars, head["weights"], head["scale"]))
         return {"bits": jnp.float32(32 * sum(leaf.size for leaf in needed))}
 
-    frozen = config.freeze_after_base
-    return Method(
-        name,
-        init,
-        (Phase("train", step),),
-        predict,
+    return Algorithm(
+        init=init,
+        step=step,
+        predict=predict,
         begin_task=begin_task,
-        end_task=end_task if frozen else unchanged,
+        end_task=end_task if freeze_after_base else unchanged,
         needs=Needs(
-            told_task=True, boundaries=True, begin_data=True, end_data=frozen, pooled=config.joint
+            told_task=True,
+            boundaries=True,
+            begin_data=True,
+            end_data=freeze_after_base,
+            pooled=joint,
         ),
-        convolutional=extractor.convolutional,
         capacity=capacity,
         class_il=True,
     )
 
 
-def together(logits: Array, classes: Array, answer: str) -> Array:
+spb_i = variant("spb_i", spb, learner="rotation")
+spb_m = variant("spb_m", spb, rotations=4)
+
+
+def sum_predictions(logits: Array, classes: Array, answer: str) -> Array:
     """What several classifiers say in sum.
 
     Args:

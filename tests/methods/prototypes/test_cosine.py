@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from cls_jax.core.errors import InputError
 from cls_jax.core.herding import class_means, unit
 from cls_jax.core.losses import cross_entropy
+from cls_jax.methods.checks import check_milestones
 from cls_jax.methods.prototypes.cosine import (
-    check_milestones,
     contrastive,
     cosine_logits,
     embedding_loss,
@@ -180,7 +180,7 @@ def test_oracle_of_the_margin():
 @pytest.mark.parametrize("new", [[], [4], [3, 4, 5]])
 @pytest.mark.parametrize("hardest", [1, 2, 4])
 def test_the_margin_is_of_past_rows_alone(new, hardest):
-    """A loop; with fewer new classes than asked for, all of them; without any, nothing."""
+    """A loop; with fewer new classes than wanted, all of them; without any, nothing."""
     rng = np.random.default_rng(3)
     cosines, y = rng.uniform(-1, 1, (9, 6)), np.array([0, 1, 4, 2, 0, 5, 1, -1, 2])
     valid = np.array([True] * 7 + [False, True])
@@ -219,7 +219,10 @@ def test_oracle_of_the_contrastive_loss():
     other three anchors are computed beside it.
     """
     anchor = np.array([1.0, 0, 0, 0])
-    at = lambda cosine, axis: cosine * anchor + (1 - cosine**2) ** 0.5 * np.eye(4)[axis]  # noqa: E731
+
+    def at(cosine, axis):
+        return cosine * anchor + (1 - cosine**2) ** 0.5 * np.eye(4)[axis]
+
     views = np.array([[anchor, at(0.5, 2)], [at(0.9, 1), at(0.2, 3)]])  # [view, image, d]
 
     def one(v, i):

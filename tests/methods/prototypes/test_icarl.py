@@ -8,7 +8,7 @@ import pytest
 
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Task
-from cls_jax.methods.prototypes.icarl import IcarlConfig, IcarlHyper, icarl, targets_of
+from cls_jax.methods.prototypes.icarl import icarl, targets_of
 from cls_jax.nets.registry import NetConfig
 from tests.core.test_herding import slow_herd
 from tests.learning.test_bounds import scores
@@ -24,8 +24,10 @@ from tests.support.by_hand import (
 )
 from tests.support.flat_nets import flat_augment
 from tests.support.learner import pictures
+from tests.support.problems import own_problem
 
-HYPER = IcarlHyper(0.4, 0.01)
+SMALL = {"memory_size": 12, "replay_size": 4, "mirror": False}
+SMALL |= {"learning_rate": 0.4, "l2_weight": 0.01}
 FIRST, SECOND = np.arange(0, 40, 3), np.arange(40, 80, 2)  # names of classes 0, 1 and 2, 3
 
 
@@ -48,9 +50,9 @@ def task_of(number, classes=None, seen=None):
 class Pupil:
     """A state and the compiled functions that move it on."""
 
-    def __init__(self, hyper=HYPER, memory_size=12, replay_size=4, mirror=False):
-        config = IcarlConfig(memory_size, replay_size, mirror)
-        self.method = icarl(config, net(), augment=flat_augment(), num_classes=CLASSES)
+    def __init__(self, **arguments):
+        problem = own_problem(net(), augment=flat_augment(), num_classes=CLASSES)
+        self.method = icarl(problem, **{**SMALL, **arguments})
         self.begin_fn, self.step_fn, self.end_fn, self.predict_fn = map(
             jax.jit,
             (
@@ -60,8 +62,7 @@ class Pupil:
                 self.method.predict,
             ),
         )
-        hyper = jax.tree.map(jnp.float32, hyper)
-        self.state = self.method.init(jax.random.key(0), batch([0, 1, 2]), hyper)
+        self.state = self.method.init(jax.random.key(0), batch([0, 1, 2]))
         self.clock = 0
 
     def call(self, fn, *args):
@@ -88,7 +89,7 @@ class Pupil:
         return np.repeat(np.arange(len(histogram)), histogram.astype(int))
 
     def exemplars(self):
-        """{class: names, best first}, after a look at how they lie in the slots."""
+        """{class: names, best first}, after a check of how they lie in the slots."""
         slots, held = self.state.memory.slots, int(self.state.memory.seen)
         names = np.asarray(slots["x"])[:held, 0, 0, 0]
         y, rank = np.asarray(slots["y"])[:held], np.asarray(slots["rank"])[:held]
@@ -292,11 +293,11 @@ def test_bad_sizes_are_refused():
     with pytest.raises(InputError, match="replay_size=13 must be between 1 and"):
         Pupil(replay_size=13)
     with pytest.raises(InputError, match="features and the network has none"):
-        icarl(IcarlConfig(), telling_net(), augment=flat_augment(), num_classes=CLASSES)
+        icarl(own_problem(telling_net(), augment=flat_augment(), num_classes=CLASSES))
 
 
 def test_it_remembers_what_sgd_forgets():
     """100 exemplars, no mirror images of digits. Seeds 0-4: class-IL .837 to .862 (sgd: .2)."""
-    config = {"memory_size": 100, "mirror": False}
-    class_il_score = scores("icarl", NetConfig(net="mlp"), 8, None, config, {}, (0, 1), 3)[:, 0]
+    sizes = {"memory_size": 100, "mirror": False}
+    class_il_score = scores("icarl", NetConfig(net="mlp"), 8, None, sizes, (0, 1), 3)[:, 0]
     assert (class_il_score > 0.75).all()

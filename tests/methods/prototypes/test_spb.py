@@ -11,20 +11,20 @@ import pytest
 from cls_jax.core.augment import Augment, recipe
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Batch, Task, Variables
-from cls_jax.methods.prototypes.spb import spb, together
-from cls_jax.methods.prototypes.spb_config import (
-    VARIANTS,
-    SpbConfig,
-    SpbHyper,
-    SpbIConfig,
-    SpbMConfig,
-    check_square,
-    variants,
-)
+from cls_jax.methods.prototypes.spb import spb, spb_i, spb_m, sum_predictions
 from cls_jax.nets.extractor import Extractor, Features, flat_extractor
+from tests.support.problems import own_problem
 
 CLASSES, SIDE, SIZE, BATCH = 6, 2, 3, 4
-HYPER = SpbHyper(0.2, 0.05, 0.1, momentum=0.9, weight_decay=0.01, initial_scale=4.0)
+SMALL = {
+    "base_learning_rate": 0.2,
+    "learning_rate": 0.05,
+    "classifier_learning_rate": 0.1,
+    "momentum": 0.9,
+    "weight_decay": 0.01,
+    "initial_scale": 4.0,
+}
+DECAYS = {"base_decays": (1,), "decays": (1,)}
 PHASES = ((0, 1, 2), (3,), (4, 5))
 
 
@@ -43,8 +43,16 @@ def linear() -> Extractor:
 
 
 def plain() -> Augment:
-    test = lambda x: x.astype(jnp.float32) / 255  # noqa: E731
+    def test(x):
+        return x.astype(jnp.float32) / 255
+
     return Augment(train=lambda key, x: test(x), test=test)
+
+
+def problem(shape=None):
+    """On the linear extractor; raw examples may be known to have this shape."""
+    made = own_problem(extractor=linear(), augment=plain(), num_classes=CLASSES)
+    return made._replace(shape=shape)
 
 
 def task_of(number):
@@ -67,11 +75,9 @@ def batch_of(number, draw=0, size=BATCH, num_valid=None):
 class Pupil:
     """A method's state on the linear extractor, and its compiled functions."""
 
-    def __init__(self, config=SpbConfig(base_decays=(1,), decays=(1,)), extractor=None):  # noqa: B008
-        extractor = extractor or linear()
-        self.method = spb(config, extractor, augment=plain(), num_classes=CLASSES)
-        hyper = jax.tree.map(jnp.float32, HYPER)
-        self.state = self.method.init(jax.random.key(0), batch_of(0), hyper)
+    def __init__(self, factory=spb, **arguments):
+        self.method = factory(problem(), **{**SMALL, **arguments})
+        self.state = self.method.init(jax.random.key(0), batch_of(0))
         self.fns = {
             name: jax.jit(getattr(self.method, name)) for name in ("begin_task", "end_task")
         }
@@ -103,7 +109,7 @@ class Pupil:
 @cache
 def in_second_phase(**choices):
     """After two steps of the first phase; the second has begun."""
-    pupil = Pupil(SpbConfig(base_decays=(1,), decays=(1,), **choices))
+    pupil = Pupil(**DECAYS, **choices)
     pupil.phase(0)
     pupil.edge("begin_task", 1)
     return pupil
@@ -116,15 +122,14 @@ def test_summed_probabilities_and_summed_logits_can_disagree():
     """The card's O5."""
     heads = jnp.array([[5.0, 0, 0]] + [[0, 1.5, 0]] * 3)[:, None]
     every = jnp.ones(3, bool)
-    probabilities = jnp.exp(together(heads, every, "probabilities"))[0]
+    probabilities = jnp.exp(sum_predictions(heads, every, "probabilities"))[0]
     np.testing.assert_allclose(probabilities, [1.449546, 2.080964, 0.469491], atol=1e-5)
-    np.testing.assert_allclose(together(heads, every, "logits")[0], [5, 4.5, 0])
+    np.testing.assert_allclose(sum_predictions(heads, every, "logits")[0], [5, 4.5, 0])
 
 
 def test_one_rotation_is_spb_bit_for_bit():
     """The card's O6: three phases of both, every leaf and every answer."""
-    one = Pupil(SpbConfig(base_decays=(1,), decays=(1,)))
-    many = Pupil(SpbMConfig(rotations=1, base_decays=(1,), decays=(1,)))
+    one, many = Pupil(**DECAYS), Pupil(spb_m, rotations=1, **DECAYS)
     for pupil in (one, many):
         for number in range(3):
             pupil.phase(number)
@@ -135,7 +140,7 @@ def test_one_rotation_is_spb_bit_for_bit():
 
 def test_the_loss_of_spb_m_is_the_mean_of_its_classifiers():
     """The card's O6, first half: in the first phase the four cross-entropies, by hand."""
-    pupil = Pupil(SpbMConfig())
+    pupil = Pupil(spb_m)
     pupil.edge("begin_task", 0)
     head = jax.tree.map(np.asarray, pupil.state.classifier.vars.params)
     matrix = np.asarray(pupil.state.extractor.vars.params["matrix"])
@@ -171,8 +176,8 @@ def loss_by_hand(matrix, weights, scale, old, batch, ratio, classes):
     ce = cross_entropy_by_hand(x @ matrix, weights, scale, np.asarray(batch.y), classes)
     if ratio == 0:
         return ce
-    apart = np.square(unit_rows(x @ matrix) - unit_rows(x @ old)).sum(1).mean()
-    return ce / ratio + ratio * apart
+    drift = np.square(unit_rows(x @ matrix) - unit_rows(x @ old)).sum(1).mean()
+    return ce / ratio + ratio * drift
 
 
 def slope(fn, at):
@@ -190,9 +195,11 @@ def descent_by_hand(params, trace, rates, batch, old, ratio, classes):
     """One step of torch.optim.SGD on (matrix, weights, scale), each with its rate and decay."""
     after, traces = {}, {}
     for name, rate in rates.items():
-        fn = lambda v, name=name: loss_by_hand(  # noqa: E731
-            **{**params, name: v}, old=old, batch=batch, ratio=ratio, classes=classes
-        )
+
+        def fn(value, name=name):
+            kind = {"old": old, "batch": batch, "ratio": ratio, "classes": classes}
+            return loss_by_hand(**{**params, name: value}, **kind)
+
         gradient = slope(fn, params[name])
         gradient = gradient + (0 if name == "scale" else 0.01) * params[name]
         traces[name] = 0.9 * trace.get(name, 0) + gradient
@@ -212,7 +219,7 @@ def params_of(state):
 @pytest.mark.parametrize("number", [0, 1])
 def test_two_steps_of_a_phase_are_those_by_hand(number):
     """And one of the next pass, where the rate is a tenth."""
-    pupil = Pupil()
+    pupil = Pupil(**DECAYS)
     if number == 1:
         pupil.phase(0)
     pupil.edge("begin_task", number)
@@ -224,8 +231,8 @@ def test_two_steps_of_a_phase_are_those_by_hand(number):
         fall = 0.1 if draw == 2 else 1.0
         rates = {"matrix": fall * extractor, "weights": fall * head, "scale": fall * head}
         batch = batch_of(number, draw)
-        told = loss_by_hand(**params, old=old, batch=batch, ratio=ratio, classes=classes)
-        np.testing.assert_allclose(pupil.step(number, draw, draw // 2), told, rtol=2e-5)
+        loss = loss_by_hand(**params, old=old, batch=batch, ratio=ratio, classes=classes)
+        np.testing.assert_allclose(pupil.step(number, draw, draw // 2), loss, rtol=2e-5)
         params, trace = descent_by_hand(params, trace, rates, batch, old, ratio, classes)
         for name, value in params_of(pupil.state).items():
             np.testing.assert_allclose(value, params[name], rtol=1e-4, atol=1e-5, err_msg=name)
@@ -235,7 +242,7 @@ def test_two_steps_of_a_phase_are_those_by_hand(number):
 
 
 def test_new_weights_point_to_their_prototypes_and_old_ones_stay():
-    pupil = Pupil()
+    pupil = Pupil(**DECAYS)
     pupil.phase(0)
     before = params_of(pupil.state)
     pupil.edge("begin_task", 1)
@@ -261,9 +268,9 @@ def test_a_class_that_comes_back_is_learned_among_the_classes_of_its_phase():
     """With the softmax over the phase's own classes; over new ones alone it would cost 1e9."""
     pupil = in_second_phase(ce_scope="new")
     x = batch_of(0)
-    told = Task(jnp.int32(1), task_of(0).classes | task_of(1).classes, task_of(1).seen)
-    again = pupil.fns["begin_task"](jax.random.key(1), pupil.state, told, batch_of(0, 9, size=7))
-    assert again.own.tolist() == told.classes.tolist()
+    both = Task(jnp.int32(1), task_of(0).classes | task_of(1).classes, task_of(1).seen)
+    again = pupil.fns["begin_task"](jax.random.key(1), pupil.state, both, batch_of(0, 9, size=7))
+    assert again.own.tolist() == both.classes.tolist()
     after, metrics = pupil.step_fn(jax.random.key(2), again, x)
     assert 0 < float(metrics["loss"]) < 100
     weights = (s.classifier.vars.params["weights"] for s in (again, after))
@@ -288,7 +295,7 @@ def test_old_weights_can_be_fixed():
 
 
 def test_a_frozen_extractor_answers_with_prototypes_of_every_class():
-    pupil = Pupil(SpbConfig(freeze_after_base=True))
+    pupil = Pupil(freeze_after_base=True)
     pupil.phase(0)
     after_base = params_of(pupil.state)
     pupil.phase(1)
@@ -314,7 +321,7 @@ def test_answers_come_from_classes_seen_alone():
 
 def test_the_rotation_learner_adds_its_cross_entropy_over_four_turns():
     """Two classes' weights, by hand: CE of the image as it is, plus CE of which rotation it is."""
-    pupil = Pupil(SpbIConfig())
+    pupil = Pupil(spb_i)
     pupil.edge("begin_task", 0)
     head = jax.tree.map(np.asarray, pupil.state.classifier.vars.params)
     matrix = params_of(pupil.state)["matrix"]
@@ -323,8 +330,8 @@ def test_the_rotation_learner_adds_its_cross_entropy_over_four_turns():
     turns = [np.rot90(x, k, axes=(1, 2)).reshape(BATCH, -1) @ matrix for k in range(4)]
     own = cross_entropy_by_hand(turns[0], head["weights"][0], 4.0, np.asarray(batch.y), PHASES[0])
     which = np.repeat(np.arange(4), BATCH)
-    told = (np.concatenate(turns), head["learner_weights"], 4.0, which, range(4))
-    np.testing.assert_allclose(pupil.step(0), own + cross_entropy_by_hand(*told), rtol=1e-5)
+    turned = (np.concatenate(turns), head["learner_weights"], 4.0, which, range(4))
+    np.testing.assert_allclose(pupil.step(0), own + cross_entropy_by_hand(*turned), rtol=1e-5)
 
 
 def test_the_contrastive_learner_tells_images_apart():
@@ -334,9 +341,9 @@ def test_the_contrastive_learner_tells_images_apart():
     x = jnp.asarray(rng.integers(0, 256, (8, 8, 8, 3), np.uint8))
     yes, y = jnp.ones(8, bool), jnp.asarray([0, 1] * 4)
     data = Batch(x, y, jnp.zeros(8, jnp.int32), yes, yes)
-    config = SpbIConfig(learner="contrastive")
-    method = spb(config, flat_extractor((16,)), augment=augment, num_classes=2)
-    state = method.init(jax.random.key(0), data, jax.tree.map(jnp.float32, SpbHyper()))
+    flat = own_problem(extractor=flat_extractor((16,)), augment=augment, num_classes=2)
+    method = spb_i(flat, learner="contrastive")
+    state = method.init(jax.random.key(0), data)
     state = method.begin_task(jax.random.key(1), state, Task(jnp.int32(0), yes[:2], yes[:2]), data)
     step, losses = jax.jit(method.phases[0].step), []
     before = state.classifier.vars.params["learner"]
@@ -350,8 +357,8 @@ def test_the_contrastive_learner_tells_images_apart():
 def test_the_learner_is_not_needed_to_answer():
     """SPB-I keeps what SPB keeps; SPB-M three classifiers more."""
     kept = [
-        float(pupil.method.capacity(pupil.state)["bits"])
-        for pupil in (Pupil(), Pupil(SpbIConfig()), Pupil(SpbMConfig()))
+        float(pupil.method.algorithm.capacity(pupil.state)["bits"])
+        for pupil in (Pupil(), Pupil(spb_i), Pupil(spb_m))
     ]
     pixels = SIDE * SIDE
     assert kept[0] == kept[1] == 32 * (pixels * SIZE + CLASSES * SIZE + 1)
@@ -369,7 +376,7 @@ def test_the_learner_is_not_needed_to_answer():
         ({"learner": "contrastive"}, "there are no changed views of vectors"),
         (
             {"weighting": "raw"},
-            "weighting is 'raw'; use one of 'reciprocal', 'equal', 'sqrt', 'none'",
+            "weighting is 'raw'; use one of reciprocal, equal, sqrt, none",
         ),
         ({"decays": (30, 20)}, r"decays is \(30, 20\); give rising numbers of epochs"),
         ({"base_decays": (0,)}, "base_decays"),
@@ -377,25 +384,15 @@ def test_the_learner_is_not_needed_to_answer():
 )
 def test_bad_choices_are_named(change, message):
     with pytest.raises(InputError, match=message):
-        spb(SpbConfig(**change), linear(), augment=plain(), num_classes=CLASSES)
+        spb(problem(), **change)
 
 
-@pytest.mark.parametrize("config", [SpbMConfig(), SpbIConfig(), SpbMConfig(rotations=2)])
+@pytest.mark.parametrize(
+    ("factory", "arguments"), [(spb_m, {}), (spb_i, {}), (spb_m, {"rotations": 2})]
+)
 @pytest.mark.parametrize("shape", [(8, 10, 3), (64,)])
-def test_only_square_images_can_be_turned(config, shape):
+def test_only_square_images_can_be_turned(factory, arguments, shape):
     with pytest.raises(InputError, match="turns square images, and the examples have shape"):
-        check_square(config, shape)
-    check_square(config, (8, 8, 1))
-    check_square(SpbConfig(), shape)
-
-
-def test_variants_change_what_the_flags_left_alone():
-    asked = variants(SpbConfig(rotations=2), ["spb_m", "no_raw"])
-    assert asked["spb_m"].rotations == 2
-    assert asked["no_raw"].weighting == "equal"
-    assert variants(SpbConfig(), ["spb_m"])["spb_m"].rotations == 4
-    assert variants(SpbConfig(), ["spb"]) == {"spb": SpbConfig()}
-    for names in ([], ["spb", "spb"], ["spbm"]):
-        with pytest.raises(InputError, match="name each once, from finetune"):
-            variants(SpbConfig(), names)
-    assert all(set(change) <= set(vars(SpbConfig())) for change in VARIANTS.values())
+        factory(problem(shape), **arguments)
+    factory(problem((8, 8, 1)), **arguments)
+    spb(problem(shape))

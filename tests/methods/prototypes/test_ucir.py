@@ -1,5 +1,7 @@
 """UCIR: whole steps again in NumPy, who is imprinted, who is an exemplar, what stands still."""
 
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,16 +11,28 @@ import pytest
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Variables
 from cls_jax.methods.prototypes.ucir import adaptive_weight, ucir
-from cls_jax.methods.prototypes.ucir_config import UcirConfig, UcirHyper
 from cls_jax.nets.extractor import Extractor, Features
 from tests.core.test_herding import slow_herd
 from tests.support.by_hand import CLASSES, NAMES, batch, inputs, label_of
 from tests.support.learner import pictures
 from tests.support.phased import SHIFT, shifted_augment, task_of
+from tests.support.problems import own_problem
 
 HIDDEN, SIZE, LEAN = 7, 5, 0.3
-RATE, MOMENTUM, DECAY, SCALE, BASE, MARGIN, APART = 0.1, 0.8, 0.01, 3.0, 0.7, 0.5, 1.3
-HYPER = UcirHyper(RATE, 0.2, MOMENTUM, DECAY, SCALE, BASE, MARGIN, APART)
+RATE, MOMENTUM, DECAY, SCALE, BASE, MARGIN, MARGIN_WEIGHT = 0.1, 0.8, 0.01, 3.0, 0.7, 0.5, 1.3
+SMALL = {
+    "exemplars_per_class": 4,
+    "replay_size": 6,
+    "decays": (100,),
+    "learning_rate": RATE,
+    "balanced_learning_rate": 0.2,
+    "momentum": MOMENTUM,
+    "weight_decay": DECAY,
+    "initial_scale": SCALE,
+    "embedding_weight": BASE,
+    "margin": MARGIN,
+    "margin_weight": MARGIN_WEIGHT,
+}
 FIRST, SECOND = np.arange(0, 40, 3), np.arange(40, 80, 2)  # names of classes 0, 1 and 2, 3
 
 
@@ -50,17 +64,15 @@ def telling_extractor():
 class Pupil:
     """A state and the compiled functions that move it on."""
 
-    def __init__(self, hyper=HYPER, **config):
-        sizes = {"exemplars_per_class": 4, "replay_size": 6, "decays": (100,)}
-        config = UcirConfig(**{**sizes, **config})
-        extractor = telling_extractor()
-        self.method = ucir(config, extractor, augment=shifted_augment(), num_classes=CLASSES)
+    def __init__(self, **arguments):
+        kind = {"augment": shifted_augment(), "num_classes": CLASSES}
+        problem = own_problem(extractor=telling_extractor(), **kind)
+        self.method = ucir(problem, **{**SMALL, **arguments})
         self.fns = {"begin": self.method.begin_task, "end": self.method.end_task}
         self.fns |= {phase.name: phase.step for phase in self.method.phases}
         self.fns |= {f"enter {phase.name}": phase.enter for phase in self.method.phases}
         self.fns = {name: jax.jit(fn) for name, fn in self.fns.items()}
-        hyper = jax.tree.map(jnp.float32, hyper)
-        self.state = self.method.init(jax.random.key(0), batch([0, 1, 2]), hyper)
+        self.state = self.method.init(jax.random.key(0), batch([0, 1, 2]))
         self.clock = 0
 
     def call(self, name, *args):
@@ -146,7 +158,12 @@ def whole_loss(params, old, names, weight, past, new):
         before = features(old, names, augmented=True)
         hold = BASE * np.sqrt(len(past) / len(new))
         value += hold * (weight * (1 - (now * before).sum(1))).sum()
-    return value + APART * too_near(cosines, y, past, new)
+    return value + MARGIN_WEIGHT * too_near(cosines, y, past, new)
+
+
+def loss_of(old, names, weight, past, new, params):
+    """``whole_loss`` of the parameters, which come last."""
+    return whole_loss(params, old, names, weight, past, new)
 
 
 def slope(loss, params, step=1e-6):
@@ -174,14 +191,14 @@ def close(found, expected):
     chex.assert_trees_all_close(found, expected, rtol=2e-4, atol=2e-6)
 
 
-def in_second_task(**config):
+def in_second_task(**arguments):
     """A pupil with exemplars of classes 0 and 1; the second task has begun."""
-    pupil = Pupil(**config)
+    pupil = Pupil(**arguments)
     pupil.edge("begin", 0, FIRST)
     pupil.step([0, 21, 3, 24])
     if pupil.method.needs.end_data:
         pupil.edge("end", 0, FIRST)
-    elif config.get("balanced_epochs"):
+    elif arguments.get("balanced_epochs"):
         pupil.edge("enter balanced", 0, FIRST)
     pupil.edge("begin", 1, SECOND)
     return pupil
@@ -213,7 +230,7 @@ def test_the_first_task_is_cross_entropy_with_a_rate_that_falls():
         loss = pupil.step(names, num_valid, epoch=number // 2)
         names = names[:num_valid]
         assert sorted(pupil.shown()) == sorted(names)
-        of = lambda p, names=names: whole_loss(p, None, names, [1] * len(names), [], [0, 1])  # noqa: E731
+        of = partial(loss_of, None, names, [1] * len(names), [], [0, 1])
         np.testing.assert_allclose(loss, of(expected), rtol=1e-4)
         rate = RATE if number < 2 else RATE / 10
         expected, speed = descended(expected, speed, slope(of, expected), rate)
@@ -236,7 +253,7 @@ def test_later_tasks_by_hand(replay_size, weight, frozen):
         counts.append(len(drawn))
         assert set(drawn) <= set(held)
         rows, weights = [*names, *drawn], [1] * 4 + [weight] * len(drawn)
-        of = lambda p, r=rows, w=weights: whole_loss(p, old, r, w, [0, 1], [2, 3])  # noqa: E731
+        of = partial(loss_of, old, rows, weights, [0, 1], [2, 3])
         np.testing.assert_allclose(loss, of(expected), rtol=1e-4)
         cosines = features(expected, rows, train=True, augmented=True)
         cosines = cosines @ unit(expected["weights"]).T
@@ -270,9 +287,9 @@ def test_without_exemplars_no_margin_and_nothing_kept():
 def test_a_task_begins_with_imprinted_weights_and_a_copy():
     pupil = Pupil()
     pupil.edge("begin", 0, FIRST)
-    born = pupil.params
+    initial = pupil.params
     pupil.step([0, 21, 3, 24])
-    assert np.abs(pupil.params["weights"] - born["weights"])[:2].max() > 1e-3
+    assert np.abs(pupil.params["weights"] - initial["weights"])[:2].max() > 1e-3
     pupil.edge("end", 0, FIRST)
     before = pupil.params
     pupil.edge("begin", 1, SECOND)
@@ -362,10 +379,10 @@ def test_one_program_serves_all_tasks():
 # --- the balanced phase ---------------------------------------------------------------------------
 
 
-def balanced_pupil(**config):
+def balanced_pupil(**arguments):
     """The phase "balanced" of the second task begins."""
-    config = {"balanced_epochs": 3, "balanced_batch_size": 24, "balanced_decays": (2,), **config}
-    pupil = in_second_task(**config)
+    small = {"balanced_epochs": 3, "balanced_batch_size": 24, "balanced_decays": (2,)}
+    pupil = in_second_task(**{**small, **arguments})
     pupil.step([40, 62, 44, 66])
     pupil.edge("enter balanced", 1, SECOND)
     return pupil
@@ -383,7 +400,7 @@ def test_the_balanced_phase_by_hand():
             y = label_of(pupil.held())
             cosines = features(params, pupil.held(), augmented=True) @ unit(params["weights"]).T
             value = ce(cosines, params["scale"], y, [0, 1, 2, 3]).mean()
-            return value + APART * too_near(cosines, y, [0, 1], [2, 3])
+            return value + MARGIN_WEIGHT * too_near(cosines, y, [0, 1], [2, 3])
 
         np.testing.assert_allclose(loss, of(expected), rtol=1e-4)
         if number < 3:  # three epochs of a step each
@@ -424,7 +441,7 @@ def test_the_first_task_has_nothing_to_balance():
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("change", "message"),
     [
         ({"exemplars_per_class": -1}, "exemplars_per_class is -1"),
         ({"replay_size": 0}, "replay_size is 0"),
@@ -435,6 +452,6 @@ def test_the_first_task_has_nothing_to_balance():
         ({"balanced_decays": (0,)}, r"balanced_decays is \(0,\)"),
     ],
 )
-def test_impossible_choices_are_named(config, message):
+def test_impossible_choices_are_named(change, message):
     with pytest.raises(InputError, match=message):
-        Pupil(**config)
+        Pupil(**change)
