@@ -128,13 +128,13 @@ def den(
         as the released code means; by a slip it makes one step.
       annealing_steps: steps of a phase between two falls of the rate, >= 1; an epoch of the
         released code, 55,000 examples in batches of 256.
-      split: split units that moved far.
+      split: old units that moved far become two; False leaves that out.
       learning_rate: eta, of Adam, which starts anew with each phase, >= 0.
       annealing_rate: factor on it after every annealing_steps steps, in [0, 1]; 1: it stays.
       l1_weight: mu, by which a trained weight shrinks a step, not times the rate, >= 0.
       head_l1_weight: the same in the phase "head", >= 0.
       l2_weight: of half the squared weights, >= 0.
-      group_weight: gamma, by which the length of a new unit's incoming weights shrinks so, >= 0.
+      group_weight: gamma, by which a new unit's incoming weights shrink in length a step, >= 0.
       drift_weight: lambda, of half the squared drift of old weights, >= 0.
       expand_threshold: tau, loss above which the network grows, in nats a class, >= 0.
       split_threshold: sigma, drift of a unit's incoming weights above which it is split, >= 0.

@@ -218,7 +218,13 @@ def group_soft_threshold(kernel: Array, amount: Array) -> Array:
 
 
 def with_columns_shrunk(body: PyTree, units: Units, amount: Array) -> PyTree:
-    """The body after the proximal step of group lasso on what ``units`` hear; biases stay."""
+    """The body after the proximal step of group lasso on what ``units`` hear; biases stay.
+
+    Args:
+      body: the hidden layers.
+      units: whose incoming weights shrink.
+      amount: float32[] by which each of their lengths does.
+    """
     layers = []
     for layer, shrinks in zip(body, units, strict=True):
         shrunk = group_soft_threshold(layer["kernel"], amount)
