@@ -15,7 +15,7 @@ import optax
 
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array, PyTree, Task, Variables
-from cls_jax.methods.config_checks import check_annealing as check_annealing
+from cls_jax.methods.checks import check_annealing as check_annealing
 from cls_jax.nets.base import Net
 
 

@@ -38,22 +38,25 @@ def connections(num_inputs: int, units: Units) -> PyTree:
     )
 
 
-def trained(params: PyTree, used: Units, frozen: Units, task: Array, learns: Array) -> PyTree:
+def trainable(params: PyTree, used: Units, frozen: Units, task: Array, learns: Array) -> PyTree:
     """bool, like the parameters: what a phase may move.
 
     Args:
-      params: {"body", "heads"}; only shapes are looked at.
+      params: {"body", "heads"}; only shapes matter.
       used: whose connections, biases and rows of the head take part.
       frozen: units, the connections among which (and with inputs) stay, and their biases.
       task: int32[] whose head learns.
       learns: bool[]; False: nothing moves.
     """
     num_inputs, heads = params["body"][0]["kernel"].shape[0], params["heads"]
-    moves = lambda u, f: u & ~f & learns  # noqa: E731
     mine = (jnp.arange(len(heads["bias"])) == task) & learns
     rows = (mine[:, None] & used[-1])[:, :, None]
     return {
-        "body": jax.tree.map(moves, connections(num_inputs, used), connections(num_inputs, frozen)),
+        "body": jax.tree.map(
+            lambda u, f: u & ~f & learns,
+            connections(num_inputs, used),
+            connections(num_inputs, frozen),
+        ),
         "heads": {
             "kernel": jnp.broadcast_to(rows, heads["kernel"].shape),
             "bias": jnp.broadcast_to(mine[:, None], heads["bias"].shape),
@@ -77,6 +80,24 @@ def forward(params: PyTree, x: Array, units: Units, task: Array, dtype: str = "f
         h = jax.nn.relu(h @ kernel + bias) * there
     head = jax.tree.map(lambda leaf: leaf[task], params["heads"])
     return h.astype(jnp.float32) @ head["kernel"] + head["bias"]
+
+
+def init_params(
+    key: Array, num_inputs: int, units: Units, num_tasks: int, num_classes: int
+) -> PyTree:
+    """{"body", "heads"}: a fresh body for ``units`` alone, and heads of 0.
+
+    Args:
+      key: for the draw.
+      num_inputs, num_tasks, num_classes: sizes.
+      units: that are there.
+    """
+    body, _ = glorot(key, num_inputs, units, num_classes)
+    heads = {
+        "kernel": jnp.zeros((num_tasks, units[-1].size, num_classes)),
+        "bias": jnp.zeros((num_tasks, num_classes)),
+    }
+    return {"body": body, "heads": heads}
 
 
 def glorot(key: Array, num_inputs: int, units: Units, num_classes: int) -> tuple[PyTree, PyTree]:
@@ -122,6 +143,11 @@ def bias_limit(above: Array) -> Array:
     return jnp.sqrt(3 / above)
 
 
+def num_units(stamps: Sequence[Array], task: Array) -> tuple[Array, ...]:
+    """float32[] for each hidden layer: units there after ``task``, int32[] from 0."""
+    return tuple(units.sum().astype(jnp.float32) for units in active(stamps, task + 1))
+
+
 def num_parameters(stamps: Sequence[Array], task: Array, params: PyTree) -> Array:
     """float32[]: weights and biases among the units there are, and those of the heads so far.
 
@@ -130,7 +156,7 @@ def num_parameters(stamps: Sequence[Array], task: Array, params: PyTree) -> Arra
     Args:
       stamps: int32[N] each.
       task: int32[] the last one learned, from 0.
-      params: {"body", "heads"}; only shapes are looked at.
+      params: {"body", "heads"}; only shapes matter.
     """
     num_tasks, _, num_classes = params["heads"]["kernel"].shape
     total, below = 0, params["body"][0]["kernel"].shape[0]
@@ -143,12 +169,12 @@ def num_parameters(stamps: Sequence[Array], task: Array, params: PyTree) -> Arra
     return jnp.asarray(total + num_classes * rows, jnp.float32)
 
 
-def half_squared(tree: PyTree, counted: PyTree) -> Array:
+def half_squared_where(tree: PyTree, counted: PyTree) -> Array:
     """``1/2 ||w||^2`` over the entries that count, float32[].
 
     Args:
       tree: float32 leaves.
       counted: bool, like ``tree``.
     """
-    counting = lambda w, c: jnp.square(jnp.where(c, w, 0)).sum()  # noqa: E731
-    return 0.5 * sum(jax.tree.leaves(jax.tree.map(counting, tree, counted)))
+    squares = jax.tree.map(lambda w, c: jnp.square(jnp.where(c, w, 0)).sum(), tree, counted)
+    return 0.5 * sum(jax.tree.leaves(squares))

@@ -9,31 +9,28 @@ from functools import cache
 import numpy as np
 import pytest
 
-from cls_jax.app.build import StreamConfig, make_method, make_stream
+from cls_jax.core.augment import recipe
 from cls_jax.core.metrics import average_accuracy, by_given_task, forgetting, order_disparity
+from cls_jax.data.load import load
 from cls_jax.methods import METHODS
-from cls_jax.nets.registry import NetConfig
-from cls_jax.streams.task_order import order_of
+from cls_jax.methods.problem import Problem
+from cls_jax.nets.registry import NetConfig, networks
+from cls_jax.streams.domain_il import dihedral
+from cls_jax.streams.task_order import in_order, order_of
 from cls_jax.train.group import schedule_key
 from cls_jax.train.runner import sweep
 
 SEEDS = (0, 1, 2, 3, 4)
 
 
-def learned(name, config, hypers, seeds):
-    """One Result a Hyper."""
-    plan = StreamConfig(
-        scenario="dihedral",
-        image_size=8,
-        task_order="shuffled",
-        normalisation="none",
-        batch_size=100,
-        epochs=27,
-    )
-    stream, row = make_stream(plan), METHODS[name]
-    net = NetConfig("mlp", hidden=(64, 32))
-    method = make_method(name, row.config(annealing_steps=20, **config), stream, plan, net)
-    hypers = [row.hyper(annealing_rate=0.85, **hyper) for hyper in hypers]
+def learned(name, arguments, hypers, seeds):
+    """One Result for each mapping of hyper-parameters."""
+    source = load("digits", size=8)
+    stream = in_order(dihedral(source, batch_size=100, epochs=27), "shuffled")
+    augment = recipe(source.train.x.shape[1:], normalisation="none")
+    net = networks(NetConfig("mlp", hidden=(64, 32)))
+    problem = Problem(net, augment, stream.num_classes, stream.num_tasks)
+    method = METHODS[name](problem, annealing_steps=20, annealing_rate=0.85, **arguments)
     return sweep(method, stream, hypers, seeds=seeds)
 
 

@@ -3,7 +3,6 @@
 Numbers of our runs stand beside each test; five permutations, 64-32 units, real scans.
 """
 
-from dataclasses import replace
 from functools import cache
 
 import jax
@@ -16,29 +15,38 @@ from cls_jax.core.metrics import average_accuracy, forgetting, roc_auc
 from cls_jax.core.types import Task
 from cls_jax.data.load import load
 from cls_jax.methods.architecture.den import den
-from cls_jax.methods.architecture.den_config import DenConfig, DenHyper
+from cls_jax.methods.problem import Problem
+from cls_jax.nets.config import NetConfig
+from cls_jax.nets.registry import networks
 from cls_jax.streams.domain_il import permuted
 from cls_jax.train.group import schedule_key
-from cls_jax.train.runner import run
+from cls_jax.train.runner import sweep
 
 TASKS, CLASSES, START, ADDED = 5, 10, (64, 32), 10
-HYPER = DenHyper(2e-3, 1.0, l1_weight=5e-5, head_l1_weight=5e-4)
+ARGUMENTS = {
+    "added_units": ADDED,
+    "head_epochs": 9,
+    "learning_rate": 2e-3,
+    "annealing_rate": 1.0,
+    "l1_weight": 5e-5,
+    "head_l1_weight": 5e-4,
+}
 
 
 @cache
 def parts():
-    """The stream and the method; all hypers are data of one program."""
+    """The stream and the method; hyper-parameters are data of one program."""
     source = load("digits", size=8)
     stream = permuted(source, tasks=TASKS, batch_size=128, epochs=87)
     augment = recipe(source.train.x.shape[1:], normalisation="none")
-    sizes = {"num_classes": CLASSES, "num_tasks": TASKS}
-    return stream, den(DenConfig(ADDED, head_epochs=9), START, augment=augment, **sizes)
+    problem = Problem(networks(NetConfig("mlp", hidden=START)), augment, CLASSES, TASKS)
+    return stream, den(problem, **ARGUMENTS)
 
 
 @cache
-def learned(group_weight=HYPER.group_weight):
+def learned(**hyper):
     stream, method = parts()
-    return run(method, stream, replace(HYPER, group_weight=group_weight), seeds=(0,))
+    return sweep(method, stream, [hyper], seeds=(0,))[0]
 
 
 @pytest.mark.slow
@@ -81,6 +89,8 @@ def test_stamps_are_what_keeps_earlier_tasks():
 @pytest.mark.slow
 def test_group_lasso_decides_how_many_units_stay():
     """Units of layer 2 at the end, seeds 0-2: 33 to 36 with 5e-3, 63 to 68 with 1e-3."""
-    few, many = (r.capacity["units of layer 2"][0, -1] for r in (learned(5e-3), learned()))
+    few, many = (
+        r.capacity["units of layer 2"][0, -1] for r in (learned(group_weight=5e-3), learned())
+    )
     assert few <= START[1] + 10
     assert many >= START[1] + 20

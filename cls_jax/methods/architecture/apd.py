@@ -12,24 +12,8 @@ Task t minimises, over sigma, all tau_i, v_i, and its own last layer and biases,
 theta*_i being theta_i as the task began. Every s tasks, ``apd_consolidation`` stores once what the
 tau_i of similar tasks agree on. ``predict`` drops entries of tau up to lambda1 in size.
 
-| symbol | name | default | where from |
-|---|---|---|---|
-| lambda1 | sparsity_weight | 4e-4 | jaehong31/APD, CIFAR-100 split (superclass: 6e-4) |
-| lambda2 | drift_weight | 100.0 | the same |
-| | weight_decay | 1e-4 | the same |
-| | mask_weight | 0.0 | the same |
-| beta | agreement_gap | 1e-2 | the same |
-| s, k | consolidate_every, clusters | 5, 2 | the same: APD(2); 0 is APD(1) |
-| | residue_scale | 1/3 | wyjeong/FedWeIT: tau_t starts as sigma / 3 (APD: 1) |
-| eta | learning_rate | 1e-3 | jaehong31/APD: Adam, started anew with each task, |
-| | annealing_rate, annealing_steps | 0.95, 40 | times 0.95 an epoch of 40 steps |
-
 Keep the last rate below lambda1, or nothing becomes sparse: Adam leaves an unused tau about as
 large as its step. And let the rate fall slowly: what the first steps moved needs as many to return.
-
-What is kept is counted twice: "percent of one network" is all that the answers need, over a plain
-network for one task; "percent, official count" is what the official code prints: last layer and
-biases of the newest task alone, over the shared kernels and the last layers of earlier tasks.
 
 Source: Yoon et al. 2020 (ICLR; arXiv 1902.09432); jaehong31/APD (TensorFlow 1). APD-Fixed, the
 paper's variant ``retroactive=False``, leaves old tau_i and v_i and pulls sigma back instead:
@@ -44,37 +28,36 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
-from cls_jax.core.augment import Augment
 from cls_jax.core.losses import cross_entropy, half_squared, magnitude
-from cls_jax.core.types import Array, Batch, Metrics, Task, Trainable, Variables
-from cls_jax.methods.architecture.apd_config import ApdConfig, ApdHyper, check_clusters
+from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
+from cls_jax.methods.architecture.apd_capacity import numbers_kept, official_percent, one_network
 from cls_jax.methods.architecture.apd_consolidation import (
     Groups,
-    consolidate,
+    check_clusters,
+    consolidate_layers,
     no_groups,
     num_groups,
 )
 from cls_jax.methods.architecture.apd_weights import (
     ApdParams,
     Layers,
-    absolute,
-    born,
     composed_at_test,
     composed_for,
     composed_for_all,
-    numbers_kept,
-    official_percent,
-    one_network,
+    drift_penalty,
+    init_params,
+    l1_norm,
     own_squares,
-    together,
-    way,
+    variables_of_task,
 )
-from cls_jax.methods.base import Method, Needs, Phase, gradient_step, told_rows
-from cls_jax.methods.heads import annealed_adam, asked, check_annealing, check_head, row
-from cls_jax.nets.base import Net
+from cls_jax.methods.base import Algorithm, Needs, method
+from cls_jax.methods.checks import check_annealing
+from cls_jax.methods.heads import annealed_adam, check_head
+from cls_jax.methods.heads import asked as told_or_last_task
+from cls_jax.methods.problem import Problem
+from cls_jax.methods.steps import gradient_step, told_rows
 
 
 @struct.dataclass
@@ -93,7 +76,6 @@ class ApdState:
       num_learned: int32[] tasks learned.
       kept: float32[T] numbers kept after each task, in the order of learning; 0 for those to come.
       official: float32[T] the same in percent, as the official code counts.
-      hyper: ApdHyper.
     """
 
     model: Trainable
@@ -106,133 +88,138 @@ class ApdState:
     num_learned: Array
     kept: Array
     official: Array
-    hyper: ApdHyper
 
 
+@method
 def apd(
-    config: ApdConfig, net: Net, *, augment: Augment, num_classes: int, num_tasks: int
-) -> Method:
-    """Additive parameter decomposition.
+    problem: Problem,
+    *,
+    retroactive: bool = True,
+    train_old_masks: bool = True,
+    consolidate_every: int = 5,
+    clusters: int = 2,
+    annealing_steps: int = 40,
+    learning_rate: float = 1e-3,
+    annealing_rate: float = 0.95,
+    sparsity_weight: float = 4e-4,
+    drift_weight: float = 100.0,
+    weight_decay: float = 1e-4,
+    mask_weight: float = 0.0,
+    residue_scale: float = 1 / 3,
+    agreement_gap: float = 1e-2,
+) -> Algorithm:
+    """Additive parameter decomposition. The network must name its last layer.
 
     Args:
-      config: which variant.
-      net: outputs float32[b, num_classes] logits; names its head.
-      augment: ``train`` makes the inputs of the loss, ``test`` those of ``predict``.
-      num_classes, num_tasks: of the stream, in which every task comes once.
-
-    Returns:
-      The method; its hyper is ApdHyper.
+      retroactive: re-solve tau_i and v_i of old tasks as sigma moves, as the paper's APD does;
+        False is APD-Fixed.
+      train_old_masks: v_i of old tasks too, as in the official code; else tau_i alone.
+      consolidate_every: s, tasks between two consolidations, which make it APD(2); 0: none, APD(1);
+        jaehong31/APD, CIFAR-100 split, where all defaults come from but residue_scale.
+      clusters: k, groups for every s tasks, from 1 to s; jaehong31/APD.
+      annealing_steps: steps of a task between two falls of the rate, >= 1; jaehong31/APD, an epoch.
+      learning_rate: eta, of Adam, which starts anew with each task, >= 0; jaehong31/APD.
+      annealing_rate: factor on it after every annealing_steps steps, in [0, 1]; jaehong31/APD.
+      sparsity_weight: lambda1, of the absolute values of tau, and the size up to which its entries
+        do not answer, >= 0; jaehong31/APD (superclass: 6e-4).
+      drift_weight: lambda2, of half the squared drift of old tasks' weights, >= 0; jaehong31/APD.
+      weight_decay: of half the squares of the task's own weights, >= 0; jaehong31/APD.
+      mask_weight: of the absolute values of v_t, >= 0; jaehong31/APD.
+      residue_scale: tau_t begins as so many times sigma; wyjeong/FedWeIT (jaehong31/APD: 1).
+      agreement_gap: beta, distance up to which entries of a group's tau are one number, >= 0;
+        jaehong31/APD.
 
     Raises:
-      InputError: if the network names no last layer, or a number of the config cannot be.
+      InputError: if the network names no last layer, or a number of steps or groups cannot be.
     """
+    net, augment, num_tasks = problem.net(), problem.augment, problem.num_tasks
     check_head("apd", net)
-    check_annealing(config.annealing_steps)
-    room = check_clusters(config, num_tasks)
+    check_annealing(annealing_steps)
+    most_groups = check_clusters(consolidate_every, clusters, num_tasks)
+    optimizer = annealed_adam(learning_rate, annealing_rate, annealing_steps)
 
-    def optimizer(hyper: ApdHyper) -> optax.GradientTransformation:
-        rates = hyper.learning_rate, hyper.annealing_rate
-        return annealed_adam(*rates, config.annealing_steps)
-
-    def init(key: Array, example: Batch, hyper: ApdHyper) -> ApdState:
-        vars = born(key, net, augment.test(example.x), num_tasks)
+    def init(key: Array, example: Batch) -> ApdState:
+        vars = init_params(key, net, augment.test(example.x), num_tasks)
         residues, shared = vars.params.residues, vars.params.shared
-        anchor = residues if config.retroactive else shared
         return ApdState(
-            model=Trainable(vars=vars, opt=optimizer(hyper).init(vars.params)),
-            anchor=jax.tree.map(jnp.zeros_like, anchor),
-            groups={n: no_groups(leaf, room) for n, leaf in residues.items() if room},
+            model=Trainable(vars=vars, opt=optimizer.init(vars.params)),
+            anchor=jax.tree.map(jnp.zeros_like, residues if retroactive else shared),
+            groups={n: no_groups(r, most_groups) for n, r in residues.items() if most_groups},
             num_groups=jnp.int32(0),
             task=jnp.int32(0),
-            classes=jnp.zeros((num_tasks, num_classes), bool),
+            classes=jnp.zeros((num_tasks, problem.num_classes), bool),
             learned=jnp.zeros((num_tasks,), bool),
             num_learned=jnp.int32(0),
             kept=jnp.zeros((num_tasks,), jnp.float32),
             official=jnp.zeros((num_tasks,), jnp.float32),
-            hyper=hyper,
         )
 
     def begin_task(key: Array, state: ApdState, task: Task, data: Batch | None) -> ApdState:
-        t, p, scale = task.index, state.model.vars.params, state.hyper.residue_scale
-        begun = {n: leaf.at[t].set(scale * p.shared[n]) for n, leaf in p.residues.items()}
-        params = p.replace(residues=begun)
+        t, p = task.index, state.model.vars.params
+        residues = {n: r.at[t].set(residue_scale * p.shared[n]) for n, r in p.residues.items()}
+        params = p.replace(residues=residues)
+        vars = state.model.vars.replace(params=params)
         return state.replace(
-            model=Trainable(
-                vars=state.model.vars.replace(params=params),
-                opt=optimizer(state.hyper).init(params),
-            ),
-            anchor=composed_for_all(p) if config.retroactive else jax.tree.map(jnp.copy, p.shared),
+            model=Trainable(vars=vars, opt=optimizer.init(params)),
+            anchor=composed_for_all(p) if retroactive else jax.tree.map(jnp.copy, p.shared),
             task=t,
             classes=state.classes.at[t].set(task.classes),
         )
 
     def step(key: Array, state: ApdState, batch: Batch) -> tuple[ApdState, Metrics]:
-        hyper, t, x = state.hyper, state.task, augment.train(key, batch.x)
-        old = state.learned.at[t].set(False)
+        t, x = state.task, augment.train(key, batch.x)
         counted = told_rows(batch, state.classes[t])
+        old = state.learned.at[t].set(False)
+        solved = (old if retroactive else jnp.zeros_like(old)).at[t].set(True)
 
-        def loss(vars: Variables):
-            p, stats = vars.params, row(vars.stats, t)
-            mine = Variables(params=together(composed_for(p, t), row(p.own, t)), stats=stats)
+        def objective(vars: Variables) -> tuple[Array, PyTree]:
+            p, mine = vars.params, variables_of_task(vars, composed_for(vars.params, t), t)
             logits, stats = net.apply(mine, x, train=True, valid=counted)
-            learned = cross_entropy(logits, batch.y, valid=counted, classes=state.classes[t])
+            loss = cross_entropy(logits, batch.y, valid=counted, classes=state.classes[t])
+            penalty = sparsity_weight * l1_norm(p.residues, solved)
+            penalty += drift_weight * drift(p, state.anchor, old)
+            penalty += weight_decay * own_squares(p, t, first=~old.any())
+            penalty += mask_weight * sum(magnitude(mask[t]).sum() for mask in p.masks.values())
             every = jax.tree.map(lambda leaf, new: leaf.at[t].set(new), vars.stats, stats)
-            moving = (old if config.retroactive else jnp.zeros_like(old)).at[t].set(True)
-            kept = hyper.sparsity_weight * absolute(p.residues, moving)
-            kept += hyper.drift_weight * drifted(p, state.anchor, old)
-            kept += hyper.weight_decay * own_squares(p, t, first=~old.any())
-            kept += hyper.mask_weight * sum(magnitude(mask[t]).sum() for mask in p.masks.values())
-            return learned + kept, every
+            return loss + penalty, every
 
-        model, value = gradient_step(state.model, optimizer(hyper), loss)
+        model, value = gradient_step(state.model, optimizer, objective)
         return state.replace(model=model), {"loss": value}
 
-    def drifted(params: ApdParams, anchor: Layers, old: Array) -> Array:
-        if not config.retroactive:
+    def drift(params: ApdParams, anchor: Layers, old: Array) -> Array:
+        if not retroactive:
             return jnp.where(old.any(), half_squared(params.shared, anchor), 0)
-        if not config.train_old_masks:
+        if not train_old_masks:
             params = params.replace(masks=jax.lax.stop_gradient(params.masks))
-        return way(composed_for_all(params), anchor, old)
+        return drift_penalty(composed_for_all(params), anchor, old)
 
     def end_task(key: Array, state: ApdState, task: Task, data: Batch | None) -> ApdState:
         state = state.replace(learned=state.learned.at[task.index].set(True))
-        if room:
-            now = state.learned.sum() % config.consolidate_every == 0
+        if most_groups:
+            now = state.learned.sum() % consolidate_every == 0
             state = jax.lax.cond(now, consolidated, lambda key, state: state, key, state)
-        vars, size = state.model.vars, state.hyper.sparsity_weight
+        vars, n = state.model.vars, state.num_learned
         of_tasks = state.classes, state.learned, net.head
-        parts = vars.params, vars.stats, state.groups, size, *of_tasks
-        n, percent = state.num_learned, official_percent(*parts, task.index)
+        parts = vars.params, vars.stats, state.groups, sparsity_weight, *of_tasks
         return state.replace(
             kept=state.kept.at[n].set(numbers_kept(*parts)),
-            official=state.official.at[n].set(percent),
+            official=state.official.at[n].set(official_percent(*parts, task.index)),
             num_learned=n + 1,
         )
 
     def consolidated(key: Array, state: ApdState) -> ApdState:
-        num = num_groups(state.learned.sum(), config.consolidate_every, config.clusters)
-        params, residues, groups = state.model.vars.params, {}, {}
-        keys = jax.random.split(key, len(params.residues))
-        for key_layer, (n, leaf) in zip(keys, params.residues.items(), strict=True):
-            residues[n], groups[n] = consolidate(
-                key_layer,
-                leaf,
-                state.groups[n],
-                state.learned,
-                num,
-                state.num_groups,
-                state.hyper.agreement_gap,
-            )
-        vars = state.model.vars.replace(params=params.replace(residues=residues))
-        model = state.model.replace(vars=vars)
-        return state.replace(model=model, groups=groups, num_groups=num)
+        num = num_groups(state.learned.sum(), consolidate_every, clusters)
+        vars, counts = state.model.vars, (num, state.num_groups)
+        residues, groups = consolidate_layers(
+            key, vars.params.residues, state.groups, state.learned, *counts, agreement_gap
+        )
+        vars = vars.replace(params=vars.params.replace(residues=residues))
+        return state.replace(model=state.model.replace(vars=vars), groups=groups, num_groups=num)
 
     def predict(state: ApdState, x: Array, task: Task) -> Array:
-        t, vars, size = asked(task, state.task), state.model.vars, state.hyper.sparsity_weight
-        kernels = composed_at_test(vars.params, state.groups, t, size)
-        mine = Variables(
-            params=together(kernels, row(vars.params.own, t)), stats=row(vars.stats, t)
-        )
+        t, vars = told_or_last_task(task, state.task), state.model.vars
+        kernels = composed_at_test(vars.params, state.groups, t, sparsity_weight)
+        mine = variables_of_task(vars, kernels, t)
         logits, _ = net.apply(mine, augment.test(x), train=False)
         return logits.astype(jnp.float32)
 
@@ -245,15 +232,13 @@ def apd(
             "percent, official count": state.official,
         }
 
-    return Method(
-        "apd",
-        init,
-        (Phase("train", step),),
-        predict,
+    return Algorithm(
+        init=init,
+        step=step,
+        predict=predict,
         begin_task=begin_task,
         end_task=end_task,
         needs=Needs(told_task=True, told_task_at_test=True, boundaries=True),
-        convolutional=net.convolutional,
         capacity=capacity,
     )
 
@@ -270,16 +255,18 @@ def forget(state: ApdState, task: Array) -> ApdState:
       anchor, so that all its logits are 0 and nothing pulls at it. Other tasks are answered as
       before, bit for bit. What the task left in the weights that all share stays there.
     """
-    gone = lambda tree: jax.tree.map(lambda leaf: leaf.at[task].set(0), tree)  # noqa: E731
+
+    def zeroed(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf.at[task].set(0), tree)
+
     params = state.model.vars.params
     stacked = {n: leaf.ndim == params.residues[n].ndim for n, leaf in state.anchor.items()}
     params = params.replace(
-        residues=gone(params.residues), masks=gone(params.masks), own=gone(params.own)
+        residues=zeroed(params.residues), masks=zeroed(params.masks), own=zeroed(params.own)
     )
-    alone = lambda g: g.replace(member=g.member.at[task].set(-1))  # noqa: E731
     return state.replace(
         model=state.model.replace(vars=state.model.vars.replace(params=params)),
-        anchor={n: gone(leaf) if stacked[n] else leaf for n, leaf in state.anchor.items()},
-        groups={n: alone(g) for n, g in state.groups.items()},
+        anchor={n: zeroed(leaf) if stacked[n] else leaf for n, leaf in state.anchor.items()},
+        groups={n: g.replace(member=g.member.at[task].set(-1)) for n, g in state.groups.items()},
         learned=state.learned.at[task].set(False),
     )

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array
 
 _LLOYD_STEPS = 100
@@ -50,10 +51,31 @@ def no_groups(residues: Array, capacity: int) -> Groups:
     return Groups(empty, jnp.copy(empty), jnp.full((len(residues),), -1, jnp.int32))
 
 
-def held(groups: Groups, task: Array) -> Array:
+def group_residue(groups: Groups, task: Array) -> Array:
     """float32[...]: what the group of a task holds for it; 0 without a group."""
     group = groups.member[task]
     return jnp.where(group >= 0, groups.common[jnp.maximum(group, 0)], 0)
+
+
+def check_clusters(consolidate_every: int, clusters: int, num_tasks: int) -> int:
+    """The most groups that there can be at a time; 0 where none is ever looked for.
+
+    Args:
+      consolidate_every, clusters: s and k.
+      num_tasks: of the stream.
+
+    Raises:
+      InputError: if a number cannot be.
+    """
+    every = consolidate_every
+    if every < 0:
+        raise InputError(f"consolidate_every={every}; give a number of tasks, or 0 for never")
+    if every and not 1 <= clusters <= every:
+        raise InputError(
+            f"clusters={clusters} of {every} tasks cannot be; give 1 to {every}, or "
+            "consolidate_every 0 for none"
+        )
+    return clusters * (num_tasks // every) if every else 0
 
 
 def num_groups(learned: Array, every: int, clusters: int) -> Array:
@@ -61,11 +83,36 @@ def num_groups(learned: Array, every: int, clusters: int) -> Array:
 
     Args:
       learned: int32[] tasks.
-      every, clusters: of the config, s and k.
+      every, clusters: s and k.
 
     Source: apd card, oracle 5: s = 5, k = 2: 2, 4, 6, 8 after 5, 10, 15, 20 tasks.
     """
     return (clusters * learned // every).astype(jnp.int32)
+
+
+def consolidate_layers(
+    key: Array,
+    residues: dict[str, Array],
+    groups: dict[str, Groups],
+    seen: Array,
+    num: Array,
+    num_before: Array,
+    gap: Array,
+) -> tuple[dict[str, Array], dict[str, Groups]]:
+    """``consolidate`` for every layer by itself.
+
+    Args:
+      key: for the centres that are new.
+      residues, groups: by layer.
+      seen, num, num_before, gap: as for ``consolidate``.
+
+    Returns:
+      The residues and the groups by layer.
+    """
+    keys = dict(zip(residues, jax.random.split(key, len(residues)), strict=True))
+    common = seen, num, num_before, gap
+    found = {n: consolidate(keys[n], leaf, groups[n], *common) for n, leaf in residues.items()}
+    return {n: leaf for n, (leaf, _) in found.items()}, {n: g for n, (_, g) in found.items()}
 
 
 def consolidate(
@@ -92,9 +139,14 @@ def consolidate(
       The residues and the groups. A group of one task holds nothing.
     """
     num_tasks, capacity = len(residues), len(groups.centres)
-    rows = lambda mask: mask.reshape(-1, *[1] * (residues.ndim - 1))  # noqa: E731
-    whole = residues + jax.vmap(held, (None, 0))(groups, jnp.arange(num_tasks))
-    flat = lambda leaf: leaf.reshape(len(leaf), -1)  # noqa: E731
+
+    def rows(mask: Array) -> Array:
+        return mask.reshape(-1, *[1] * (residues.ndim - 1))
+
+    def flat(leaf: Array) -> Array:
+        return leaf.reshape(len(leaf), -1)
+
+    whole = residues + jax.vmap(group_residue, (None, 0))(groups, jnp.arange(num_tasks))
     member, centres = kmeans(key, flat(whole), seen, num, flat(groups.centres), num_before)
 
     nobody = capacity  # a segment that is cut off

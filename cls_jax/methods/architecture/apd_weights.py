@@ -1,4 +1,4 @@
-"""What APD's weights are: shared kernels under masks plus residues; what is trained, cut and kept.
+"""What APD's weights are: shared kernels under masks plus residues; how they are penalised and cut.
 
 Layers go by their path in the network, e.g. "fc1/kernel"; a leaf with T in front has a row a task.
 
@@ -12,8 +12,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cls_jax.core.losses import magnitude
 from cls_jax.core.types import Array, PyTree, Variables
-from cls_jax.methods.architecture.apd_consolidation import Groups, held
-from cls_jax.methods.heads import drawn_per_task, head_numbers, row
+from cls_jax.methods.architecture.apd_consolidation import Groups, group_residue
+from cls_jax.methods.heads import drawn_per_task
+from cls_jax.methods.heads import row as index_tree
 from cls_jax.nets.base import Net
 
 Layers = dict[str, Array]
@@ -39,7 +40,7 @@ class ApdParams:
     own: Layers
 
 
-def born(key: Array, net: Net, x: Array, num_tasks: int) -> Variables:
+def init_params(key: Array, net: Net, x: Array, num_tasks: int) -> Variables:
     """Fresh ApdParams, residues zero, and the network's statistics once a task.
 
     Args:
@@ -51,8 +52,11 @@ def born(key: Array, net: Net, x: Array, num_tasks: int) -> Variables:
     Source: jaehong31/APD: v is drawn like a kernel with as many inputs as it has numbers.
     """
     key_net, key_masks = jax.random.split(key)
-    shared, _ = apart(net.init(key_net, x).params, net.head)
-    rest = lambda vars: (apart(vars.params, net.head)[1], vars.stats)  # noqa: E731
+    shared, _ = split_params(net.init(key_net, x).params, net.head)
+
+    def rest(vars: Variables) -> tuple[Layers, PyTree]:
+        return split_params(vars.params, net.head)[1], vars.stats
+
     own, stats = drawn_per_task(key_net, net, x, num_tasks, rest)
 
     def drawn(key: Array, units: int) -> Array:
@@ -67,7 +71,7 @@ def born(key: Array, net: Net, x: Array, num_tasks: int) -> Variables:
     return Variables(params=ApdParams(shared, residues, masks, own), stats=stats)
 
 
-def apart(params: PyTree, head: str) -> tuple[Layers, Layers]:
+def split_params(params: PyTree, head: str) -> tuple[Layers, Layers]:
     """A network's kernels but that of the last layer, which are decomposed, and all the rest.
 
     Args:
@@ -79,9 +83,21 @@ def apart(params: PyTree, head: str) -> tuple[Layers, Layers]:
     return kernels, {n: w for n, w in leaves.items() if n not in kernels}
 
 
-def together(kernels: Layers, own: Layers) -> PyTree:
-    """A network's parameters: what ``apart`` took apart."""
+def merge_params(kernels: Layers, own: Layers) -> PyTree:
+    """A network's parameters from the two parts that ``split_params`` gives."""
     return unflatten_dict({**kernels, **own}, sep="/")
+
+
+def variables_of_task(vars: Variables, kernels: Layers, task: Array) -> Variables:
+    """The network's own variables as one task has them.
+
+    Args:
+      vars: ApdParams and statistics of all tasks.
+      kernels: theta of the task.
+      task: int32[].
+    """
+    own, stats = index_tree(vars.params.own, task), index_tree(vars.stats, task)
+    return Variables(params=merge_params(kernels, own), stats=stats)
 
 
 def composed(shared: Array, mask: Array, residue: Array) -> Array:
@@ -126,7 +142,7 @@ def composed_at_test(
     for n, sigma in params.shared.items():
         residue = pruned(params.residues[n][task], size)
         if n in groups:
-            residue += pruned(held(groups[n], task), size)
+            residue += pruned(group_residue(groups[n], task), size)
         kernels[n] = composed(sigma, params.masks[n][task], residue)
     return kernels
 
@@ -139,21 +155,21 @@ def pruned(residue: Array, size: Array) -> Array:
     return jnp.where(jnp.abs(residue) > size, residue, 0)
 
 
-def way(now: Layers, then: Layers, counted: Array) -> Array:
+def drift_penalty(now: Layers, then: Layers, counted: Array) -> Array:
     """``1/2 sum_i ||now_i - then_i||^2`` over the tasks that count, float32[].
 
     Args:
       now, then: float32[T, ...] each.
       counted: bool[T].
 
-    Source: apd card, oracle 2: .4 of way in one weight under a mask of 1/2 is .02.
+    Source: apd card, oracle 2: .4 of drift in one weight under a mask of 1/2 is .02.
     """
-    return 0.5 * _of_tasks({n: jnp.square(now[n] - then[n]) for n in now}, counted)
+    return 0.5 * sum_of_tasks({n: jnp.square(now[n] - then[n]) for n in now}, counted)
 
 
-def absolute(residues: Layers, counted: Array) -> Array:
+def l1_norm(residues: Layers, counted: Array) -> Array:
     """``sum_i |tau_i|_1`` over the tasks that count, bool[T]; float32[]; gradient 0 at 0."""
-    return _of_tasks({n: magnitude(leaf) for n, leaf in residues.items()}, counted)
+    return sum_of_tasks({n: magnitude(leaf) for n, leaf in residues.items()}, counted)
 
 
 def own_squares(params: ApdParams, task: Array, *, first: Array) -> Array:
@@ -164,110 +180,16 @@ def own_squares(params: ApdParams, task: Array, *, first: Array) -> Array:
       task: int32[], t.
       first: bool[], whether no task was learned before.
     """
-    squares = lambda layers: sum(jnp.square(leaf).sum() for leaf in layers.values())  # noqa: E731
-    mine = squares(row(params.residues, task)) + squares(row(params.masks, task))
+
+    def squares(layers: Layers) -> Array:
+        return sum(jnp.square(leaf).sum() for leaf in layers.values())
+
+    residues, masks = index_tree(params.residues, task), index_tree(params.masks, task)
+    mine = squares(residues) + squares(masks)
     return 0.5 * (mine + jnp.where(first, squares(params.shared), 0))
 
 
-def _of_tasks(layers: Layers, counted: Array) -> Array:
+def sum_of_tasks(layers: Layers, counted: Array) -> Array:
     """The sum of the rows that count; each row is summed first, so none of the others matters."""
     each = sum(leaf.reshape(len(leaf), -1).sum(-1) for leaf in layers.values())
     return jnp.where(counted, each, 0).sum()
-
-
-def numbers_kept(
-    params: ApdParams,
-    stats: PyTree,
-    groups: dict[str, Groups],
-    size: Array,
-    classes: Array,
-    learned: Array,
-    head: str,
-) -> Array:
-    """How many numbers are kept to answer the tasks learned, float32[].
-
-    The shared kernels; of the residues, and once a group of what is held in common, the entries
-    that pruning leaves; masks, biases and the like of each task, and of its last layer the columns
-    of its classes. Where the entries lie is not counted.
-
-    Args:
-      params, stats: of the state.
-      groups: kernel -> Groups.
-      size: up to which entries are pruned.
-      classes: bool[T, C] of each task.
-      learned: bool[T].
-      head: name of the last layer.
-
-    Source: apd card, section 6: everything needed at test, what is in common once a group.
-    """
-    head, rest = of_the_head(params.own, head)
-    total = _of_weights(params, groups, size, learned)
-    total += jnp.where(learned, head_numbers(head, classes), 0).sum()
-    of_one_task = jax.tree.leaves((rest, stats))
-    total += sum(leaf[0].size for leaf in of_one_task) * learned.sum()
-    return jnp.asarray(total, jnp.float32)
-
-
-def official_percent(
-    params: ApdParams,
-    stats: PyTree,
-    groups: dict[str, Groups],
-    size: Array,
-    classes: Array,
-    learned: Array,
-    head: str,
-    task: Array,
-) -> Array:
-    """The capacity that the official code prints after a task, in percent; float32[].
-
-    Above: the shared kernels, residues and what groups hold as pruning leaves them, and the masks
-    of all tasks; last layer, biases and the like of this task alone. Below: the shared kernels and
-    the last layers of the earlier tasks, without biases. So what each task has of its own beside
-    residues and masks is above once, however many there are, and below for all but one.
-
-    Args:
-      params, stats, groups, size, classes, learned, head: as for ``numbers_kept``.
-      task: int32[], the task learned last.
-
-    Source: jaehong31/APD, cifar100_apd_run.py, "Updated Memory Requirements".
-    Departs: where groups are found anew, it counts those before beside them.
-    """
-    head, rest = of_the_head(params.own, head)
-    total = _of_weights(params, groups, size, learned)
-    total += head_numbers(head, classes)[task]
-    total += sum(leaf[0].size for leaf in jax.tree.leaves((rest, stats)))
-    kernels = {n: leaf for n, leaf in head.items() if leaf.ndim > 2}
-    earlier = jnp.where(learned.at[task].set(False), head_numbers(kernels, classes), 0).sum()
-    base = sum(leaf.size for leaf in params.shared.values()) + earlier
-    return jnp.asarray(100 * total / base, jnp.float32)
-
-
-def _of_weights(params: ApdParams, groups: dict[str, Groups], size: Array, learned: Array) -> Array:
-    """Numbers of the shared kernels, of residues and groups as pruning leaves them, of masks."""
-    left = lambda leaf: (jnp.abs(leaf) > size).astype(jnp.float32)  # noqa: E731
-    total = sum(leaf.size for leaf in params.shared.values())
-    total += _of_tasks({n: left(leaf) for n, leaf in params.residues.items()}, learned)
-    for of_layer in groups.values():
-        slots = jnp.arange(len(of_layer.common))[:, None]
-        used = ((of_layer.member == slots) & learned).any(-1)
-        total += _of_tasks({"": left(of_layer.common)}, used)
-    return total + sum(leaf[0].size for leaf in params.masks.values()) * learned.sum()
-
-
-def one_network(params: ApdParams, stats: PyTree, classes: Array, head: str) -> Array:
-    """How many numbers a plain network for one task has, the largest of them; float32[].
-
-    Args:
-      params, stats, classes, head: as for ``numbers_kept``.
-    """
-    head, rest = of_the_head(params.own, head)
-    of_one_task = jax.tree.leaves((rest, stats))
-    numbers = sum(leaf[0].size for leaf in of_one_task)
-    numbers += sum(leaf.size for leaf in params.shared.values())
-    return jnp.asarray(numbers + head_numbers(head, classes).max(), jnp.float32)
-
-
-def of_the_head(own: Layers, head: str) -> tuple[Layers, Layers]:
-    """The leaves of the last layer, and the others."""
-    mine = {n: leaf for n, leaf in own.items() if n.split("/")[0] == head}
-    return mine, {n: leaf for n, leaf in own.items() if n not in mine}

@@ -9,8 +9,7 @@ that moved farther than sigma become two, as they were and as they are, and ever
 with the pull. A unit has the stamp of its task, and task t is answered by stamps <= t alone.
 
 Each step is Adam on ``BCE + l2/2 ||w||^2 + lambda/2 ||w - w_prev||^2`` over the weights of the
-phase, then the proximal step of L1 on them and, in "expand", that of the group lasso. The table of
-symbols, defaults and where they come from stands in den_config.py.
+phase, then the proximal step of L1 on them and, in "expand", that of the group lasso.
 
 Source: Yoon et al. 2018 (ICLR; arXiv 1708.01547), equations 2 to 6, algorithms 1 to 4;
 jaehong31/DEN (permuted MNIST): objective of a step, L1 and L2 in all phases, initial values.
@@ -21,42 +20,48 @@ tasks and classes. Tau is compared with the mean of the last 50 losses, not with
 Glorot limits come from the sizes after growth; its early stopping is left out. A group of the lasso
 is all that a new unit hears, as in equation 5; the released code groups variable by variable, so
 what a new unit hears from old units and from new ones are two groups, and what an old unit hears
-from new ones is a third, which is shrunk too. In the first task
-"select" trains everything, and the other phases run without effect.
+from new ones is a third, which is shrunk too. In the first task "select" trains everything, and the
+other phases run without effect.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
-from cls_jax.core.augment import Augment
+from cls_jax.core.errors import InputError
 from cls_jax.core.losses import binary_cross_entropy
 from cls_jax.core.sync import select
 from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
-from cls_jax.methods.architecture.den_config import DenConfig, DenHyper, check_sizes
 from cls_jax.methods.architecture.den_growth import (
-    add,
-    columns_shrunk,
-    drawn,
-    prune,
-    relevant,
-    sparser,
-    split,
+    add_units,
+    check_growth,
+    init_new_units,
+    prune_units,
+    relevant_units,
+    soft_threshold,
+    split_units,
+    with_columns_shrunk,
 )
-from cls_jax.methods.base import Method, Needs, Phase, apply_gradient, gradient_of
-from cls_jax.methods.heads import annealed_adam, asked
+from cls_jax.methods.base import Algorithm, Needs, Phase, method
+from cls_jax.methods.checks import check_annealing
+from cls_jax.methods.heads import annealed_adam
+from cls_jax.methods.heads import asked as told_or_last_task
+from cls_jax.methods.problem import Problem
+from cls_jax.methods.steps import apply_gradient, gradient_of
 from cls_jax.nets.den import (
     Units,
     active,
     connections,
     forward,
     glorot,
-    half_squared,
+    half_squared_where,
+    init_params,
     num_parameters,
-    trained,
+    num_units,
+    trainable,
 )
 
 _LOSSES = 50
@@ -77,7 +82,6 @@ class DenState:
       losses: float32[50] the last ones of this phase, without penalties.
       num_steps: int32[] of this phase.
       refused: int32[T] units of each task that did not fit.
-      hyper: DenHyper.
     """
 
     model: Trainable
@@ -90,54 +94,72 @@ class DenState:
     losses: Array
     num_steps: Array
     refused: Array
-    hyper: DenHyper
 
 
+@method
 def den(
-    config: DenConfig,
-    hidden: Sequence[int],
+    problem: Problem,
     *,
-    augment: Augment,
-    num_classes: int,
-    num_tasks: int,
-    dtype: str = "float32",
-) -> Method:
-    """Dynamically expandable network.
+    added_units: int = 10,
+    room: int | None = None,
+    head_epochs: int = 2,
+    annealing_steps: int = 215,
+    split: bool = True,
+    learning_rate: float = 1e-3,
+    annealing_rate: float = 0.95,
+    l1_weight: float = 1e-5,
+    head_l1_weight: float = 1e-5,
+    l2_weight: float = 1e-4,
+    group_weight: float = 1e-3,
+    drift_weight: float = 0.5,
+    expand_threshold: float = 0.01,
+    split_threshold: float = 0.05,
+) -> Algorithm:
+    """Dynamically expandable network: brings a perceptron of its own, as wide as the one given.
+
+    The view "no_stamps" answers every task with all units. Unless said otherwise, a default is that
+    of the released code's run on permuted MNIST.
 
     Args:
-      config: sizes, and whether units are split.
-      hidden: sizes of the hidden layers in the first task.
-      augment: ``train`` makes the inputs of the loss, ``test`` those of ``predict``.
-      num_classes, num_tasks: of the stream.
-      dtype: compute dtype of the hidden layers.
-
-    Returns:
-      The method; its hyper is DenHyper. Its phases are "head", "select", "expand" and "split". The
-      view "no_stamps" answers every task with all units.
+      added_units: k, new units a layer if the loss stays high, and most splits a layer, >= 1.
+      room: places for new units a layer; those that could ever be needed, 2 k (tasks - 1), if not
+        given. What does not fit is not added; "refused units" counts it.
+      head_epochs: passes of the phase "head", >= 1, others make those of the stream; a tenth of 20,
+        as the released code means; by a slip it makes one step.
+      annealing_steps: steps of a phase between two falls of the rate, >= 1; an epoch of the
+        released code, 55,000 examples in batches of 256.
+      split: old units that moved far become two; False leaves that out.
+      learning_rate: eta, of Adam, which starts anew with each phase, >= 0.
+      annealing_rate: factor on it after every annealing_steps steps, in [0, 1]; 1: it stays.
+      l1_weight: mu, by which a trained weight shrinks a step, not times the rate, >= 0.
+      head_l1_weight: the same in the phase "head", >= 0.
+      l2_weight: of half the squared weights, >= 0.
+      group_weight: gamma, by which a new unit's incoming weights shrink in length a step, >= 0.
+      drift_weight: lambda, of half the squared drift of old weights, >= 0.
+      expand_threshold: tau, loss above which the network grows, in nats a class, >= 0.
+      split_threshold: sigma, drift of a unit's incoming weights above which it is split, >= 0.
 
     Raises:
-      InputError: without a hidden layer, or for a size that is too small.
+      InputError: for a network that is no perceptron with a hidden layer, or a size too small.
     """
-    check_sizes(config, hidden)
-    needed = 2 * config.added_units * (num_tasks - 1)
-    room = needed if config.room is None else config.room
+    kind, hidden, dtype = problem.networks.kind, problem.networks.hidden, problem.networks.dtype
+    if kind != "mlp":
+        raise InputError(f"net is {kind!r} and den grows a perceptron; use 'mlp'")
+    check_growth(hidden, added_units, room, head_epochs)
+    check_annealing(annealing_steps)
+    augment, num_classes, num_tasks = problem.augment, problem.num_classes, problem.num_tasks
+    needed = 2 * added_units * (num_tasks - 1)
+    places = needed if room is None else room
+    optimizer = annealed_adam(learning_rate, annealing_rate, annealing_steps)
 
-    def optimizer(hyper: DenHyper) -> optax.GradientTransformation:
-        return annealed_adam(hyper.learning_rate, hyper.annealing_rate, config.annealing_steps)
-
-    def init(key: Array, example: Batch, hyper: DenHyper) -> DenState:
+    def init(key: Array, example: Batch) -> DenState:
         num_inputs = augment.test(example.x)[0].size
-        stamps = tuple((jnp.arange(n + room) < n).astype(jnp.int32) for n in hidden)
+        stamps = tuple((jnp.arange(n + places) < n).astype(jnp.int32) for n in hidden)
         units = active(stamps)
-        body, _ = glorot(key, num_inputs, units, num_classes)
-        heads = {
-            "kernel": jnp.zeros((num_tasks, units[-1].size, num_classes)),
-            "bias": jnp.zeros((num_tasks, num_classes)),
-        }
-        params = {"body": body, "heads": heads}
+        params = init_params(key, num_inputs, units, num_tasks, num_classes)
         return DenState(
-            model=Trainable(Variables(params, {}), optimizer(hyper).init(params)),
-            previous=jax.tree.map(jnp.copy, body),
+            model=Trainable(Variables(params, {}), optimizer.init(params)),
+            previous=jax.tree.map(jnp.copy, params["body"]),
             stamps=stamps,
             used=units,
             frozen=jax.tree.map(jnp.copy, units),
@@ -146,7 +168,6 @@ def den(
             losses=jnp.zeros(_LOSSES),
             num_steps=jnp.int32(0),
             refused=jnp.zeros(num_tasks, jnp.int32),
-            hyper=hyper,
         )
 
     def begin_task(key: Array, state: DenState, task: Task, data: Batch | None) -> DenState:
@@ -166,7 +187,7 @@ def den(
     ) -> DenState:
         none = jax.tree.map(jnp.zeros_like, used)
         return state.replace(
-            model=Trainable(Variables(params, {}), optimizer(state.hyper).init(params)),
+            model=Trainable(Variables(params, {}), optimizer.init(params)),
             used=used,
             frozen=none if frozen is None else jax.tree.map(jnp.copy, frozen),
             learns=learns,
@@ -180,113 +201,97 @@ def den(
 
     def begin_select(key: Array, state: DenState, task: Task, data: Batch | None) -> DenState:
         params, units = state.model.vars.params, active(state.stamps)
-        found = relevant(params["body"], params["heads"]["kernel"][state.task])
+        found = relevant_units(params["body"], params["heads"]["kernel"][state.task])
         used = select(state.task > 0, found, units)
         return begin_phase(state, params, used, jnp.bool(True))
 
     def begin_expand(key: Array, state: DenState, task: Task, data: Batch | None) -> DenState:
         params, old = state.model.vars.params, active(state.stamps)
         loss = state.losses.sum() / jnp.clip(state.num_steps, 1, _LOSSES)
-        fires = (state.task > 0) & (loss > state.hyper.expand_threshold)
-        most = jnp.where(fires, config.added_units, 0)
-        stamps, refused = add(state.stamps, state.task + 1, most)
-
-        params = drawn(key, params, old, active(stamps), state.task)
+        grows = (state.task > 0) & (loss > expand_threshold)
+        stamps, refused = add_units(state.stamps, state.task + 1, jnp.where(grows, added_units, 0))
+        params = init_new_units(key, params, old, active(stamps), state.task)
         state = state.replace(stamps=stamps, refused=state.refused.at[state.task].add(refused))
-        return begin_phase(state, params, active(stamps), fires, frozen=old)
+        return begin_phase(state, params, active(stamps), grows, frozen=old)
 
     def begin_split(key: Array, state: DenState, task: Task, data: Batch | None) -> DenState:
-        later, threshold = state.task > 0, state.hyper.split_threshold
-        added = jnp.where(later, state.task + 1, -1)
-        params, stamps = prune(state.model.vars.params, state.stamps, added)
-        most = config.added_units if config.split else 0
-        params, stamps, refused = split(params, state.previous, stamps, state.task, threshold, most)
+        later, params = state.task > 0, state.model.vars.params
+        params, stamps = prune_units(params, state.stamps, jnp.where(later, state.task + 1, -1))
+        limits = split_threshold, added_units if split else 0
+        params, stamps, refused = split_units(params, state.previous, stamps, state.task, *limits)
         state = state.replace(stamps=stamps, refused=state.refused.at[state.task].add(refused))
         return begin_phase(state, params, active(stamps), later)
 
-    def update(
-        key: Array, state: DenState, batch: Batch, l1: Array, group: Array
+    def step(
+        key: Array, state: DenState, batch: Batch, *, l1: Array, group: Array | float
     ) -> tuple[DenState, Metrics]:
-        hyper, x = state.hyper, augment.train(key, batch.x)
-        now, targets = state.model.vars.params, jax.nn.one_hot(batch.y, num_classes)
-        moves = trained(now, state.used, state.frozen, state.task, state.learns)
+        x, targets = augment.train(key, batch.x), jax.nn.one_hot(batch.y, num_classes)
+        moves = trainable(
+            state.model.vars.params, state.used, state.frozen, state.task, state.learns
+        )
         old = connections(x[0].size, active(state.stamps, state.task))
-        held = jax.tree.map(jnp.logical_and, old, moves["body"])
+        pulled = jax.tree.map(jnp.logical_and, old, moves["body"])
 
-        def loss(vars: Variables):
+        def objective(vars: Variables) -> tuple[Array, Array]:
             logits = forward(vars.params, x, state.used, state.task, dtype)
-            learned = binary_cross_entropy(
-                logits, targets, 1.0 * batch.valid, jnp.ones(num_classes, bool)
-            )
-            way = jax.tree.map(jnp.subtract, vars.params["body"], state.previous)
-            kept = hyper.drift_weight * half_squared(way, held)
-            return learned + hyper.l2_weight * half_squared(vars.params, moves) + kept, learned
+            valid, every = 1.0 * batch.valid, jnp.ones(num_classes, bool)
+            loss = binary_cross_entropy(logits, targets, valid, every)
+            drift = jax.tree.map(jnp.subtract, vars.params["body"], state.previous)
+            pull = drift_weight * half_squared_where(drift, pulled)
+            return loss + l2_weight * half_squared_where(vars.params, moves) + pull, loss
 
-        (value, learned), gradient = gradient_of(loss, state.model.vars)
+        (value, loss), gradient = gradient_of(objective, state.model.vars)
         gradient = jax.tree.map(lambda m, g: jnp.where(m, g, 0), moves, gradient)
-        model = apply_gradient(state.model, optimizer(hyper), gradient, {})
+        model = apply_gradient(state.model, optimizer, gradient, {})
 
         # The proximal steps: L1 on what is trained, then group lasso on what new units hear.
-        shrunk = lambda m, w: jnp.where(m, sparser(w, l1), w)  # noqa: E731
-        params = jax.tree.map(shrunk, moves, model.vars.params)
-        body = []
-        for layer, stamps_of in zip(params["body"], state.stamps, strict=True):
-            new = (stamps_of == state.task + 1) & state.learns
-            kernel = jnp.where(new, columns_shrunk(layer["kernel"], group), layer["kernel"])
-            body.append({**layer, "kernel": kernel})
-        vars = Variables({**params, "body": tuple(body)}, {})
-        state = state.replace(
-            model=model.replace(vars=vars),
-            losses=state.losses.at[state.num_steps % _LOSSES].set(learned),
-            num_steps=state.num_steps + 1,
+        params = jax.tree.map(
+            lambda m, w: jnp.where(m, soft_threshold(w, l1), w), moves, model.vars.params
         )
-        return state, {"loss": value}
-
-    def head_step(key: Array, state: DenState, batch: Batch) -> tuple[DenState, Metrics]:
-        return update(key, state, batch, state.hyper.head_l1_weight, 0.0)
-
-    def step(key: Array, state: DenState, batch: Batch) -> tuple[DenState, Metrics]:
-        return update(key, state, batch, state.hyper.l1_weight, 0.0)
-
-    def expand_step(key: Array, state: DenState, batch: Batch) -> tuple[DenState, Metrics]:
-        return update(key, state, batch, state.hyper.l1_weight, state.hyper.group_weight)
+        new = tuple((stamps == state.task + 1) & state.learns for stamps in state.stamps)
+        body = with_columns_shrunk(params["body"], new, group)
+        return state.replace(
+            model=model.replace(vars=Variables({**params, "body": body}, {})),
+            losses=state.losses.at[state.num_steps % _LOSSES].set(loss),
+            num_steps=state.num_steps + 1,
+        ), {"loss": value}
 
     def predict(state: DenState, x: Array, task: Task) -> Array:
-        number = asked(task, state.task)
-        units = active(state.stamps, number + 1)
-        return forward(state.model.vars.params, augment.test(x), units, number, dtype)
+        t = told_or_last_task(task, state.task)
+        units = active(state.stamps, t + 1)
+        return forward(state.model.vars.params, augment.test(x), units, t, dtype)
 
     def without_stamps(state: DenState, x: Array, task: Task) -> Array:
-        number, units = asked(task, state.task), active(state.stamps)
-        return forward(state.model.vars.params, augment.test(x), units, number, dtype)
+        t, units = told_or_last_task(task, state.task), active(state.stamps)
+        return forward(state.model.vars.params, augment.test(x), units, t, dtype)
 
     def capacity(state: DenState) -> Mapping[str, Array]:
         tasks, params = jnp.arange(num_tasks), state.model.vars.params
         size = jax.vmap(lambda task: num_parameters(state.stamps, task, params))(tasks)
         found = {"bits": 32 * size, "refused units": state.refused.astype(jnp.float32)}
-        for number, stamps in enumerate(state.stamps, start=1):
-            units = (stamps > 0) & (stamps <= tasks[:, None] + 1)
-            found[f"units of layer {number}"] = units.sum(axis=1).astype(jnp.float32)
-        return found
+        widths = jax.vmap(lambda task: num_units(state.stamps, task))(tasks)
+        return found | {f"units of layer {n}": width for n, width in enumerate(widths, start=1)}
 
-    def advice(hyper: DenHyper, num_steps: int) -> str:
-        if room >= needed:
+    def advice(num_steps: int) -> str:
+        if places >= needed:
             return ""
         return (
             f"den may want {needed} more units a layer and room={room}; what does not fit is not "
             'added, and counted as "refused units"'
         )
 
-    return Method(
-        "den",
-        init,
-        (
-            Phase("head", head_step, enter=begin_head, epochs=config.head_epochs),
-            Phase("select", step, enter=begin_select),
+    head_step = partial(step, l1=head_l1_weight, group=0.0)
+    retrain_step = partial(step, l1=l1_weight, group=0.0)
+    expand_step = partial(step, l1=l1_weight, group=group_weight)
+    return Algorithm(
+        init=init,
+        phases=(
+            Phase("head", head_step, enter=begin_head, epochs=head_epochs),
+            Phase("select", retrain_step, enter=begin_select),
             Phase("expand", expand_step, enter=begin_expand),
-            Phase("split", step, enter=begin_split),
+            Phase("split", retrain_step, enter=begin_split),
         ),
-        predict,
+        predict=predict,
         begin_task=begin_task,
         views={"no_stamps": without_stamps},
         needs=Needs(told_task=True, told_task_at_test=True, boundaries=True),

@@ -11,11 +11,36 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array, PyTree
 from cls_jax.nets.den import Units, connections, glorot
 
 
-def relevant(body: PyTree, head: Array) -> Units:
+def check_growth(
+    hidden: Sequence[int], added_units: int, room: int | None, head_epochs: int
+) -> None:
+    """Raises InputError for a network that is none, or growth by less than nothing.
+
+    Args:
+      hidden: units of each hidden layer in the first task.
+      added_units, room, head_epochs: as for ``den``.
+    """
+    if not hidden or min(hidden) < 1:
+        raise InputError(f"hidden={tuple(hidden)}: den needs a hidden layer, and units in each")
+    if added_units < 1:
+        raise InputError(
+            f"added_units={added_units} lets nothing grow; give at least 1, or use l2_transfer"
+        )
+    if room is not None and room < 0:
+        raise InputError(
+            f"room={room} would cut the first task's units; give at least 0, or leave it out for "
+            "all that could be needed"
+        )
+    if head_epochs < 1:
+        raise InputError(f"head_epochs={head_epochs} selects nothing; give at least 1")
+
+
+def relevant_units(body: PyTree, head: Array) -> Units:
     """The units from which a path of weights other than 0 leads to any class.
 
     Args:
@@ -30,7 +55,9 @@ def relevant(body: PyTree, head: Array) -> Units:
     return tuple(reversed(units))
 
 
-def add(stamps: Sequence[Array], stamp: Array, most: Array) -> tuple[tuple[Array, ...], Array]:
+def add_units(
+    stamps: Sequence[Array], stamp: Array, most: Array
+) -> tuple[tuple[Array, ...], Array]:
     """``most`` units more in every layer, or as many as there is room for.
 
     Args:
@@ -50,7 +77,7 @@ def add(stamps: Sequence[Array], stamp: Array, most: Array) -> tuple[tuple[Array
     return tuple(grown), refused
 
 
-def drawn(key: Array, params: PyTree, old: Units, units: Units, task: Array) -> PyTree:
+def init_new_units(key: Array, params: PyTree, old: Units, units: Units, task: Array) -> PyTree:
     """The parameters with fresh values where a unit is new: what it hears, who hears it, its bias.
 
     Args:
@@ -66,7 +93,7 @@ def drawn(key: Array, params: PyTree, old: Units, units: Units, task: Array) -> 
     return {"body": body, "heads": {**params["heads"], "kernel": kernel.at[task].set(mine)}}
 
 
-def prune(
+def prune_units(
     params: PyTree, stamps: Sequence[Array], stamp: Array
 ) -> tuple[PyTree, tuple[Array, ...]]:
     """Without the units of this ``stamp`` whose incoming weights are all 0; their places are free.
@@ -104,7 +131,7 @@ def drift(kernel: Array, previous: Array, old_below: Array) -> Array:
     return jnp.linalg.norm(jnp.where(old_below[:, None], kernel - previous, 0), axis=0)
 
 
-def drifted(moved: Array, threshold: Array, most: int) -> tuple[Array, Array]:
+def units_to_split(moved: Array, threshold: Array, most: int) -> tuple[Array, Array]:
     """Who is to be split: the units that moved most, and whether they moved far enough.
 
     Args:
@@ -122,7 +149,7 @@ def drifted(moved: Array, threshold: Array, most: int) -> tuple[Array, Array]:
     return order, moved[order] > threshold
 
 
-def split(
+def split_units(
     params: PyTree,
     previous: PyTree,
     stamps: Sequence[Array],
@@ -153,7 +180,7 @@ def split(
     for layer, before, stamps_of in zip(body, previous, stamps, strict=True):
         old = (stamps_of > 0) & (stamps_of <= task)
         moved = jnp.where(old, drift(layer["kernel"], before["kernel"], old_below), -1)
-        chosen, far = drifted(moved, threshold, most)
+        chosen, far = units_to_split(moved, threshold, most)
         places = jnp.argsort(stamps_of > 0)[:most]  # free ones first, in their order
         fits = far & (stamps_of[places] == 0)
         origin = jnp.arange(old.size).at[places].set(jnp.where(fits, chosen, places))
@@ -173,7 +200,7 @@ def split(
     return {"body": tuple(layers), "heads": heads}, tuple(grown), refused
 
 
-def sparser(weights: Array, amount: Array) -> Array:
+def soft_threshold(weights: Array, amount: Array) -> Array:
     """The proximal step of L1, ``sign(w) max(|w| - amount, 0)``: small weights become exactly 0.
 
     Source: den card, oracle 1.
@@ -181,10 +208,25 @@ def sparser(weights: Array, amount: Array) -> Array:
     return jnp.sign(weights) * jnp.maximum(jnp.abs(weights) - amount, 0)
 
 
-def columns_shrunk(kernel: Array, amount: Array) -> Array:
+def group_soft_threshold(kernel: Array, amount: Array) -> Array:
     """The proximal step of group lasso: every column's length is ``amount`` less, and at least 0.
 
     Source: den card, oracle 2: (3, 4) by 1e-3 is (2.9994, 3.9992).
     """
     length = jnp.linalg.norm(kernel, axis=0)
     return kernel * jnp.maximum(1 - amount / jnp.maximum(length, 1e-30), 0)
+
+
+def with_columns_shrunk(body: PyTree, units: Units, amount: Array) -> PyTree:
+    """The body after the proximal step of group lasso on what ``units`` hear; biases stay.
+
+    Args:
+      body: the hidden layers.
+      units: whose incoming weights shrink.
+      amount: float32[] by which each of their lengths does.
+    """
+    layers = []
+    for layer, shrinks in zip(body, units, strict=True):
+        shrunk = group_soft_threshold(layer["kernel"], amount)
+        layers.append({**layer, "kernel": jnp.where(shrinks, shrunk, layer["kernel"])})
+    return tuple(layers)

@@ -10,35 +10,35 @@ import pytest
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Task
 from cls_jax.methods.architecture.apd import apd, forget
-from cls_jax.methods.architecture.apd_config import ApdConfig, ApdHyper
+from cls_jax.methods.architecture.apd_capacity import numbers_kept, official_percent, one_network
 from cls_jax.methods.architecture.apd_consolidation import Groups
 from cls_jax.methods.architecture.apd_weights import (
     ApdParams,
-    absolute,
     composed,
-    numbers_kept,
-    official_percent,
-    one_network,
+    drift_penalty,
+    l1_norm,
     pruned,
-    way,
 )
 from cls_jax.nets.mlp import mlp
 from cls_jax.nets.resnet import resnet18
 from tests.support.by_hand import CLASSES, HIDDEN, batch
 from tests.support.flat_nets import flat_augment
 from tests.support.phased import Course, ce, task_of
+from tests.support.problems import own_problem
 
 TASKS, RATE, ANNEALING = 3, 0.01, 0.5
-HYPER = ApdHyper(
-    learning_rate=RATE,
-    annealing_rate=ANNEALING,
-    sparsity_weight=0.02,
-    drift_weight=3.0,
-    weight_decay=0.1,
-    mask_weight=0.05,
-    residue_scale=0.25,
-    agreement_gap=0.05,
-)
+ARGUMENTS = {
+    "consolidate_every": 0,
+    "annealing_steps": 1,
+    "learning_rate": RATE,
+    "annealing_rate": ANNEALING,
+    "sparsity_weight": 0.02,
+    "drift_weight": 3.0,
+    "weight_decay": 0.1,
+    "mask_weight": 0.05,
+    "residue_scale": 0.25,
+    "agreement_gap": 0.05,
+}
 FIRST = [[0, 20, 1, 21], [2, 22, 3, 23], [4, 24, 5, 25]]
 SECOND = [[40, 60, 41, 61], [42, 62, 43, 63], [44, 64, 45, 65]]
 VARIANTS = {
@@ -48,13 +48,8 @@ VARIANTS = {
 }
 
 
-def course(hyper=HYPER, **changes):
-    config = ApdConfig(**{"consolidate_every": 0, "annealing_steps": 1, **changes})
-
-    def factory(net, augment):
-        return apd(config, net, augment=augment, num_classes=CLASSES, num_tasks=TASKS)
-
-    return Course(factory, hyper)
+def course(**changes):
+    return Course(apd, num_tasks=TASKS, **{**ARGUMENTS, **changes})
 
 
 def run_task(learner, number, batches):
@@ -88,14 +83,14 @@ def test_weights_of_a_task_by_hand():
     np.testing.assert_allclose(found, [[1.3, 1.8]], rtol=1e-6)
 
 
-def test_the_way_of_an_old_task_by_hand():
+def test_the_drift_of_an_old_task_by_hand():
     """apd card, oracle 2: sigma goes from 1 to 1.4; the residue makes up for it, or pays."""
 
     def penalty(residue):
         now = {"fc/kernel": composed(jnp.array([[1.4]]), jnp.array([0.0]), jnp.array([[residue]]))}
         then = {"fc/kernel": jnp.array([[[0.8]], [[99.0]]])}
         both = {"fc/kernel": jnp.stack([now["fc/kernel"], jnp.zeros((1, 1))])}
-        return 100 * way(both, then, jnp.array([True, False]))
+        return 100 * drift_penalty(both, then, jnp.array([True, False]))
 
     np.testing.assert_allclose(penalty(0.3), 2.0, rtol=1e-5)
     np.testing.assert_allclose(penalty(0.1), 0.0, atol=1e-6)
@@ -111,14 +106,14 @@ def test_a_residue_of_zero_is_not_pushed():
     """The L1's gradient is that of PyTorch and TensorFlow: the sign, which is 0 at 0."""
     residues = {"fc/kernel": jnp.array([[0.0, -0.0, 2.0, -3.0], [5.0, 0.0, -1.0, 1.0]])}
     counted = jnp.array([True, False])
-    value, gradient = jax.value_and_grad(absolute)(residues, counted)
+    value, gradient = jax.value_and_grad(l1_norm)(residues, counted)
     assert value == 5
     np.testing.assert_array_equal(gradient["fc/kernel"], [[0, 0, 1, -1], [0, 0, 0, 0]])
 
 
 def test_zeros_that_no_image_moves_stay_zero():
     """Steps without a valid row: residues and masks of 0 feel their L1 alone, and Adam rests."""
-    learner = course(HYPER.replace(residue_scale=0.0))
+    learner = course(residue_scale=0.0)
     learner.begin(task_of(1))
     params = learner.state.model.vars.params
     params = params.replace(masks=jax.tree.map(jnp.zeros_like, params.masks))
@@ -224,9 +219,7 @@ def test_a_large_drift_weight_keeps_old_weights_and_none_loses_them():
     """The largest change of a weight of task 0 while task 1 is learned for 60 steps."""
 
     def moved(weight):
-        learner = course(
-            HYPER.replace(drift_weight=weight, sparsity_weight=0.0, annealing_rate=1.0)
-        )
+        learner = course(drift_weight=weight, sparsity_weight=0.0, annealing_rate=1.0)
         run_task(learner, 0, FIRST)
         before = theta(trained(learner.state), 0)
         run_task(learner, 1, SECOND * 20)
@@ -267,8 +260,7 @@ def test_where_the_task_is_hidden_the_last_one_answers():
 @pytest.mark.parametrize("consolidate_every", [0, 2])
 def test_a_task_can_be_forgotten_and_no_other_changes_a_bit(consolidate_every):
     """Its logits become 0; also where a group held something for it and for another task."""
-    hyper = HYPER.replace(agreement_gap=0.2)
-    learner = course(hyper, consolidate_every=consolidate_every, clusters=1)
+    learner = course(agreement_gap=0.2, consolidate_every=consolidate_every, clusters=1)
     third = [[80, 100, 81, 101], [82, 102, 83, 103]]
     for number, batches in enumerate((FIRST, SECOND, third)):
         run_task(learner, number, batches)
@@ -306,8 +298,9 @@ def test_a_forgotten_task_pulls_at_nothing():
         learner = course()
         run_task(learner, 0, FIRST)
         state = forget(learner.state, jnp.int32(0))
-        spoil = lambda r, g=garbage: jax.tree.map(lambda leaf: leaf.at[0].set(g), r)  # noqa: E731
-        learner.state = with_residues(state, spoil)
+        learner.state = with_residues(
+            state, lambda residues, g=garbage: {n: r.at[0].set(g) for n, r in residues.items()}
+        )
         losses.append(run_task(learner, 1, SECOND))
     np.testing.assert_array_equal(*losses)
 
@@ -364,7 +357,7 @@ def test_the_official_count_by_hand():
     np.testing.assert_allclose(found, 100 * (6 + 2 + 3 + 2 * (3 + 1) + 3) / 6, rtol=1e-6)
 
 
-def test_capacity_is_told_after_each_task_in_the_order_of_learning():
+def test_capacity_is_counted_after_each_task_in_the_order_of_learning():
     learner = course()
     found = []
     for number, batches in ((2, FIRST[:1]), (0, SECOND[:1])):
@@ -401,21 +394,21 @@ def test_capacity_is_told_after_each_task_in_the_order_of_learning():
         ({"annealing_steps": 0}, "annealing_steps=0 is no interval"),
     ],
 )
-def test_what_cannot_be_is_told(changes, words):
+def test_what_cannot_be_is_refused(changes, words):
     with pytest.raises(InputError, match=words):
-        apd(ApdConfig(**changes), mlp(2), augment=flat_augment(), num_classes=2, num_tasks=2)
+        apd(own_problem(mlp(2), augment=flat_augment(), num_classes=2, num_tasks=2), **changes)
 
 
 def test_statistics_are_kept_for_each_task():
     """BatchNorm's, of a network that has them: those of other tasks stay."""
     net = resnet18(4, width=1)
-    config = ApdConfig(consolidate_every=0)
     augment = flat_augment()._replace(
         train=lambda key, x: x.astype(jnp.float32) / 255, test=lambda x: x.astype(jnp.float32) / 255
     )
-    method = apd(config, net, augment=augment, num_classes=4, num_tasks=2)
+    problem = own_problem(net, augment=augment, num_classes=4, num_tasks=2)
+    method = apd(problem, consolidate_every=0)
     example = batch([0, 20, 1, 21]).replace(y=jnp.array([0, 1, 0, 1], jnp.int32))
-    state = method.init(jax.random.key(0), example, jax.tree.map(jnp.float32, ApdHyper()))
+    state = method.init(jax.random.key(0), example)
     classes = jnp.arange(4) < 2
     state = method.begin_task(jax.random.key(1), state, Task(jnp.int32(1), classes, classes), None)
     after, _ = jax.jit(method.phases[0].step)(jax.random.key(2), state, example)

@@ -8,7 +8,7 @@ import pytest
 from cls_jax.methods.architecture.apd_consolidation import (
     Groups,
     consolidate,
-    held,
+    group_residue,
     kmeans,
     no_groups,
     num_groups,
@@ -17,7 +17,7 @@ from cls_jax.methods.architecture.apd_consolidation import (
 
 def whole(residues, groups):
     """float64[T, ...]: residues with what groups hold."""
-    mine = jax.vmap(held, (None, 0))(groups, jnp.arange(len(residues)))
+    mine = jax.vmap(group_residue, (None, 0))(groups, jnp.arange(len(residues)))
     return np.asarray(residues + mine, np.float64)
 
 
@@ -123,5 +123,5 @@ def test_an_empty_group_keeps_its_centre():
 
 def test_a_task_without_a_group_is_held_nothing():
     groups = Groups(jnp.full((2, 3), 7.0), jnp.zeros((2, 3)), jnp.array([-1, 1]))
-    np.testing.assert_array_equal(held(groups, jnp.int32(0)), jnp.zeros(3))
-    np.testing.assert_array_equal(held(groups, jnp.int32(1)), jnp.full(3, 7.0))
+    np.testing.assert_array_equal(group_residue(groups, jnp.int32(0)), jnp.zeros(3))
+    np.testing.assert_array_equal(group_residue(groups, jnp.int32(1)), jnp.full(3, 7.0))

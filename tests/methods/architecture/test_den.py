@@ -1,7 +1,7 @@
 """DEN's phases: each step in NumPy, what moves in which phase, who answers, and what is kept."""
 
 import copy
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 
 import chex
@@ -11,45 +11,63 @@ import numpy as np
 import pytest
 
 from cls_jax.core.errors import InputError
-from cls_jax.methods import METHODS
 from cls_jax.methods.architecture.den import den
-from cls_jax.methods.architecture.den_config import DenConfig, DenHyper
-from cls_jax.nets.registry import NetConfig
-from tests.conftest import small_setting
+from tests.conftest import small_problem
 from tests.support.by_hand import CLASSES, batch, inputs, label_of
 from tests.support.phased import Course, seen_in_training, task_of
 
 TASKS, HIDDEN = 3, (6, 5)
-HYPER = DenHyper(
-    learning_rate=0.02,
-    annealing_rate=0.5,
-    l1_weight=1e-3,
-    head_l1_weight=2e-3,
-    l2_weight=0.01,
-    group_weight=5e-3,
-    drift_weight=0.7,
-    expand_threshold=0.01,
-    split_threshold=0.0,
-)
+HYPER = {
+    "learning_rate": 0.02,
+    "annealing_rate": 0.5,
+    "l1_weight": 1e-3,
+    "head_l1_weight": 2e-3,
+    "l2_weight": 0.01,
+    "group_weight": 5e-3,
+    "drift_weight": 0.7,
+    "expand_threshold": 0.01,
+    "split_threshold": 0.0,
+}
 PHASES = ("head", "select", "expand", "split")
 NAMES = {0: ([0, 20, 1, 21], [2, 22, 3, 23]), 1: ([40, 60, 41, 61], [42, 62, 43, 63])}
 
 
+class DenCourse(Course):
+    """A course whose hyper-parameters are data, as in a run: all of them share its programs."""
+
+    def __init__(self, hidden, **arguments):
+        def factory(problem, **arguments):
+            networks = problem.networks._replace(hidden=hidden)
+            return den(problem._replace(networks=networks), **arguments)
+
+        super().__init__(factory, num_tasks=TASKS, **arguments)
+        self.programs = {
+            (kind, number): jax.jit(
+                lambda hyper, *rest, kind=kind, number=number: getattr(
+                    self.method.at(hyper).phases[number], kind
+                )(*rest)
+            )
+            for kind in ("step", "enter")
+            for number in range(len(PHASES))
+        }
+
+    def give(self, **hyper):
+        """Sets the hyper-parameters; those left out are HYPER's."""
+        hyper = {name: jnp.float32(value) for name, value in {**HYPER, **hyper}.items()}
+        of_phase = {key: partial(program, hyper) for key, program in self.programs.items()}
+        self.steps = {name: of_phase["step", n] for n, name in enumerate(PHASES)}
+        self.enters = {name: of_phase["enter", n] for n, name in enumerate(PHASES)}
+
+
 @cache
-def compiled(hidden=HIDDEN, **config):
-    config = DenConfig(**{"added_units": 2, "head_epochs": 1, "annealing_steps": 2, **config})
-    sizes = {"num_classes": CLASSES, "num_tasks": TASKS}
-
-    def factory(net, augment):
-        return den(config, hidden, augment=augment, **sizes)
-
-    return Course(factory, HYPER)
+def compiled(hidden=HIDDEN, **sizes):
+    return DenCourse(hidden, **{"added_units": 2, "head_epochs": 1, "annealing_steps": 2, **sizes})
 
 
-def course(hyper=HYPER, **config):
-    """At the start; every course of a config has the same programs, since numbers are data."""
-    learner = copy.copy(compiled(**config))
-    learner.state = learner.state.replace(hyper=jax.tree.map(jnp.float32, hyper))
+def course(hyper=None, **sizes):
+    """At the start; every course of the same sizes has the same programs."""
+    learner = copy.copy(compiled(**sizes))
+    learner.give(**(hyper or {}))
     return learner
 
 
@@ -128,7 +146,10 @@ def moving(state, phase, task):
         num_below, num = layer["kernel"].shape
         for j in range(num):
             for i in range(num_below):
-                inside = lambda units, i=i, j=j, n=n: (n == 0 or units[n - 1][i]) and units[n][j]  # noqa: E731
+
+                def inside(units, i=i, j=j, n=n):
+                    return (n == 0 or units[n - 1][i]) and units[n][j]
+
                 layer["kernel"][i, j] = {
                     "head": False,
                     "select": inside(used),
@@ -157,7 +178,7 @@ def test_three_steps_of_a_later_task_by_hand(phase):
     trained, pulled, grouped = moving(state, phase, task)
     params, previous = params_of(learner), jax.tree.map(np.float64, state.previous)
     used = [np.asarray(u, float) for u in state.used]
-    l1 = HYPER.head_l1_weight if phase == "head" else HYPER.l1_weight
+    l1 = HYPER["head_l1_weight"] if phase == "head" else HYPER["l1_weight"]
     first = second = jax.tree.map(np.zeros_like, params)
     assert any(leaf.any() for leaf in jax.tree.leaves(trained))
     for number, (names, num_valid) in enumerate(
@@ -166,14 +187,14 @@ def test_three_steps_of_a_later_task_by_hand(phase):
         loss = learner.step(phase, names, num_valid)
         value, gradient = bce(params, names[:num_valid], used, task)
         sizes = jax.tree.map(lambda w, m: (w * m) ** 2, params, trained)
-        value += HYPER.l2_weight / 2 * sum(leaf.sum() for leaf in jax.tree.leaves(sizes))
-        way = jax.tree.map(lambda w, p, m: (w - p) * m, params["body"], previous, pulled)
-        squares = sum((leaf**2).sum() for leaf in jax.tree.leaves(way))
-        value += HYPER.drift_weight / 2 * squares
+        value += HYPER["l2_weight"] / 2 * sum(leaf.sum() for leaf in jax.tree.leaves(sizes))
+        drift = jax.tree.map(lambda w, p, m: (w - p) * m, params["body"], previous, pulled)
+        squares = sum((leaf**2).sum() for leaf in jax.tree.leaves(drift))
+        value += HYPER["drift_weight"] / 2 * squares
         np.testing.assert_allclose(loss, value, rtol=1e-4)
-        pull = {"body": way, "heads": jax.tree.map(np.zeros_like, params["heads"])}
+        pull = {"body": drift, "heads": jax.tree.map(np.zeros_like, params["heads"])}
         gradient = jax.tree.map(
-            lambda g, w, p, m: m * (g + HYPER.l2_weight * w + HYPER.drift_weight * p),
+            lambda g, w, p, m: m * (g + HYPER["l2_weight"] * w + HYPER["drift_weight"] * p),
             gradient,
             params,
             pull,
@@ -181,7 +202,7 @@ def test_three_steps_of_a_later_task_by_hand(phase):
         )
         first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradient)
         second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, second, gradient)
-        rate, t = HYPER.learning_rate * 0.5 ** (number // 2), number + 1
+        rate, t = HYPER["learning_rate"] * 0.5 ** (number // 2), number + 1
 
         def moved(w, m, v, allowed, rate=rate, t=t):
             w = w - rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
@@ -191,7 +212,7 @@ def test_three_steps_of_a_later_task_by_hand(phase):
         for layer, columns in zip(params["body"], grouped, strict=True):
             for j in np.flatnonzero(columns):
                 length = np.linalg.norm(layer["kernel"][:, j])
-                layer["kernel"][:, j] *= max(1 - HYPER.group_weight / length, 0)
+                layer["kernel"][:, j] *= max(1 - HYPER["group_weight"] / length, 0)
         found = params_of(learner)
         chex.assert_trees_all_close(found, params, rtol=2e-3, atol=2e-5)
         same = jax.tree.map(lambda a, b, m: (a == b) | m, found, at_start(state), trained)
@@ -269,16 +290,12 @@ def test_earlier_answers_keep_every_bit_while_old_weights_are_frozen():
     predict = jax.jit(learner.method.predict)
     before = predict(learner.state, x, task_of(0))
     np.testing.assert_array_equal(predict(learner.state, x, hidden), before)
-    learner.state = learner.state.replace(
-        hyper=learner.state.hyper.replace(
-            learning_rate=jnp.float32(0), l1_weight=jnp.float32(0), drift_weight=jnp.float32(0)
-        )
-    )
+    learner.give(learning_rate=0.0, l1_weight=0.0, drift_weight=0.0)
     learner.begin(task_of(1))
     for phase in ("head", "select"):
         learner.enter(phase, task_of(1))
         learner.step(phase, NAMES[1][0])
-    learner.state = learner.state.replace(hyper=jax.tree.map(jnp.float32, HYPER))
+    learner.give()
     learner.enter("expand", task_of(1))
     for s in range(4):
         learner.step("expand", NAMES[1][s % 2])
@@ -304,8 +321,9 @@ def test_answers_by_hand():
 
 def test_it_grows_only_while_the_loss_is_high():
     """Of the last 50 steps, or of all if there were fewer; never in the first task."""
-    learner = at("select", hyper=HYPER.replace(annealing_rate=1.0, drift_weight=0.0))
-    step, enter = learner.steps["select"], learner.enters["expand"]
+    others = {"annealing_rate": 1.0, "drift_weight": 0.0}
+    learner = at("select", hyper=others)
+    step = learner.steps["select"]
     losses, state, key = [], learner.state, jax.random.key(0)
     for s in range(60):
         params, used = at_start(state), [np.asarray(u, float) for u in state.used]
@@ -314,17 +332,17 @@ def test_it_grows_only_while_the_loss_is_high():
         if s + 1 in (1, 3, 50, 60):
             mean = np.mean(losses[-50:])
             for threshold, grows in ((mean * 0.999, True), (mean * 1.001, False)):
-                asked = state.hyper.replace(expand_threshold=jnp.float32(threshold))
-                then = enter(key, state.replace(hyper=asked), task_of(1), None)
+                learner.give(**others, expand_threshold=threshold)
+                then = learner.enters["expand"](key, state, task_of(1), None)
                 assert [int((z == 2).sum()) for z in then.stamps] == ([2, 2] if grows else [0, 0])
                 assert bool(then.learns) == grows
     assert abs(np.mean(losses) / np.mean(losses[-50:]) - 1) > 0.002, "the window must matter"
-    first = at("expand", 0, hyper=HYPER.replace(expand_threshold=0.0))
+    first = at("expand", 0, hyper={"expand_threshold": 0.0})
     assert not bool(first.state.learns)
 
 
 def test_without_growth_expand_changes_nothing():
-    learner = at("expand", hyper=HYPER.replace(expand_threshold=10.0))
+    learner = at("expand", hyper={"expand_threshold": 10.0})
     before = learner.state.model.vars
     learner.step("expand", NAMES[1][0])
     chex.assert_trees_all_equal(learner.state.model.vars, before)
@@ -332,7 +350,7 @@ def test_without_growth_expand_changes_nothing():
 
 def test_select_uses_what_the_head_needs():
     """A strong L1 on the head leaves few units; only their connections may move."""
-    learner = at("select", hyper=HYPER.replace(head_l1_weight=0.12, learning_rate=0.005))
+    learner = at("select", hyper={"head_l1_weight": 0.12, "learning_rate": 0.005})
     kernel = learner.state.model.vars.params["heads"]["kernel"][1]
     chosen = np.asarray((kernel != 0).any(axis=1))
     assert 0 < chosen.sum() < 5
@@ -350,7 +368,7 @@ def test_splitting_can_be_left_out():
         assert (np.asarray(layer["kernel"]) != np.asarray(old["kernel"])).any()
 
 
-def test_a_full_network_goes_on_and_tells():
+def test_a_full_network_goes_on_and_says_so():
     """Room for 3 units a layer where 8 could be wanted: two fit, then one."""
     learner = course(room=3)
     for number in range(TASKS):
@@ -361,14 +379,14 @@ def test_a_full_network_goes_on_and_tells():
     assert [s.tolist() for s in learner.state.stamps] == [[1] * n + [2, 2, 3] for n in HIDDEN]
     assert learner.method.capacity(learner.state)["refused units"].tolist() == [0, 0, 2]
     assert np.isfinite(learner.method.predict(learner.state, batch([0, 20]).x, task_of(2))).all()
-    told = learner.method.advice(HYPER, 100)
-    assert "8 more units a layer and room=3" in told
-    assert "not added" in told
-    assert course().method.advice(HYPER, 100) == ""
+    advice = learner.method.advice(100)
+    assert "8 more units a layer and room=3" in advice
+    assert "not added" in advice
+    assert course().method.advice(100) == ""
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("sizes", "words"),
     [
         ({"added_units": 0}, "added_units=0 lets nothing grow"),
         ({"room": -1}, "room=-1 would cut"),
@@ -378,11 +396,11 @@ def test_a_full_network_goes_on_and_tells():
         ({"hidden": (4, 0)}, r"hidden=\(4, 0\)"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused(config, told):
-    with pytest.raises(InputError, match=told):
-        course(**config)
+def test_sizes_that_cannot_be_are_refused(sizes, words):
+    with pytest.raises(InputError, match=words):
+        course(**sizes)
 
 
 def test_a_convolutional_network_is_refused():
     with pytest.raises(InputError, match=r"net is 'resnet18'.*use 'mlp'"):
-        METHODS["den"].build(DenConfig(), small_setting(net=NetConfig(net="resnet18")))
+        den(small_problem("resnet18"))

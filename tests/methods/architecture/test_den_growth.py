@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from cls_jax.core.losses import binary_cross_entropy
-from cls_jax.methods.architecture.den_config import DenHyper
+from cls_jax.methods.architecture.den import den
 from cls_jax.methods.architecture.den_growth import (
-    add,
-    columns_shrunk,
-    drawn,
+    add_units,
     drift,
-    drifted,
-    prune,
-    relevant,
-    sparser,
-    split,
+    group_soft_threshold,
+    init_new_units,
+    prune_units,
+    relevant_units,
+    soft_threshold,
+    split_units,
+    units_to_split,
 )
 from cls_jax.methods.heads import annealed_adam
 from cls_jax.nets.den import (
@@ -25,7 +25,7 @@ from cls_jax.nets.den import (
     connections,
     forward,
     glorot,
-    half_squared,
+    half_squared_where,
     kernel_limit,
     num_parameters,
 )
@@ -69,20 +69,20 @@ def free_places_are_zero(params, stamps):
 
 
 def test_oracle_1_the_proximal_step_of_l1():
-    found = sparser(jnp.array([0.5, -2e-5, 5e-6]), 1e-5)
+    found = soft_threshold(jnp.array([0.5, -2e-5, 5e-6]), 1e-5)
     np.testing.assert_allclose(found, [0.49999, -1e-5, 0], rtol=1e-6)
     assert found[2] == 0
 
 
 def test_oracle_2_the_proximal_step_of_the_group_lasso():
-    found = columns_shrunk(jnp.array([[3e-4, 3.0, 0], [4e-4, 4.0, 0]]), 1e-3)
+    found = group_soft_threshold(jnp.array([[3e-4, 3.0, 0], [4e-4, 4.0, 0]]), 1e-3)
     np.testing.assert_allclose(found, [[0, 2.9994, 0], [0, 3.9992, 0]], rtol=1e-6)
 
 
 def test_no_shrinking_changes_no_bit():
     w = jax.random.normal(jax.random.key(0), (7, 5))
-    np.testing.assert_array_equal(columns_shrunk(w, 0.0), w)
-    np.testing.assert_array_equal(sparser(w, 0.0), w)
+    np.testing.assert_array_equal(group_soft_threshold(w, 0.0), w)
+    np.testing.assert_array_equal(soft_threshold(w, 0.0), w)
 
 
 def test_oracle_3_the_limits_of_fresh_values():
@@ -111,7 +111,8 @@ def test_oracle_3_fresh_values_reach_their_limits_and_no_free_place():
 def test_oracle_4_the_rate_falls_with_the_epochs_of_the_released_code():
     """Adam on a constant gradient moves by the rate."""
     optimizer = annealed_adam(*map(jnp.float32, (1e-3, 0.95)), 215)
-    assert (DenHyper().learning_rate, DenHyper().annealing_rate) == (1e-3, 0.95)
+    known = den.signature.arguments
+    assert (known["learning_rate"].default, known["annealing_rate"].default) == (1e-3, 0.95)
 
     def body(opt, _):
         update, opt = optimizer.update(jnp.float32(1), opt)
@@ -126,15 +127,15 @@ def test_oracle_5_what_is_relevant():
     """Any class counts: by class 0 alone, unit 1 of the upper layer would be missed."""
     upper = {"kernel": jnp.array([[1, 0, 0], [0, 0, 0.5]]), "bias": jnp.zeros(3)}
     lower = {"kernel": jnp.ones((4, 2)), "bias": jnp.zeros(2)}
-    found = relevant((lower, upper), jnp.array([[0, 0], [0, 0.2], [0.1, 0]]))
+    found = relevant_units((lower, upper), jnp.array([[0, 0], [0, 0.2], [0.1, 0]]))
     np.testing.assert_array_equal(found[1], [False, True, True])
     np.testing.assert_array_equal(found[0], [False, True])
 
 
 def test_oracle_6_those_that_moved_most_are_split():
-    order, far = drifted(jnp.array([0.01, 0.2, 0.06, 0.9]), jnp.float32(0.05), 2)
+    order, far = units_to_split(jnp.array([0.01, 0.2, 0.06, 0.9]), jnp.float32(0.05), 2)
     assert order[far].tolist() == [3, 1]
-    order, far = drifted(jnp.array([0.01, 0.2, 0.06, 0.9]), jnp.float32(0.5), 4)
+    order, far = units_to_split(jnp.array([0.01, 0.2, 0.06, 0.9]), jnp.float32(0.5), 4)
     assert order[far].tolist() == [3]
 
 
@@ -142,21 +143,23 @@ def test_oracle_7_drift_and_its_price():
     now, before = jnp.array([[1.3], [2.4], [9.0]]), jnp.array([[1.0], [2.0], [0.0]])
     old = jnp.array([True, True, False])
     np.testing.assert_allclose(drift(now, before, old), [0.5], rtol=1e-6)
-    way = half_squared({"w": now - before}, {"w": jnp.array([[True], [True], [False]])})
-    np.testing.assert_allclose(0.5 * way, 0.0625, rtol=1e-6)
+    moved = half_squared_where({"w": now - before}, {"w": jnp.array([[True], [True], [False]])})
+    np.testing.assert_allclose(0.5 * moved, 0.0625, rtol=1e-6)
 
 
 def test_oracle_8_widths_after_the_second_task():
     """312 and 128 units; 7 and 5 of ten added stay, 2 and 1 are split: 321 and 134."""
     stamps = stamps_of((312,), (128,), room=20)
     before = network(stamps, num_inputs=784)
-    stamps, refused = add(stamps, jnp.int32(2), jnp.int32(10))
+    stamps, refused = add_units(stamps, jnp.int32(2), jnp.int32(10))
     assert [int((s == 2).sum()) for s in stamps] == [10, 10]
-    params = drawn(jax.random.key(0), before, active(stamps, 1), active(stamps), jnp.int32(1))
+    params = init_new_units(
+        jax.random.key(0), before, active(stamps, 1), active(stamps), jnp.int32(1)
+    )
     first, second = params["body"]
     first = {**first, "kernel": first["kernel"].at[:, 314:317].set(0)}
     second = {**second, "kernel": second["kernel"].at[:, 130:135].set(0)}
-    params, stamps = prune({**params, "body": (first, second)}, stamps, jnp.int32(2))
+    params, stamps = prune_units({**params, "body": (first, second)}, stamps, jnp.int32(2))
     assert [int((s > 0).sum()) for s in stamps] == [319, 133]
 
     first, second = params["body"]
@@ -164,7 +167,7 @@ def test_oracle_8_widths_after_the_second_task():
     second = {**second, "kernel": second["kernel"].at[3, 100].add(1)}
     params = {**params, "body": (first, second)}
     args = jnp.int32(1), jnp.float32(0.05), 10
-    params, stamps, more = split(params, before["body"], stamps, *args)
+    params, stamps, more = split_units(params, before["body"], stamps, *args)
     assert [int((s > 0).sum()) for s in stamps] == [321, 134]
     assert [int((s == 1).sum()) for s in stamps] == [312, 128]
     assert int(refused) == int(more) == 0
@@ -196,7 +199,7 @@ def test_relevant_units_by_walking_paths():
         kernel = body[layer + 1]["kernel"]
         return any(kernel[unit, j] != 0 and leads(layer + 1, j) for j in range(kernel.shape[1]))
 
-    found = relevant(body, head)
+    found = relevant_units(body, head)
     for layer, units in enumerate(found):
         assert units.tolist() == [leads(layer, j) for j in range(units.size)]
         assert 0 < units.sum() < units.size
@@ -205,10 +208,10 @@ def test_relevant_units_by_walking_paths():
 def test_units_are_added_where_there_is_room():
     """Free places between units are taken first; what does not fit is counted."""
     stamps = (jnp.array([1, 0, 1, 0, 0, 0]), jnp.array([1, 1, 1, 0, 1]))
-    grown, refused = add(stamps, jnp.int32(3), jnp.int32(2))
+    grown, refused = add_units(stamps, jnp.int32(3), jnp.int32(2))
     assert [g.tolist() for g in grown] == [[1, 3, 1, 3, 0, 0], [1, 1, 1, 3, 1]]
     assert int(refused) == 1
-    grown, refused = add(stamps, jnp.int32(3), jnp.int32(0))
+    grown, refused = add_units(stamps, jnp.int32(3), jnp.int32(0))
     assert [g.tolist() for g in grown] == [s.tolist() for s in stamps]
     assert int(refused) == 0
 
@@ -216,8 +219,8 @@ def test_units_are_added_where_there_is_room():
 def test_only_what_is_new_is_drawn():
     old = stamps_of((4,), (3,), room=3)
     params = network(old)
-    stamps, _ = add(old, jnp.int32(2), jnp.int32(2))
-    found = drawn(jax.random.key(0), params, active(old), active(stamps), jnp.int32(1))
+    stamps, _ = add_units(old, jnp.int32(2), jnp.int32(2))
+    found = init_new_units(jax.random.key(0), params, active(old), active(stamps), jnp.int32(1))
     for layer, before, kept in zip(
         found["body"], params["body"], connections(INPUTS, active(old)), strict=True
     ):
@@ -240,11 +243,11 @@ def test_new_units_that_hear_nothing_are_removed_from_below_to_above():
     first = {**first, "kernel": first["kernel"].at[:, jnp.array([0, 4])].set(0)}
     only = jnp.where(jnp.arange(7) == 4, 1.0, 0.0)
     second = {**second, "kernel": second["kernel"].at[:, 3].set(only)}
-    found, left = prune({**params, "body": (first, second)}, stamps, jnp.int32(2))
+    found, left = prune_units({**params, "body": (first, second)}, stamps, jnp.int32(2))
     assert [s.tolist() for s in left] == [[1, 1, 1, 1, 0, 2, 0], [1, 1, 1, 0, 2, 0]]
     assert free_places_are_zero(found, left)
     assert (found["body"][1]["kernel"][jnp.array([0, 1, 2, 3, 5])][:, :3] != 0).all()
-    kept, same = prune({**params, "body": (first, second)}, stamps, jnp.int32(-1))
+    kept, same = prune_units({**params, "body": (first, second)}, stamps, jnp.int32(-1))
     assert [s.tolist() for s in same] == [s.tolist() for s in stamps]
     jax.tree.map(np.testing.assert_array_equal, kept["body"], (first, second))
 
@@ -262,7 +265,7 @@ def test_a_split_by_hand():
     second["kernel"] = second["kernel"].at[3, 1].add(5)  # from a new unit: no drift
     params = {**params, "body": (first, second)}
     args = previous, stamps, jnp.int32(1), jnp.float32(0.2), 2
-    found, left, refused = split(params, *args)
+    found, left, refused = split_units(params, *args)
     assert [s.tolist() for s in left] == [[1, 1, 1, 2, 2, 0], [1, 1, 2, 0]]
     assert int(refused) == 0
 
@@ -288,7 +291,7 @@ def test_splits_that_do_not_fit_are_counted_and_change_nothing():
     params = network(stamps)
     moved = tuple({**w, "kernel": w["kernel"] * 1.5} for w in params["body"])
     args = params["body"], stamps, jnp.int32(1), jnp.float32(0), 2
-    found, left, refused = split({**params, "body": moved}, *args)
+    found, left, refused = split_units({**params, "body": moved}, *args)
     assert int(refused) == 2
     assert [int((s == 2).sum()) for s in left] == [1, 1]
     assert free_places_are_zero(found, left)
@@ -296,7 +299,7 @@ def test_splits_that_do_not_fit_are_counted_and_change_nothing():
     params = network(full)
     moved = {**params, "body": tuple({**w, "kernel": w["kernel"] * 1.5} for w in params["body"])}
     args = params["body"], full, jnp.int32(1), jnp.float32(0), 2
-    found, left, refused = split(moved, *args)
+    found, left, refused = split_units(moved, *args)
     assert int(refused) == 4
     jax.tree.map(np.testing.assert_array_equal, found, moved)
 
@@ -307,7 +310,7 @@ def test_no_splits_at_most_none_or_in_the_first_task():
     previous = jax.tree.map(jnp.zeros_like, params["body"])
     for task, most in ((1, 0), (0, 2)):
         args = previous, stamps, jnp.int32(task), jnp.float32(0), most
-        found, left, refused = split(params, *args)
+        found, left, refused = split_units(params, *args)
         jax.tree.map(np.testing.assert_array_equal, found, params)
         assert [s.tolist() for s in left] == [s.tolist() for s in stamps]
         assert int(refused) == 0
