@@ -240,8 +240,8 @@ class NoJax:
         assert not heavy, f"{sys.argv} loads {name}"
 
 sys.meta_path.insert(0, NoJax())
-sys.path.insert(0, "experiments")
-scripts = [p for p in pathlib.Path("experiments").glob("*.py") if p.read_text()[:2] == "#!"]
+sys.path[:0] = ["experiments", "experiments/benchmark"]
+scripts = [p for p in pathlib.Path("experiments").rglob("*.py") if p.read_text()[:2] == "#!"]
 assert len(scripts) >= 16
 scripts = [*sorted(map(str, scripts)), "cls_jax.app.compare_runs"]
 calls = [(script, flag) for script in scripts for flag in ("--help", "--no-such-flag")]

@@ -1,4 +1,4 @@
-"""What benchmark.py measures with: data, operation counts, ceilings, laps, twins, peak memory."""
+"""What run.py measures with: data, operation counts, ceilings, laps, twins, peak memory."""
 
 import itertools
 import math
@@ -180,7 +180,7 @@ class Twins:
     A process of its own: in one, the thread pools of XLA and PyTorch spin against each other.
 
     Args:
-      name, sizes: of the step in benchmark_torch.py.
+      name, sizes: of the step in torch_twin.py.
       how: device, dtype, tf32.
       compiled: torch.compile as well.
 
@@ -243,12 +243,12 @@ def _sees_gpu() -> bool:
 
 def _twin_seconds(name: str, sizes: dict[str, int], how: dict[str, Any]) -> float | str:
     """Seconds of one update in PyTorch, or why it could not be compiled; in the worker."""
-    import benchmark_torch
     import torch
+    import torch_twin
 
     torch.set_num_threads(os.cpu_count() or 1)
     try:
-        return benchmark_torch.seconds(name, sizes, benchmark_torch.How(**how))
+        return torch_twin.seconds(name, sizes, torch_twin.How(**how))
     except Exception as error:
         if not how["compiled"]:
             raise
