@@ -5,7 +5,7 @@ import math
 import operator
 import types
 import typing
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,34 @@ def _plain(name: str, kind: Any, value: Any) -> Any:
     if float in kinds:
         return value if type(value) is int else real(name, value)
     return yes_no(name, value) if bool in kinds else value
+
+
+def check_literals(
+    of: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    told: str = "{name} must be {either}, got {value!r}",
+) -> None:
+    """Raises InputError unless each argument is one of the values of its ``Literal``.
+
+    Args:
+      of: the function or class whose annotations hold the Literals, each alone or beside None;
+        what is annotated otherwise passes.
+      arguments: some of its arguments, by name.
+      told: the sentence; it may name the values as {choices} (a tuple), {either} ('a' or 'b') and
+        {listed} (a, b).
+    """
+    hints = typing.get_type_hints(of)
+    for name, value in arguments.items():
+        kinds = (hints[name], *typing.get_args(hints[name]))
+        literal = next((k for k in kinds if typing.get_origin(k) is typing.Literal), None)
+        if literal is None or (value is None and type(None) in kinds):
+            continue
+        choices = typing.get_args(literal)
+        if not isinstance(value, str) or value not in choices:
+            either, listed = " or ".join(map(repr, choices)), ", ".join(choices)
+            raise InputError(
+                told.format(name=name, value=value, choices=choices, either=either, listed=listed)
+            )
 
 
 def shown(value: Any) -> str:

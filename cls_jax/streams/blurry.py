@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from cls_jax.core.checks import check_range, real, whole, yes_no
+from cls_jax.core.checks import check_literals, check_range, real, whole, yes_no
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array
 from cls_jax.data.checked import checked
@@ -13,7 +13,6 @@ from cls_jax.data.dataset import Dataset
 from cls_jax.streams.indexing import (
     argsort,
     check_batch,
-    check_choice,
     class_counts,
     class_groups,
     epochs_of,
@@ -74,7 +73,7 @@ def blurry(
     batch_size, epochs = whole("batch_size", batch_size, 1), whole("epochs", epochs, 1)
     blur = real("blur", blur)
     check_range("blur", blur, 0, 1, below=True)
-    check_choice("class_order", class_order, ("shuffled", "label"))
+    check_literals(blurry, {"class_order": class_order})
     if blur > 0 and num_tasks == 1:
         raise InputError(f"blur is {blur} but there is only one task; give tasks at least 2")
     counts, test_counts = class_counts(source)

@@ -9,14 +9,13 @@ from typing import Literal
 import jax
 import numpy as np
 
-from cls_jax.core.checks import check_range, real, whole, whole_or_none, yes_no
+from cls_jax.core.checks import check_literals, check_range, real, whole, whole_or_none, yes_no
 from cls_jax.core.types import Array
 from cls_jax.data.checked import checked
 from cls_jax.data.dataset import Dataset
 from cls_jax.streams.indexing import (
     argsort,
     check_batch,
-    check_choice,
     class_counts,
     class_groups,
     epochs_of,
@@ -75,7 +74,7 @@ def class_il(
     label_fraction = real("label_fraction", label_fraction)
     check_range("label_fraction", label_fraction, 0, 1, above=True)
     drop_last = yes_no("drop_last", drop_last)
-    check_choice("class_order", class_order, ("shuffled", "label", "1993"))
+    check_literals(class_il, {"class_order": class_order})
     shuffled = class_order != "label"
     counts, test_counts = class_counts(source)
     least, most = totals(counts, sizes, shuffled)

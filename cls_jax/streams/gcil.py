@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from cls_jax.core.checks import whole, yes_no
+from cls_jax.core.checks import check_literals, whole, yes_no
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array
 from cls_jax.data.checked import checked
@@ -13,7 +13,6 @@ from cls_jax.data.dataset import Dataset
 from cls_jax.streams.indexing import (
     argsort,
     check_batch,
-    check_choice,
     class_counts,
     epochs_of,
     members,
@@ -73,7 +72,7 @@ def gcil(
     tasks, batch_size = whole("tasks", tasks, 1), whole("batch_size", batch_size, 1)
     samples_per_phase = whole("samples_per_phase", samples_per_phase, 1)
     max_classes, epochs = whole("max_classes", max_classes, 1), whole("epochs", epochs, 1)
-    check_choice("distribution", distribution, ("uniform", "longtail"))
+    check_literals(gcil, {"distribution": distribution})
     check_batch(batch_size, samples_per_phase, samples_per_phase, drop_last, "a phase")
     counts, _ = class_counts(source)
     labels, num_classes, default_epochs = source.train.y, source.num_classes, epochs
