@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from functools import cache, partial
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -17,10 +18,10 @@ import pytest
 from cls_jax.core.augment import recipe
 from cls_jax.data.dataset import Dataset, Split
 from cls_jax.data.load import load
-from cls_jax.methods import METHODS, Setting
-from cls_jax.methods.cls.dualnet import dualnet
-from cls_jax.methods.cls.dualnet_config import NEEDS_PREDICTOR
-from cls_jax.nets.registry import NetConfig
+from cls_jax.methods import METHODS
+from cls_jax.methods.base import Method
+from cls_jax.methods.problem import Problem
+from cls_jax.nets.registry import NetConfig, Networks, networks
 from cls_jax.streams.class_il import class_il
 from tests.support.toy_nets import toy_dualnets
 
@@ -38,7 +39,7 @@ hypothesis.settings.load_profile("no deadline")
 TASKS = 3
 CLASSES = 6
 
-SMALL_CONFIG = {
+SMALL = {
     "er": {"memory_size": 24, "replay_size": 6},
     "clser": {"memory_size": 24, "replay_size": 6},
     "mean_er": {"memory_size": 24, "replay_size": 6},
@@ -57,6 +58,7 @@ SMALL_CONFIG = {
         "balanced_batch_size": 4,
     },
     "supsup": {"num_outputs": 12},
+    "supsup_nns": {"num_outputs": 12, "decide_every": 3, "num_compared": 2},
     "dualnet": {
         "memory_size": 24,
         "replay_size": 6,
@@ -81,29 +83,28 @@ def small_source(side: int = 8, per_class: int = 11) -> Dataset:
     return Dataset("digits6", take(whole.train, per_class), take(whole.test, 6), names)
 
 
-def small_setting(**changes) -> Setting:
-    """A setting for 8x8 digits and an mlp."""
-    setting = Setting(
-        net=NetConfig(net="mlp"),
-        augment=recipe((8, 8, 3), normalisation="half", views="standard", view_padding=1),
-        num_classes=CLASSES,
-        num_tasks=TASKS,
-    )
-    return setting._replace(**changes)
+def small_problem(net: str | Networks = "mlp", *, dtype: str = "float32") -> Problem:
+    """Three tasks of two of the 8x8 digits, and an mlp or the networks given."""
+    if isinstance(net, str):
+        net = networks(NetConfig(net=net, dtype=dtype))
+    augment = recipe((8, 8, 3), normalisation="half", views="standard", view_padding=1)
+    return Problem(net, augment, num_classes=CLASSES, num_tasks=TASKS)
 
 
-def small_method(name: str, *, dtype: str = "float32", **changes):
-    """(method, hyper) of the table's row ``name`` with the suite's sizes and ``changes``.
+def small_method(name: str, *, dtype: str = "float32", **changes) -> Method:
+    """The method of the table's row ``name`` with the suite's sizes and ``changes``.
 
     DualNet gets toy networks: a ResNet-18's gradient takes half a minute to compile.
     """
-    row, setting = METHODS[name], small_setting(net=NetConfig(net="mlp", dtype=dtype))
-    config = row.config(**{**SMALL_CONFIG.get(name, {}), **changes})
-    if name != "dualnet":
-        return row.build(config, setting), row.hyper()
-    nets = toy_dualnets(CLASSES, predictor=config.objective in NEEDS_PREDICTOR, dtype=dtype)
-    sizes = {"num_classes": CLASSES, "num_tasks": TASKS}
-    return dualnet(config, nets, augment=setting.augment, **sizes), row.hyper()
+    problem = small_problem(toy_networks(dtype) if name == "dualnet" else "mlp", dtype=dtype)
+    return METHODS[name](problem, **{**SMALL.get(name, {}), **changes})
+
+
+@cache
+def toy_networks(dtype: str) -> Networks:
+    """An mlp, and DualNet's two networks as small as they can be."""
+    dualnets = partial(toy_dualnets, dtype=dtype)
+    return networks(NetConfig(net="mlp", dtype=dtype))._replace(dualnets=dualnets)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -5,13 +5,12 @@ import math
 import operator
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from typing import Any
 
 import numpy as np
 
 from cls_jax.core.errors import InputError
-from cls_jax.core.hyper import register
 
 
 def whole(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> int:
@@ -87,11 +86,12 @@ def plain(config: Any) -> Any:
     """
     hints = typing.get_type_hints(type(config))
     found = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    changed = {name: _plain(name, hints[name], value) for name, value in found.items()}
+    changed = {name: plain_value(name, hints[name], value) for name, value in found.items()}
     return dataclasses.replace(config, **changed)
 
 
-def _plain(name: str, kind: Any, value: Any) -> Any:
+def plain_value(name: str, kind: Any, value: Any) -> Any:
+    """``value`` as its annotation ``kind`` says; see ``plain``."""
     union = typing.get_origin(kind) in (typing.Union, types.UnionType)
     kinds = typing.get_args(kind) if union else (kind,)
     if value is None and type(None) in kinds:
@@ -106,32 +106,39 @@ def _plain(name: str, kind: Any, value: Any) -> Any:
     return yes_no(name, value) if bool in kinds else value
 
 
-def check_literals(
-    of: Callable[..., Any],
-    arguments: Mapping[str, Any],
-    told: str = "{name} must be {either}, got {value!r}",
+def check_literal(
+    name: str, value: Any, kind: Any, told: str = "{name} is {value!r}; use one of {listed}"
 ) -> None:
-    """Raises InputError unless each argument is one of the values of its ``Literal``.
+    """Raises InputError if ``kind`` is a Literal, or one or None, and ``value`` not of its values.
 
     Args:
-      of: the function or class whose annotations hold the Literals, each alone or beside None;
-        what is annotated otherwise passes.
-      arguments: some of its arguments, by name.
+      name: of the argument, as the user knows it.
+      value: what was given.
+      kind: its annotation; whatever holds no Literal passes.
       told: the sentence; it may name the values as {choices} (a tuple), {either} ('a' or 'b') and
         {listed} (a, b).
     """
+    union = typing.get_origin(kind) in (typing.Union, types.UnionType)
+    kinds = typing.get_args(kind) if union else (kind,)
+    literals = [k for k in kinds if k is not types.NoneType]
+    if len(literals) != 1 or typing.get_origin(literals[0]) is not typing.Literal:
+        return
+    choices = typing.get_args(literals[0])
+    if (value is None and types.NoneType in kinds) or (
+        isinstance(value, Hashable) and value in choices
+    ):
+        return
+    either, listed = " or ".join(map(repr, choices)), ", ".join(map(str, choices))
+    raise InputError(
+        told.format(name=name, value=value, choices=choices, either=either, listed=listed)
+    )
+
+
+def check_literals(of: Callable[..., Any], arguments: Mapping[str, Any], told: str) -> None:
+    """``check_literal`` of some arguments of a function or class, by its annotations."""
     hints = typing.get_type_hints(of)
     for name, value in arguments.items():
-        kinds = (hints[name], *typing.get_args(hints[name]))
-        literal = next((k for k in kinds if typing.get_origin(k) is typing.Literal), None)
-        if literal is None or (value is None and type(None) in kinds):
-            continue
-        choices = typing.get_args(literal)
-        if not isinstance(value, str) or value not in choices:
-            either, listed = " or ".join(map(repr, choices)), ", ".join(choices)
-            raise InputError(
-                told.format(name=name, value=value, choices=choices, either=either, listed=listed)
-            )
+        check_literal(name, value, hints[name], told)
 
 
 def shown(value: Any) -> str:
@@ -204,56 +211,30 @@ def check_range(
     raise InputError(f"{name} is {value}; give a value {' and '.join(bounds)}")
 
 
-def check_hyper(hyper: Any) -> None:
-    """Raises InputError unless every leaf of a Hyper is finite and lies where its name says.
+def check_hyper(hyper: Mapping[str, Any]) -> None:
+    """Raises InputError unless every hyper-parameter is finite and lies where its name says.
 
     The name tells the range: ``temperature`` and ``damping`` above 0; ``step_size`` in [0, 1];
     ``momentum`` and ``decay`` in [0, 1); rates (probabilities) in [0, 1]; learning rates, weights
     of loss terms, gaps, thresholds and ``weight_decay`` at least 0. So must the float32 that it
-    becomes within a run: neither infinite, nor 0 where the number is not. A field annotated
-    ``float`` is one number; other arrays are checked number by number.
+    becomes within a run: neither infinite, nor 0 where the number is not.
     """
-    import jax
-
-    register()
-    single = {}
-    if dataclasses.is_dataclass(hyper):
-        single = {f.name for f in dataclasses.fields(hyper) if f.type in (float, "float")}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(hyper):
-        name = jax.tree_util.keystr(path, simple=True, separator=".") or "hyper"
+    for name, value in hyper.items():
         bounds = next((b for ending, b in _RANGES.items() if name.endswith(ending)), {})
-        for number in _numbers(name, leaf):
-            check_range(name, number, **bounds)
-            with np.errstate(over="ignore", under="ignore"):
-                rounded = float(np.float32(number))
-            try:
-                check_range(name, rounded, **bounds)
-                lost = rounded == 0 != number
-            except InputError:
-                lost = True
-            if lost:
-                raise InputError(
-                    f"{name} is {number}, which is {rounded:g} in float32; give a number that "
-                    "float32 can tell from that"
-                )
-        if name in single and np.ndim(leaf):
+        number = real(name, value)
+        check_range(name, number, **bounds)
+        with np.errstate(over="ignore", under="ignore"):
+            rounded = float(np.float32(number))
+        try:
+            check_range(name, rounded, **bounds)
+            lost = rounded == 0 != number
+        except InputError:
+            lost = True
+        if lost:
             raise InputError(
-                f"{name} is {shown(leaf)}, {np.size(leaf)} numbers where one belongs; "
-                "give sweep() a Hyper for each"
+                f"{name} is {number}, which is {rounded:g} in float32; give a number that "
+                "float32 can tell from that"
             )
-
-
-def _numbers(name: str, leaf: Any) -> list[float]:
-    """Every number of a leaf."""
-    import jax
-
-    try:
-        array = np.asarray(leaf)
-        if array.dtype.kind in "iuf" or jax.dtypes.issubdtype(array.dtype, np.floating):
-            return [float(number) for number in array.ravel()]
-    except (TypeError, ValueError):
-        pass
-    raise InputError(f"{name} is {shown(leaf)}; give a number")
 
 
 _RANGES: dict[str, dict[str, Any]] = {

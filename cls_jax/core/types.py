@@ -10,10 +10,6 @@ import jax
 import numpy as np
 from flax import struct
 
-from cls_jax.core.hyper import register
-
-register()
-
 Array = jax.Array
 PyTree = Any
 Metrics = Mapping[str, Array]
@@ -86,7 +82,7 @@ class AugmentFn(Protocol):
 class InitFn(Protocol):
     """Makes a method's state from one example batch, of which only shapes and dtypes matter."""
 
-    def __call__(self, key: Array, example: Batch, hyper: PyTree) -> PyTree: ...
+    def __call__(self, key: Array, example: Batch) -> PyTree: ...
 
 
 class StepFn(Protocol):

@@ -1,119 +1,88 @@
-"""The methods. A new one is a file in this folder, a row in this table and one in builders.py.
+"""The methods, by name. A new one is a file in its family's folder and a row of this table.
 
-``METHODS[name]`` tells which Config and Hyper a method takes and how it is built, so that command
-lines, comparisons and tests reach every method the same way. The table loads no JAX, so neither
-does the help of a script; the first method that is built does.
+``METHODS["er"]`` is its factory, ``er(problem, *, memory_size=500, ...) -> Method``. The table
+loads no JAX, and ``signature("er")`` needs none either; the first factory asked for does.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cls_jax.core.checks import plain, shown, whole
 from cls_jax.core.errors import InputError
-from cls_jax.methods.architecture.apd_config import ApdConfig, ApdHyper
-from cls_jax.methods.architecture.den_config import DenConfig, DenHyper
-from cls_jax.methods.architecture.hopsupsup_config import HopSupSupConfig, HopSupSupHyper
-from cls_jax.methods.architecture.supsup_config import SupSupConfig, SupSupHyper
-from cls_jax.methods.cls.clser_config import ClsErConfig, ClsErHyper, MeanErHyper
-from cls_jax.methods.cls.dualnet_config import DualNetConfig, DualNetHyper
-from cls_jax.methods.prototypes.spb_config import SpbConfig, SpbHyper, SpbIConfig, SpbMConfig
-from cls_jax.methods.prototypes.ucir_config import UcirConfig, UcirHyper
-from cls_jax.methods.regularization.memoryless_config import (
-    EwcOnlineHyper,
-    L2TransferConfig,
-    L2TransferHyper,
-    LwfHyper,
-    SgdHyper,
-    SiHyper,
-)
-from cls_jax.methods.replay.replay_config import (
-    AgemConfig,
-    AgemHyper,
-    DerConfig,
-    DerHyper,
-    DerppHyper,
-    ErAceConfig,
-    ErAceHyper,
-    ErConfig,
-    ErHyper,
-    GdumbConfig,
-    GdumbHyper,
-    IcarlConfig,
-    IcarlHyper,
-)
-from cls_jax.nets.config import NetConfig
+from cls_jax.methods.signatures import Signature, read_signatures
 
 if TYPE_CHECKING:
-    from cls_jax.core.augment import Augment
-    from cls_jax.methods.base import Method
+    from cls_jax.methods.base import Factory
 
-
-class Setting(NamedTuple):
-    """What a method has to fit: the net's config, the augmentation, the sizes of the stream.
-
-    ``shape`` is that of one raw example, where it is known.
-    """
-
-    net: NetConfig
-    augment: "Augment"
-    num_classes: int
-    num_tasks: int
-    shape: tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True)
-class NoConfig:
-    """The Config of a method without choices."""
-
-
-class Row(NamedTuple):
-    """config and hyper: classes, usable without arguments; build: (config, setting) -> Method."""
-
-    config: type
-    hyper: type
-    build: Callable[[Any, Setting], "Method"]
-
-
-def _row(name: str, config: type, hyper: type) -> Row:
-    """The row, whose ``build`` takes NumPy's numbers and refuses what is none."""
-
-    def build(given: Any, s: Setting) -> "Method":
-        if not isinstance(given, config):
-            raise InputError(f"config is {shown(given)}; give a {config.__name__}")
-        from cls_jax.methods.builders import BUILDERS
-
-        sizes = {size: whole(size, getattr(s, size), 1) for size in ("num_classes", "num_tasks")}
-        return BUILDERS[name](plain(given), s._replace(net=plain(s.net), **sizes))
-
-    return Row(config, hyper, build)
-
-
-_KINDS = {
-    "sgd": (NoConfig, SgdHyper),
-    "joint": (NoConfig, SgdHyper),
-    "er": (ErConfig, ErHyper),
-    "clser": (ClsErConfig, ClsErHyper),
-    "mean_er": (ClsErConfig, MeanErHyper),
-    "der": (DerConfig, DerHyper),
-    "derpp": (DerConfig, DerppHyper),
-    "er_ace": (ErAceConfig, ErAceHyper),
-    "agem": (AgemConfig, AgemHyper),
-    "lwf": (NoConfig, LwfHyper),
-    "ewc_online": (NoConfig, EwcOnlineHyper),
-    "si": (NoConfig, SiHyper),
-    "l2_transfer": (L2TransferConfig, L2TransferHyper),
-    "den": (DenConfig, DenHyper),
-    "apd": (ApdConfig, ApdHyper),
-    "gdumb": (GdumbConfig, GdumbHyper),
-    "icarl": (IcarlConfig, IcarlHyper),
-    "spb": (SpbConfig, SpbHyper),
-    "spb_i": (SpbIConfig, SpbHyper),
-    "spb_m": (SpbMConfig, SpbHyper),
-    "ucir": (UcirConfig, UcirHyper),
-    "supsup": (SupSupConfig, SupSupHyper),
-    "dualnet": (DualNetConfig, DualNetHyper),
-    "hopsupsup": (HopSupSupConfig, HopSupSupHyper),
+_MODULES = {
+    "sgd": "baselines.sgd",
+    "joint": "baselines.sgd",
+    "er": "replay.er",
+    "clser": "cls.clser",
+    "mean_er": "cls.mean_er",
+    "der": "replay.der",
+    "derpp": "replay.der",
+    "er_ace": "replay.er_ace",
+    "agem": "replay.agem",
+    "lwf": "regularization.lwf",
+    "ewc_online": "regularization.ewc_online",
+    "si": "regularization.si",
+    "l2_transfer": "regularization.l2_transfer",
+    "den": "architecture.den",
+    "apd": "architecture.apd",
+    "gdumb": "baselines.gdumb",
+    "icarl": "prototypes.icarl",
+    "spb": "prototypes.spb",
+    "spb_i": "prototypes.spb",
+    "spb_m": "prototypes.spb",
+    "ucir": "prototypes.ucir",
+    "supsup": "architecture.supsup",
+    "supsup_nns": "architecture.supsup_nns",
+    "dualnet": "cls.dualnet",
+    "hopsupsup": "architecture.hopsupsup",
 }
+"""Name -> where it stands in this folder."""
 
-METHODS: dict[str, Row] = {name: _row(name, *kinds) for name, kinds in _KINDS.items()}
+
+class _Methods(Mapping):
+    """Name -> factory: the library's, imported when asked for, then the users' own."""
+
+    def __init__(self) -> None:
+        self.own: dict[str, Factory] = {}
+
+    def __getitem__(self, name: str) -> "Factory":
+        if name in self.own:
+            return self.own[name]
+        return getattr(import_module(f"cls_jax.methods.{_MODULES[name]}"), name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in _MODULES or name in self.own
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*_MODULES, *self.own))
+
+    def __len__(self) -> int:
+        return len(_MODULES) + len(self.own)
+
+
+METHODS = _Methods()
+
+
+def signature(name: str) -> Signature:
+    """What the factory of this name can be given; loads no JAX for the library's own."""
+    if name in METHODS.own:
+        return METHODS.own[name].signature
+    path = Path(__file__).parent / (_MODULES[name].replace(".", "/") + ".py")
+    return read_signatures(path)[name]
+
+
+def register(factory: "Factory") -> None:
+    """Adds a user's own method to the table; the same name again replaces it.
+
+    Raises:
+      InputError: the library has a method of that name.
+    """
+    if factory.name in _MODULES:
+        raise InputError(f"the library has a method {factory.name}; give yours another name")
+    METHODS.own[factory.name] = factory

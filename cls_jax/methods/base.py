@@ -1,14 +1,13 @@
-"""What a continual-learning method is: a NamedTuple of pure functions, and the steps they share."""
+"""What a continual-learning method is: a factory of pure functions, whose floats are data."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from cls_jax.core.augment import Augment
+from cls_jax.core.checks import check_hyper, check_literal, plain_value
+from cls_jax.core.errors import InputError
 from cls_jax.core.types import (
     Array,
     Batch,
@@ -19,11 +18,10 @@ from cls_jax.core.types import (
     PyTree,
     StepFn,
     Task,
-    Trainable,
-    Variables,
 )
-from cls_jax.methods.config_checks import check_replay as check_replay
-from cls_jax.nets.base import Net
+from cls_jax.methods import register
+from cls_jax.methods.problem import Problem
+from cls_jax.methods.signatures import Signature, signature_of
 
 
 def unchanged(key: Array, state: PyTree, task: Task, data: Batch | None) -> PyTree:
@@ -32,9 +30,9 @@ def unchanged(key: Array, state: PyTree, task: Task, data: Batch | None) -> PyTr
     return state
 
 
-def no_advice(hyper: PyTree, num_steps: int) -> str:
+def no_advice(num_steps: int) -> str:
     """The advice of a method that has none."""
-    del hyper, num_steps
+    del num_steps
     return ""
 
 
@@ -93,153 +91,181 @@ class Phase(NamedTuple):
     enter_data: bool = False
 
 
-def parameter_bits(*trees: str) -> CapacityFn:
-    """The capacity of networks ``state.<tree>.vars`` that are kept whole and never grow."""
-
-    def capacity(state: PyTree) -> Mapping[str, Array]:
-        leaves = jax.tree.leaves([getattr(state, tree).vars for tree in trees])
-        return {"bits": jnp.float32(sum(8 * leaf.dtype.itemsize * leaf.size for leaf in leaves))}
-
-    return capacity
-
-
-class Method(NamedTuple):
-    """A continual learner.
+@dataclass(frozen=True, kw_only=True)
+class Algorithm:
+    """What a factory returns: the method at one setting, as pure functions.
 
     Attributes:
-      name: as the tables print it.
-      init: (key, example, hyper) -> state.
-      phases: run one after another in every task.
+      init: (key, example) -> state.
+      step: the update of a method that has one phase, "train".
+      phases: run one after another in every task; instead of ``step``.
       predict: the method's answer.
       begin_task, end_task: called at the boundaries if ``needs.boundaries``.
       views: further networks worth evaluating, by name.
       needs: what the runner must provide.
-      convolutional: its steps contain convolutions (the runner's ``auto`` mode asks).
-      advice: (hyper, steps of the stream) -> a warning worth printing before a run, or "".
-      capacity: what the answers need to keep; None: not told.
+      capacity: what the answers need to keep; None: every leaf that ``predict`` reads.
+      advice: steps of the stream -> a warning worth printing before a run, or "".
       class_il: told the task in training, yet made to tell all classes apart, so that its tables
         lead with class-IL; those of any other method that is told it lead with task-IL.
+      name: as the tables print it, where a choice makes another method of it; None: the factory's.
+
+    Raises:
+      InputError: unless there is either ``step`` or at least one phase.
+    """
+
+    init: InitFn
+    predict: PredictFn
+    step: StepFn | None = None
+    phases: tuple[Phase, ...] = ()
+    begin_task: BoundaryFn = unchanged
+    end_task: BoundaryFn = unchanged
+    views: Mapping[str, PredictFn] = field(default_factory=dict)
+    needs: Needs = Needs()
+    capacity: CapacityFn | None = None
+    advice: Callable[[int], str] = no_advice
+    class_il: bool = False
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        """One phase may be given as its step alone."""
+        if (self.step is None) == (not self.phases):
+            raise InputError("an algorithm has either step or phases; give one of them")
+        if self.step is None:
+            object.__setattr__(self, "step", self.phases[0].step)
+        else:
+            object.__setattr__(self, "phases", (Phase("train", self.step),))
+
+
+class Method(NamedTuple):
+    """A continual learner: an algorithm at the given values, and how it is made at others.
+
+    Attributes:
+      name: as the tables print it.
+      at: hyper-parameters -> the Algorithm; cheap, and pure, so it may be called under a trace.
+        Two methods that differ in nothing else have equal ``at``, and share compiled programs.
+      hyper: the values that are data, by name: float32[] each within a run.
+      algorithm: at these values; its functions are also the method's own, e.g. ``method.step``.
+      factory: name of the factory, and ``fixed`` its arguments that fix the program.
     """
 
     name: str
-    init: InitFn
-    phases: tuple[Phase, ...]
-    predict: PredictFn
-    begin_task: BoundaryFn = unchanged
-    end_task: BoundaryFn = unchanged
-    views: Mapping[str, PredictFn] = {}
-    needs: Needs = Needs()
-    convolutional: bool = False
-    advice: Callable[[PyTree, int], str] = no_advice
-    capacity: CapacityFn | None = None
-    class_il: bool = False
+    at: Callable[[Mapping[str, Any]], Algorithm]
+    hyper: Mapping[str, float]
+    algorithm: Algorithm
+    factory: str = ""
+    fixed: Mapping[str, Any] = {}
+
+    init = property(lambda self: self.algorithm.init)
+    step = property(lambda self: self.algorithm.step)
+    phases = property(lambda self: self.algorithm.phases)
+    predict = property(lambda self: self.algorithm.predict)
+    begin_task = property(lambda self: self.algorithm.begin_task)
+    end_task = property(lambda self: self.algorithm.end_task)
+    views = property(lambda self: self.algorithm.views)
+    needs = property(lambda self: self.algorithm.needs)
+    advice = property(lambda self: self.algorithm.advice)
 
     @property
-    def told(self) -> dict[str, bool]:
+    def task_info(self) -> dict[str, bool]:
         """What a Result's details say of the task being told; see ``columns.led_by_task``."""
         return {
             "told_task": self.needs.told_task,
             "told_at_test": self.needs.told_task_at_test,
-            "class_il": self.class_il,
+            "class_il": self.algorithm.class_il,
         }
 
 
-def init_model(
-    key: Array, net: Net, x: Array, optimizer: optax.GradientTransformation
-) -> Trainable:
-    """A network just born, with the optimizer state that belongs to it."""
-    vars = net.init(key, x)
-    return Trainable(vars=vars, opt=optimizer.init(vars.params))
-
-
-def gradient_of(
-    loss: Callable[[Variables], tuple[Array, PyTree]], vars: Variables
-) -> tuple[tuple[Array, PyTree], PyTree]:
-    """``((value, aux), gradient)`` of ``loss: vars -> (value, aux)``, in ``vars.params`` alone."""
-
-    def of_params(params: PyTree) -> tuple[Array, PyTree]:
-        return loss(vars.replace(params=params))
-
-    return jax.value_and_grad(of_params, has_aux=True)(vars.params)
-
-
-def told_rows(batch: Batch, classes: Array) -> Array:
-    """The rows that a method which is told its classes counts: valid, and of one of them.
-
-    A softmax over the told classes has no place for another label, so a row that has one (a minor
-    example of a blurry task) is padding to such a method: in no loss, never stored.
+def make_method(
+    name: str,
+    at: Callable[[Mapping[str, Any]], Algorithm],
+    hyper: Mapping[str, float] = {},
+    factory: str = "",
+    fixed: Mapping[str, Any] = {},
+) -> Method:
+    """A Method of a function from hyper-parameters to an Algorithm.
 
     Args:
-      batch: of the stream.
-      classes: bool[num_classes].
-
-    Returns:
-      bool[b].
+      name: as the tables print it.
+      at: see Method.
+      hyper: its values.
+      factory, fixed: see Method.
     """
-    return batch.valid & classes[batch.y]
+    algorithm = at({key: np.float32(value) for key, value in hyper.items()})
+    return Method(algorithm.name or name, at, dict(hyper), algorithm, factory, fixed)
 
 
-def apply_gradient(
-    model: Trainable, optimizer: optax.GradientTransformation, gradient: PyTree, stats: PyTree
-) -> Trainable:
-    """The model after one optimizer step along ``gradient``, with ``stats`` as its statistics."""
-    updates, opt = optimizer.update(gradient, model.opt, model.vars.params)
-    params = optax.apply_updates(model.vars.params, updates)
-    return Trainable(vars=Variables(params=params, stats=stats), opt=opt)
+class _At(NamedTuple):
+    """Hyper-parameters -> the Algorithm; equal for equal problems and fixed arguments."""
+
+    build: Callable[..., Algorithm]
+    problem: Problem
+    fixed: tuple[tuple[str, Any], ...]
+
+    def __call__(self, hyper: Mapping[str, Any]) -> Algorithm:
+        return self.build(self.problem, **dict(self.fixed), **hyper)
 
 
-def gradient_step(
-    model: Trainable,
-    optimizer: optax.GradientTransformation,
-    loss: Callable[[Variables], tuple[Array, PyTree]],
-) -> tuple[Trainable, Array]:
-    """One optimizer step on one tree.
+@dataclass(frozen=True)
+class Factory:
+    """``factory(problem, **arguments) -> Method``; what ``@method`` makes of a function.
+
+    Attributes:
+      build: (problem, **arguments) -> Algorithm.
+      signature: its name, docstring and arguments.
+    """
+
+    build: Callable[..., Algorithm]
+    signature: Signature
+
+    @property
+    def name(self) -> str:
+        """Of the method."""
+        return self.signature.name
+
+    def __call__(self, problem: Problem, **given: Any) -> Method:
+        """The method at these arguments; those not given keep their defaults.
+
+        Raises:
+          InputError: for an argument that there is not, a value that is none of its kind or out of
+            its range, or choices that do not fit together or the problem.
+        """
+        known = self.signature.arguments
+        for name in given.keys() - known.keys():
+            raise InputError(f"{self.name} has no argument {name!r}; it has {', '.join(known)}")
+        values = {name: given.get(name, one.default) for name, one in known.items()}
+        values = {name: plain_value(name, known[name].kind, v) for name, v in values.items()}
+        hyper = {name: values.pop(name) for name in self.signature.hyper}
+        for name, value in values.items():
+            check_literal(name, value, known[name].kind)
+        check_hyper(hyper)
+        fixed = tuple(values.items())
+        return make_method(
+            self.name, _At(self.build, problem, fixed), hyper, self.name, dict(fixed)
+        )
+
+
+def method(build: Callable[..., Algorithm]) -> Factory:
+    """Makes a method of ``build(problem, *, name: kind = default, ...) -> Algorithm``.
+
+    Arguments annotated ``float`` are hyper-parameters: data, so a sweep over them is one program,
+    and within a run ``build`` gets them as traced float32[]; it must not branch on them in Python.
+    All others fix the program. A user's own method joins the table under its name.
+
+    Raises:
+      InputError: for an argument without annotation, default or explanation.
+    """
+    factory = Factory(build, signature_of(build))
+    if not build.__module__.startswith("cls_jax."):
+        register(factory)
+    return factory
+
+
+def variant(name: str, base: Factory, **defaults: Any) -> Factory:
+    """``base`` under another name and with other defaults.
 
     Args:
-      model: parameters, statistics and optimizer state.
-      optimizer: built from the method's Hyper, so that rates are data.
-      loss: variables -> (float32[] loss, the statistics after the forward pass).
-
-    Returns:
-      The model after the step, and the loss before it.
+      name: of the variant.
+      base: what ``@method`` made.
+      defaults: by name of the argument.
     """
-    (value, stats), gradient = gradient_of(loss, model.vars)
-    return apply_gradient(model, optimizer, gradient, stats), value
-
-
-def forward_each(
-    net: Net, vars: Variables, xs: Sequence[Array], valids: Sequence[Array]
-) -> tuple[list[Array], PyTree]:
-    """Training-mode outputs of several batches, each normalised by itself, one after another.
-
-    Every forward pass takes over the running statistics of the one before. A network without
-    statistics treats its rows one by one, so there a single pass over all of them is the same.
-
-    Args:
-      net, vars: the network.
-      xs: inputs float32[b_i, ...], in the order of their forwards.
-      valids: bool[b_i] each; a batch without a valid row leaves the statistics as they were.
-
-    Returns:
-      The outputs of each batch, and the statistics after the last.
-    """
-    if not jax.tree.leaves(vars.stats):
-        ends = np.cumsum([len(x) for x in xs])[:-1]
-        whole, valid = jnp.concatenate(xs), jnp.concatenate(valids)
-        outputs, stats = net.apply(vars, whole, train=True, valid=valid)
-        return jnp.split(outputs, ends), stats
-    each = []
-    for x, valid in zip(xs, valids, strict=True):
-        outputs, stats = net.apply(vars, x, train=True, valid=valid)
-        each, vars = [*each, outputs], vars.replace(stats=stats)
-    return each, vars.stats
-
-
-def predict_with(net: Net, augment: Augment, tree: str = "model") -> PredictFn:
-    """The ``predict`` by one network of the state, ``state.<tree>.vars``."""
-
-    def predict(state: PyTree, x: Array, task: Task) -> Array:
-        logits, _ = net.apply(getattr(state, tree).vars, augment.test(x), train=False)
-        return logits.astype(jnp.float32)
-
-    return predict
+    return Factory(base.build, base.signature.variant(name, **defaults))

@@ -1,5 +1,9 @@
 """From a few words on the command line to a network."""
 
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import NamedTuple
+
 from cls_jax.core.errors import InputError
 from cls_jax.nets.base import Net
 from cls_jax.nets.config import NetConfig as NetConfig
@@ -9,6 +13,39 @@ from cls_jax.nets.lenet import lenet
 from cls_jax.nets.mlp import mlp
 from cls_jax.nets.resnet import resnet18
 from cls_jax.nets.resnet32 import resnet32, resnet32_extractor
+
+
+class Networks(NamedTuple):
+    """One choice of network, in every form that a method may ask for.
+
+    Attributes:
+      net: number of outputs -> the network of a one-network method.
+      extractor: the same up to its features, for a cosine classifier.
+      dualnets: (number of classes, predictor=...) -> DualNet's slow and fast network.
+      kind: "mlp", "resnet18", ...
+      hidden: units of each hidden layer of a perceptron, for methods that bring their own.
+      dtype: compute dtype.
+    """
+
+    net: Callable[[int], Net]
+    extractor: Callable[[], Extractor]
+    dualnets: Callable[..., DualNets]
+    kind: str
+    hidden: tuple[int, ...]
+    dtype: str
+
+
+@lru_cache
+def networks(config: NetConfig) -> Networks:
+    """The choice that a config's words make; equal words give the same object."""
+    return Networks(
+        partial(make_net, config),
+        partial(make_extractor, config),
+        partial(make_dualnet, config),
+        config.net,
+        config.hidden,
+        config.dtype,
+    )
 
 
 def make_net(config: NetConfig, num_classes: int) -> Net:

@@ -73,7 +73,7 @@ def blurry(
     batch_size, epochs = whole("batch_size", batch_size, 1), whole("epochs", epochs, 1)
     blur = real("blur", blur)
     check_range("blur", blur, 0, 1, below=True)
-    check_literals(blurry, {"class_order": class_order})
+    check_literals(blurry, {"class_order": class_order}, "{name} must be {either}, got {value!r}")
     if blur > 0 and num_tasks == 1:
         raise InputError(f"blur is {blur} but there is only one task; give tasks at least 2")
     counts, test_counts = class_counts(source)

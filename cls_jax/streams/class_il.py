@@ -74,7 +74,7 @@ def class_il(
     label_fraction = real("label_fraction", label_fraction)
     check_range("label_fraction", label_fraction, 0, 1, above=True)
     drop_last = yes_no("drop_last", drop_last)
-    check_literals(class_il, {"class_order": class_order})
+    check_literals(class_il, {"class_order": class_order}, "{name} must be {either}, got {value!r}")
     shuffled = class_order != "label"
     counts, test_counts = class_counts(source)
     least, most = totals(counts, sizes, shuffled)

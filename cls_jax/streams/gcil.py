@@ -72,7 +72,7 @@ def gcil(
     tasks, batch_size = whole("tasks", tasks, 1), whole("batch_size", batch_size, 1)
     samples_per_phase = whole("samples_per_phase", samples_per_phase, 1)
     max_classes, epochs = whole("max_classes", max_classes, 1), whole("epochs", epochs, 1)
-    check_literals(gcil, {"distribution": distribution})
+    check_literals(gcil, {"distribution": distribution}, "{name} must be {either}, got {value!r}")
     check_batch(batch_size, samples_per_phase, samples_per_phase, drop_last, "a phase")
     counts, _ = class_counts(source)
     labels, num_classes, default_epochs = source.train.y, source.num_classes, epochs

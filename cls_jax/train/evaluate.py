@@ -1,7 +1,6 @@
 """Whole test sets, exact counts: class-IL and task-IL accuracy of every network of a method."""
 
 import hashlib
-from collections.abc import Callable
 from typing import Protocol
 
 import jax
@@ -28,7 +27,7 @@ class EvaluateFn(Protocol):
     """
 
     def __call__(
-        self, state: PyTree, schedule: Schedule, loader: Loader, upto: int
+        self, state: PyTree, hyper: PyTree, schedule: Schedule, loader: Loader, upto: int
     ) -> np.ndarray: ...
 
 
@@ -41,10 +40,6 @@ def hidden_task(num_classes: int) -> Task:
 def view_names(method: Method) -> tuple[str, ...]:
     """The networks that are evaluated: the method's answer first."""
     return ("answer", *method.views)
-
-
-def _predictors(method: Method) -> list[Callable]:
-    return [method.predict, *method.views.values()]
 
 
 def make_evaluate(method: Method, stream: Stream, parallelism: Parallelism) -> EvaluateFn:
@@ -65,15 +60,15 @@ def make_evaluate(method: Method, stream: Stream, parallelism: Parallelism) -> E
     told = method.needs.told_task_at_test
     place = content_places(stream.source.test.x) if method.needs.transductive else None
 
-    def count(state, data, index, valid, classes, number, context):
+    def count(state, hyper, data, index, valid, classes, number, context):
         """int32[views, 2]: right answers among the valid rows of ``index``."""
         x, y = spread(data.x[index]), data.y[index]
         if stream.transform is not None:
             x = stream.transform(x, context)
         hidden = hidden_task(stream.num_classes)
         task = Task(index=number, classes=classes, seen=hidden.seen) if told else hidden
-        scores = []
-        for predict in _predictors(method):
+        scores, algorithm = [], method.at(hyper)
+        for predict in (algorithm.predict, *algorithm.views.values()):
             logits = predict(state, x, task)
             free = predict(state, x, hidden) if told else logits
             masked = jnp.where(classes, logits, -jnp.inf)
@@ -81,9 +76,11 @@ def make_evaluate(method: Method, stream: Stream, parallelism: Parallelism) -> E
             scores.append(jnp.stack([jnp.sum(r & valid) for r in right]))
         return jnp.stack(scores)
 
-    count = parallelism.compile(count, (0, DATA, 0, 0, 0, None, 0))
+    count = parallelism.compile(count, (0, 0, DATA, 0, 0, 0, None, 0))
 
-    def evaluate(state: PyTree, schedule: Schedule, loader: Loader, upto: int) -> np.ndarray:
+    def evaluate(
+        state: PyTree, hyper: PyTree, schedule: Schedule, loader: Loader, upto: int
+    ) -> np.ndarray:
         index = schedule.test_index if place is None else in_order(schedule.test_index, place)
         width = index.shape[-1]
         batch = min(method.needs.test_batch or EVAL_BATCH, width)
@@ -102,7 +99,7 @@ def make_evaluate(method: Method, stream: Stream, parallelism: Parallelism) -> E
                     continue
                 classes = pick(schedule.task_classes)
                 data, part = loader.fetch(part)
-                right += count(state, data, part, counted, classes, np.int32(j), context)
+                right += count(state, hyper, data, part, counted, classes, np.int32(j), context)
             total = (pick(schedule.test_index) >= 0).sum(axis=-1)
             rows.append(np.asarray(right, np.float64) / total[..., None, None])
         missing = np.full_like(rows[0], np.nan)

@@ -5,14 +5,14 @@ from typing import Literal, NamedTuple
 
 import jax
 
-from cls_jax.core.checks import check_hyper, check_literals, check_seeds, shown, whole
+from cls_jax.core.checks import check_literals, check_seeds, shown, whole
 from cls_jax.core.errors import InputError
 from cls_jax.core.host_memory import ROW_BYTES, check_bytes
-from cls_jax.core.types import PyTree
 from cls_jax.data.checked import checked
 from cls_jax.methods.base import Method
 from cls_jax.streams.stream import Stream
 from cls_jax.train.prefetch import CHUNK_BYTES, DEVICE_BYTES, num_bytes
+from cls_jax.train.steps import is_convolutional
 
 
 class Plan(NamedTuple):
@@ -66,7 +66,7 @@ def resolve(plan: Plan, method: Method, stream: Stream, num_trials: int) -> Plan
     check_literals(Plan, plan._asdict(), "{name} must be one of {choices}, got {value!r}")
     mode, over_seeds, devices, data = plan.mode, plan.over_seeds, plan.devices, plan.data
     if mode == "auto":
-        slow_in_loops = method.convolutional and jax.default_backend() == "cpu"
+        slow_in_loops = jax.default_backend() == "cpu" and is_convolutional(method, stream)
         mode = "loop" if slow_in_loops else "scan"
     devices = _num_devices(plan, num_trials)
     if over_seeds == "auto":
@@ -121,22 +121,20 @@ def _num_devices(plan: Plan, num_trials: int) -> int:
 def check_run(
     method: Method,
     stream: Stream,
-    hyper: PyTree,
     seeds: Sequence[int],
     plan: Plan,
     num_trials: int | None = None,
 ) -> Plan:
-    """The plan with every choice made, once seeds, hyper-parameters, data and plan are found good.
+    """The plan with every choice made, once seeds, data and plan are found good.
 
     Args:
-      method, stream, hyper, seeds, plan: as for ``run``.
+      method, stream, seeds, plan: as for ``run``.
       num_trials: runs in all; as many as seeds if not given.
 
     Raises:
       InputError: naming the first that is not.
     """
     seeds = check_seeds(seeds)
-    check_hyper(hyper)
     if checked(stream.source, every_class=False) is not stream.source:
         raise InputError(
             f"stream {stream.name!r} holds a source that no scenario has converted; make the "

@@ -1,25 +1,34 @@
 """Runs a method over a stream, for several seeds and values; what was kept of them goes on.
 
-``loop.py`` has the way of one group of trials from its start to the last task.
+``loop.py`` trains one group of trials from its start to the last task.
 """
 
 from collections.abc import Mapping, Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cls_jax.core.checks import check_seeds, shown
+from cls_jax.core.checks import check_hyper, check_seeds, shown
 from cls_jax.core.errors import InputError
-from cls_jax.core.types import PyTree
+from cls_jax.core.types import Array
 from cls_jax.methods.base import Method
-from cls_jax.streams.stream import Stream, headline, pooled
+from cls_jax.streams.stream import Schedule, Stream, headline, pooled
 from cls_jax.train.batches import task_rows
+from cls_jax.train.capacity import capacities
 from cls_jax.train.evaluate import view_names
 from cls_jax.train.events import Observer, Result, Started, leading, scenario_names
-from cls_jax.train.loop import Diverged, Trial, make_train_loop, schedule_key, schedules_of
+from cls_jax.train.loop import Diverged, Trial, make_train_loop, schedules_of, train_group
 from cls_jax.train.plan import Plan, check_run
-from cls_jax.train.segments import Checkpointer, NoCheckpoints, Position, Restored, end, trial_name
+from cls_jax.train.segments import (
+    Checkpointer,
+    Cost,
+    NoCheckpoints,
+    Position,
+    Restored,
+    end,
+    trial_name,
+)
+from cls_jax.train.steps import Run
 
 __all__ = ["Diverged", "Plan", "check_run", "run", "sweep"]
 
@@ -27,7 +36,6 @@ __all__ = ["Diverged", "Plan", "check_run", "run", "sweep"]
 def run(
     method: Method,
     stream: Stream,
-    hyper: PyTree,
     *,
     seeds: Sequence[int] = (0,),
     plan: Plan = Plan(),  # noqa: B008
@@ -39,7 +47,6 @@ def run(
     Args:
       method: what learns.
       stream: what is seen when.
-      hyper: the method's Hyper; its floats become float32 arrays.
       seeds: one run each; a seed fixes class order, initial weights and every draw.
       plan: how to execute.
       observe: called between chunks with Started, Progress and Evaluated.
@@ -49,16 +56,17 @@ def run(
       Accuracy matrices, final states and timings.
 
     Raises:
-      InputError: for bad seeds, hyper-parameters or plan, before any compute.
+      InputError: for bad seeds or plan, before any compute.
       Diverged: when a metric is not finite.
     """
-    return sweep(method, stream, [hyper], seeds=seeds, plan=plan, observe=observe, keep=keep)[0]
+    every = [method.hyper]
+    return sweep(method, stream, every, seeds=seeds, plan=plan, observe=observe, keep=keep)[0]
 
 
 def sweep(
     method: Method,
     stream: Stream,
-    hypers: Sequence[PyTree],
+    hypers: Sequence[Mapping[str, float]],
     *,
     seeds: Sequence[int] = (0,),
     plan: Plan = Plan(),  # noqa: B008
@@ -67,9 +75,12 @@ def sweep(
 ) -> list[Result]:
     """``run`` for several values of the hyper-parameters, which are data: one compilation.
 
+    Called again with a method and a stream that differ from before in hyper-parameters alone, it
+    compiles nothing.
+
     Args:
       method, stream, plan, observe, keep: as for ``run``; each (value, seed) is a trial.
-      hypers: Hypers of one structure.
+      hypers: for each value the hyper-parameters by name; those left out are the method's.
       seeds: each value gets all of them.
 
     Returns:
@@ -79,86 +90,84 @@ def sweep(
       InputError: for bad seeds, hyper-parameters or plan, before any compute.
       Diverged: when a metric is not finite.
     """
-    if not isinstance(hypers, Sequence | np.ndarray):
-        raise InputError(f"hypers is {shown(hypers)}; give a sequence of Hypers")
-    hypers, seeds = tuple(hypers), check_seeds(seeds)
-    if not hypers:
-        raise InputError("hypers is empty; give at least one Hyper")
-    for hyper in hypers[1:]:
-        if jax.tree.structure(hyper) != jax.tree.structure(hypers[0]):
-            raise InputError(
-                f"hypers holds {shown(hypers[0])} and {shown(hyper)}; give Hypers of one structure"
-            )
-    for hyper in hypers:
-        decided = check_run(method, stream, hyper, seeds, plan, len(hypers) * len(seeds))
-    plan = decided
+    hypers, seeds = _hypers(method, hypers), check_seeds(seeds)
+    plan = check_run(method, stream, seeds, plan, len(hypers) * len(seeds))
     if method.needs.pooled:
         stream = pooled(stream)
-    as_arrays = lambda hyper: jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), hyper)  # noqa: E731
+    schedules = {seed: schedules_of(method, stream, seed) for seed in seeds}
     trials = [
-        Trial(trial_name(seed, number, len(hypers)), value, seed, number)
-        for number, value in enumerate(map(as_arrays, hypers))
+        Trial(trial_name(seed, number, len(hypers)), value, seed, schedules[seed], number)
+        for number, value in enumerate(hypers)
         for seed in seeds
     ]
-    journey = make_train_loop(method, stream, plan)
-    kept, meter = keep.restore([trial.name for trial in trials], journey.abstract(trials[0]))
+    loop = make_train_loop(method, stream, plan)
+    kept, cost = keep.restore([trial.name for trial in trials], loop.abstract())
     over = end(stream.num_tasks)
     finished = {name: one.run for name, one in kept.items() if one.place == over}
-    first = trials[0]
-    observe(_started(method, stream, seeds, schedules_of(method, stream, first.seed), plan))
+    observe(_started(method, stream, seeds, trials[0].schedules, plan))
     for group, place in _groups(trials, kept, over, plan):
         past = [kept[trial.name].run for trial in group if trial.name in kept]
-        now, meter = journey.run(group, past, place, observe, keep, meter)
-        parts = journey.parallelism.unstack(now, len(group))
+        now, cost = train_group(loop, group, past, place, observe, keep, cost)
+        parts = loop.parallelism.unstack(now, len(group))
         finished |= {trial.name: part for trial, part in zip(group, parts, strict=True)}
-    n = len(seeds)
-    results = []
-    for i in range(len(hypers)):
-        mine = [finished[trial.name] for trial in trials[i * n : (i + 1) * n]]
-        results.append(
-            Result(
-                method=method.name,
-                seeds=seeds,
-                views=view_names(method),
-                matrix=np.stack([np.asarray(done.matrix, np.float64) for done in mine]),
-                states=tuple(done.state for done in mine),
-                seconds=meter.seconds,
-                steps_per_second=meter.steps / max(meter.stepping, 1e-9),
-                details={
-                    "chunk": plan.chunk,
-                    "mode": plan.mode,
-                    "over_seeds": plan.over_seeds,
-                    "devices": plan.devices,
-                    "data": plan.data,
-                    "stream": {"name": stream.name, **stream.describe},
-                    **method.told,
-                    "test_examples": test_examples(stream, seeds),
-                },
-                capacity=capacities(method, stream, [done.state for done in mine]),
-            )
-        )
-    return results
+    n, sizes = len(seeds), test_examples([schedules[seed] for seed in seeds])
+    return [
+        _result(method, stream, plan, seeds, [finished[t.name] for t in mine], cost, sizes)
+        for mine in (trials[i : i + n] for i in range(0, len(trials), n))
+    ]
 
 
-def test_examples(stream: Stream, seeds: Sequence[int]) -> list[list[int]]:
+def _hypers(method: Method, given: Sequence[Mapping[str, float]]) -> list[dict[str, Array]]:
+    """Each value's hyper-parameters as float32[], once they are found good."""
+    if not isinstance(given, Sequence | np.ndarray):
+        raise InputError(f"hypers is {shown(given)}; give a sequence of mappings")
+    if not len(given):
+        raise InputError("hypers is empty; give at least one mapping, e.g. [{}]")
+    found = []
+    for hyper in given:
+        if not isinstance(hyper, Mapping) or hyper.keys() - method.hyper.keys():
+            names = ", ".join(method.hyper)
+            raise InputError(f"hypers holds {shown(hyper)}; the method's are {names}")
+        whole = {**method.hyper, **hyper}
+        check_hyper(whole)
+        found.append({name: jnp.asarray(value, jnp.float32) for name, value in whole.items()})
+    return found
+
+
+def _result(
+    method: Method,
+    stream: Stream,
+    plan: Plan,
+    seeds: tuple[int, ...],
+    runs: Sequence[Run],
+    cost: Cost,
+    sizes: list[list[int]],
+) -> Result:
+    return Result(
+        method=method.name,
+        seeds=seeds,
+        views=view_names(method),
+        matrix=np.stack([np.asarray(done.matrix, np.float64) for done in runs]),
+        states=tuple(done.state for done in runs),
+        seconds=cost.seconds,
+        steps_per_second=cost.steps / max(cost.stepping, 1e-9),
+        details={
+            "chunk": plan.chunk,
+            "mode": plan.mode,
+            "over_seeds": plan.over_seeds,
+            "devices": plan.devices,
+            "data": plan.data,
+            "stream": {"name": stream.name, **stream.describe},
+            **method.task_info,
+            "test_examples": sizes,
+        },
+        capacity=capacities(method, stream, runs),
+    )
+
+
+def test_examples(schedules: Sequence[Sequence[Schedule]]) -> list[list[int]]:
     """How many test examples each task has, for each seed: its class order is its own."""
-    tables = [stream.schedule(schedule_key(seed), epochs=1).test_index for seed in seeds]
-    return [(table >= 0).sum(axis=1).tolist() for table in tables]
-
-
-def capacities(method: Method, stream: Stream, states: Sequence[PyTree]) -> dict[str, np.ndarray]:
-    """What each state must keep after each task, float64[states, T], by name.
-
-    Args:
-      method: whose states they are; {} unless it says what it keeps.
-      stream: has the tasks.
-      states: the last of each run.
-    """
-    if method.capacity is None:
-        return {}
-    every = [jax.device_get(jax.jit(method.capacity)(state)) for state in states]
-    after_each = lambda value: np.broadcast_to(np.float64(value), (stream.num_tasks,))  # noqa: E731
-    return {name: np.stack([after_each(one[name]) for one in every]) for name in every[0]}
+    return [(each[0].test_index >= 0).sum(axis=1).tolist() for each in schedules]
 
 
 def _groups(
@@ -189,6 +198,6 @@ def _started(method, stream, seeds, schedules, plan) -> Started:
         num_steps=sum(r.active.size for r in rows),
         mode=plan.mode,
         scenarios=names,
-        leads=leading(names, method.told),
+        leads=leading(names, method.task_info),
         views=view_names(method),
     )

@@ -1,7 +1,6 @@
 """What a run will hold, in bytes, estimated before anything is made; too much names its flag."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -9,22 +8,19 @@ import numpy as np
 
 from cls_jax.core.errors import InputError
 from cls_jax.core.host_memory import check_bytes, check_schedule
-from cls_jax.core.types import PyTree
 from cls_jax.methods.base import Method
 from cls_jax.streams.stream import Stream
-from cls_jax.train.steps import init_run
+from cls_jax.train.steps import abstract_run
 
 LARGEST = 2**31 - 1
 """Most places of an array's axis."""
 
 
-def check_held(
-    method: Method, stream: Stream, hyper: PyTree, words: Mapping[str, Any], num_trials: int
-) -> None:
+def check_held(method: Method, stream: Stream, words: Mapping[str, Any], num_trials: int) -> None:
     """Raises InputError if the states of all trials need more memory than there is.
 
     Args:
-      method, stream, hyper: what runs.
+      method, stream: what runs.
       words: the Learner's recipe, whose largest number of the right kind is named.
       num_trials: runs that are held at once.
     """
@@ -36,10 +32,7 @@ def check_held(
     for phase in method.phases:
         if phase.epochs is not None:
             check_schedule(_flag(words, phase.epochs, "epochs"), phase.epochs, examples)
-    x = stream.source.train.x
-    sizes = stream.batch_size, stream.num_tasks
-    newborn = partial(init_run, method, x.shape[1:], x.dtype.name, sizes)
-    made = jax.tree_util.tree_leaves_with_path(jax.eval_shape(newborn, hyper, np.uint32(0)))
+    made = jax.tree_util.tree_leaves_with_path(abstract_run(method, stream))
     kept = [(_bytes(leaf), jax.tree_util.keystr(path)) for path, leaf in made]
     name, value = _culprit(words, max(kept)[1])
     runs = f" in {num_trials} runs" if num_trials > 1 else ""

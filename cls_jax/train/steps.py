@@ -6,7 +6,7 @@ a compiled loop). The key of a step is folded from its number, and the number of
 data, so chunks of any length give the same bits from one compilation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal, Protocol
 
@@ -17,9 +17,9 @@ from flax import struct
 
 from cls_jax.core.sharding import gathered, spread
 from cls_jax.core.sync import select
-from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task
+from cls_jax.core.types import Array, Batch, BoundaryFn, Metrics, PyTree, Task
 from cls_jax.data.dataset import Split
-from cls_jax.methods.base import Method, Phase
+from cls_jax.methods.base import Algorithm, Method
 from cls_jax.streams.stream import Stream
 from cls_jax.train.batches import BatchTable
 from cls_jax.train.evaluate import hidden_task, view_names
@@ -34,43 +34,72 @@ class Run:
 
     Attributes:
       state: the method's.
+      hyper: the method's hyper-parameters by name, float32[] each: data, like the state.
       key: the seed's key; every other key is folded from it.
       step: int32[] updates made; the key of the next step is folded from this number.
       matrix: float32[views, 2, T + 1, T], see runner.Result.
     """
 
     state: PyTree
+    hyper: dict[str, Array]
     key: Array
     step: Array
     matrix: Array
 
 
-def init_run(
-    method: Method,
-    shape: tuple[int, ...],
-    dtype: str,
-    sizes: tuple[int, int],
-    hyper: PyTree,
-    seed: Array,
-) -> Run:
+def example_batch(stream: Stream) -> Batch:
+    """A batch of zeros, of which only shapes and dtypes matter."""
+    b, x = stream.batch_size, stream.source.train.x
+    yes, zero = jnp.ones((b,), bool), jnp.zeros((b,), jnp.int32)
+    return Batch(jnp.zeros((b, *x.shape[1:]), x.dtype), y=zero, task=zero, valid=yes, labelled=yes)
+
+
+def init_run(method: Method, stream: Stream, hyper: Mapping[str, Array], seed: Array) -> Run:
     """A trial's Run before anything was learned.
 
     Args:
       method: whose ``init`` makes the state.
-      shape, dtype: of one example.
-      sizes: batch size and number of tasks.
+      stream: the shapes of its batches and the number of its tasks.
       hyper, seed: of the trial.
     """
-    b, num_tasks = sizes
-    yes, zero = jnp.ones((b,), bool), jnp.zeros((b,), jnp.int32)
-    example = Batch(jnp.zeros((b, *shape), dtype), y=zero, task=zero, valid=yes, labelled=yes)
+    return new_run(method, example_batch(stream), stream.num_tasks, hyper, seed)
+
+
+def new_run(
+    method: Method, example: Batch, num_tasks: int, hyper: Mapping[str, Array], seed: Array
+) -> Run:
+    """``init_run`` where only an example batch and the number of tasks are known."""
     key = jax.random.key(seed)
     return Run(
-        state=method.init(jax.random.fold_in(key, INIT), example, hyper),
+        state=method.at(hyper).init(jax.random.fold_in(key, INIT), example),
+        hyper=dict(hyper),
         key=key,
         step=jnp.int32(0),
         matrix=jnp.full((len(view_names(method)), 2, num_tasks + 1, num_tasks), jnp.nan),
     )
+
+
+def abstract_run(method: Method, stream: Stream) -> Run:
+    """A trial's Run as shapes and dtypes; nothing is computed, equal questions are one trace."""
+    x, shape = stream.source.train.x, (stream.batch_size, *stream.source.train.x.shape[1:])
+    key = (method.at, view_names(method), shape, x.dtype.name, stream.num_tasks)
+    if key not in _ABSTRACT:
+        hyper = {name: jnp.float32(value) for name, value in method.hyper.items()}
+        _ABSTRACT[key] = jax.eval_shape(partial(init_run, method, stream), hyper, np.uint32(0))
+        while len(_ABSTRACT) > _MOST_ABSTRACT:
+            del _ABSTRACT[next(iter(_ABSTRACT))]
+    return _ABSTRACT[key]
+
+
+_ABSTRACT: dict[tuple, Run] = {}
+_MOST_ABSTRACT = 64
+
+
+def is_convolutional(method: Method, stream: Stream) -> bool:
+    """Whether there are convolutions in the network that answers, and so in the steps."""
+    state, x = abstract_run(method, stream).state, example_batch(stream).x
+    program = jax.make_jaxpr(method.predict)(state, x, hidden_task(stream.num_classes))
+    return "conv_general_dilated" in str(program)
 
 
 @struct.dataclass
@@ -121,7 +150,7 @@ def gather(stream: Stream, method: Method, data: Split, row: BatchTable, task: T
 def make_advance(
     method: Method,
     stream: Stream,
-    phase: Phase,
+    phase: int,
     parallelism: Parallelism,
     *,
     mode: Literal["loop", "scan"],
@@ -129,7 +158,8 @@ def make_advance(
     """Builds and caches the compiled chunk of one phase.
 
     Args:
-      method, stream, phase: what runs.
+      method, stream: what learns what.
+      phase: its number.
       parallelism: of the trials. Where they are stacked, a trial whose row is not active keeps its
         run as it was. Chunks that have such rows are a program of their own, because keeping costs
         a copy of the state, memory included, at every step.
@@ -139,7 +169,8 @@ def make_advance(
     @jax.jit  # traced once; both uses below take it from the cache
     def one(run: Run, data: Split, row: BatchTable, task: Task) -> tuple[PyTree, Metrics]:
         key = jax.random.fold_in(jax.random.fold_in(run.key, STEPS), run.step)
-        state, metrics = phase.step(key, run.state, gather(stream, method, data, row, task))
+        step = method.at(run.hyper).phases[phase].step
+        state, metrics = step(key, run.state, gather(stream, method, data, row, task))
         return state, {name: jnp.asarray(v, jnp.float32) for name, v in metrics.items()}
 
     def counted(
@@ -202,36 +233,51 @@ def make_advance(
     return advance
 
 
-def make_boundary(method: Method, stream: Stream, parallelism: Parallelism) -> Callable:
-    """Builds ``boundary(fn, run, data, number, task, rows) -> Run`` for boundary functions.
+Which = tuple[str, int]
+"""A boundary: "begin" or "end" of a task, or "enter" with the number of a phase."""
+
+
+def function_at(algorithm: Algorithm, which: Which) -> BoundaryFn:
+    """The boundary function that an algorithm has there."""
+    kind, phase = which
+    if kind == "enter":
+        return algorithm.phases[phase].enter
+    return algorithm.begin_task if kind == "begin" else algorithm.end_task
+
+
+def make_boundary(method: Method, stream: Stream, parallelism: Parallelism) -> Callable[..., Run]:
+    """Builds ``boundary(which, run, data, number, task, rows) -> Run`` for boundary functions.
 
     ``number`` tells the boundaries of a run apart, for the key; the Run is donated. ``rows``, which
     number ``data``, are those whose examples are handed over, always equally many, or None.
     """
     hidden = hidden_task(stream.num_classes)
-    compiled: dict[Callable, Callable] = {}
+    compiled: dict[Which, Callable] = {}
 
     def apply(
-        fn: Callable, run: Run, data: Split, number: Array, task: Task, rows: BatchTable | None
-    ):
+        which: Which, run: Run, data: Split, number: Array, task: Task, rows: BatchTable | None
+    ) -> Run:
         key = jax.random.fold_in(jax.random.fold_in(run.key, BOUNDARIES), number)
         told = task if method.needs.told_task else hidden
         batch = None
         if rows is not None:
             batch = jax.vmap(lambda row: gather(stream, method, data, row, task))(rows)
             batch = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
-        return run.replace(state=gathered(fn(key, run.state, told, batch)))
+        change = function_at(method.at(run.hyper), which)
+        return run.replace(state=gathered(change(key, run.state, told, batch)))
 
     def boundary(
-        fn: Callable,
+        which: Which,
         run: Run,
         data: Split | None,
         number: int,
         task: Task,
         rows: BatchTable | None = None,
     ) -> Run:
-        if fn not in compiled:
-            compiled[fn] = parallelism.compile(partial(apply, fn), (0, DATA, None, 0, 0), (0,))
-        return compiled[fn](run, data, np.int32(number), task, rows)
+        if which not in compiled:
+            compiled[which] = parallelism.compile(
+                partial(apply, which), (0, DATA, None, 0, 0), (0,)
+            )
+        return compiled[which](run, data, np.int32(number), task, rows)
 
     return boundary

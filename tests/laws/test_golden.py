@@ -22,7 +22,6 @@ FOLDER = Path(__file__).resolve().parents[1] / "golden"
 VARIANTS = {
     "dualnet_tf": ("dualnet", {"task_aware": False}),
     "supsup_gg": ("supsup", {"rule": "edge_popup", "optimizer": "adam", "transfer": True}),
-    "supsup_nns": ("supsup", {"told_task": False, "decide_every": 3, "num_compared": 2}),
 }
 """Further programs of a row of the table."""
 
@@ -35,10 +34,10 @@ LEARNERS = {**{name: (name, {}) for name in METHODS}, **VARIANTS}
 def measure(learner: str) -> dict[str, object]:
     """The loss of every step, sums over the final parameters, and the labels in memory."""
     name, changes = LEARNERS[learner]
-    method, hyper = small_method(name, **changes)
+    method = small_method(name, **changes)
     stream = class_il(small_source(per_class=13), tasks=TASKS, batch_size=4)
     events = []
-    result = run(method, stream, hyper, plan=Plan(chunk=1), observe=events.append)
+    result = run(method, stream, plan=Plan(chunk=1), observe=events.append)
     progress = [event for event in events if isinstance(event, Progress)]
     losses = [round(event.metrics["loss"], 6) for event in progress]
     state = result.states[0]

@@ -13,6 +13,7 @@ from cls_jax.core.types import Batch, Task, Variables
 from cls_jax.nets.base import Net
 from tests.support.flat_nets import flat_augment
 from tests.support.learner import pictures
+from tests.support.problems import own_problem
 
 CLASSES, NAMES, HIDDEN, FORWARDS = 6, 120, 7, 4
 
@@ -63,14 +64,15 @@ def batch(names, num_valid=None, task=-1):
 class Pupil:
     """A method's state on the telling network, and its compiled functions."""
 
-    def __init__(self, factory, config, hyper, *, tells=True, **sizes):
-        self.method = factory(config, telling_net(tells=tells), augment=flat_augment(), **sizes)
+    def __init__(self, factory, *, tells=True, num_tasks=3, **arguments):
+        sizes = {"num_classes": CLASSES, "num_tasks": num_tasks}
+        problem = own_problem(telling_net(tells=tells), augment=flat_augment(), **sizes)
+        self.method = factory(problem, **arguments)
         self.step_fn, self.end_fn = (
             jax.jit(self.method.phases[0].step),
             jax.jit(self.method.end_task),
         )
-        hyper = jax.tree.map(jnp.float32, hyper)
-        self.state = self.method.init(jax.random.key(0), batch([0, 1, 2, 3]), hyper)
+        self.state = self.method.init(jax.random.key(0), batch([0, 1, 2, 3]))
         self.clock = 0
 
     def step(self, names, num_valid=None, task=-1):

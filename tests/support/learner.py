@@ -8,8 +8,8 @@ import numpy as np
 
 from cls_jax.core.types import Batch, Task
 from cls_jax.methods.cls.dualnet import dualnet
-from cls_jax.methods.cls.dualnet_config import NEEDS_PREDICTOR, DualNetConfig, DualNetHyper
 from tests.support.flat_nets import flat_augment, flat_dualnets
+from tests.support.problems import own_problem
 
 TASKS, CLASSES, BATCH = 3, 6, 4
 SMALL = {"memory_size": 24, "replay_size": 6, "ssl_size": 5, "n_outer": 1, "inner_steps": 1}
@@ -20,11 +20,10 @@ LEARN = {"lookahead_step_size": 1.0, "ssl_learning_rate": 0.01}
 
 @cache
 def built(**changes):
-    """(method, {"init", "step", "begin", "predict"} compiled) for a config."""
-    config = DualNetConfig(**{**SMALL, **changes})
-    nets = flat_dualnets(CLASSES, predictor=config.objective in NEEDS_PREDICTOR)
+    """(method, {"init", "step", "begin", "predict"} compiled) with these arguments."""
     sizes = {"num_classes": CLASSES, "num_tasks": TASKS}
-    method = dualnet(config, nets, augment=flat_augment(), **sizes)
+    problem = own_problem(augment=flat_augment(), dualnets=flat_dualnets, **sizes)
+    method = dualnet(problem, **{**SMALL, **LEARN, **changes})
     parts = {"init": method.init, "step": method.phases[0].step}
     parts |= {"begin": method.begin_task, "predict": method.predict}
     return method, {name: jax.jit(fn, compiler_options=FAST) for name, fn in parts.items()}
@@ -65,12 +64,11 @@ def task_of(number, *, told=True):
 class Learner:
     """A state and the compiled functions that move it on."""
 
-    def __init__(self, hyper=(), **changes):
+    def __init__(self, **changes):
         self.method, self.parts = built(**changes)
         self.told = self.method.needs.told_task
-        hyper = jax.tree.map(jnp.float32, DualNetHyper(**{**LEARN, **dict(hyper)}))
         example = batch(0, range(BATCH), told=self.told)
-        self.state = self.parts["init"](jax.random.key(0), example, hyper)
+        self.state = self.parts["init"](jax.random.key(0), example)
         self.clock = 0
 
     def begin(self, task):

@@ -11,6 +11,7 @@ from cls_jax.core.types import Task
 from cls_jax.nets.mlp import mlp
 from tests.support.by_hand import CLASSES, HIDDEN, batch, inputs, label_of
 from tests.support.flat_nets import flat_augment
+from tests.support.problems import own_problem
 
 SHIFT = 0.25
 PLACES = {"w1": ("fc1", "kernel"), "b1": ("fc1", "bias"), "w2": ("fc2", "kernel")}
@@ -39,14 +40,14 @@ def by_letter(params):
 class Course:
     """A method's state on the perceptron, and its functions, compiled once each."""
 
-    def __init__(self, factory, hyper, net=None):
+    def __init__(self, factory, net=None, *, num_tasks=3, **arguments):
         net = mlp(CLASSES, (HIDDEN,)) if net is None else net
-        self.method = factory(net, augment=shifted_augment())
+        sizes = {"num_classes": CLASSES, "num_tasks": num_tasks, "hidden": (HIDDEN,)}
+        self.method = factory(own_problem(net, augment=shifted_augment(), **sizes), **arguments)
         self.steps = {phase.name: jax.jit(phase.step) for phase in self.method.phases}
         self.enters = {phase.name: jax.jit(phase.enter) for phase in self.method.phases}
         self.begin_fn, self.end_fn = jax.jit(self.method.begin_task), jax.jit(self.method.end_task)
-        hyper = jax.tree.map(jnp.float32, hyper)
-        self.state = self.method.init(jax.random.key(0), batch([0, 1, 2, 3]), hyper)
+        self.state = self.method.init(jax.random.key(0), batch([0, 1, 2, 3]))
 
     def begin(self, task):
         """A task starts."""

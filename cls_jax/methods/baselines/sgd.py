@@ -1,54 +1,41 @@
-"""Plain SGD on the stream: the lower bound, and the shortest method to read.
+"""Fine-tuning, the lower bound, and joint training, the upper one: plain SGD on cross-entropy.
 
-One network, cross-entropy over all classes on each batch, nothing remembered.
+Nothing is remembered and nothing held; ``joint`` gets all tasks at once, shuffled, in place of the
+stream (``Needs.pooled``), so the last row of its accuracy matrix is the score.
 
-| symbol | name | default | where from |
-|---|---|---|---|
-| eta | learning_rate | 0.03 | DER's grid search for Seq-MNIST (aimagelab/mammoth) |
-
-Source: aimagelab/mammoth, models/sgd.py: no momentum, no weight decay.
+Source: aimagelab/mammoth, models/sgd.py (no momentum, no weight decay) and models/joint.py.
 """
+
+import dataclasses
 
 import optax
 from flax import struct
 
-from cls_jax.core.augment import Augment
 from cls_jax.core.losses import cross_entropy
 from cls_jax.core.types import Array, Batch, Metrics, Trainable, Variables
-from cls_jax.methods.base import (
-    Method,
-    Phase,
-    gradient_step,
-    init_model,
-    parameter_bits,
-    predict_with,
-)
-from cls_jax.methods.regularization.memoryless_config import SgdHyper
-from cls_jax.nets.base import Net
+from cls_jax.methods.base import Algorithm, Needs, method
+from cls_jax.methods.problem import Problem
+from cls_jax.methods.steps import gradient_step, init_model, predict_with
 
 
 @struct.dataclass
 class SgdState:
-    """model: the one network with its optimizer state; hyper: SgdHyper."""
+    """model: the one network with its optimizer state."""
 
     model: Trainable
-    hyper: SgdHyper
 
 
-def sgd(net: Net, *, augment: Augment) -> Method:
+@method
+def sgd(problem: Problem, *, learning_rate: float = 0.03) -> Algorithm:
     """Fine-tuning without memory.
 
     Args:
-      net: outputs float32[b, num_classes] logits.
-      augment: ``train`` makes the inputs of the loss, ``test`` those of ``predict``.
-
-    Returns:
-      The method; its hyper is SgdHyper.
+      learning_rate: eta, step length of plain SGD, >= 0; DER's grid search for Seq-MNIST.
     """
+    net, augment, optimizer = problem.net(), problem.augment, optax.sgd(learning_rate)
 
-    def init(key: Array, example: Batch, hyper: SgdHyper) -> SgdState:
-        model = init_model(key, net, augment.test(example.x), optax.sgd(hyper.learning_rate))
-        return SgdState(model=model, hyper=hyper)
+    def init(key: Array, example: Batch) -> SgdState:
+        return SgdState(init_model(key, net, augment.test(example.x), optimizer))
 
     def step(key: Array, state: SgdState, batch: Batch) -> tuple[SgdState, Metrics]:
         x = augment.train(key, batch.x)
@@ -57,15 +44,19 @@ def sgd(net: Net, *, augment: Augment) -> Method:
             logits, stats = net.apply(vars, x, train=True, valid=batch.valid)
             return cross_entropy(logits, batch.y, valid=batch.valid), stats
 
-        model, value = gradient_step(state.model, optax.sgd(state.hyper.learning_rate), loss)
-        return state.replace(model=model), {"loss": value}
+        model, value = gradient_step(state.model, optimizer, loss)
+        return SgdState(model), {"loss": value}
 
-    phases, predict = (Phase("train", step),), predict_with(net, augment)
-    return Method(
-        "sgd",
-        init,
-        phases,
-        predict,
-        convolutional=net.convolutional,
-        capacity=parameter_bits("model"),
+    return Algorithm(init=init, step=step, predict=predict_with(net, augment))
+
+
+@method
+def joint(problem: Problem, *, learning_rate: float = 0.03) -> Algorithm:
+    """SGD over the pooled stream.
+
+    Args:
+      learning_rate: eta, step length of plain SGD, >= 0; as for sgd.
+    """
+    return dataclasses.replace(
+        sgd.build(problem, learning_rate=learning_rate), step=None, needs=Needs(pooled=True)
     )

@@ -1,4 +1,4 @@
-"""Checks of settings that several methods share; needs no JAX."""
+"""Checks of arguments that several methods share."""
 
 from cls_jax.core.errors import InputError
 

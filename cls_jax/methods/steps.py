@@ -1,0 +1,132 @@
+"""The steps that methods share: a model's start, its gradient steps, and the answer by one net."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cls_jax.core.augment import Augment
+from cls_jax.core.types import (
+    Array,
+    Batch,
+    CapacityFn,
+    PredictFn,
+    PyTree,
+    Task,
+    Trainable,
+    Variables,
+)
+from cls_jax.nets.base import Net
+
+
+def parameter_bits(*trees: str) -> CapacityFn:
+    """The capacity of networks ``state.<tree>.vars`` that are kept whole and never grow."""
+
+    def capacity(state: PyTree) -> Mapping[str, Array]:
+        leaves = jax.tree.leaves([getattr(state, tree).vars for tree in trees])
+        return {"bits": jnp.float32(sum(8 * leaf.dtype.itemsize * leaf.size for leaf in leaves))}
+
+    return capacity
+
+
+def init_model(
+    key: Array, net: Net, x: Array, optimizer: optax.GradientTransformation
+) -> Trainable:
+    """A new network, with the optimizer state that belongs to it."""
+    vars = net.init(key, x)
+    return Trainable(vars=vars, opt=optimizer.init(vars.params))
+
+
+def gradient_of(
+    loss: Callable[[Variables], tuple[Array, PyTree]], vars: Variables
+) -> tuple[tuple[Array, PyTree], PyTree]:
+    """``((value, aux), gradient)`` of ``loss: vars -> (value, aux)``, in ``vars.params`` alone."""
+
+    def of_params(params: PyTree) -> tuple[Array, PyTree]:
+        return loss(vars.replace(params=params))
+
+    return jax.value_and_grad(of_params, has_aux=True)(vars.params)
+
+
+def told_rows(batch: Batch, classes: Array) -> Array:
+    """The rows that a method which is told its classes counts: valid, and of one of them.
+
+    A softmax over the told classes has no place for another label, so a row that has one (a minor
+    example of a blurry task) is padding to such a method: in no loss, never stored.
+
+    Args:
+      batch: of the stream.
+      classes: bool[num_classes].
+
+    Returns:
+      bool[b].
+    """
+    return batch.valid & classes[batch.y]
+
+
+def apply_gradient(
+    model: Trainable, optimizer: optax.GradientTransformation, gradient: PyTree, stats: PyTree
+) -> Trainable:
+    """The model after one optimizer step along ``gradient``, with ``stats`` as its statistics."""
+    updates, opt = optimizer.update(gradient, model.opt, model.vars.params)
+    params = optax.apply_updates(model.vars.params, updates)
+    return Trainable(vars=Variables(params=params, stats=stats), opt=opt)
+
+
+def gradient_step(
+    model: Trainable,
+    optimizer: optax.GradientTransformation,
+    loss: Callable[[Variables], tuple[Array, PyTree]],
+) -> tuple[Trainable, Array]:
+    """One optimizer step on one tree.
+
+    Args:
+      model: parameters, statistics and optimizer state.
+      optimizer: its rates may be traced.
+      loss: variables -> (float32[] loss, the statistics after the forward pass).
+
+    Returns:
+      The model after the step, and the loss before it.
+    """
+    (value, stats), gradient = gradient_of(loss, model.vars)
+    return apply_gradient(model, optimizer, gradient, stats), value
+
+
+def forward_each(
+    net: Net, vars: Variables, xs: Sequence[Array], valids: Sequence[Array]
+) -> tuple[list[Array], PyTree]:
+    """Training-mode outputs of several batches, each normalised by itself, one after another.
+
+    Every forward pass takes over the running statistics of the one before. A network without
+    statistics treats its rows one by one, so there a single pass over all of them is the same.
+
+    Args:
+      net, vars: the network.
+      xs: inputs float32[b_i, ...], in the order of their forwards.
+      valids: bool[b_i] each; a batch without a valid row leaves the statistics as they were.
+
+    Returns:
+      The outputs of each batch, and the statistics after the last.
+    """
+    if not jax.tree.leaves(vars.stats):
+        ends = np.cumsum([len(x) for x in xs])[:-1]
+        whole, valid = jnp.concatenate(xs), jnp.concatenate(valids)
+        outputs, stats = net.apply(vars, whole, train=True, valid=valid)
+        return jnp.split(outputs, ends), stats
+    each = []
+    for x, valid in zip(xs, valids, strict=True):
+        outputs, stats = net.apply(vars, x, train=True, valid=valid)
+        each, vars = [*each, outputs], vars.replace(stats=stats)
+    return each, vars.stats
+
+
+def predict_with(net: Net, augment: Augment, tree: str = "model") -> PredictFn:
+    """The ``predict`` by one network of the state, ``state.<tree>.vars``."""
+
+    def predict(state: PyTree, x: Array, task: Task) -> Array:
+        logits, _ = net.apply(getattr(state, tree).vars, augment.test(x), train=False)
+        return logits.astype(jnp.float32)
+
+    return predict
