@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_type_hints
 
 import tyro
 
+from cls_jax.core.errors import Diverged, InputError, SaveFailed, Stopped
+
 Config = TypeVar("Config")
 Value = TypeVar("Value")
 Check = Callable[[Any, Collection[str]], None]
@@ -142,23 +144,12 @@ def run_main(
         return main(config)
     except KeyboardInterrupt:
         _stop("interrupted", 130)
-    except Exception as error:
-        from cls_jax.core.errors import InputError
-
-        if isinstance(error, InputError):
-            _stop(f"error: {error}", 2)
-        from cls_jax.runtime.distributed import SaveFailed
-        from cls_jax.runtime.preemption import Stopped
+    except Stopped as stopped:
         from cls_jax.runtime.workdir import command
-        from cls_jax.train.runner import Diverged
 
-        if isinstance(error, Stopped):
-            _stop(f"{error}; the same command goes on:\n  {command()}", error.code)
-        codes = {Diverged: 1, SaveFailed: 1}
-        for kind, code in codes.items():
-            if isinstance(error, kind):
-                _stop(f"error: {error}", code)
-        raise
+        _stop(f"{stopped}; the same command goes on:\n  {command()}", stopped.exit_code)
+    except (InputError, Diverged, SaveFailed) as error:
+        _stop(f"error: {error}", error.exit_code)
 
 
 def _typed(arguments: Sequence[str]) -> Iterator[str]:
@@ -172,8 +163,6 @@ def _typed(arguments: Sequence[str]) -> Iterator[str]:
 
 def _check_numbers(config: Any, prefix: str = "") -> None:
     """Raises InputError for a number that no float32, or no axis of an array, can hold."""
-    from cls_jax.core.errors import InputError
-
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), prefix + field.name
         if dataclasses.is_dataclass(value):

@@ -29,7 +29,7 @@ def whole(name: str, value: Any, low: float = -math.inf, high: float = math.inf)
             raise TypeError
         number = operator.index(value)
     except TypeError:
-        raise InputError(f"{name} is {shown(value)}; give a whole number") from None
+        raise InputError(f"{name} is {short_repr(value)}; give a whole number") from None
     check_range(name, number, low, high)
     return number
 
@@ -39,7 +39,9 @@ def wholes(name: str, values: Any) -> tuple[int, ...]:
     sequence = isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping | Set)
     if sequence and getattr(values, "ndim", 1) == 1:
         return tuple(whole(f"{name}[{i}]", value) for i, value in enumerate(values))
-    raise InputError(f"{name} is {shown(values)}; give a sequence of whole numbers, e.g. (2, 3)")
+    raise InputError(
+        f"{name} is {short_repr(values)}; give a sequence of whole numbers, e.g. (2, 3)"
+    )
 
 
 def whole_or_none(name: str, value: Any, low: float = -math.inf) -> int | None:
@@ -62,14 +64,14 @@ def real(name: str, value: Any) -> float:
             return float(array)
     except (TypeError, ValueError, OverflowError):
         pass
-    raise InputError(f"{name} is {shown(value)}; give a number")
+    raise InputError(f"{name} is {short_repr(value)}; give a number")
 
 
 def yes_no(name: str, value: Any) -> bool:
     """Python's or NumPy's True or False as Python's; InputError for anything else."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
-    raise InputError(f"{name} is {shown(value)}; give True or False")
+    raise InputError(f"{name} is {short_repr(value)}; give True or False")
 
 
 def plain(config: Any) -> Any:
@@ -141,7 +143,7 @@ def check_literals(of: Callable[..., Any], arguments: Mapping[str, Any], told: s
         check_literal(name, value, hints[name], told)
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """What was given, on one short line."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
@@ -175,7 +177,7 @@ def check_finite(name: str, value: float) -> None:
     except OverflowError:  # an integer beyond float64 is finite
         finite = True
     except TypeError:
-        raise InputError(f"{name} is {shown(value)}; give a number") from None
+        raise InputError(f"{name} is {short_repr(value)}; give a number") from None
     if not finite:
         raise InputError(f"{name} is {value}; give a finite number")
 

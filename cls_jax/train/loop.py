@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cls_jax.core.errors import Diverged
+from cls_jax.core.keys import RunKey
 from cls_jax.core.sharding import data_mesh
 from cls_jax.core.types import Array, PyTree
 from cls_jax.methods.base import Method
@@ -44,12 +46,6 @@ from cls_jax.train.steps import (
     make_advance,
     make_boundary,
 )
-
-_SCHEDULE = 0  # a purpose of a seed's key; steps.py has the others
-
-
-class Diverged(ArithmeticError):
-    """A metric stopped being finite; the message tells when, and the last metrics before."""
 
 
 class Trial(NamedTuple):
@@ -361,7 +357,7 @@ def _profiled(folder: str | None) -> Iterator[None]:
 
 def schedule_key(seed: int) -> Array:
     """The key that fixes what a seed sees."""
-    return jax.random.fold_in(jax.random.key(seed), _SCHEDULE)
+    return jax.random.fold_in(jax.random.key(seed), RunKey.SCHEDULE)
 
 
 def schedules_of(method: Method, stream: Stream, seed: int) -> list[Schedule]:

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import jax
 
-from cls_jax.core.checks import check_literals, check_seeds, shown, whole
+from cls_jax.core.checks import check_literals, check_seeds, short_repr, whole
 from cls_jax.core.errors import InputError
 from cls_jax.core.host_memory import ROW_BYTES, check_bytes
 from cls_jax.data.checked import checked
@@ -56,7 +56,7 @@ def resolve(plan: Plan, method: Method, stream: Stream, num_trials: int) -> Plan
         that exclude each other, or a chunk that no memory can hold.
     """
     if not isinstance(plan, Plan):
-        raise InputError(f"plan is {shown(plan)}; give a Plan, e.g. Plan(chunk=100)")
+        raise InputError(f"plan is {short_repr(plan)}; give a Plan, e.g. Plan(chunk=100)")
     for name, unit in (("chunk", "step"), ("devices", "device")):
         value = getattr(plan, name)
         if value is not None:

@@ -168,7 +168,7 @@ def test_ctrl_c_is_code_130(capsys):
 
 
 def test_diverged_is_code_1(capsys):
-    from cls_jax.train.runner import Diverged
+    from cls_jax.core.errors import Diverged
 
     def main(config):
         raise Diverged("training stopped being finite at step 3")
