@@ -1,7 +1,8 @@
 """What each key of a run is folded with, so that no two draws share their bits; needs no JAX.
 
-The numbers are part of every result: a run with other ones is another run. A class is the purposes
-of one key, and within it equal numbers are one member under two names, of scenarios that never meet.
+The numbers are part of every result: a run with other ones is another run. Each class has the
+purposes of one key; in it equal numbers are one member with several names, of scenarios that never
+meet.
 """
 
 from enum import IntEnum

@@ -137,8 +137,8 @@ def check_name(name: str, path: str | Path) -> None:
 def unreadable(error: OSError, path: str | Path) -> InputError:
     """The sentence for what the file system refuses to read."""
     return InputError(
-        f"{printable(os.fspath(error.filename or path))} cannot be read ({error.strerror or error}); "
-        "mend it or its permissions, or take it out of the folder"
+        f"{printable(os.fspath(error.filename or path))} cannot be read "
+        f"({error.strerror or error}); mend it or its permissions, or take it out of the folder"
     )
 
 
@@ -158,4 +158,5 @@ def _kind(entry: os.DirEntry) -> str:
 
 
 def _lost(entry: Entry) -> str:
-    return f"{printable(entry.path)} is a link that leads nowhere (to {printable(os.readlink(entry.path))})"
+    target = printable(os.readlink(entry.path))
+    return f"{printable(entry.path)} is a link that leads nowhere (to {target})"

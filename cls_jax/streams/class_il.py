@@ -95,9 +95,8 @@ def class_il(
             for permutation in place[:number]:
                 tables.append(table(permutation[member[permutation]], rows, batch_size, drop_last))
         index = np.concatenate(tables)
-        bits = jax.random.uniform(
-            jax.random.fold_in(key_shuffle, ShuffleKey.LABELS), (len(index), 1)
-        )
+        key_labels = jax.random.fold_in(key_shuffle, ShuffleKey.LABELS)
+        bits = jax.random.uniform(key_labels, (len(index), 1))
         return Schedule(
             index=index,
             task=np.repeat(np.arange(num_tasks, dtype=np.int32), np.multiply(rows_of, passes)),

@@ -122,9 +122,8 @@ def gcil(
     def schedule(key: Array, *, epochs: int | None = None, shuffle: int = 0) -> Schedule:
         passes = default_epochs if epochs is None else epochs
         classes, phase = draw(key)
-        key_shuffle = jax.random.fold_in(
-            jax.random.fold_in(key, ScheduleKey.PHASE_SHUFFLE), shuffle
-        )
+        key_shuffle = jax.random.fold_in(key, ScheduleKey.PHASE_SHUFFLE)
+        key_shuffle = jax.random.fold_in(key_shuffle, shuffle)
         tables = []
         for k in range(tasks):
             mine = np.flatnonzero(phase == k)

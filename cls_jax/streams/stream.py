@@ -119,9 +119,8 @@ def pooled(stream: Stream) -> Stream:
         )
         epoch = np.empty(number.size, np.int64)
         epoch[order] = rank
-        noise = np.asarray(jax.random.bits(jax.random.fold_in(key, ScheduleKey.POOL), flat.shape))[
-            member
-        ]
+        key_pool = jax.random.fold_in(key, ScheduleKey.POOL)
+        noise = np.asarray(jax.random.bits(key_pool, flat.shape))[member]
         place = np.concatenate(
             [np.flatnonzero(member)[np.lexsort((noise, epoch))], np.flatnonzero(~member)]
         )
