@@ -23,17 +23,9 @@ DOORS = (
 """The rooms of cls_jax, lowest first: each may import what stands before it, and itself."""
 
 NO_JAX = (
-    *(
-        "core.errors",
-        "core.keys",
-        "core.checks",
-        "core.choices",
-        "core.files",
-        "core.paths",
-        "core.version",
-        "core.metrics",
-    ),
-    *("nets.config", "streams.config", "train.events", "app.flags", "app.run_config"),
+    *("core.errors", "core.keys", "core.checks", "core.choices", "core.files", "core.paths"),
+    *("core.version", "core.metrics", "nets.config", "streams.config", "train.events"),
+    *("app.flags", "app.run_config"),
 )
 """Modules that load no JAX, beside all of report: a command line and a table need none."""
 
