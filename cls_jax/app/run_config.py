@@ -11,7 +11,7 @@ from cls_jax.runtime.save_interval import interval
 from cls_jax.runtime.workdir import check_workdir_is_ours
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """How it is run and where the results go.
 

@@ -45,6 +45,7 @@ from cls_jax.train.steps import (
     init_run,
     make_advance,
     make_boundary,
+    shapes_of,
 )
 
 
@@ -96,7 +97,7 @@ class TrainLoop(NamedTuple):
         def placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
-        return jax.tree.map(placed, abstract_run(self.method, self.stream))
+        return jax.tree.map(placed, abstract_run(self.method, shapes_of(self.stream)))
 
 
 _LOOPS: dict[tuple, TrainLoop] = {}
@@ -143,7 +144,7 @@ def _compiled(method: Method, stream: Stream, plan: Plan) -> TrainLoop:
         stream=stream,
         plan=plan,
         parallelism=parallelism,
-        start=parallelism.compile(partial(init_run, method, stream), (0, 0)),
+        start=parallelism.compile(partial(init_run, method, shapes_of(stream)), (0, 0)),
         advance=[
             make_advance(method, stream, number, parallelism, mode=plan.mode)
             for number in range(len(method.phases))

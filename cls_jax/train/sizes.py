@@ -10,7 +10,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.host_memory import check_bytes, check_schedule
 from cls_jax.methods.base import Method
 from cls_jax.streams.stream import Stream
-from cls_jax.train.steps import abstract_run
+from cls_jax.train.steps import abstract_run, shapes_of
 
 LARGEST = 2**31 - 1
 """Most places of an array's axis."""
@@ -32,7 +32,7 @@ def check_held(method: Method, stream: Stream, words: Mapping[str, Any], num_tri
     for phase in method.phases:
         if phase.epochs is not None:
             check_schedule(_flag(words, phase.epochs, "epochs"), phase.epochs, examples)
-    made = jax.tree_util.tree_leaves_with_path(abstract_run(method, stream))
+    made = jax.tree_util.tree_leaves_with_path(abstract_run(method, shapes_of(stream)))
     kept = [(_bytes(leaf), jax.tree_util.keystr(path)) for path, leaf in made]
     name, value = _culprit(words, max(kept)[1])
     runs = f" in {num_trials} runs" if num_trials > 1 else ""
