@@ -17,7 +17,7 @@ from cls_jax.core.checks import check_range
 from cls_jax.core.errors import InputError
 from cls_jax.core.files import read_json
 from cls_jax.core.paths import check_place
-from cls_jax.methods import METHODS
+from cls_jax.methods import METHODS, signature
 from cls_jax.runtime.workdir import write_json
 
 
@@ -109,7 +109,7 @@ class Cell(NamedTuple):
             "turns": max(config.turns, -(-config.timed_steps // self.chunk)),
             "json": self.file(config),
         }
-        if method != "dualnet" and hasattr(METHODS[method].config(), "replay_size"):
+        if method != "dualnet" and "replay_size" in signature(method).arguments:
             flags["replay-size"] = batch
         if self.over_seeds != "one":
             flags |= {"seeds": config.seeds, "over-seeds": self.over_seeds}

@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from cls_jax.core.errors import InputError
-from cls_jax.core.types import Batch, PyTree
+from cls_jax.core.types import PyTree
 from cls_jax.data.dataset import Dataset, Split
 from cls_jax.methods.base import Method
 from cls_jax.nets.config import NetConfig
 from cls_jax.streams.class_il import class_il
 from cls_jax.streams.stream import Stream
+from cls_jax.train.steps import abstract_run, example_batch, shapes_of
 
 TASKS, CLASSES = 5, 10
 HIDDEN = 100, 100
@@ -58,15 +59,16 @@ def flops_of(function: Callable, *arguments: PyTree) -> float:
         return float(jax.jit(function).lower(*abstract).cost_analysis()["flops"])
 
 
-def step_flops(method: Method, hyper: PyTree, stream: Stream) -> float:
+def step_flops(method: Method, stream: Stream) -> float:
     """Floating-point operations of one step of the first phase; nothing is computed."""
-    b = stream.batch_size
-    number, yes = jnp.zeros(b, jnp.int32), jnp.ones(b, bool)
-    batch = Batch(jnp.asarray(stream.source.train.x[:b]), number, number, yes, yes)
-    hyper = jax.tree.map(jnp.float32, hyper)
-    key = jax.random.key(0)
-    state = jax.eval_shape(method.init, key, batch, hyper)
-    return flops_of(method.phases[0].step, key, state, batch)
+
+    def step(hyper, key, state, batch):
+        return method.at(hyper).step(key, state, batch)
+
+    shapes = shapes_of(stream)
+    hyper = {name: jnp.float32(value) for name, value in method.hyper.items()}
+    state = abstract_run(method, shapes).state
+    return flops_of(step, hyper, jax.random.key(0), state, example_batch(shapes))
 
 
 def ceilings(net: NetConfig, rows: int, seeds: int) -> dict[str, Callable[[], float]]:

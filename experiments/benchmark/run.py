@@ -54,8 +54,8 @@ def _measure(config: Config) -> dict[str, float | str | None]:
 
     from cls_jax.train.runner import run
 
-    method, hyper, stream, plan = build(config)
-    flops = step_flops(method, hyper, stream)
+    method, stream, plan = build(config)
+    flops = step_flops(method, stream)
     trials = config.seeds if plan.over_seeds == "vmap" else 1
     times = Laps()
     tops: dict[str, Callable[[], float]] = {}
@@ -79,7 +79,7 @@ def _measure(config: Config) -> dict[str, float | str | None]:
         times.go_on(between=True)
 
     with _twins(config) as twins, suppress(_Done):
-        run(method, stream, hyper, seeds=range(config.seeds), plan=plan, observe=turn)
+        run(method, stream, seeds=range(config.seeds), plan=plan, observe=turn)
     chunk, per_step = min(times.chunks[1:]), plan.chunk * trials
     seconds = chunk / per_step
     numbers = {

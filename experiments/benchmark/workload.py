@@ -3,7 +3,7 @@
 import importlib.util
 import math
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
@@ -13,11 +13,10 @@ from cls_jax.core.checks import check_range
 from cls_jax.core.errors import InputError
 from cls_jax.core.host_memory import check_bytes, check_schedule
 from cls_jax.core.paths import check_file
-from cls_jax.methods import METHODS
+from cls_jax.methods import METHODS, signature
 from cls_jax.nets.config import NetConfig
 
 if TYPE_CHECKING:
-    from cls_jax.core.types import PyTree
     from cls_jax.methods.base import Method
     from cls_jax.streams.stream import Stream
     from cls_jax.train.runner import Plan
@@ -76,7 +75,7 @@ class Config:
     json: str | None = None
 
 
-def build(config: Config) -> "tuple[Method, PyTree, Stream, Plan]":
+def build(config: Config) -> "tuple[Method, Stream, Plan]":
     """All that a run needs, checked.
 
     Raises:
@@ -84,7 +83,7 @@ def build(config: Config) -> "tuple[Method, PyTree, Stream, Plan]":
     """
     from parts import CLASSES, TASKS, synthetic
 
-    from cls_jax.app.build import make_method
+    from cls_jax.app.build import fit_method
     from cls_jax.streams.config import StreamConfig
     from cls_jax.train.runner import Plan, check_run
     from cls_jax.train.sizes import check_held
@@ -98,20 +97,19 @@ def build(config: Config) -> "tuple[Method, PyTree, Stream, Plan]":
         check_file(config.json, "json")
     if wants_torch(config):
         _check_twin(config)
-    row = METHODS[config.method]
-    own, hyper = row.config(), row.hyper()
+    known = signature(config.method).arguments
     for name in ("replay_size", "memory_size"):
-        if getattr(config, name) is not None and not hasattr(own, name):
+        if getattr(config, name) is not None and name not in known:
             refuse(name, getattr(config, name), f"{config.method} has no such size")
-    sizes = sizes_of(config)
-    own = replace(own, **{name: size for name, size in sizes.items() if hasattr(own, name)})
+    own = {name: size for name, size in sizes_of(config).items() if name in known}
     shape = (28, 28, 1) if config.net.net == "mlp" else (32, 32, 3)
     pixels = config.batch_size * CLASSES * math.prod(shape)
     check_bytes(f"batch_size {config.batch_size}", pixels, "give a smaller --batch-size")
     stream = synthetic(config.batch_size, 1, shape)
-    method = make_method(config.method, own, stream, StreamConfig(), config.net)
+    sizes = stream.num_classes, stream.num_tasks
+    method = fit_method(config.method, own, StreamConfig(), config.net, shape, sizes)
     plan = Plan(None, config.mode, config.over_seeds if config.seeds > 1 else "auto")
-    plan = check_run(method, stream, hyper, range(config.seeds), plan)
+    plan = check_run(method, stream, range(config.seeds), plan)
     plan = plan._replace(chunk=config.steps or (2 if plan.mode == "loop" else 500))
     # One chunk compiles; tasks have equally many chunks, so that every chunk is whole. Of two in a
     # task the second follows a chunk at once; the runs of one seed after another stay short.
@@ -120,9 +118,9 @@ def build(config: Config) -> "tuple[Method, PyTree, Stream, Plan]":
     rows = plan.chunk * max(1 if one_by_one else 2, per_task)
     name = "turns" if per_task > plan.chunk else "steps"
     check_schedule(name, rows, TASKS * config.batch_size)
-    words = {"method": asdict(own), "net": asdict(config.net), "stream": {}, "num_tasks": TASKS}
-    check_held(method, stream, hyper, words, config.seeds)
-    return method, hyper, synthetic(config.batch_size, rows + rows % 2, shape), plan
+    words = {"method": method.fixed, "net": asdict(config.net), "stream": {}, "num_tasks": TASKS}
+    check_held(method, stream, words, config.seeds)
+    return method, synthetic(config.batch_size, rows + rows % 2, shape), plan
 
 
 def wants_torch(config: Config) -> bool:
@@ -171,4 +169,4 @@ def check(config: Config, typed: Collection[str]) -> None:
     """Refuses flags that were typed and would do nothing."""
     if "over_seeds" in typed and config.seeds == 1:
         refuse("over_seeds", config.over_seeds, "seeds is 1")
-    check_used(config, typed, [(config.method, None)])
+    check_used(config, typed, [(config.method, {})])
