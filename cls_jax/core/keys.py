@@ -31,16 +31,16 @@ class ScheduleKey(IntEnum):
     PHASES = 0
     """gcil: the key of a phase, folded with its number again; see PhaseKey."""
     DRAW = 0
-    """mnist360: which image stands where, folded with the schedule's number and the pass again."""
+    """mnist360: which image stands where, folded with ``shuffle`` and the pass again."""
     SHUFFLE = 1
-    """class_il, blurry, domain_il: the order of examples, folded with the schedule's number again;
+    """class_il, blurry, domain_il: the order of examples, folded with ``shuffle`` again;
     see ShuffleKey."""
     IMAGES = 1
     """gcil: which image of a class is used next."""
     MINOR = 2
     """blurry: which images go to other tasks than their class's."""
     PHASE_SHUFFLE = 2
-    """gcil: the order of examples, folded with the schedule's number and the phase again."""
+    """gcil: the order of examples, folded with ``shuffle`` and the phase again."""
     TURNS = 3
     """blurry: which other tasks get a class's images, one after another."""
     POOL = 7
