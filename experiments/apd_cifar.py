@@ -47,15 +47,14 @@ class Config:
     run: flat(RunConfig) = RunConfig()
 
 
+PAPER = {
+    "stream": SPLIT,
+    "net": NetConfig(net="lenet"),
+    "method": Apd(annealing_steps=50, residue_scale=1.0),
+}
 PRESETS = {
     "quick": Config(variants=("APD(1)", "APD(2)", "L2-transfer 1")),
-    "paper": Config(
-        variants=(*VARIANTS,),
-        orders=(*map("-".join, A_TO_E),),
-        stream=SPLIT,
-        net=NetConfig(net="lenet"),
-        method=Apd(annealing_steps=50, residue_scale=1.0),
-    ),
+    "paper": Config(variants=(*VARIANTS,), orders=(*map("-".join, A_TO_E),), **PAPER),
 }
 
 

@@ -12,8 +12,9 @@ from tyro.conf import Positional, arg
 from cls_jax.app.flags import flat, hiding, run_main
 from cls_jax.app.run_config import RunConfig
 from cls_jax.app.unused import refuse
+from cls_jax.published.ablations import ablations
 from cls_jax.published.compare import Cell, read_published, reproduction_sheet, write_reproduction
-from cls_jax.published.presets import TABLES, Change, ablations, cells, changed, settings
+from cls_jax.published.presets import TABLES, Change, cells, changed, settings
 from cls_jax.report.tables import rich_table, show
 
 Run = hiding(RunConfig, "sweep")  # a sweep would vary a published number

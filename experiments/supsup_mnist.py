@@ -7,16 +7,15 @@ paper: PermutedMNIST, 250 tasks, LeNet 300-100; rotated: 36 rotations; cifar100:
 classes with the task given. They need --data-dir, or a network.
 """
 
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from tyro.conf import arg
 
 from cls_jax.app.flags import flat, run_main
-from cls_jax.app.method_flags import flags_of, shared
+from cls_jax.app.method_flags import flags_of
 from cls_jax.app.run_config import RunConfig
-from cls_jax.app.unused import check_taken, check_used
+from cls_jax.app.variants import check_chosen, chosen
 from cls_jax.nets.config import NetConfig
 from cls_jax.streams.config import StreamConfig
 
@@ -24,21 +23,19 @@ KIND = {"batch_size": 128, "drop_last": True, "normalisation": "mnist"}
 PERMUTED = StreamConfig(image_size=8, scenario="permuted", tasks=10, epochs=36, **KIND)
 MNIST = replace(PERMUTED, data="mnist", image_size=None, tasks=250, epochs=2)
 ROTATED = replace(MNIST, scenario="rotated", tasks=36)
-CIFAR = StreamConfig(data="cifar100", tasks=20, batch_size=128, epochs=250, normalisation="cifar10")
-VARIANT = "the task is told in training, or noticed."
+CIFAR = StreamConfig(data="cifar100", tasks=20, batch_size=128, epochs=250, crop_padding=4)
+CIFAR = replace(CIFAR, flip=True, normalisation="cifar10")
 HELP = "how to infer the task: inference:objective:probe size:images that share one answer."
 EACH = ("one_shot:H:1:1", "one_shot:G:1:1", "one_shot:H:128:128", "binary:H:1:1")
 OFFICIAL = ("one_shot:H:1:128", "one_shot:G:1:128", "one_shot:H:128:128")
-
-
 SupSup = flags_of("supsup", "supsup_nns")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything about one experiment."""
+    """Everything about one experiment; supsup_nns has to notice when a task begins."""
 
-    variant: Annotated[Literal["supsup", "supsup_nns"], arg(help=VARIANT)] = "supsup"
+    variant: Literal["supsup", "supsup_nns"] = "supsup"
     stream: flat(StreamConfig) = PERMUTED
     net: flat(NetConfig) = NetConfig(net="mlp", hidden=(128, 128))
     method: flat(SupSup) = SupSup(learning_rate=1e-3)
@@ -48,42 +45,23 @@ class Config:
 
 FREE = {"num_masks": 20, "num_compared": 2, "decide_every": 99, "probe_size": 128}
 GG = {"rule": "edge_popup", "num_outputs": 5, "classes_per_task": 5, "optimizer": "adam"}
-RATES = {"learning_rate": 1e-3, "weight_decay": 1e-4}
+LONG = {"transfer": True, "cosine_steps": 5000, "learning_rate": 1e-3, "weight_decay": 1e-4}
+NOVELTY = {"learning_rate": 1e-3, "new_bound": 2.2, "known_rate": 0.9}
+LENET, FC, RESNET = (
+    NetConfig(net="mlp", hidden=(300, 100)),
+    NetConfig(net="mlp", hidden=(1024, 1024)),
+    NetConfig(net="resnet18", width=20),
+)
+WIDE, AT_END = SupSup(num_outputs=200, inference="binary", probe_size=128), RunConfig(score="end")
 PRESETS = {
     "quick": Config(),
-    "nns": Config(
-        variant="supsup_nns",
-        method=SupSup(**FREE, learning_rate=1e-3, new_bound=2.2, known_rate=0.9),
-        inferences=(),
-    ),
-    "paper": Config(
-        stream=MNIST,
-        net=NetConfig(net="mlp", hidden=(300, 100)),
-        method=SupSup(),
-        run=RunConfig(score="end"),
-        inferences=OFFICIAL,
-    ),
+    "nns": Config(variant="supsup_nns", method=SupSup(**FREE, **NOVELTY), inferences=()),
+    "paper": Config(stream=MNIST, net=LENET, method=SupSup(), run=AT_END, inferences=OFFICIAL),
     "rotated": Config(
-        stream=ROTATED,
-        net=NetConfig(net="mlp", hidden=(1024, 1024)),
-        method=SupSup(num_outputs=200, inference="binary", probe_size=128),
-        run=RunConfig(score="end"),
-        inferences=("binary:H:128:128",),
+        stream=ROTATED, net=FC, method=WIDE, run=AT_END, inferences=("binary:H:128:128",)
     ),
-    "cifar100": Config(
-        stream=replace(CIFAR, crop_padding=4, flip=True),
-        net=NetConfig(net="resnet18", width=20),
-        method=SupSup(**GG, transfer=True, cosine_steps=5000, **RATES),
-        inferences=(),
-    ),
+    "cifar100": Config(stream=CIFAR, net=RESNET, method=SupSup(**GG, **LONG), inferences=()),
 }
-
-
-def check(config: Config, typed: Collection[str]) -> None:
-    """Refuses flags that were typed and that the variant does not take."""
-    taken = shared(config.variant, asdict(config.method))
-    check_used(config, typed, [(config.variant, taken)])
-    check_taken(typed, config.method, [taken])
 
 
 def main(config: Config) -> None:
@@ -93,12 +71,12 @@ def main(config: Config) -> None:
 
     begin(config.run)
     parse_inferences(config.inferences)
-    stream, own = make_stream(config.stream), shared(config.variant, asdict(config.method))
-    learner = make_learner(config.variant, own, stream, config.stream, config.net)
+    stream = make_stream(config.stream)
+    learner = make_learner(*chosen(config), stream, config.stream, config.net)
     results = execute([learner], config.run, config)
     conclude(config, results)
     report(config, learner, results)
 
 
 if __name__ == "__main__":
-    run_main(main, Config, PRESETS, default_preset="quick", description=__doc__, check=check)
+    run_main(main, Config, PRESETS, default_preset="quick", description=__doc__, check=check_chosen)

@@ -40,6 +40,11 @@ def flat(kind: type) -> Any:
     return Annotated[kind, tyro.conf.arg(name="")]
 
 
+def explained(kind: Any, help: str) -> Any:
+    """The type of a field whose help is this text."""
+    return Annotated[kind, tyro.conf.arg(help=help)]
+
+
 def positional(kind: Any, metavar: str) -> Any:
     """The type of a field that is given without a flag; the help calls its values ``metavar``."""
     mark = tyro.conf.arg(metavar=metavar, help_behavior_hint="")

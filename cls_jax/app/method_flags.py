@@ -3,10 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import make_dataclass
 from functools import cache
-from typing import Annotated, Any
+from typing import Any
 
-from tyro.conf import arg
-
+from cls_jax.app.flags import explained
 from cls_jax.methods import METHODS, signature
 
 
@@ -23,10 +22,7 @@ def flags_of(*methods: str) -> Callable[..., Any]:
         merged = {**signature(method).arguments, **merged}
     return make_dataclass(
         "_".join((*methods, "flags")),
-        [
-            (name, Annotated[one.kind, arg(help=one.help)], one.default)
-            for name, one in merged.items()
-        ],
+        [(name, explained(one.kind, one.help), one.default) for name, one in merged.items()],
         frozen=True,
         kw_only=True,
         namespace={"__doc__": f"Arguments of {', '.join(methods)}."},

@@ -15,7 +15,7 @@ from cls_jax.streams.stream import Stream
 from cls_jax.train.capacity import capacities
 from cls_jax.train.evaluate import make_evaluate, view_names
 from cls_jax.train.events import Result
-from cls_jax.train.loop import schedules_of
+from cls_jax.train.group import schedules_of
 from cls_jax.train.parallel import Parallelism
 from cls_jax.train.prefetch import make_loader
 from cls_jax.train.runner import test_examples

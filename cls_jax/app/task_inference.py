@@ -31,7 +31,7 @@ from cls_jax.runtime.workdir import write_json, writing
 from cls_jax.streams.stream import Schedule, Stream
 from cls_jax.train.evaluate import content_places, in_order
 from cls_jax.train.events import Result
-from cls_jax.train.loop import schedule_key
+from cls_jax.train.group import schedule_key
 
 IdentifyFn = Callable[[PyTree, Array, Array], Array]
 """(state, raw examples of one task, bool of those that count) -> int32[] number of the task."""

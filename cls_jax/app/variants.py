@@ -57,6 +57,18 @@ def fitted(table: Mapping[str, Changes], config: Any) -> dict[str, Variant]:
     }
 
 
+def chosen(config: Any) -> Variant:
+    """The method ``config.variant`` with those of the flags ``config.method`` that it takes."""
+    return Variant(config.variant, shared(config.variant, asdict(config.method)))
+
+
+def check_chosen(config: Any, typed: Collection[str]) -> None:
+    """Raises InputError for a typed flag that the chosen method does not take."""
+    one = chosen(config)
+    check_used(config, typed, [one])
+    check_taken(typed, config.method, [one.arguments])
+
+
 def spb_and_ucir(config: Any) -> dict[str, Variant]:
     """Label -> the variant of SPB or of UCIR, in the order of ``config.variants``.
 

@@ -171,66 +171,28 @@ def cells(
     if table not in TABLES:
         raise InputError(f"table is {table!r}; use one of {', '.join(TABLES)}, s_mnist_ablations")
     cell, rows = TABLES[table]
-    _check_once("methods", methods)
-    _check_once("memory_sizes", memory_sizes)
+    check_once("methods", methods)
+    check_once("memory_sizes", memory_sizes)
     found = []
     for method in methods or rows:
         sized = method in rows and "memory_size" in signature(method).arguments
         sizes = (memory_sizes or rows[method]) if sized else (0,)
         found += [cell(method, size) for size in sizes]
     if memory_sizes and not any(one.memory_size for one in found):
-        told = f"memory_sizes is {_listed(memory_sizes)}, but {_listed(methods)} has no memory"
+        told = f"memory_sizes is {listed(memory_sizes)}, but {listed(methods)} has no memory"
         raise InputError(f"{told}; leave --memory-sizes out")
     return found
 
 
-def _check_once(name: str, given: Sequence[Any]) -> None:
+def check_once(name: str, given: Sequence[Any]) -> None:
+    """Raises InputError for a name or a number that is given twice."""
     if len(set(given)) < len(given):
-        raise InputError(f"{name} is {_listed(given)}; name each once")
+        raise InputError(f"{name} is {listed(given)}; name each once")
 
 
-def _listed(given: Sequence[Any]) -> str:
+def listed(given: Sequence[Any]) -> str:
+    """In a sentence."""
     return ", ".join(map(str, given))
-
-
-def ablations(labels: Sequence[str] = (), slots: Sequence[int] = ()) -> list[tuple[str, Preset]]:
-    """S-MNIST, buffer 500: CLS-ER and what is left of it when a part is taken away; ours.
-
-    Without consistency; with copies that follow at every step; with one copy (Mean-ER).
-
-    Args:
-      labels: these rows alone; all if empty.
-      slots: 500 alone, or empty.
-
-    Raises:
-      InputError: for a row or a size that is not there, or named twice.
-    """
-    whole = s_mnist("clser", 500)
-    own = whole.arguments
-    single = {name: own[name] for name in ("memory_size", "replay_size", "learning_rate")}
-    single |= {
-        "consistency_weight": own["consistency_weight"],
-        "ema_rate": own["stable_rate"],
-        "ema_decay": own["stable_decay"],
-    }
-
-    def with_values(**changes: float) -> Preset:
-        return whole._replace(arguments={**own, **changes})
-
-    changed = {
-        "clser": whole,
-        "clser weight 0": with_values(consistency_weight=0.0),
-        "clser rates 1": with_values(stable_rate=1.0, plastic_rate=1.0),
-        "mean_er": whole._replace(method="mean_er", arguments=_complete("mean_er", single)),
-        "er": s_mnist("er", 500),
-    }
-    _check_once("methods", labels)
-    if unknown := [label for label in labels if label not in changed]:
-        told = ", ".join(map(repr, changed))
-        raise InputError(f"s_mnist_ablations has no row {unknown[0]!r}; use one of {told}")
-    if tuple(slots) not in ((), (500,)):
-        raise InputError(f"memory_sizes is {_listed(slots)}; s_mnist_ablations has 500 alone")
-    return [(label, changed[label]) for label in labels or changed]
 
 
 def changed(preset: Preset, changes: Mapping[str, Any]) -> Preset:
@@ -294,12 +256,12 @@ def _preset(
         memory_size=memory_size,
         stream=replace(stream, **{n: v for n, v in values.items() if n in _names(stream)}),
         net=net,
-        arguments=_complete(method, {n: v for n, v in values.items() if n in known}),
+        arguments=complete(method, {n: v for n, v in values.items() if n in known}),
         source=source,
     )
 
 
-def _complete(method: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def complete(method: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """All arguments of a method: those given, and the defaults of the rest."""
     known = signature(method).arguments
     whole = {name: values.get(name, one.default) for name, one in known.items()}

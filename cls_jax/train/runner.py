@@ -17,8 +17,10 @@ from cls_jax.train.batches import task_rows
 from cls_jax.train.capacity import capacities
 from cls_jax.train.evaluate import view_names
 from cls_jax.train.events import Observer, Result, Started, leading, scenario_names
-from cls_jax.train.loop import Trial, make_train_loop, schedules_of, train_group
+from cls_jax.train.group import Trial, schedules_of
+from cls_jax.train.loop import train_group
 from cls_jax.train.plan import Plan, check_run
+from cls_jax.train.programs import make_programs
 from cls_jax.train.segments import (
     Checkpointer,
     Cost,
@@ -100,15 +102,15 @@ def sweep(
         for number, value in enumerate(hypers)
         for seed in seeds
     ]
-    loop = make_train_loop(method, stream, plan)
-    kept, cost = keep.restore([trial.name for trial in trials], loop.abstract())
+    programs = make_programs(method, stream, plan)
+    kept, cost = keep.restore([trial.name for trial in trials], programs.abstract())
     over = end(stream.num_tasks)
     finished = {name: one.run for name, one in kept.items() if one.place == over}
     observe(_started(method, stream, seeds, trials[0].schedules, plan))
     for group, place in _groups(trials, kept, over, plan):
         past = [kept[trial.name].run for trial in group if trial.name in kept]
-        now, cost = train_group(loop, group, past, place, observe, keep, cost)
-        parts = loop.parallelism.unstack(now, len(group))
+        now, cost = train_group(programs, group, past, place, observe, keep, cost)
+        parts = programs.parallelism.unstack(now, len(group))
         finished |= {trial.name: part for trial, part in zip(group, parts, strict=True)}
     n, sizes = len(seeds), test_examples([schedules[seed] for seed in seeds])
     return [

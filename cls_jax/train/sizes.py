@@ -24,7 +24,7 @@ def check_held(method: Method, stream: Stream, words: Mapping[str, Any], num_tri
       words: the Learner's recipe, whose largest number of the right kind is named.
       num_trials: runs that are held at once.
     """
-    for part in ("method", "net", "stream"):
+    for part in ("arguments", "net", "stream"):
         for name, value in _numbers(words[part]):
             if value > LARGEST:
                 raise InputError(f"{name} is {value}; give at most {LARGEST}")
@@ -50,7 +50,7 @@ def _bytes(leaf: jax.ShapeDtypeStruct) -> int:
 
 def _culprit(words: Mapping[str, Any], path: str) -> tuple[str, int]:
     """The flag that makes the leaf at ``path`` large, and its value."""
-    own = _numbers(words["method"])
+    own = _numbers(words["arguments"])
     if "matrix" in path:
         found = [("tasks", int(words["num_tasks"]))]
     elif "memory" in path and any("memory" in name for name, _ in own):
@@ -73,6 +73,6 @@ def _numbers(fields: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 def _flag(words: Mapping[str, Any], value: int, ending: str) -> str:
-    """The field of the method's Config that ends so and has that value."""
-    names = [name for name, one in words["method"].items() if one == value]
+    """The argument of the method that ends so and has that value."""
+    names = [name for name, one in words["arguments"].items() if one == value]
     return next((name for name in names if name.endswith(ending)), ending)

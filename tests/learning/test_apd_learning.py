@@ -14,7 +14,7 @@ from cls_jax.core.metrics import average_accuracy, by_given_task, forgetting, or
 from cls_jax.methods import METHODS
 from cls_jax.nets.registry import NetConfig
 from cls_jax.streams.task_order import order_of
-from cls_jax.train.loop import schedule_key
+from cls_jax.train.group import schedule_key
 from cls_jax.train.runner import sweep
 
 SEEDS = (0, 1, 2, 3, 4)

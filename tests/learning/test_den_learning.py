@@ -18,7 +18,7 @@ from cls_jax.data.load import load
 from cls_jax.methods.architecture.den import den
 from cls_jax.methods.architecture.den_config import DenConfig, DenHyper
 from cls_jax.streams.domain_il import permuted
-from cls_jax.train.loop import schedule_key
+from cls_jax.train.group import schedule_key
 from cls_jax.train.runner import run
 
 TASKS, CLASSES, START, ADDED = 5, 10, (64, 32), 10

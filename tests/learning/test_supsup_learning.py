@@ -19,7 +19,7 @@ from cls_jax.methods.architecture.supsup_config import SupSupConfig, SupSupHyper
 from cls_jax.methods.architecture.supsup_inference import make_identify
 from cls_jax.nets.mlp import mlp
 from cls_jax.streams.domain_il import permuted
-from cls_jax.train.loop import schedule_key
+from cls_jax.train.group import schedule_key
 from cls_jax.train.runner import Plan, run
 
 TASKS = 10

@@ -15,7 +15,8 @@ from cls_jax.streams.gcil import gcil
 from cls_jax.streams.mnist360 import mnist360
 from cls_jax.streams.stream import pooled
 from cls_jax.streams.task_order import in_order
-from cls_jax.train.runner import Plan, run, schedule_key
+from cls_jax.train.group import schedule_key
+from cls_jax.train.runner import Plan, run
 from tests.conftest import TASKS, small_method, small_source
 
 UNEVEN = partial(class_il, tasks=(1, 3, 2), batch_size=4, class_order="label", epochs=4)
@@ -79,9 +80,9 @@ def test_rates_fall_at_the_streams_own_milestones(name, kind, monkeypatch):
 
     monkeypatch.setattr(module, "step_decay", spied)
     decays = {"decays": milestones, **({"base_decays": (2,)} if name == "spb" else {})}
-    method, hyper = small_method(name, **decays)
+    method = small_method(name, **decays)
     stream = UNEVEN(small_source(), **kind)
-    run(method, stream, hyper, plan=Plan(mode="loop", chunk=100, score="end"))
+    run(method, stream, plan=Plan(mode="loop", chunk=100, score="end"))
     jax.effects_barrier()
 
     at_birth = [1.0] if name == "spb" else []
