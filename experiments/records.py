@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Puts the tables of records/ into README.md; a test holds the two equal.
 
-A record is the workdir of reproduce.py, compare.py or a method's script, JSON files of benchmark.py
-or the folder of benchmark_table.py, with a NOTE.md that says in a few words what it is.
+A record is the workdir of reproduce.py, compare.py or a method's script, JSON files of
+benchmark/run.py or the folder of benchmark/table.py, with a NOTE.md that says what it is.
 Records of survival have no table: the README quotes their numbers.
 """
 

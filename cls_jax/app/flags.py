@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_type_hints
 
 import tyro
 
-from cls_jax.core.errors import InputError
+from cls_jax.core.errors import Diverged, InputError, SaveFailed, Stopped
 from cls_jax.core.own import import_file, imports_in
 from cls_jax.nets.config import NetConfig, check_known
 
@@ -171,21 +171,12 @@ def run_main(
         return main(config)
     except KeyboardInterrupt:
         _stop("interrupted", 130)
-    except Exception as error:
-        if isinstance(error, InputError):
-            _stop(f"error: {error}", 2)
-        from cls_jax.runtime.distributed import SaveFailed
-        from cls_jax.runtime.preemption import Stopped
+    except Stopped as stopped:
         from cls_jax.runtime.workdir import command
-        from cls_jax.train.runner import Diverged
 
-        if isinstance(error, Stopped):
-            _stop(f"{error}; the same command goes on:\n  {command()}", error.code)
-        codes = {Diverged: 1, SaveFailed: 1}
-        for kind, code in codes.items():
-            if isinstance(error, kind):
-                _stop(f"error: {error}", code)
-        raise
+        _stop(f"{stopped}; the same command goes on:\n  {command()}", stopped.exit_code)
+    except (InputError, Diverged, SaveFailed) as error:
+        _stop(f"error: {error}", error.exit_code)
 
 
 def _typed(arguments: Sequence[str]) -> Iterator[str]:

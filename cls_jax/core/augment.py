@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cls_jax.core.checks import check_literals
 from cls_jax.core.choices import Kind as Kind
 from cls_jax.core.choices import Normalisation as Normalisation
 from cls_jax.core.errors import InputError
@@ -134,7 +135,7 @@ def views(
 
     Source: dualnet card section 3 and quirk 10.
     """
-    _check_kind("kind", kind)
+    check_literals(views, {"kind": kind}, "{name}={value!r}: give {either}")
     _check_padding("padding", padding)
     size = as_pair(size)
     meaning = "kornia050" if kind == "kornia050" else "multiplicative"
@@ -190,10 +191,8 @@ def recipe(
       InputError: an unknown name, constants that do not fit the channels, an image operation on
         vectors, or a crop that does not fit.
     """
-    if normalisation not in NORMALISATIONS:
-        raise InputError(
-            f"normalisation={normalisation!r}: give one of {', '.join(NORMALISATIONS)}"
-        )
+    named = {"normalisation": normalisation}
+    check_literals(recipe, named, "{name}={value!r}: give one of {listed}")
     mean, std = NORMALISATIONS[normalisation]
     if len(source_shape) not in (1, 3):
         raise InputError(f"source_shape={source_shape}: give (h, w, c) or (d,), without a batch")
@@ -214,7 +213,7 @@ def recipe(
     augment = Augment(train=train, test=lambda x: plain(None, x))
     if views is None:
         return augment
-    _check_kind("views", views)
+    check_literals(recipe, {"views": views}, "{name}={value!r}: give {either}")
     _check_padding("view_padding", view_padding)
     if source_shape[-1] not in (1, 3):
         raise InputError(f"source_shape={source_shape}: views need 3 channels, or 1 (grey)")
@@ -227,11 +226,6 @@ def recipe(
         )
     view_a, view_b = _views(views, size=window, padding=view_padding, flip=view_flip)
     return augment._replace(view_a=view_a, view_b=view_b)
-
-
-def _check_kind(name: str, kind: str) -> None:
-    if kind not in ("kornia050", "standard"):
-        raise InputError(f"{name}={kind!r}: give 'kornia050' or 'standard'")
 
 
 def _check_padding(name: str, padding: int) -> None:

@@ -5,7 +5,7 @@ import math
 import operator
 import types
 import typing
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ def whole(name: str, value: Any, low: float = -math.inf, high: float = math.inf)
             raise TypeError
         number = operator.index(value)
     except TypeError:
-        raise InputError(f"{name} is {shown(value)}; give a whole number") from None
+        raise InputError(f"{name} is {short_repr(value)}; give a whole number") from None
     check_range(name, number, low, high)
     return number
 
@@ -39,7 +39,9 @@ def wholes(name: str, values: Any) -> tuple[int, ...]:
     sequence = isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping | Set)
     if sequence and getattr(values, "ndim", 1) == 1:
         return tuple(whole(f"{name}[{i}]", value) for i, value in enumerate(values))
-    raise InputError(f"{name} is {shown(values)}; give a sequence of whole numbers, e.g. (2, 3)")
+    raise InputError(
+        f"{name} is {short_repr(values)}; give a sequence of whole numbers, e.g. (2, 3)"
+    )
 
 
 def whole_or_none(name: str, value: Any, low: float = -math.inf) -> int | None:
@@ -62,14 +64,14 @@ def real(name: str, value: Any) -> float:
             return float(array)
     except (TypeError, ValueError, OverflowError):
         pass
-    raise InputError(f"{name} is {shown(value)}; give a number")
+    raise InputError(f"{name} is {short_repr(value)}; give a number")
 
 
 def yes_no(name: str, value: Any) -> bool:
     """Python's or NumPy's True or False as Python's; InputError for anything else."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
-    raise InputError(f"{name} is {shown(value)}; give True or False")
+    raise InputError(f"{name} is {short_repr(value)}; give True or False")
 
 
 def plain(config: Any) -> Any:
@@ -106,14 +108,42 @@ def plain_value(name: str, kind: Any, value: Any) -> Any:
     return yes_no(name, value) if bool in kinds else value
 
 
-def check_literal(name: str, value: Any, kind: Any) -> None:
-    """Raises InputError if ``kind`` is a Literal and ``value`` none of its values."""
-    if typing.get_origin(kind) is typing.Literal and value not in typing.get_args(kind):
-        choices = ", ".join(map(str, typing.get_args(kind)))
-        raise InputError(f"{name} is {value!r}; use one of {choices}")
+def check_literal(
+    name: str, value: Any, kind: Any, told: str = "{name} is {value!r}; use one of {listed}"
+) -> None:
+    """Raises InputError if ``kind`` is a Literal, or one or None, and ``value`` not of its values.
+
+    Args:
+      name: of the argument, as the user knows it.
+      value: what was given.
+      kind: its annotation; whatever holds no Literal passes.
+      told: the sentence; it may name the values as {choices} (a tuple), {either} ('a' or 'b') and
+        {listed} (a, b).
+    """
+    union = typing.get_origin(kind) in (typing.Union, types.UnionType)
+    kinds = typing.get_args(kind) if union else (kind,)
+    literals = [k for k in kinds if k is not types.NoneType]
+    if len(literals) != 1 or typing.get_origin(literals[0]) is not typing.Literal:
+        return
+    choices = typing.get_args(literals[0])
+    if (value is None and types.NoneType in kinds) or (
+        isinstance(value, Hashable) and value in choices
+    ):
+        return
+    either, listed = " or ".join(map(repr, choices)), ", ".join(map(str, choices))
+    raise InputError(
+        told.format(name=name, value=value, choices=choices, either=either, listed=listed)
+    )
 
 
-def shown(value: Any) -> str:
+def check_literals(of: Callable[..., Any], arguments: Mapping[str, Any], told: str) -> None:
+    """``check_literal`` of some arguments of a function or class, by its annotations."""
+    hints = typing.get_type_hints(of)
+    for name, value in arguments.items():
+        check_literal(name, value, hints[name], told)
+
+
+def short_repr(value: Any) -> str:
     """What was given, on one short line."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
@@ -147,7 +177,7 @@ def check_finite(name: str, value: float) -> None:
     except OverflowError:  # an integer beyond float64 is finite
         finite = True
     except TypeError:
-        raise InputError(f"{name} is {shown(value)}; give a number") from None
+        raise InputError(f"{name} is {short_repr(value)}; give a number") from None
     if not finite:
         raise InputError(f"{name} is {value}; give a finite number")
 

@@ -74,7 +74,7 @@ def check_place(folder: str | os.PathLike, flag: str = "workdir") -> Path:
     except OSError as error:
         broken = isinstance(error, FileNotFoundError)  # lexists, but leads nowhere
         why = f"{nearest} is a link that leads nowhere" if broken else error.strerror or str(error)
-        raise InputError(f"{flag} {shown(folder)}: {why}; {other}") from None
+        raise InputError(f"{flag} {short_path(folder)}: {why}; {other}") from None
     if not stat.S_ISDIR(mode):
         raise InputError(f"{flag} {folder}: {nearest} is a file; {other}")
     if not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
@@ -92,7 +92,9 @@ def resolved(path: str | os.PathLike, flag: str) -> Path:
         return user_path(path, flag).resolve()
     except (OSError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or error
-        raise InputError(f"{flag} {shown(path)} leads nowhere ({why}); give another path") from None
+        raise InputError(
+            f"{flag} {short_path(path)} leads nowhere ({why}); give another path"
+        ) from None
 
 
 def check_readable(folder: str | os.PathLike, flag: str = "workdir") -> Path:
@@ -103,7 +105,7 @@ def check_readable(folder: str | os.PathLike, flag: str = "workdir") -> Path:
     """
     folder = user_path(folder, flag)
     if not os.path.isdir(folder):
-        raise InputError(f"{flag} {shown(folder)}: there is no such folder")
+        raise InputError(f"{flag} {short_path(folder)}: there is no such folder")
     if not os.access(folder, os.R_OK | os.X_OK):
         raise InputError(f"{flag} {folder} cannot be read; ask its owner, or give another folder")
     return folder
@@ -118,12 +120,16 @@ def check_file(file: str | os.PathLike, flag: str) -> Path:
     file = user_path(file, flag)
     parent = file.absolute().parent
     if not parent.is_dir():
-        raise InputError(f"{flag} is {shown(file)!r}, in a folder that is not there; make it first")
+        raise InputError(
+            f"{flag} is {short_path(file)!r}, in a folder that is not there; make it first"
+        )
     check_place(parent, flag)
     if file.is_dir():
         raise InputError(f"{flag} is {str(file)!r}, which is a folder; give the path of a file")
     if len(os.fsencode(file.name)) > 200:
-        raise InputError(f"{flag} is {shown(file)!r}, a name that is too long; give a shorter one")
+        raise InputError(
+            f"{flag} is {short_path(file)!r}, a name that is too long; give a shorter one"
+        )
     return file
 
 
@@ -157,7 +163,7 @@ def writing(workdir: str | Path, flag: str = "workdir") -> Iterator[None]:
         ) from error
 
 
-def shown(text: str | os.PathLike) -> str:
+def short_path(text: str | os.PathLike) -> str:
     """A text for a sentence: the middle of a very long one is left out."""
     text = os.fspath(text)
     return text if len(text) <= 200 else f"{text[:90]}...{text[-90:]}"

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cls_jax.core.checks import shown
+from cls_jax.core.checks import short_repr
 from cls_jax.core.errors import InputError
 from cls_jax.data.dataset import Dataset, Split
 
@@ -34,9 +34,11 @@ def checked(source: Dataset, *, every_class: bool = True) -> Dataset:
       InputError: naming the field that does not fit.
     """
     if not isinstance(source, Dataset):
-        raise InputError(f"source is {shown(source)}; give a Dataset, from load() or built by hand")
+        raise InputError(
+            f"source is {short_repr(source)}; give a Dataset, from load() or built by hand"
+        )
     if not isinstance(source.name, str):
-        raise InputError(f"the name of a source is {shown(source.name)}; give a text")
+        raise InputError(f"the name of a source is {short_repr(source.name)}; give a text")
     about = source.name
     splits = [_split(about, split, getattr(source, split)) for split in _SPLITS]
     check_alike(about, ("train.x", "test.x"), *splits)
@@ -100,7 +102,7 @@ def _split(about: str, name: str, split: Any) -> Split:
     try:
         x, y = split
     except (TypeError, ValueError):
-        raise InputError(f"{about}: {name} is {shown(split)}; give Split(x, y)") from None
+        raise InputError(f"{about}: {name} is {short_repr(split)}; give Split(x, y)") from None
     found = examples(about, (f"{name}.x", f"{name}.y"), x, y)
     return split if isinstance(split, Split) and found.x is x and found.y is y else found
 
@@ -112,7 +114,7 @@ def _names(about: str, given: Any) -> tuple[str, ...]:
         names = ()
     if not names or not all(isinstance(name, str) for name in names):
         raise InputError(
-            f"{about}: label_names is {shown(given)}; give a text for each class, e.g. "
+            f"{about}: label_names is {short_repr(given)}; give a text for each class, e.g. "
             '("cat", "dog")'
         )
     return given if isinstance(given, tuple) else tuple(map(str, names))
@@ -129,7 +131,7 @@ def _array(name: str, given: Any) -> np.ndarray:
             array = np.asarray(given)
         except Exception as error:  # whatever a foreign container raises
             raise InputError(
-                f"{name} is {shown(given)}, which NumPy cannot read as an array "
+                f"{name} is {short_repr(given)}, which NumPy cannot read as an array "
                 f"({type(error).__name__}); give an array of numbers"
             ) from None
     if array.dtype.hasobject:

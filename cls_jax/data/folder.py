@@ -14,7 +14,7 @@ from cls_jax.data.cache import Store, cache_folder, cached, file_digest
 from cls_jax.data.dataset import Dataset, Split
 from cls_jax.data.layout import Classes, find_pictures
 from cls_jax.data.listing import check_name, unreadable
-from cls_jax.data.pictures import only_pixels, read_picture, shown
+from cls_jax.data.pictures import only_pixels, printable, read_picture
 
 _FOLDER_SIZE = 32
 _THREADS = 8  # more of them wait for the GIL
@@ -40,7 +40,7 @@ def load_folder(directory: str, data_dir: str | None = None, size: int | None = 
         if several:
             store.close()
             print(f"folder {root}: {len(several)} of {len(both)} pictures hold several frames or "
-                  f"pages, e.g. {shown(min(several))}; the first is read",
+                  f"pages, e.g. {printable(min(several))}; the first is read",
                   file=sys.stderr)  # fmt: skip
         return Dataset(root.name, *splits, tuple(train))
 
@@ -60,9 +60,9 @@ def _root(directory: str) -> Path:
         there = root.is_dir()
     except (OSError, ValueError, RuntimeError) as error:  # too long; no such user's home
         why = getattr(error, "strerror", None) or error
-        raise InputError(f"no folder {shown(directory)} ({why}); {wanted}") from error
+        raise InputError(f"no folder {printable(directory)} ({why}); {wanted}") from error
     if not there:
-        raise InputError(f"no folder {shown(str(root))}; {wanted}")
+        raise InputError(f"no folder {printable(str(root))}; {wanted}")
     check_name(str(root), root)
     return root
 

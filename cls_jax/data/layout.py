@@ -20,7 +20,7 @@ from cls_jax.data.listing import (
     holds_runs,
 )
 from cls_jax.data.local import held_out
-from cls_jax.data.pictures import shown
+from cls_jax.data.pictures import printable
 
 _ROLES = (("train", "training"), ("test", "testing"), ("val", "valid", "validation"))
 _ANNOTATIONS = "val_annotations.txt"  # Tiny-ImageNet's: file, tab, class, tab, a box
@@ -114,7 +114,7 @@ def _split(
     for entry in beside:
         if number := count(entry.path):
             said.append(
-                f"{shown(entry.name)}/ is left out ({_pictures(number)}): it stands beside "
+                f"{printable(entry.name)}/ is left out ({_pictures(number)}): it stands beside "
                 f"{train.name}/ and {used.name}/"
             )
     said += _loose(root)
@@ -154,7 +154,7 @@ def _classes(directory: Path) -> tuple[Classes, list[str]]:
     classes, left, said = {}, {}, _loose(directory)
     for entry in folders(directory):
         if holds_runs(entry.path):
-            said.append(f"{shown(entry.name)}/ is left out: it holds results of runs")
+            said.append(f"{printable(entry.name)}/ is left out: it holds results of runs")
             continue
         check_name(entry.name, entry.path)
         files, left[entry.name] = class_pictures(entry.path)
@@ -191,7 +191,7 @@ def _annotated(directory: Path) -> tuple[Classes, list[str]]:
     if missing := sorted(labels.keys() - there.keys()):
         raise InputError(
             f"{table} names {_pictures(len(missing))} that are not in {directory / IMAGES}, e.g. "
-            f"{shown(missing[0])}; copy the folder again"
+            f"{printable(missing[0])}; copy the folder again"
         )
     classes: Classes = {name: [] for name in sorted(set(labels.values()))}
     for name in classes:
@@ -208,10 +208,10 @@ def _loose(directory: str | Path) -> list[str]:
     loose = [e for e in entries(directory) if e.named_as_picture and not e.hidden]
     if loose:
         said.append(f"{_pictures(len(loose))} in no class folder left out, "
-                    f"e.g. {shown(loose[0].name)}")  # fmt: skip
+                    f"e.g. {printable(loose[0].name)}")  # fmt: skip
     for entry in entries(directory):
         if entry.hidden and entry.kind == "folder" and has_pictures(entry.path):
-            said.append(f"{shown(entry.name)}/ is left out, with its pictures: it is hidden")
+            said.append(f"{printable(entry.name)}/ is left out, with its pictures: it is hidden")
     return said
 
 
@@ -254,4 +254,4 @@ def _files(left: Counter[str]) -> str:
 
 
 def _and(named: list[Entry]) -> str:
-    return " and ".join(f"{shown(entry.name)}/" for entry in named)
+    return " and ".join(f"{printable(entry.name)}/" for entry in named)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from cls_jax.core.errors import InputError
 from cls_jax.core.files import read_json
-from cls_jax.data.pictures import shown, suffixes
+from cls_jax.data.pictures import printable, suffixes
 
 IMAGES = "images"  # the sub-folder of each class in Tiny-ImageNet
 _RUNS_DEEP = 4  # folders in folders in which the record of a run is looked for
@@ -84,13 +84,13 @@ def class_pictures(directory: str) -> tuple[list[str], Counter[str]]:
         elif entry.kind == "folder":
             below.append(entry)
         else:
-            left[shown(_suffix(entry.name)) or "without suffix"] += 1
+            left[printable(_suffix(entry.name)) or "without suffix"] += 1
     for entry in below:
         if not files and entry.name.casefold() == IMAGES:
             files, more = class_pictures(entry.path)
             left += more
         elif number := count(entry.path):
-            left[f"in the sub-folder {shown(entry.name)}/"] += number
+            left[f"in the sub-folder {printable(entry.name)}/"] += number
     return files, left
 
 
@@ -137,8 +137,8 @@ def check_name(name: str, path: str | Path) -> None:
 def unreadable(error: OSError, path: str | Path) -> InputError:
     """The sentence for what the file system refuses to read."""
     return InputError(
-        f"{shown(os.fspath(error.filename or path))} cannot be read ({error.strerror or error}); "
-        "mend it or its permissions, or take it out of the folder"
+        f"{printable(os.fspath(error.filename or path))} cannot be read "
+        f"({error.strerror or error}); mend it or its permissions, or take it out of the folder"
     )
 
 
@@ -158,4 +158,5 @@ def _kind(entry: os.DirEntry) -> str:
 
 
 def _lost(entry: Entry) -> str:
-    return f"{shown(entry.path)} is a link that leads nowhere (to {shown(os.readlink(entry.path))})"
+    target = printable(os.readlink(entry.path))
+    return f"{printable(entry.path)} is a link that leads nowhere (to {target})"

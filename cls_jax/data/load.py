@@ -10,7 +10,7 @@ import os
 
 import numpy as np
 
-from cls_jax.core.checks import shown, whole
+from cls_jax.core.checks import short_repr, whole
 from cls_jax.core.errors import InputError
 from cls_jax.core.host_memory import check_bytes
 from cls_jax.core.own import DATASETS
@@ -81,7 +81,7 @@ def load(
         raise InputError(f"name={name!r} must be a text such as 'digits', 'cifar10' or 'npz:FILE'")
     size = None if size is None else _pixels(size)
     if data_dir is not None and not isinstance(data_dir, str | os.PathLike):
-        raise InputError(f"data_dir is {shown(data_dir)}; give the path of a folder, or None")
+        raise InputError(f"data_dir is {short_repr(data_dir)}; give the path of a folder, or None")
     data_dir = None if data_dir is None else os.fspath(data_dir)
     if name in DATASETS:
         if size is not None:
@@ -104,7 +104,7 @@ def _pixels(size: object) -> int:
         return whole("size", size, 1, 4096)
     except InputError:
         raise InputError(
-            f"size={shown(size)} must be a whole number of pixels from 1 to 4096, or None"
+            f"size={short_repr(size)} must be a whole number of pixels from 1 to 4096, or None"
         ) from None
 
 

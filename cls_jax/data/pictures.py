@@ -37,7 +37,7 @@ _ONE_AT_A_TIME = threading.RLock()
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF tags, and a value of the second
 
 
-def shown(name: str) -> str:
+def printable(name: str) -> str:
     """A name or path as it may be printed on one line."""
     return name if name.isprintable() else ascii(name)[1:-1]
 
@@ -106,7 +106,7 @@ def read_picture(file: str, size: int) -> tuple[np.ndarray, bool]:
         elif isinstance(error, OSError) and error.errno:
             why, remedy = error.strerror, "mend its permissions, or remove it"
         raise InputError(
-            f"{shown(file)} cannot be decoded as a picture ({why}); {remedy}"
+            f"{printable(file)} cannot be decoded as a picture ({why}); {remedy}"
         ) from error
 
 

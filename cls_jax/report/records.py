@@ -36,7 +36,7 @@ def _place(folder: Path) -> tuple[bool, bool, bool, str]:
 
 
 def speed(folder: Path) -> str:
-    """A row for every JSON file that benchmark.py wrote; a step is one seed's.
+    """A row for every JSON file that benchmark/run.py wrote; a step is one seed's.
 
     Torch.compile has a column where it was timed.
     """

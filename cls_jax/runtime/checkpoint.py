@@ -22,16 +22,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cls_jax.core.errors import InputError
+from cls_jax.core.errors import InputError, SaveFailed, Stopped
 from cls_jax.core.paths import check_no_links
 from cls_jax.core.types import PyTree
-from cls_jax.runtime.distributed import SaveFailed, all_max, is_primary
-from cls_jax.runtime.preemption import StopFlag, Stopped
+from cls_jax.runtime.distributed import all_max, is_primary
+from cls_jax.runtime.preemption import StopFlag
 from cls_jax.runtime.save_interval import Interval, interval
 from cls_jax.runtime.saves import GROUP, fingerprint, line, literal, read, read_trials, words_on
 from cls_jax.train.segments import Cost, Position, Restored
 
-__all__ = ["Checkpoints", "Interval", "SaveFailed", "check_saves", "fingerprint", "interval"]
+__all__ = ["Checkpoints", "Interval", "check_saves", "fingerprint", "interval"]
 
 
 class Checkpoints:

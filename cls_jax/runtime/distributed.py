@@ -14,16 +14,12 @@ import jax
 import numpy as np
 from filelock import FileLock
 
-from cls_jax.core.errors import InputError
+from cls_jax.core.errors import InputError, SaveFailed
 from cls_jax.core.paths import cache_home
 
 WAIT_SECONDS = 60
 """So long a process waits for the others of its run."""
 _CACHE_BYTES = 2 * 2**30
-
-
-class SaveFailed(RuntimeError):
-    """A checkpoint could not be written; the message says why, what is kept, and what to do."""
 
 
 def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:

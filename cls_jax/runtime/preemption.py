@@ -7,18 +7,6 @@ import threading
 from collections.abc import Iterator
 
 
-class Stopped(Exception):
-    """A run that was asked to stop is saved.
-
-    Attributes:
-      code: what the process should exit with: 130 after Ctrl-C, else 0.
-    """
-
-    def __init__(self, by: int | None, step: int) -> None:
-        super().__init__(f"stopped and saved after step {step}")
-        self.code = 130 if by == signal.SIGINT else 0
-
-
 class StopFlag:
     """Whether this process has been asked to stop, and by which signal; None: not asked."""
 

@@ -5,15 +5,15 @@ from typing import Literal
 import jax
 import numpy as np
 
-from cls_jax.core.checks import check_range, real, whole, yes_no
+from cls_jax.core.checks import check_literals, check_range, real, whole, yes_no
 from cls_jax.core.errors import InputError
+from cls_jax.core.keys import ScheduleKey
 from cls_jax.core.types import Array
 from cls_jax.data.checked import checked
 from cls_jax.data.dataset import Dataset
 from cls_jax.streams.indexing import (
     argsort,
     check_batch,
-    check_choice,
     class_counts,
     class_groups,
     epochs_of,
@@ -24,8 +24,6 @@ from cls_jax.streams.indexing import (
     totals,
 )
 from cls_jax.streams.stream import Schedule, Stream
-
-_ORDER, _SHUFFLE, _MINOR, _TASK = range(4)  # purposes of the key
 
 
 def blurry(
@@ -74,7 +72,7 @@ def blurry(
     batch_size, epochs = whole("batch_size", batch_size, 1), whole("epochs", epochs, 1)
     blur = real("blur", blur)
     check_range("blur", blur, 0, 1, below=True)
-    check_choice("class_order", class_order, ("shuffled", "label"))
+    check_literals(blurry, {"class_order": class_order}, "{name} must be {either}, got {value!r}")
     if blur > 0 and num_tasks == 1:
         raise InputError(f"blur is {blur} but there is only one task; give tasks at least 2")
     counts, test_counts = class_counts(source)
@@ -91,10 +89,10 @@ def blurry(
     def task_of_example(key: Array, classes: np.ndarray) -> np.ndarray:
         """int[n]"""
         own = classes.argmax(0)
-        turns = argsort(jax.random.fold_in(key, _TASK), classes.shape[::-1])
+        turns = argsort(jax.random.fold_in(key, ScheduleKey.TURNS), classes.shape[::-1])
         turns = np.stack([turn[turn != t] for turn, t in zip(turns, own, strict=True)])
         task = own[labels]
-        shuffled_numbers = argsort(jax.random.fold_in(key, _MINOR), (labels.size,))
+        shuffled_numbers = argsort(jax.random.fold_in(key, ScheduleKey.MINOR), (labels.size,))
         for label in range(source.num_classes):
             dealt = shuffled_numbers[labels[shuffled_numbers] == label][: minor[label]]
             task[dealt] = np.resize(turns[label], dealt.size)  # one to each, again and again
@@ -102,9 +100,9 @@ def blurry(
 
     def schedule(key: Array, *, epochs: int | None = None, shuffle: int = 0) -> Schedule:
         passes = default_epochs if epochs is None else epochs
-        classes = class_groups(jax.random.fold_in(key, _ORDER), sizes, class_order)
+        classes = class_groups(jax.random.fold_in(key, ScheduleKey.CLASS_ORDER), sizes, class_order)
         task = task_of_example(key, classes)
-        key_shuffle = jax.random.fold_in(jax.random.fold_in(key, _SHUFFLE), shuffle)
+        key_shuffle = jax.random.fold_in(jax.random.fold_in(key, ScheduleKey.SHUFFLE), shuffle)
         place = argsort(key_shuffle, (passes, labels.size))
         index = np.concatenate(
             [

@@ -9,14 +9,14 @@ from typing import Literal
 import jax
 import numpy as np
 
-from cls_jax.core.checks import check_range, real, whole, whole_or_none, yes_no
+from cls_jax.core.checks import check_literals, check_range, real, whole, whole_or_none, yes_no
+from cls_jax.core.keys import ScheduleKey, ShuffleKey
 from cls_jax.core.types import Array
 from cls_jax.data.checked import checked
 from cls_jax.data.dataset import Dataset
 from cls_jax.streams.indexing import (
     argsort,
     check_batch,
-    check_choice,
     class_counts,
     class_groups,
     epochs_of,
@@ -27,8 +27,6 @@ from cls_jax.streams.indexing import (
     totals,
 )
 from cls_jax.streams.stream import Schedule, Stream
-
-_ORDER, _SHUFFLE, _LABELS = range(3)  # purposes of the key
 
 
 def class_il(
@@ -75,7 +73,7 @@ def class_il(
     label_fraction = real("label_fraction", label_fraction)
     check_range("label_fraction", label_fraction, 0, 1, above=True)
     drop_last = yes_no("drop_last", drop_last)
-    check_choice("class_order", class_order, ("shuffled", "label", "1993"))
+    check_literals(class_il, {"class_order": class_order}, "{name} must be {either}, got {value!r}")
     shuffled = class_order != "label"
     counts, test_counts = class_counts(source)
     least, most = totals(counts, sizes, shuffled)
@@ -88,8 +86,8 @@ def class_il(
         passes = [default_epochs if epochs is None else epochs] * num_tasks
         if epochs is None and base_epochs is not None:
             passes[0] = base_epochs
-        classes = class_groups(jax.random.fold_in(key, _ORDER), sizes, class_order)
-        key_shuffle = jax.random.fold_in(jax.random.fold_in(key, _SHUFFLE), shuffle)
+        classes = class_groups(jax.random.fold_in(key, ScheduleKey.CLASS_ORDER), sizes, class_order)
+        key_shuffle = jax.random.fold_in(jax.random.fold_in(key, ScheduleKey.SHUFFLE), shuffle)
         place = argsort(key_shuffle, (max(passes), source.train.y.size))  # one for each epoch
         tables = []
         for group, rows, number in zip(classes, rows_of, passes, strict=True):
@@ -97,7 +95,8 @@ def class_il(
             for permutation in place[:number]:
                 tables.append(table(permutation[member[permutation]], rows, batch_size, drop_last))
         index = np.concatenate(tables)
-        bits = jax.random.uniform(jax.random.fold_in(key_shuffle, _LABELS), (len(index), 1))
+        key_labels = jax.random.fold_in(key_shuffle, ShuffleKey.LABELS)
+        bits = jax.random.uniform(key_labels, (len(index), 1))
         return Schedule(
             index=index,
             task=np.repeat(np.arange(num_tasks, dtype=np.int32), np.multiply(rows_of, passes)),

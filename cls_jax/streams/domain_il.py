@@ -9,14 +9,13 @@ import jax
 import numpy as np
 
 from cls_jax.core.checks import whole, yes_no
+from cls_jax.core.keys import ScheduleKey
 from cls_jax.core.types import Array
 from cls_jax.data.checked import checked
 from cls_jax.data.dataset import Dataset
 from cls_jax.streams.indexing import argsort, check_batch, epochs_of, num_rows, table
 from cls_jax.streams.rotation import check_square, rotate, rotation
 from cls_jax.streams.stream import Schedule, Stream
-
-_DOMAIN, _SHUFFLE = range(2)  # purposes of the key
 
 
 def permuted(
@@ -161,8 +160,8 @@ def _domain_il(
 
     def schedule(key: Array, *, epochs: int | None = None, shuffle: int = 0) -> Schedule:
         passes = default_epochs if epochs is None else epochs
-        contexts = domains(jax.random.fold_in(key, _DOMAIN))
-        key_shuffle = jax.random.fold_in(jax.random.fold_in(key, _SHUFFLE), shuffle)
+        contexts = domains(jax.random.fold_in(key, ScheduleKey.DOMAINS))
+        key_shuffle = jax.random.fold_in(jax.random.fold_in(key, ScheduleKey.SHUFFLE), shuffle)
         index = np.concatenate(
             [
                 table(order, rows, batch_size, drop_last)

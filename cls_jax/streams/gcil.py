@@ -5,15 +5,15 @@ from typing import Literal
 import jax
 import numpy as np
 
-from cls_jax.core.checks import whole, yes_no
+from cls_jax.core.checks import check_literals, whole, yes_no
 from cls_jax.core.errors import InputError
+from cls_jax.core.keys import PhaseKey, ScheduleKey
 from cls_jax.core.types import Array
 from cls_jax.data.checked import checked
 from cls_jax.data.dataset import Dataset
 from cls_jax.streams.indexing import (
     argsort,
     check_batch,
-    check_choice,
     class_counts,
     epochs_of,
     members,
@@ -22,8 +22,6 @@ from cls_jax.streams.indexing import (
 )
 from cls_jax.streams.stream import Schedule, Stream
 
-_PHASES, _IMAGES, _SHUFFLE = range(3)  # purposes of the key
-_NUMBER, _CLASSES, _DRAWS = range(3)  # purposes of a phase's key
 _LONGTAIL = 0.984  # weight of a class over that of the class before
 
 
@@ -73,7 +71,7 @@ def gcil(
     tasks, batch_size = whole("tasks", tasks, 1), whole("batch_size", batch_size, 1)
     samples_per_phase = whole("samples_per_phase", samples_per_phase, 1)
     max_classes, epochs = whole("max_classes", max_classes, 1), whole("epochs", epochs, 1)
-    check_choice("distribution", distribution, ("uniform", "longtail"))
+    check_literals(gcil, {"distribution": distribution}, "{name} must be {either}, got {value!r}")
     check_batch(batch_size, samples_per_phase, samples_per_phase, drop_last, "a phase")
     counts, _ = class_counts(source)
     labels, num_classes, default_epochs = source.train.y, source.num_classes, epochs
@@ -92,14 +90,14 @@ def gcil(
         """Examples of each class in one phase, int[num_classes]."""
         filled = np.flatnonzero(left)
         most = min(filled.size, max_classes)
-        number = int(jax.random.randint(jax.random.fold_in(key, _NUMBER), (), 1, most + 1))
-        order = argsort(jax.random.fold_in(key, _CLASSES), (num_classes,))
+        number = int(jax.random.randint(jax.random.fold_in(key, PhaseKey.NUMBER), (), 1, most + 1))
+        order = argsort(jax.random.fold_in(key, PhaseKey.CLASSES), (num_classes,))
         chosen = order[left[order] > 0][:number]
         edges = np.cumsum(weights[chosen])
         taken = np.zeros(num_classes, int)
         attempt = 0
         while np.count_nonzero(taken) < number:
-            key_draws = jax.random.fold_in(jax.random.fold_in(key, _DRAWS), attempt)
+            key_draws = jax.random.fold_in(jax.random.fold_in(key, PhaseKey.DRAWS), attempt)
             share = np.asarray(jax.random.bits(key_draws, (samples_per_phase,))) / 2.0**32
             draws = chosen[np.searchsorted(edges / edges[-1], share, side="right")]
             taken = np.bincount(draws, minlength=num_classes)
@@ -108,12 +106,12 @@ def gcil(
 
     def draw(key: Array) -> tuple[np.ndarray, np.ndarray]:
         """Classes of each phase, bool[tasks, C], and the phase of each example, -1 for unused."""
-        images = argsort(jax.random.fold_in(key, _IMAGES), (labels.size,))
+        images = argsort(jax.random.fold_in(key, ScheduleKey.IMAGES), (labels.size,))
         of_class = [images[labels[images] == label] for label in range(num_classes)]
         used = np.zeros(num_classes, int)
         classes, phase = np.zeros((tasks, num_classes), bool), np.full(labels.size, -1)
         for k in range(tasks):
-            key_phase = jax.random.fold_in(jax.random.fold_in(key, _PHASES), k)
+            key_phase = jax.random.fold_in(jax.random.fold_in(key, ScheduleKey.PHASES), k)
             taken = phase_counts(key_phase, counts - used)
             for label in np.flatnonzero(taken):
                 phase[of_class[label][used[label] :][: taken[label]]] = k
@@ -124,7 +122,8 @@ def gcil(
     def schedule(key: Array, *, epochs: int | None = None, shuffle: int = 0) -> Schedule:
         passes = default_epochs if epochs is None else epochs
         classes, phase = draw(key)
-        key_shuffle = jax.random.fold_in(jax.random.fold_in(key, _SHUFFLE), shuffle)
+        key_shuffle = jax.random.fold_in(key, ScheduleKey.PHASE_SHUFFLE)
+        key_shuffle = jax.random.fold_in(key_shuffle, shuffle)
         tables = []
         for k in range(tasks):
             mine = np.flatnonzero(phase == k)

@@ -135,13 +135,6 @@ def task_sizes(
     return tasks
 
 
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises InputError unless ``value`` is one of ``choices``."""
-    if not isinstance(value, str) or value not in choices:
-        told = " or ".join(map(repr, choices))
-        raise InputError(f"{name} must be {told}, got {value!r}")
-
-
 def check_batch(
     batch_size: int,
     least: np.ndarray | int,

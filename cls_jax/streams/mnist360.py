@@ -11,6 +11,7 @@ import numpy as np
 
 from cls_jax.core.checks import whole, yes_no
 from cls_jax.core.errors import InputError
+from cls_jax.core.keys import ScheduleKey
 from cls_jax.core.types import Array
 from cls_jax.data.checked import checked
 from cls_jax.data.dataset import Dataset, Split
@@ -21,7 +22,6 @@ from cls_jax.streams.stream import Schedule, Stream
 _CLASSES, _ROUNDS = 9, 3
 _LABELS = 10  # outputs of the published networks
 _CHUNKS = 2 * _ROUNDS  # of each class: it is in two pairs a round
-_DRAW = 0  # purpose of the key
 
 
 def mnist360(
@@ -86,7 +86,7 @@ def mnist360(
 
     def schedule(key: Array, *, epochs: int | None = None, shuffle: int = 0) -> Schedule:
         passes = default_epochs if epochs is None else epochs
-        key_draw = jax.random.fold_in(jax.random.fold_in(key, _DRAW), shuffle)
+        key_draw = jax.random.fold_in(jax.random.fold_in(key, ScheduleKey.DRAW), shuffle)
         index = np.concatenate(
             [one_pass(jax.random.fold_in(key_draw, number)) for number in range(passes)]
         )

@@ -8,10 +8,9 @@ import numpy as np
 from flax import struct
 
 from cls_jax.core.errors import InputError
+from cls_jax.core.keys import ScheduleKey
 from cls_jax.core.types import Array, PyTree
 from cls_jax.data.dataset import Dataset
-
-_POOL = 7  # purpose of the key in pooled; the scenarios use small numbers
 
 
 @struct.dataclass
@@ -120,7 +119,8 @@ def pooled(stream: Stream) -> Stream:
         )
         epoch = np.empty(number.size, np.int64)
         epoch[order] = rank
-        noise = np.asarray(jax.random.bits(jax.random.fold_in(key, _POOL), flat.shape))[member]
+        key_pool = jax.random.fold_in(key, ScheduleKey.POOL)
+        noise = np.asarray(jax.random.bits(key_pool, flat.shape))[member]
         place = np.concatenate(
             [np.flatnonzero(member)[np.lexsort((noise, epoch))], np.flatnonzero(~member)]
         )

@@ -8,11 +8,10 @@ import numpy as np
 from cls_jax.core.checks import wholes
 from cls_jax.core.choices import TaskOrder as TaskOrder
 from cls_jax.core.errors import InputError
+from cls_jax.core.keys import ScheduleKey
 from cls_jax.core.types import Array
 from cls_jax.streams.indexing import argsort
 from cls_jax.streams.stream import Schedule, Stream
-
-_ORDER = 8  # purpose of the key; the scenarios use small numbers, pooled has 7
 
 
 def in_order(stream: Stream, order: TaskOrder) -> Stream:
@@ -71,7 +70,7 @@ def order_of(key: Array, order: TaskOrder, num_tasks: int) -> np.ndarray:
     if order == "given":
         return np.arange(num_tasks)
     if order == "shuffled":
-        return argsort(jax.random.fold_in(key, _ORDER), (num_tasks,))
+        return argsort(jax.random.fold_in(key, ScheduleKey.TASK_ORDER), (num_tasks,))
     return np.asarray(order)
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from cls_jax.core.keys import RunKey
 from cls_jax.core.types import Array, PyTree
 from cls_jax.methods.base import Method
 from cls_jax.streams.stream import Schedule, Stream
@@ -13,8 +14,6 @@ from cls_jax.train.batches import BatchTable, slice_rows, stack_rows, task_rows,
 from cls_jax.train.prefetch import Loader
 from cls_jax.train.programs import Programs
 from cls_jax.train.segments import Segment
-
-_SCHEDULE = 0  # a purpose of a seed's key; steps.py has the others
 
 
 class Trial(NamedTuple):
@@ -101,7 +100,7 @@ def updates_made(sizes: Sequence, segment: Segment | None) -> int:
 
 def schedule_key(seed: int) -> Array:
     """The key that fixes what a seed sees."""
-    return jax.random.fold_in(jax.random.key(seed), _SCHEDULE)
+    return jax.random.fold_in(jax.random.key(seed), RunKey.SCHEDULE)
 
 
 def schedules_of(method: Method, stream: Stream, seed: int) -> list[Schedule]:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cls_jax.core.errors import Diverged
 from cls_jax.core.types import PyTree
 from cls_jax.train.batches import BatchTable, told_task
 from cls_jax.train.events import Evaluated, Observer, Progress
@@ -24,10 +25,6 @@ from cls_jax.train.segments import (
     remaining_segments,
 )
 from cls_jax.train.steps import Run
-
-
-class Diverged(ArithmeticError):
-    """A metric stopped being finite; the message tells when, and the last metrics before."""
 
 
 def train_group(

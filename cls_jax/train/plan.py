@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import jax
 
-from cls_jax.core.checks import check_seeds, shown, whole
+from cls_jax.core.checks import check_literals, check_seeds, short_repr, whole
 from cls_jax.core.errors import InputError
 from cls_jax.core.host_memory import ROW_BYTES, check_bytes
 from cls_jax.data.checked import checked
@@ -42,14 +42,6 @@ class Plan(NamedTuple):
     score: Literal["each", "end"] = "each"
 
 
-CHOICES = {
-    "mode": ("auto", "loop", "scan"),
-    "over_seeds": ("auto", "sequential", "vmap", "devices"),
-    "data": ("auto", "device", "host"),
-    "score": ("each", "end"),
-}
-
-
 def resolve(plan: Plan, method: Method, stream: Stream, num_trials: int) -> Plan:
     """The plan with every choice made.
 
@@ -64,16 +56,14 @@ def resolve(plan: Plan, method: Method, stream: Stream, num_trials: int) -> Plan
         that exclude each other, or a chunk that no memory can hold.
     """
     if not isinstance(plan, Plan):
-        raise InputError(f"plan is {shown(plan)}; give a Plan, e.g. Plan(chunk=100)")
+        raise InputError(f"plan is {short_repr(plan)}; give a Plan, e.g. Plan(chunk=100)")
     for name, unit in (("chunk", "step"), ("devices", "device")):
         value = getattr(plan, name)
         if value is not None:
             plan = plan._replace(**{name: whole(name, value)})
             if value < 1:
                 raise InputError(f"{name} must be at least 1 {unit}, got {value}")
-    for name, choices in CHOICES.items():
-        if not isinstance(getattr(plan, name), str) or getattr(plan, name) not in choices:
-            raise InputError(f"{name} must be one of {choices}, got {getattr(plan, name)!r}")
+    check_literals(Plan, plan._asdict(), "{name} must be one of {choices}, got {value!r}")
     mode, over_seeds, devices, data = plan.mode, plan.over_seeds, plan.devices, plan.data
     if mode == "auto":
         slow_in_loops = jax.default_backend() == "cpu" and is_convolutional(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from cls_jax.core.checks import check_hyper, check_seeds, shown
+from cls_jax.core.checks import check_hyper, check_seeds, short_repr
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array
 from cls_jax.methods.base import Method
@@ -18,7 +18,7 @@ from cls_jax.train.capacity import capacities
 from cls_jax.train.evaluate import view_names
 from cls_jax.train.events import Observer, Result, Started, leading, scenario_names
 from cls_jax.train.group import Trial, schedules_of
-from cls_jax.train.loop import Diverged, train_group
+from cls_jax.train.loop import train_group
 from cls_jax.train.plan import Plan, check_run
 from cls_jax.train.programs import make_programs
 from cls_jax.train.segments import (
@@ -32,7 +32,7 @@ from cls_jax.train.segments import (
 )
 from cls_jax.train.steps import Run
 
-__all__ = ["Diverged", "Plan", "check_run", "run", "sweep"]
+__all__ = ["Plan", "check_run", "run", "sweep"]
 
 
 def run(
@@ -122,14 +122,14 @@ def sweep(
 def _hypers(method: Method, given: Sequence[Mapping[str, float]]) -> list[dict[str, Array]]:
     """Each value's hyper-parameters as float32[], once they are found good."""
     if not isinstance(given, Sequence | np.ndarray):
-        raise InputError(f"hypers is {shown(given)}; give a sequence of mappings")
+        raise InputError(f"hypers is {short_repr(given)}; give a sequence of mappings")
     if not len(given):
         raise InputError("hypers is empty; give at least one mapping, e.g. [{}]")
     found = []
     for hyper in given:
         if not isinstance(hyper, Mapping) or hyper.keys() - method.hyper.keys():
             names = ", ".join(method.hyper)
-            raise InputError(f"hypers holds {shown(hyper)}; the method's are {names}")
+            raise InputError(f"hypers holds {short_repr(hyper)}; the method's are {names}")
         whole = {**method.hyper, **hyper}
         check_hyper(whole)
         found.append({name: jnp.asarray(value, jnp.float32) for name, value in whole.items()})

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from cls_jax.core.keys import RunKey
 from cls_jax.core.sharding import gathered, spread
 from cls_jax.core.sync import select
 from cls_jax.core.types import Array, Batch, BoundaryFn, Metrics, PyTree, Task
@@ -24,8 +25,6 @@ from cls_jax.streams.stream import Stream
 from cls_jax.train.batches import BatchTable
 from cls_jax.train.evaluate import hidden_task, view_names
 from cls_jax.train.parallel import DATA, Parallelism
-
-INIT, STEPS, BOUNDARIES = 1, 2, 3  # purposes of a run's key; loop.py has 0
 
 
 @struct.dataclass
@@ -87,7 +86,7 @@ def init_run(method: Method, shapes: Shapes, hyper: Mapping[str, Array], seed: A
     key, t = jax.random.key(seed), shapes.num_tasks
     example = example_batch(shapes)
     return Run(
-        state=method.at(hyper).init(jax.random.fold_in(key, INIT), example),
+        state=method.at(hyper).init(jax.random.fold_in(key, RunKey.INIT), example),
         hyper=dict(hyper),
         key=key,
         step=jnp.int32(0),
@@ -184,7 +183,7 @@ def make_advance(
 
     @jax.jit  # traced once; both uses below take it from the cache
     def one(run: Run, data: Split, row: BatchTable, task: Task) -> tuple[PyTree, Metrics]:
-        key = jax.random.fold_in(jax.random.fold_in(run.key, STEPS), run.step)
+        key = jax.random.fold_in(jax.random.fold_in(run.key, RunKey.STEPS), run.step)
         step = method.at(run.hyper).phases[phase].step
         state, metrics = step(key, run.state, gather(stream, method, data, row, task))
         return state, {name: jnp.asarray(v, jnp.float32) for name, v in metrics.items()}
@@ -273,7 +272,7 @@ def make_boundary(method: Method, stream: Stream, parallelism: Parallelism) -> C
     def apply(
         which: Which, run: Run, data: Split, number: Array, task: Task, rows: BatchTable | None
     ) -> Run:
-        key = jax.random.fold_in(jax.random.fold_in(run.key, BOUNDARIES), number)
+        key = jax.random.fold_in(jax.random.fold_in(run.key, RunKey.BOUNDARIES), number)
         told = task if method.needs.told_task else hidden
         batch = None
         if rows is not None:

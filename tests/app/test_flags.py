@@ -1,6 +1,7 @@
 """Command lines: presets, flags, refusals, exit codes; and the checks of single values."""
 
 import dataclasses
+import signal
 import subprocess
 import sys
 import textwrap
@@ -10,7 +11,7 @@ import pytest
 
 from cls_jax.app import flags as cli
 from cls_jax.core.checks import check_finite, check_range, check_seeds
-from cls_jax.core.errors import InputError
+from cls_jax.core.errors import Diverged, InputError, SaveFailed, Stopped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,16 +168,23 @@ def test_ctrl_c_is_code_130(capsys):
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_diverged_is_code_1(capsys):
-    from cls_jax.train.runner import Diverged
-
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (Diverged("not finite at step 3"), 1, "error: not finite at step 3\n"),
+        (SaveFailed("the disk is full"), 1, "error: the disk is full\n"),
+        (Stopped(signal.SIGTERM, 7), 0, "stopped and saved after step 7; the same command goes on"),
+        (Stopped(signal.SIGINT, 7), 130, "stopped and saved after step 7; the same command goes"),
+    ],
+)
+def test_what_ends_a_run_has_its_own_code(error, code, told, capsys):
     def main(config):
-        raise Diverged("training stopped being finite at step 3")
+        raise error
 
     with pytest.raises(SystemExit) as stop:
         run_main(main)
-    assert stop.value.code == 1
-    assert "at step 3" in capsys.readouterr().err
+    assert stop.value.code == code
+    assert capsys.readouterr().err.startswith(told)
 
 
 def test_a_defect_keeps_its_traceback():
@@ -240,8 +248,8 @@ class NoJax:
         assert not heavy, f"{sys.argv} loads {name}"
 
 sys.meta_path.insert(0, NoJax())
-sys.path.insert(0, "experiments")
-scripts = [p for p in pathlib.Path("experiments").glob("*.py") if p.read_text()[:2] == "#!"]
+sys.path[:0] = ["experiments", "experiments/benchmark"]
+scripts = [p for p in pathlib.Path("experiments").rglob("*.py") if p.read_text()[:2] == "#!"]
 assert len(scripts) >= 16
 scripts = [*sorted(map(str, scripts)), "cls_jax.app.compare_runs"]
 calls = [(script, flag) for script in scripts for flag in ("--help", "--no-such-flag")]

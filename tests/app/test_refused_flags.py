@@ -28,15 +28,16 @@ SMALL = "--image-size 8 --net mlp --hidden 8"
 def call(monkeypatch, capsys, tmp_path):
     """Runs a script's command line in this process: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
     monkeypatch.setattr(processes, "cache_programs", lambda: None)
     monkeypatch.setattr("cls_jax.app.main.cache_programs", lambda: None)
 
     def run(script, line):
+        path = EXPERIMENTS / f"{script}.py"
+        monkeypatch.syspath_prepend(str(path.parent))
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *line.split()])
         code = 0
         try:
-            runpy.run_path(str(EXPERIMENTS / f"{script}.py"), run_name="__main__")
+            runpy.run_path(str(path), run_name="__main__")
         except SystemExit as stop:
             code = stop.code
         return code, *capsys.readouterr()
@@ -118,17 +119,21 @@ REFUSED = {
     "rows twice": ("reproduce", "s_mnist --methods er er", "name each once"),
     "sizes of none": ("reproduce", "s_mnist --methods sgd --memory-sizes 200", "has no memory"),
     "width of a table": ("reproduce", "s_mnist --data digits --width 8", "is of a perceptron"),
-    "replay 0": ("benchmark", "--method er --replay-size 0", "replay_size is 0"),
-    "memory 0": ("benchmark", "--method er --memory-size 0", "memory_size is 0"),
-    "replay of none": ("benchmark", "--method sgd --replay-size 3", "replay_size is 3, which"),
-    "seeds of none": ("benchmark", "--over-seeds sequential", "over_seeds is sequential, which"),
-    "benchmark's width": ("benchmark", "--net mlp --width 4", "width is 4, which"),
-    "json is a folder": ("benchmark", "--json .", "is a folder"),
-    "trace of nothing": ("benchmark_profile", ". --top 0", "top is 0"),
-    "workloads twice": ("benchmark_table", "--workloads sgd/mlp/2 sgd/mlp/2", "each once"),
-    "minutes": ("benchmark_table", "--minutes -1", "minutes is -1"),
+    "replay 0": ("benchmark/run", "--method er --replay-size 0", "replay_size is 0"),
+    "memory 0": ("benchmark/run", "--method er --memory-size 0", "memory_size is 0"),
+    "replay of none": ("benchmark/run", "--method sgd --replay-size 3", "replay_size is 3, which"),
+    "seeds of none": (
+        "benchmark/run",
+        "--over-seeds sequential",
+        "over_seeds is sequential, which",
+    ),
+    "benchmark's width": ("benchmark/run", "--net mlp --width 4", "width is 4, which"),
+    "json is a folder": ("benchmark/run", "--json .", "is a folder"),
+    "trace of nothing": ("benchmark/trace_profile", ". --top 0", "top is 0"),
+    "workloads twice": ("benchmark/table", "--workloads sgd/mlp/2 sgd/mlp/2", "each once"),
+    "minutes": ("benchmark/table", "--minutes -1", "minutes is -1"),
     "no such page": ("records", "--readme nowhere.md", "must be a file"),
-    "no script": ("benchmark_saving", "--json a.json -- nowhere.py", "the script is nowhere.py"),
+    "no script": ("benchmark/saving", "--json a.json -- nowhere.py", "the script is nowhere.py"),
     # Numbers that no machine can hold.
     "epochs": ("clser_mnist", "--epochs 1000000000", "epochs 1000000000 of 1435 examples needs"),
     "base epochs": ("spb_cifar", "--base-epochs 1000000000", "base_epochs 1000000000 of"),
@@ -157,14 +162,18 @@ REFUSED = {
     "steps": ("clser_mnist", "--chunk 100000000000000000000", "below 2**31"),
     "chunk": ("clser_mnist", "--chunk 2000000000", "chunk 2000000000 needs"),
     "seeds": ("clser_mnist", "--seeds 100000000000000000000", "seeds holds 1000"),
-    "batch of a benchmark": ("benchmark", "--batch-size 100000000", "batch_size 100000000 needs"),
-    "turns of a benchmark": ("benchmark", "--net mlp --turns 2000000000", "turns "),
+    "batch of a benchmark": (
+        "benchmark/run",
+        "--batch-size 100000000",
+        "batch_size 100000000 needs",
+    ),
+    "turns of a benchmark": ("benchmark/run", "--net mlp --turns 2000000000", "turns "),
     **{
         f"rate {value}": ("clser_mnist", f"--learning-rate {value}", "give a finite number")
         for value in ("1e39", "-1e39", "inf", "-inf", "nan", "1e-60")
     },
     "a rate below 0": ("clser_mnist", "--learning-rate -1", "learning_rate is -1.0"),
-    "minutes nan": ("benchmark_table", "--cell-minutes nan", "cell_minutes is nan"),
+    "minutes nan": ("benchmark/table", "--cell-minutes nan", "cell_minutes is nan"),
     # Waits.
     "no port": ("clser_mnist", "--coordinator here", "give HOST:PORT"),
     "a page": ("clser_mnist", "--coordinator http://here:1", "give HOST:PORT"),

@@ -181,13 +181,17 @@ CASES = (
         ),
         Case(
             "benchmark: json is a folder",
-            "benchmark.py",
+            "benchmark/run.py",
             ("--json", "j"),
             ("json", "j"),
             lambda folder: (folder / "j").mkdir(),
         ),
         Case(
-            "benchmark_profile: a file", "benchmark_profile.py", ("w",), ("w",), file("w", "words")
+            "trace_profile: a file",
+            "benchmark/trace_profile.py",
+            ("w",),
+            ("w",),
+            file("w", "words"),
         ),
     ]
 )

@@ -16,7 +16,7 @@ from cls_jax.app.build import StreamConfig
 from cls_jax.core.errors import InputError
 from cls_jax.data.load import describe, load
 from cls_jax.data.pictures import only_pixels, read_picture
-from tests.data.test_sources import odd_builder, stock
+from tests.support.tfds_sets import odd_builder, stock
 
 GREY = np.add.outer(np.arange(8) * 10, np.arange(8) * 20).astype(np.uint8)
 RGB = np.stack([GREY, GREY // 2, 255 - GREY], -1)

@@ -13,21 +13,19 @@ from cls_jax.app.flags import run_main
 from cls_jax.core.errors import InputError
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+BENCHMARK = EXPERIMENTS / "benchmark"
 
 
 @pytest.fixture
 def call(monkeypatch):
     """Runs the script's command line in this process."""
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    import benchmark
+    monkeypatch.syspath_prepend(str(BENCHMARK))
+    import run
 
-    presets = {"default": benchmark.Config()}
-
-    def run(*flags):
-        kind = benchmark.Config
-        run_main(benchmark.main, kind, presets, default_preset="default", argv=list(flags))
-
-    return run
+    presets = {"default": run.Config()}
+    return lambda *flags: run_main(
+        run.main, run.Config, presets, default_preset="default", argv=list(flags)
+    )
 
 
 @pytest.mark.parametrize("mode", ["loop", "scan"])
@@ -93,37 +91,37 @@ def test_what_python_does_between_chunks_is_in_the_wall_time(call, tmp_path):
 
 @pytest.mark.parametrize(("tf32", "precision"), [(True, None), (False, "highest")])
 def test_without_tf32_everything_runs_in_full_precision(call, monkeypatch, tf32, precision):
-    import benchmark
+    import run
 
     seen = []
     monkeypatch.setattr(
-        benchmark, "_measure", lambda _: seen.append(jax.config.jax_default_matmul_precision)
+        run, "_measure", lambda _: seen.append(jax.config.jax_default_matmul_precision)
     )
-    benchmark.measure(benchmark.Config(tf32=tf32))
+    run.measure(run.Config(tf32=tf32))
     assert seen == [precision]
 
 
 def test_ceilings_are_measured_in_the_dtype_of_the_run(call, monkeypatch, tmp_path):
-    import benchmark_parts
+    import parts
 
     seen = []
-    rate = benchmark_parts._rate
+    rate = parts._rate
     monkeypatch.setattr(
-        benchmark_parts, "_rate", lambda f, *a: (seen.extend(jax.tree.leaves(a)), rate(f, *a))[1]
+        parts, "_rate", lambda f, *a: (seen.extend(jax.tree.leaves(a)), rate(f, *a))[1]
     )
     from cls_jax.nets.registry import NetConfig
 
-    tops = benchmark_parts.ceilings(NetConfig(net="mlp", width=1, dtype="bfloat16"), 2, 1)
+    tops = parts.ceilings(NetConfig(net="mlp", width=1, dtype="bfloat16"), 2, 1)
     assert {x.dtype for x in seen} == {jnp.dtype("bfloat16")}
     assert all(measure() > 0 for measure in tops.values())
 
 
 def test_operations_are_counted_without_computing(call):
     """Abstractly, on the CPU: an accelerator counts only what is compiled."""
-    import benchmark_parts
+    import parts
 
     x = jnp.ones((8, 16), jnp.bfloat16)
-    assert benchmark_parts.flops_of(jnp.matmul, x, x.T) == 2 * 8 * 16 * 8
+    assert parts.flops_of(jnp.matmul, x, x.T) == 2 * 8 * 16 * 8
 
 
 TWIN = ["--method", "clser", "--net", "mlp", "--batch-size", "3", "--replay-size", "5"]
@@ -168,25 +166,25 @@ def test_pytorch_without_this_gpu_is_one_sentence(call):
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("PyTorch sees a GPU")
-    import benchmark_parts
+    import parts
 
     how = {"device": "cuda", "dtype": "float32", "tf32": True}
     with pytest.raises(InputError, match="PyTorch sees no GPU here"):
-        benchmark_parts.Twins("clser_step", {}, how, compiled=False)
+        parts.Twins("clser_step", {}, how, compiled=False)
 
 
 def test_every_twin_makes_a_step(call):
     """Eager, in both dtypes; what a step changes stays finite."""
     torch = pytest.importorskip("torch")
-    import benchmark
-    import benchmark_torch
+    import torch_twin
+    import workload
 
     torch.manual_seed(0)
     sizes = {"width": 1, "batch_size": 4, "replay_size": 4, "memory_size": 8}
-    for name, wanted in benchmark.TWINS.values():
-        build = benchmark_torch.STEPS[name][0]
+    for name, wanted in workload.TWINS.values():
+        build = torch_twin.STEPS[name][0]
         for dtype in ("float32", "bfloat16"):
-            how = benchmark_torch.How(dtype=dtype)
+            how = torch_twin.How(dtype=dtype)
             build(how, torch.channels_last, **{size: sizes[size] for size in wanted})()
 
 
@@ -228,10 +226,10 @@ def test_without_torch_the_command_that_installs_it_is_told(call, monkeypatch, c
 @pytest.fixture
 def table(monkeypatch):
     """The module of the table's script."""
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    import benchmark_table
+    monkeypatch.syspath_prepend(str(BENCHMARK))
+    import table
 
-    return benchmark_table
+    return table
 
 
 def run_table(table, *flags):
@@ -240,7 +238,7 @@ def run_table(table, *flags):
 
 
 def numbers_of(cell, config, seconds, **more):
-    """What benchmark.py would have written."""
+    """What run.py would have written."""
     return {
         "net": {"width": config.width},
         "tf32": True,
@@ -304,9 +302,11 @@ def test_a_table_that_ran_out_of_time_is_gone_on_with(table, tmp_path, capsys, m
 
 
 def test_a_cell_that_takes_too_long_is_ended(table, tmp_path, monkeypatch):
-    monkeypatch.setattr(table.Cell, "command", lambda cell, config: [sys.executable, "-c", SLEEP])
+    from cells import Cell
+
+    monkeypatch.setattr(Cell, "command", lambda cell, config: [sys.executable, "-c", SLEEP])
     config = table.Config(out=str(tmp_path), cell_minutes=0.01)
-    cell = table.Cell("clser/mlp/3", "float32", "one", 2)
+    cell = Cell("clser/mlp/3", "float32", "one", 2)
     table.measure(cell, config)
     assert "took longer than 0.01 minutes" in table.read(cell, config)["error"]
 
@@ -341,13 +341,21 @@ def test_a_wrong_table_is_one_sentence(table, flags, told, capsys):
     assert told in capsys.readouterr().err
 
 
+@pytest.fixture
+def suggest(table):
+    """The module of its recommendations."""
+    import suggest
+
+    return suggest
+
+
 def made_up(workload, over_seeds, chunk, seconds, **more):
     """Numbers of one cell for the suggestion."""
     cell = {"workload": workload, "dtype": "float32", "over_seeds": over_seeds, "chunk": chunk}
     return {**cell, "seconds_per_step": seconds, **more}
 
 
-def test_defaults_follow_from_the_numbers(table):
+def test_defaults_follow_from_the_numbers(suggest):
     conv, dense = "dualnet/resnet18/32", "clser/mlp/32"
     known = [
         # 100 steps are within 3 % of 500; what Python does between chunks counts, compute does not.
@@ -361,31 +369,31 @@ def test_defaults_follow_from_the_numbers(table):
         made_up(dense, "vmap", 500, 0.25),  # no sequential cell: the single seed stands for it
         {**made_up(dense, "vmap", 10, 9.0), "error": "out of memory"},
     ]
-    found = table.suggest(known)
+    found = suggest.suggest(known)
     assert (found["convolutional"].over_seeds, found["convolutional"].chunk) == ("sequential", 100)
     assert "0.83 to 0.83" in found["convolutional"].seeds_why
     assert "1.50 times" in found["convolutional"].chunk_why
     assert (found["dense"].over_seeds, found["dense"].chunk) == ("vmap", 500)
-    told = " ".join(table.advice(known))
+    told = " ".join(suggest.advice(known))
     assert "Plan for dense steps: over_seeds vmap" in told
     assert "failed: out of memory." in told
 
 
-def test_the_longest_chunk_that_any_workload_needs_is_suggested(table):
+def test_the_longest_chunk_that_any_workload_needs_is_suggested(suggest):
     known = [
         made_up(f"er/resnet18/{batch}", "one", chunk, seconds)
         for batch, times in ((8, {10: 1.0, 100: 1.0}), (32, {10: 2.0, 100: 1.0}))
         for chunk, seconds in times.items()
     ]
-    (choice,) = table.suggest(known).values()
+    (choice,) = suggest.suggest(known).values()
     assert choice.chunk == 100
     assert choice.over_seeds is None
     assert choice.seeds_why == "not measured"
 
 
-def test_a_draw_keeps_the_bits_of_single_runs(table):
+def test_a_draw_keeps_the_bits_of_single_runs(suggest):
     known = [made_up("er/mlp/8", kind, 10, 1.0) for kind in ("vmap", "sequential")]
-    assert table.suggest(known)["dense"].over_seeds == "sequential"
+    assert suggest.suggest(known)["dense"].over_seeds == "sequential"
 
 
 def test_all_cells_of_a_pair_are_set_beside_its_one_twin(table):
@@ -438,10 +446,10 @@ def test_the_compiled_column_is_there_only_where_it_was_timed(monkeypatch, tmp_p
 @pytest.fixture
 def profile(monkeypatch):
     """The module that reads traces."""
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    import benchmark_profile
+    monkeypatch.syspath_prepend(str(BENCHMARK))
+    import trace_profile
 
-    return benchmark_profile
+    return trace_profile
 
 
 def test_the_operations_of_a_real_trace_are_told(profile, tmp_path, capsys):

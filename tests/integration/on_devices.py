@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cls_jax.core.errors import InputError
+from cls_jax.core.errors import InputError, Stopped
 from cls_jax.core.sharding import DATA, data_mesh, spread, whole
 from cls_jax.nets.resnet import resnet18
 from cls_jax.runtime.checkpoint import Checkpoints, Interval, fingerprint
-from cls_jax.runtime.preemption import StopFlag, Stopped
+from cls_jax.runtime.preemption import StopFlag
 from cls_jax.streams.class_il import class_il
 from cls_jax.train.plan import Plan
 from cls_jax.train.runner import run, sweep

@@ -83,7 +83,8 @@ def test_ci_runs_the_readmes_test_command():
 def test_every_file_and_flag_that_the_readme_names_exists():
     for path in re.findall(r"(?<!/)(?:cls_jax|experiments|tests|records)/[\w./-]*\w", README):
         assert path == "cls_jax/methods/mine.py" or (ROOT / path).exists(), path
-    scripts = {path.name for path in (ROOT / "experiments").glob("*.py")}
+    folder = ROOT / "experiments"
+    scripts = {str(path.relative_to(folder)) for path in folder.rglob("*.py")}
     for line in README.splitlines():
         for script in scripts:
             if f"python experiments/{script}" in line:

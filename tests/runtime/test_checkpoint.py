@@ -11,17 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cls_jax.core.errors import InputError
+from cls_jax.core.errors import InputError, SaveFailed, Stopped
 from cls_jax.runtime import checkpoint
 from cls_jax.runtime.checkpoint import (
     Checkpoints,
     Interval,
-    SaveFailed,
     check_saves,
     fingerprint,
     interval,
 )
-from cls_jax.runtime.preemption import StopFlag, Stopped
+from cls_jax.runtime.preemption import StopFlag
 from cls_jax.runtime.saves import literal, read_trials, saves_of
 from cls_jax.streams.class_il import class_il
 from cls_jax.train.plan import Plan

@@ -47,7 +47,7 @@ def ask(script: str, *arguments: str) -> Answer:
     path = ROOT / "experiments" / script
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [str(path) if path.exists() else script, *arguments])
-        patch.syspath_prepend(str(ROOT / "experiments"))
+        patch.syspath_prepend(str(path.parent))
         patch.setenv("COLUMNS", "200")
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from flax import struct
 
-from cls_jax.core.errors import InputError
+from cls_jax.core.errors import Diverged, InputError
 from cls_jax.data.dataset import Dataset, Split
 from cls_jax.methods.base import Needs, Phase, unchanged
 from cls_jax.streams.class_il import class_il
 from cls_jax.train.events import Evaluated, Progress, Started
-from cls_jax.train.runner import Diverged, Plan, run, sweep
+from cls_jax.train.runner import Plan, run, sweep
 from tests.conftest import CLASSES, TASKS, small_method
 from tests.support.methods import exchanged, method_of
 

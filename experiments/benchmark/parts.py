@@ -1,4 +1,4 @@
-"""What benchmark.py measures with: data, operation counts, ceilings, laps, twins, peak memory."""
+"""What run.py measures with: data, operation counts, ceilings, laps, twins, peak memory."""
 
 import itertools
 import math
@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from cls_jax.core.errors import InputError
-from cls_jax.core.types import Batch, PyTree
+from cls_jax.core.types import PyTree
 from cls_jax.data.dataset import Dataset, Split
 from cls_jax.methods.base import Method
 from cls_jax.nets.config import NetConfig
 from cls_jax.streams.class_il import class_il
 from cls_jax.streams.stream import Stream
+from cls_jax.train.steps import abstract_run, example_batch, shapes_of
 
 TASKS, CLASSES = 5, 10
 HIDDEN = 100, 100
@@ -58,15 +59,16 @@ def flops_of(function: Callable, *arguments: PyTree) -> float:
         return float(jax.jit(function).lower(*abstract).cost_analysis()["flops"])
 
 
-def step_flops(method: Method, hyper: PyTree, stream: Stream) -> float:
+def step_flops(method: Method, stream: Stream) -> float:
     """Floating-point operations of one step of the first phase; nothing is computed."""
-    b = stream.batch_size
-    number, yes = jnp.zeros(b, jnp.int32), jnp.ones(b, bool)
-    batch = Batch(jnp.asarray(stream.source.train.x[:b]), number, number, yes, yes)
-    hyper = jax.tree.map(jnp.float32, hyper)
-    key = jax.random.key(0)
-    state = jax.eval_shape(method.init, key, batch, hyper)
-    return flops_of(method.phases[0].step, key, state, batch)
+
+    def step(hyper, key, state, batch):
+        return method.at(hyper).step(key, state, batch)
+
+    shapes = shapes_of(stream)
+    hyper = {name: jnp.float32(value) for name, value in method.hyper.items()}
+    state = abstract_run(method, shapes).state
+    return flops_of(step, hyper, jax.random.key(0), state, example_batch(shapes))
 
 
 def ceilings(net: NetConfig, rows: int, seeds: int) -> dict[str, Callable[[], float]]:
@@ -180,7 +182,7 @@ class Twins:
     A process of its own: in one, the thread pools of XLA and PyTorch spin against each other.
 
     Args:
-      name, sizes: of the step in benchmark_torch.py.
+      name, sizes: of the step in torch_twin.py.
       how: device, dtype, tf32.
       compiled: torch.compile as well.
 
@@ -243,12 +245,12 @@ def _sees_gpu() -> bool:
 
 def _twin_seconds(name: str, sizes: dict[str, int], how: dict[str, Any]) -> float | str:
     """Seconds of one update in PyTorch, or why it could not be compiled; in the worker."""
-    import benchmark_torch
     import torch
+    import torch_twin
 
     torch.set_num_threads(os.cpu_count() or 1)
     try:
-        return benchmark_torch.seconds(name, sizes, benchmark_torch.How(**how))
+        return torch_twin.seconds(name, sizes, torch_twin.How(**how))
     except Exception as error:
         if not how["compiled"]:
             raise

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What saving costs a script's run, and how soon it starts: at first, again, and resumed.
 
-E.g. benchmark_saving.py --json saving.json -- experiments/dualnet_cifar.py --seeds 0
+E.g. saving.py --json saving.json -- experiments/dualnet_cifar.py --seeds 0
 
 Four processes run the script: with an empty cache of programs until its first chunk is done; again,
 with the programs of the first; to its end; and killed after its first save, then resumed. Seconds
@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 BEGAN = time.time()
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def child(out: Path, until: str, script: list[str]) -> None:

@@ -1,17 +1,11 @@
-"""Sources: every form of name, every refusal, and the loader from an official archive to arrays."""
+"""Sets of tfds: from the official archive to arrays, prepared folders, and stock sets."""
 
-import gzip
-import hashlib
 import http.server
-import io
 import json
 import os
 import pickle
 import socket
 import struct
-import subprocess
-import sys
-import tarfile
 import tempfile
 import threading
 import time
@@ -26,129 +20,26 @@ from cls_jax.data import builders as classics
 from cls_jax.data import download as fetch
 from cls_jax.data import tfds as prepared
 from cls_jax.data.load import describe, load
-from cls_jax.data.local import held_out, resize
-
-RNG = np.random.default_rng(0)
-CIFAR_X = {
-    s: RNG.integers(0, 256, (n, 32, 32, 3), np.uint8) for s, n in (("train", 40), ("test", 8))
-}
-CIFAR_Y = {s: RNG.permutation(np.arange(len(x)) % 10).astype(np.uint8) for s, x in CIFAR_X.items()}
-COARSE_Y = {s: (y // 2).astype(np.uint8) for s, y in CIFAR_Y.items()}
-CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: SIM905
-FINE, COARSE = [f"fine_{i}" for i in range(100)], [f"coarse_{i}" for i in range(20)]
-MNIST_X = {s: RNG.integers(0, 256, (n, 28, 28), np.uint8) for s, n in (("train", 30), ("t10k", 20))}
-MNIST_Y = {s: (np.arange(len(x)) % 10).astype(np.uint8) for s, x in MNIST_X.items()}
-
-
-def targz(members):
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w:gz") as tar:
-        for name, data in members.items():
-            member = tarfile.TarInfo(f"folder/{name}")
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return content.getvalue()
-
-
-def py2(value):
-    """Opcodes as Python 2 and the NumPy of its day wrote them, which the archives hold."""
-    if isinstance(value, bytes):
-        return b"T" + struct.pack("<I", len(value)) + value
-    if isinstance(value, list):
-        return b"](" + b"".join(map(py2, value)) + b"e"
-    if isinstance(value, dict):
-        return b"}(" + b"".join(py2(k) + py2(v) for k, v in value.items()) + b"u"
-    if isinstance(value, np.ndarray):
-        integers = b"".join(b"J" + struct.pack("<i", n) for n in value.shape)
-        return (
-            b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-            b"(K\x01(" + integers + b"tcnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNN"
-            b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89" + py2(value.tobytes()) + b"tb"
-        )
-    return b"J" + struct.pack("<i", value)
-
-
-def py2_pickle(value):
-    return b"\x80\x02" + py2(value) + b"."
-
-
-def rows(split, *labels):
-    pixels = CIFAR_X[split].transpose(0, 3, 1, 2).reshape(len(CIFAR_X[split]), -1)
-    return np.concatenate([*(y[split][:, None] for y in labels), pixels], 1)
-
-
-def cifar10_binary():
-    parts = np.split(rows("train", CIFAR_Y), 5)
-    members = {f"data_batch_{i + 1}.bin": part.tobytes() for i, part in enumerate(parts)}
-    members |= {"test_batch.bin": rows("test", CIFAR_Y).tobytes(), "readme.html": b"train"}
-    return targz(members | {"batches.meta.txt": "\n".join([*CIFAR10, "", ""]).encode()})
-
-
-def cifar10_python():
-    def part(table):
-        return py2_pickle(
-            {b"data": np.ascontiguousarray(table[:, 1:]), b"labels": table[:, 0].tolist()}
-        )
-
-    parts = np.split(rows("train", CIFAR_Y), 5)
-    members = {f"data_batch_{i + 1}": part(table) for i, table in enumerate(parts)}
-    names = py2_pickle({b"label_names": [n.encode() for n in CIFAR10]})
-    return targz(members | {"test_batch": part(rows("test", CIFAR_Y)), "batches.meta": names})
-
-
-def cifar100_binary():
-    members = {f"{s}.bin": rows(s, COARSE_Y, CIFAR_Y).tobytes() for s in CIFAR_X}
-    for kind, names in (("fine", FINE), ("coarse", COARSE)):
-        members[f"{kind}_label_names.txt"] = ("\n".join(names) + "\n").encode()
-    return targz(members)
-
-
-def cifar100_python():
-    members = {
-        split: pickle.dumps(
-            {
-                b"data": rows(split),
-                b"fine_labels": CIFAR_Y[split].tolist(),
-                b"coarse_labels": COARSE_Y[split].tolist(),
-            },
-            protocol=2,
-        )
-        for split in CIFAR_X
-    }
-    names = {b"fine_label_names": FINE, b"coarse_label_names": COARSE}
-    names = {key: [n.encode() for n in value] for key, value in names.items()}
-    return targz(members | {"meta": pickle.dumps(names, protocol=2)})
-
-
-def mnist_files():
-    files = {}
-    for part in MNIST_X:
-        x, y = MNIST_X[part], MNIST_Y[part]
-        head = struct.pack(">HBB3I", 0, 8, 3, *x.shape)
-        files[f"{part}-images-idx3-ubyte.gz"] = gzip.compress(head + x.tobytes())
-        head = struct.pack(">HBBI", 0, 8, 1, len(y))
-        files[f"{part}-labels-idx1-ubyte.gz"] = gzip.compress(head + y.tobytes())
-    return files
-
-
-def trust(monkeypatch, name, files, url="https://no-such-host.invalid"):
-    """Makes ``files`` (name -> content) the official ones of ``name``, published at ``url``."""
-    classic = classics.CLASSICS[name]
-
-    def trusted(a):
-        digest = (
-            f"sha256:{hashlib.sha256(files[a.file]).hexdigest()}" if a.file in files else a.digest
-        )
-        return fetch.Archive(a.file, f"{url}/{a.file}", digest)
-
-    variants = tuple(tuple(map(trusted, variant)) for variant in classic.variants)
-    monkeypatch.setitem(classics.CLASSICS, name, classic._replace(variants=variants))
-
-
-def bring(folder, files):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
+from cls_jax.data.local import resize
+from tests.support.archives import (
+    CIFAR10,
+    CIFAR_X,
+    CIFAR_Y,
+    COARSE,
+    COARSE_Y,
+    FINE,
+    MNIST_X,
+    MNIST_Y,
+    bring,
+    cifar10_binary,
+    cifar10_python,
+    cifar100_binary,
+    cifar100_python,
+    mnist_files,
+    targz,
+    trust,
+)
+from tests.support.tfds_sets import odd_builder, stock
 
 
 @pytest.fixture(scope="module")
@@ -177,225 +68,6 @@ def rewrite(file, **changes):
 
 def files_under(root):
     return sorted(str(p.relative_to(root)) for p in root.rglob("*"))
-
-
-# --- names and imports
-
-
-def test_importing_sources_imports_nothing_heavy():
-    code = (
-        "import sys, cls_jax.data.load\n"
-        "print({'tensorflow', 'tensorflow_datasets', 'sklearn', 'PIL'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
-
-
-@pytest.mark.parametrize(
-    ("name", "sentence"),
-    [
-        ("cifar11", r"'cifar11' is neither .* near it are .*cifar10.*npz:FILE"),
-        ("digit", r"near it are digits"),
-        ("qqqqqq", r"nor a data set of tfds; the local forms are digits, npz:FILE or folder:DIR"),
-        ("a b", r"name='a b' names no data set"),
-        ("mnist:3", r"name='mnist:3' names no data set"),
-        ("npz:", r"name='npz:' lacks its path"),
-        (7, r"name=7 must be a text"),
-        ("mnist:1.0.0", r"'mnist:1.0.0' is not prepared .* mnist:3.0.1 is the only one"),
-        ("svhn_cropped", r"needs TensorFlow .*cls_jax\[tf\].* file_format='array_record'"),
-    ],
-)
-def test_a_name_that_cannot_be_loaded(name, sentence, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepared, "_has_tensorflow", lambda: False)
-    with pytest.raises(InputError, match=sentence):
-        load(name, tmp_path / "empty")
-    assert not (tmp_path / "empty").exists()
-
-
-@pytest.mark.parametrize("size", [0, -1, 2.0, True, 5000])
-def test_a_size_that_cannot_be(size):
-    with pytest.raises(InputError, match=f"size={size!r} must be a whole number"):
-        load("digits", size=size)
-
-
-# --- digits
-
-
-def test_digits_are_the_scans_enlarged_and_split_without_a_seed():
-    from sklearn.datasets import load_digits
-
-    source = load("digits")
-    assert source.train.x.dtype == np.uint8
-    assert source.train.x.shape == (1435, 32, 32, 3)
-    assert source.test.x.shape == (362, 32, 32, 3)
-    for split in (source.train, source.test):
-        assert split.y.dtype == np.int32
-        assert set(split.y) == set(range(10))
-    scans, y = load_digits(return_X_y=True)
-    test = held_out(y)
-    np.testing.assert_array_equal(y[test], source.test.y)
-    for i in range(0, 362, 40):  # Pillow's float resize is the same interpolation
-        picture = Image.fromarray(scans[test][i].reshape(8, 8).astype(np.float32) * 255 / 16)
-        want = np.asarray(picture.resize((32, 32), Image.Resampling.BILINEAR))
-        assert np.abs(source.test.x[i] - want[..., None]).max() <= 0.51
-    assert describe(source)["fingerprint"] == "b30cfd395bf55bd775160666a702fbad"
-    assert load("digits", size=8).train.x.shape[1:] == (8, 8, 3)
-    assert load("digits", size=8).train.x.max() == 255
-
-
-def test_held_out_takes_a_fifth_of_each_class():
-    assert np.flatnonzero(held_out(np.array([0, 0, 1, 1, 0, 0, 0, 0, 0]))).tolist() == [1, 3, 8]
-
-
-def test_describe_sees_every_byte():
-    source = load("digits", size=8)
-    changed = source.train.x.copy()
-    changed[-1, -1, -1, -1] ^= 1
-    other = source._replace(train=source.train._replace(x=changed))
-    assert describe(source) == describe(load("digits", size=8))
-    assert describe(source)["fingerprint"] != describe(other)["fingerprint"]
-    json.dumps(describe(source))
-
-
-# --- npz
-
-IMAGES = RNG.integers(0, 256, (6, 5, 4, 3), np.uint8)
-LABELS = np.array([0, 1, 2, 0, 1, 2])
-
-
-@pytest.mark.parametrize("keys", [0, 1, 2])
-@pytest.mark.parametrize(
-    "x", [IMAGES, IMAGES[..., :1], IMAGES[..., 0], RNG.normal(size=(6, 7)).astype(np.float32)]
-)
-def test_npz_gives_back_its_arrays(tmp_path, keys, x):
-    from cls_jax.data.npz import NPZ_KEYS
-
-    file = tmp_path / "mine.npz"
-    arrays = (x, LABELS.astype(np.uint8), x[::-1], LABELS[:, None])
-    np.savez(file, **dict(zip(NPZ_KEYS[keys], arrays, strict=True)))
-    source = load(f"npz:{file}")
-    want = x[..., None] if x.ndim == 3 else x
-    assert (source.name, source.num_classes) == ("mine.npz", 3)
-    np.testing.assert_array_equal(source.train.x, want)
-    np.testing.assert_array_equal(source.test.x, want[::-1])
-    np.testing.assert_array_equal(source.test.y, LABELS)
-    assert source.train.x.dtype == x.dtype
-    assert source.train.y.dtype == source.test.y.dtype == np.int32
-
-
-def test_npz_is_resized_when_asked(tmp_path):
-    np.savez(tmp_path / "a.npz", train_x=IMAGES, train_y=LABELS, test_x=IMAGES, test_y=LABELS)
-    source = load(f"npz:{tmp_path}/a.npz", size=6)
-    assert source.train.x.shape == (6, 6, 6, 3)
-    np.testing.assert_array_equal(source.train.x[2], resize(IMAGES[2], 6))
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"train_x": None}, r"must hold the arrays train_x.*it holds test_x, test_y, train_y"),
-        ({"train_x": IMAGES / 255}, r"train_x is float64\[6, 5, 4, 3\]; it must be images uint8"),
-        ({"train_x": IMAGES.reshape(6, -1)}, r"train_x is uint8\[6, 60\]"),
-        ({"train_x": IMAGES[..., :2]}, r"train_x is uint8\[6, 5, 4, 2\]; images must have 1 or 3"),
-        ({"train_x": IMAGES[:5]}, r"train_x has 5 examples but train_y has 6 labels"),
-        ({"test_x": IMAGES[:, :3]}, r"train_x holds uint8\[5, 4, 3\] and test_x uint8\[3, 4, 3\]"),
-        ({"train_x": np.full((6, 2), np.nan)}, r"train_x holds 12 values that are NaN"),
-        ({"train_x": np.full((6, 2), 1e300)}, r"train_x holds 12 values that are NaN or beyond"),
-        ({"train_y": LABELS - 1}, r"train_y has label -1; labels must be 0..C-1"),
-        ({"train_y": LABELS * 1.0}, r"train_y is float64\[6\]; labels must be integers"),
-        ({"train_y": LABELS + 1}, r"C = max \+ 1 = 4, but train_y has no example of class 0"),
-        ({"test_y": LABELS % 2}, r"C = max \+ 1 = 3, but test_y has no example of class 2"),
-        ({"test_y": LABELS * 10**12}, r"test_y has label 2000000000000; labels must be 0..C-1"),
-        ({"train_x": IMAGES[:0], "train_y": LABELS[:0]}, r"train_x is empty"),
-        ({"train_y": np.array([{}] * 6)}, r"train_y holds Python objects, which are not loaded"),
-    ],
-)
-def test_npz_refusals(tmp_path, changes, sentence):
-    arrays = {"train_x": IMAGES, "train_y": LABELS, "test_x": IMAGES, "test_y": LABELS} | changes
-    file = tmp_path / "bad.npz"
-    np.savez(file, **{key: array for key, array in arrays.items() if array is not None})
-    with pytest.raises(InputError, match=sentence) as caught:
-        load(f"npz:{file}")
-    assert "bad.npz" in str(caught.value)
-
-
-def test_npz_that_is_no_npz(tmp_path):
-    with pytest.raises(InputError, match=r"no file .*none.npz"):
-        load(f"npz:{tmp_path}/none.npz")
-    (tmp_path / "text.npz").write_text("hello")
-    np.save(tmp_path / "one.npy", IMAGES)
-    for name, why in (("text.npz", "is no NumPy .npz file"), ("one.npy", "is a single array")):
-        with pytest.raises(InputError, match=f"{name} {why}"):
-            load(f"npz:{tmp_path}/{name}")
-    vectors = np.ones((6, 2), np.float32)
-    np.savez(tmp_path / "v.npz", train_x=vectors, train_y=LABELS, test_x=vectors, test_y=LABELS)
-    with pytest.raises(InputError, match=r"size=8 is for images, but .*v.npz holds vectors"):
-        load(f"npz:{tmp_path}/v.npz", size=8)
-
-
-# --- folder
-
-
-def paint(file, colour, mode="RGB", shape=(20, 10)):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, shape, colour).save(file)
-
-
-def test_folder_with_its_own_split(tmp_path):
-    root = tmp_path / "pets"
-    for split in ("train", "test"):
-        paint(root / split / "cat" / "a.png", (255, 0, 0))
-        paint(root / split / "dog" / "b.GIF", 9, "P")
-        paint(root / split / "dog" / "a.bmp", 77, "L")
-        (root / split / "dog" / "notes.txt").write_text("no picture")
-    before = files_under(tmp_path)
-    source = load(f"folder:{root}")
-    assert (source.name, source.label_names) == ("pets", ("cat", "dog"))
-    assert source.train.x.shape == (3, 32, 32, 3)
-    assert source.train.y.tolist() == [0, 1, 1]
-    assert source.train.x[0, 5, 5].tolist() == [255, 0, 0]
-    assert source.train.x[1, 5, 5].tolist() == [77, 77, 77]  # a.bmp before b.GIF
-    assert load(f"folder:{root}", size=7).test.x.shape == (3, 7, 7, 3)
-    assert files_under(tmp_path) == before
-
-
-def test_folder_without_a_split_holds_out_every_fifth(tmp_path):
-    for name in ("cat", "dog"):
-        for i in range(7):
-            paint(tmp_path / name / f"{i}.png", (i, 0, 0))
-    source = load(f"folder:{tmp_path}")
-    assert source.test.x[:, 0, 0, 0].tolist() == [1, 6, 1, 6]
-    assert source.train.x[:, 0, 0, 0].tolist() == [0, 2, 3, 4, 5] * 2
-    assert source.test.y.tolist() == [0, 0, 1, 1]
-
-
-def test_folder_refusals(tmp_path):
-    with pytest.raises(InputError, match=r"no folder .*none; folder:DIR needs"):
-        load(f"folder:{tmp_path}/none")
-    with pytest.raises(InputError, match=r"has 0 class folders; it needs at least 2"):
-        load(f"folder:{tmp_path}")
-    paint(tmp_path / "cat" / "a.png", 0)
-    with pytest.raises(InputError, match=r"has 1 class folder; it needs at least 2"):
-        load(f"folder:{tmp_path}")
-    (tmp_path / "dog").mkdir()
-    with pytest.raises(InputError, match=r"dog holds no picture"):
-        load(f"folder:{tmp_path}")
-    paint(tmp_path / "dog" / "a.png", 0)
-    with pytest.raises(InputError, match=r"cat holds one picture; a class needs two"):
-        load(f"folder:{tmp_path}")
-    for name in ("cat", "dog"):
-        paint(tmp_path / name / "b.png", 0)
-    broken = tmp_path / "dog" / "b.png"
-    broken.write_bytes(broken.read_bytes()[:40])
-    with pytest.raises(InputError, match=r"dog/b.png cannot be decoded as a picture"):
-        load(f"folder:{tmp_path}")
-    paint(tmp_path / "train" / "cat" / "a.png", 0)
-    with pytest.raises(InputError, match=r"has train/ alone"):
-        load(f"folder:{tmp_path}")
-    for part in ("train/dog", "test/cat", "test/cow"):
-        paint(tmp_path / part / "a.png", 0)
-    with pytest.raises(InputError, match=r"classes \['cow', 'dog'\] are in only one"):
-        load(f"folder:{tmp_path}")
 
 
 # --- the four classics: from the official archive to arrays
@@ -698,39 +370,6 @@ def test_prepared_refusals(copy, tmp_path):
 
 
 # --- other sets of tfds
-
-
-def odd_builder(examples, features, name="odd_set", splits=("train", "validation")):
-    """A builder class of tfds that yields ``examples`` in each of ``splits``."""
-    import tensorflow_datasets as tfds
-
-    title = name
-
-    class Odd(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        name = title
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self):
-            made = tfds.features.FeaturesDict(features(tfds.features))
-            return tfds.core.DatasetInfo(builder=self, features=made)
-
-        def _split_generators(self, dl_manager):
-            return {split: self._generate_examples() for split in splits}
-
-        def _generate_examples(self):
-            yield from enumerate(examples)
-
-    return Odd
-
-
-def stock(monkeypatch, cls):
-    """Makes ``cls`` a data set that tfds knows, on a machine with TensorFlow."""
-    import tensorflow_datasets as tfds
-
-    monkeypatch.setattr(prepared, "_has_tensorflow", lambda: True)
-    monkeypatch.setattr(tfds, "list_builders", lambda **_: [cls.name])
-    monkeypatch.setattr(tfds, "builder_cls", lambda name: cls)
-    monkeypatch.setattr(tfds, "builder", lambda name, **kwargs: cls(**kwargs))
 
 
 def pictures(*shapes):
