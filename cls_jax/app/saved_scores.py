@@ -16,7 +16,7 @@ from cls_jax.train.evaluate import make_evaluate, view_names
 from cls_jax.train.events import Result
 from cls_jax.train.loop import schedules_of
 from cls_jax.train.parallel import Parallelism
-from cls_jax.train.prefetch import make_loader
+from cls_jax.train.prefetch import make_loader, with_contexts
 from cls_jax.train.runner import capacities, test_examples
 
 
@@ -86,6 +86,7 @@ def score(trained: Trained, stream: Stream) -> np.ndarray:
     evaluate = make_evaluate(trained.method, stream, parallelism)
     loader = make_loader(stream.source.test, parallelism, 1, on_host=False)
     schedule = schedules_of(trained.method, stream, trained.seed)[0]
+    loader = with_contexts(loader, parallelism.put_contexts([schedule.contexts]))
     return evaluate(trained.state, schedule, loader, stream.num_tasks - 1)
 
 

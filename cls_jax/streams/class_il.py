@@ -26,7 +26,7 @@ from cls_jax.streams.indexing import (
     task_sizes,
     totals,
 )
-from cls_jax.streams.stream import Schedule, Stream
+from cls_jax.streams.stream import Rows, Schedule, Stream, schedule_of
 
 _ORDER, _SHUFFLE, _LABELS = range(3)  # purposes of the key
 
@@ -98,11 +98,13 @@ def class_il(
                 tables.append(table(permutation[member[permutation]], rows, batch_size, drop_last))
         index = np.concatenate(tables)
         bits = jax.random.uniform(jax.random.fold_in(key_shuffle, _LABELS), (len(index), 1))
-        return Schedule(
-            index=index,
-            task=np.repeat(np.arange(num_tasks, dtype=np.int32), np.multiply(rows_of, passes)),
-            epoch=epochs_of(rows_of, passes),
-            labelled=np.broadcast_to(np.asarray(bits) < label_fraction, index.shape).copy(),
+        return schedule_of(
+            Rows(
+                index=index,
+                task=np.repeat(np.arange(num_tasks, dtype=np.int32), np.multiply(rows_of, passes)),
+                epoch=epochs_of(rows_of, passes),
+                labelled=np.broadcast_to(np.asarray(bits) < label_fraction, index.shape).copy(),
+            ),
             task_classes=classes,
             test_index=members(source.test.y, classes, test_width),
         )

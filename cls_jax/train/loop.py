@@ -17,8 +17,10 @@ from cls_jax.methods.base import Method
 from cls_jax.streams.stream import Schedule, Stream
 from cls_jax.train.batches import (
     BatchTable,
+    num_active,
     slice_rows,
     stack_rows,
+    stack_schedules,
     task_rows,
     told_task,
     whole_tasks,
@@ -27,7 +29,7 @@ from cls_jax.train.evaluate import make_evaluate
 from cls_jax.train.events import Evaluated, Observer, Progress
 from cls_jax.train.parallel import Parallelism
 from cls_jax.train.plan import Plan
-from cls_jax.train.prefetch import Loader, make_loader, prefetch
+from cls_jax.train.prefetch import Loader, make_loader, prefetch, with_contexts
 from cls_jax.train.segments import (
     START,
     Checkpointer,
@@ -123,17 +125,20 @@ def make_train_loop(method: Method, stream: Stream, plan: Plan) -> TrainLoop:
         names, seeds = [trial.name for trial in group], tuple(trial.seed for trial in group)
         values = tuple(trial.value for trial in group)
         schedules = [schedules_of(method, stream, seed) for seed in seeds]
-        first = _stack([s[0] for s in schedules]) if stacked else schedules[0][0]
-        training, testing = loaders(len(group))
+        first = stack_schedules([s[0] for s in schedules]) if stacked else schedules[0][0]
+        contexts = parallelism.put_contexts([s[0].contexts for s in schedules])
+        training, testing = (with_contexts(each, contexts) for each in loaders(len(group)))
         if place is None:
             given = [(trial.hyper, np.uint32(trial.seed)) for trial in group]
             now, place = born(*(_stack(given) if stacked else given[0])), START
         else:
             now = parallelism.stack(past)
         now = jax.tree.map(jnp.copy, now)  # no two leaves may share a buffer that is donated
-        plans = [[task_rows(method, s, p) for s in schedules] for p in range(num_phases)]
-        sizes = [[[r[task].active.size for r in ph] for task in range(num_tasks)] for ph in plans]
-        handed = [None] * num_tasks
+        sizes = [
+            list(zip(*(num_active(method, s, phase) for s in schedules), strict=True))
+            for phase in range(num_phases)
+        ]
+        handed = None
         needs = method.needs
         if needs.begin_data or needs.end_data or any(p.enter_data for p in method.phases):
             handed = whole_tasks(method, schedules, trials=stacked)
@@ -142,8 +147,9 @@ def make_train_loop(method: Method, stream: Stream, plan: Plan) -> TrainLoop:
             told, number = told_task(first, task, trials=stacked), number + task * (num_phases + 2)
             if not data:
                 return boundary(fn, now, None, number, told)
-            examples, index = training.fetch(handed[task].index)
-            return boundary(fn, now, examples, number, told, handed[task].replace(index=index))
+            rows = handed(task)
+            examples, index = training.fetch(rows.index)
+            return boundary(fn, now, examples, number, told, rows.replace(index=index))
 
         def score(task: int) -> Run:
             start = time.perf_counter()
@@ -181,7 +187,7 @@ def make_train_loop(method: Method, stream: Stream, plan: Plan) -> TrainLoop:
 
         todo, metrics = list(remaining_segments(method, sizes, plan.chunk, place, plan.score)), {}
         second = min(1, sum(segment.kind == "steps" for segment in todo) - 1)  # or the only one
-        fed = prefetch(training, _parts(todo, plans, plan.chunk, stacked))
+        fed = prefetch(training, _parts(method, schedules, todo, plan.chunk, trials=stacked))
         for segment in todo:
             if segment.kind == "begin":
                 now = edge(method.begin_task, segment.task, 0, data=method.needs.begin_data)
@@ -218,19 +224,23 @@ def _updates(sizes: Sequence, segment: Segment | None) -> int:
 
 
 def _parts(
-    todo: Sequence[Segment], plans: Sequence, chunk: int, stacked: bool
+    method: Method,
+    schedules: list[list[Schedule]],
+    todo: Sequence[Segment],
+    chunk: int,
+    *,
+    trials: bool,
 ) -> Iterator[BatchTable]:
-    """The rows of every segment of steps, all padded to one length."""
+    """The rows of every segment of steps, all padded to one length; those of a task are made once,
+    when its turn comes."""
     at = None
     for segment in todo:
         if segment.kind == "steps":
             if at != (segment.task, segment.phase):
-                at, mine = (
-                    (segment.task, segment.phase),
-                    [trial[segment.task] for trial in plans[segment.phase]],
-                )
-                rows = stack_rows(mine) if stacked else mine[0]
-            yield slice_rows(rows, segment.start, chunk, trials=stacked)
+                at = (segment.task, segment.phase)
+                mine = [task_rows(method, s, segment.phase, segment.task) for s in schedules]
+                rows = stack_rows(mine) if trials else mine[0]
+            yield slice_rows(rows, segment.start, chunk, trials=trials)
 
 
 @contextlib.contextmanager
