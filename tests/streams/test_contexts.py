@@ -19,10 +19,12 @@ from cls_jax.streams.stream import pooled
 from cls_jax.streams.task_order import in_order
 from cls_jax.train.batches import live_rows, slice_rows, stack_rows
 from cls_jax.train.evaluate import hidden_task
+from cls_jax.train.events import Progress
 from cls_jax.train.parallel import DATA, Parallelism
 from cls_jax.train.prefetch import make_loader, with_contexts
+from cls_jax.train.runner import Plan, run
 from cls_jax.train.steps import gather
-from tests.conftest import small_source
+from tests.conftest import small_method, small_source
 
 SMALL, DIGITS = small_source(), load("digits", size=8)
 HALF = class_il(SMALL, tasks=3, batch_size=4, epochs=2, label_fraction=0.5)
@@ -133,3 +135,33 @@ def test_every_seed_sees_through_its_own_contexts(name, trials, on_host):
         for trial, schedule in enumerate(schedules):
             mine = [batch[trial] if trials == "vmap" else batch for batch in seen]
             np.testing.assert_array_equal(mine, list(repeated(stream, schedule, task)))
+
+
+def test_a_run_makes_the_rows_of_a_task_when_it_begins():
+    stream, made, told = STREAMS["permuted"][0], [], []
+
+    def schedule(key, **given):
+        table = stream.schedule(key, **given)
+
+        def make_rows(task):
+            made.append(task)
+            return table.rows(task)
+
+        return table.replace(make_rows=make_rows)
+
+    def observe(event):
+        if isinstance(event, Progress):
+            told.append((event.task, tuple(made)))
+
+    method, hyper = small_method("sgd")
+    spied = stream._replace(schedule=schedule)
+    run(method, spied, hyper, plan=Plan(chunk=5), observe=observe)
+    assert set(told) == {(0, (0,)), (1, (0, 1)), (2, (0, 1, 2))}
+
+
+def test_a_schedule_of_more_passes_holds_no_more():
+    held = [
+        sum(leaf.nbytes for leaf in jax.tree.leaves(stream.schedule(jax.random.key(0))))
+        for stream in (permuted(SMALL, tasks=3, batch_size=8, epochs=n) for n in (1, 500))
+    ]
+    assert held[0] == held[1] < 66 * 4 * 3 * 2

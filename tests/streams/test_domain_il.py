@@ -201,7 +201,10 @@ def test_the_eight_symmetries():
     x = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
     contexts = stream.schedule(jax.random.key(0)).contexts
     seen = [np.asarray(stream.transform(x, context)) for context in contexts]
-    turned = lambda k: np.rot90(x, k, axes=(1, 2))  # noqa: E731
+
+    def turned(k):
+        return np.rot90(x, k, axes=(1, 2))
+
     known = [x, turned(1), x[:, ::-1], x.swapaxes(1, 2), turned(2), turned(3), x[:, :, ::-1]]
     for mine, expected in zip(seen, known, strict=False):
         np.testing.assert_array_equal(mine, expected)

@@ -72,7 +72,10 @@ def test_a_part_is_gathered_while_the_one_before_is_used():
 def test_large_data_stay_on_the_host_and_their_chunks_are_short(monkeypatch):
     stream = class_il(uneven_source(), tasks=TASKS, batch_size=4)
     method, hyper = flat_method("sgd")
-    plan = lambda **given: check_run(method, stream, hyper, (0,), Plan(**given))  # noqa: E731
+
+    def plan(**given):
+        return check_run(method, stream, hyper, (0,), Plan(**given))
+
     assert num_bytes(stream.source.train) == 54 * 12 * 4
     assert plan().data == "device"
     assert plan(data="host").data == "host"
