@@ -3,7 +3,7 @@
 
 A record is the workdir of reproduce.py, compare.py or a method's script, JSON files of
 benchmark/run.py or the folder of benchmark/table.py, with a NOTE.md that says what it is.
-Records of survival have no table: the README quotes their numbers.
+Records of survival and of schedules have no table: the README quotes their numbers.
 """
 
 from dataclasses import dataclass

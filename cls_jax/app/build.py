@@ -97,8 +97,7 @@ def _check_length(config: StreamConfig, examples: int) -> None:
         examples = config.samples_per_phase * int(np.prod(config.tasks))
         check_schedule("samples_per_phase", config.samples_per_phase, examples)
     elif several:
-        check_schedule("tasks", config.tasks, examples)
-        examples *= config.tasks
+        check_schedule("tasks", config.tasks, examples)  # rows are held of one task at a time
     for name in ("epochs", "base_epochs"):
         if getattr(config, name) is not None:
             check_schedule(name, getattr(config, name), examples)

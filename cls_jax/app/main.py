@@ -215,6 +215,6 @@ def _advise(learners: Sequence[Learner], seeds: Sequence[int]) -> None:
     """Prints on stderr what the methods say of so short a stream."""
     for method, stream, _ in learners:
         if method.advice is not no_advice:
-            num_steps = len(stream.schedule(jax.random.key(seeds[0])).index)
+            num_steps = int(stream.schedule(jax.random.key(seeds[0])).num_seen.sum())
             if advice := method.advice(num_steps):
                 print(f"warning: {advice}", file=sys.stderr)

@@ -17,7 +17,7 @@ from cls_jax.train.evaluate import make_evaluate, view_names
 from cls_jax.train.events import Result
 from cls_jax.train.group import schedules_of
 from cls_jax.train.parallel import Parallelism
-from cls_jax.train.prefetch import make_loader
+from cls_jax.train.prefetch import make_loader, with_contexts
 from cls_jax.train.runner import test_examples
 
 
@@ -92,6 +92,7 @@ def score(trained: SavedRun, stream: Stream) -> np.ndarray:
     evaluate = make_evaluate(trained.method, stream, parallelism)
     loader = make_loader(stream.source.test, parallelism, 1, on_host=False)
     schedule = schedules_of(trained.method, stream, trained.seed)[0]
+    loader = with_contexts(loader, parallelism.put_contexts([schedule.contexts]))
     return evaluate(trained.state, trained.run.hyper, schedule, loader, stream.num_tasks - 1)
 
 

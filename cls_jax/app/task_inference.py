@@ -28,7 +28,7 @@ from cls_jax.nets.registry import make_net
 from cls_jax.report.tables import TextTable, rich_table, show
 from cls_jax.runtime.distributed import is_primary
 from cls_jax.runtime.workdir import write_json, writing
-from cls_jax.streams.stream import Schedule, Stream
+from cls_jax.streams.stream import Schedule, Stream, look_up
 from cls_jax.train.evaluate import content_places, in_order
 from cls_jax.train.events import Result
 from cls_jax.train.group import schedule_key
@@ -133,7 +133,8 @@ def make_identification(
 
     def identification(state: PyTree, schedule: Schedule) -> Identified:
         test = stream.source.test
-        told = in_order(schedule.test_index, place), schedule.test_context, schedule.task_classes
+        contexts = look_up(schedule.contexts, schedule.test_context)
+        told = in_order(schedule.test_index, place), contexts, schedule.task_classes
         found = shares(state, test.x, test.y, *told)
         return Identified(*(np.asarray(values, np.float64) for values in found))
 

@@ -11,6 +11,7 @@ import pickle
 import struct
 import tarfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,8 +127,7 @@ def _cifar(name: str, keys: tuple[tuple, ...], sha256: str, md5: str) -> Classic
         for form, digest in (("binary", f"sha256:{sha256}"), ("python", f"md5:{md5}"))
     ]
     home = "https://www.cs.toronto.edu/~kriz/cifar.html"
-    parse = lambda contents: _parse_cifar(contents, keys)  # noqa: E731
-    return Classic("3.0.2", ("",), tuple(archives), parse, True, home)
+    return Classic("3.0.2", ("",), tuple(archives), partial(_parse_cifar, keys=keys), True, home)
 
 
 def _mnist(
@@ -137,8 +137,7 @@ def _mnist(
         Archive(f"{file}-ubyte.gz", f"{url}/{file}-ubyte.gz", f"sha256:{digest}")
         for file, digest in digests.items()
     )
-    parse = lambda contents: _parse_idx(contents, names)  # noqa: E731
-    return Classic("3.0.1", folders, (archives,), parse, False, home)
+    return Classic("3.0.1", folders, (archives,), partial(_parse_idx, names=names), False, home)
 
 
 # Hashes: tensorflow_datasets/url_checksums/*.txt (sha256); the CIFAR page itself (md5).

@@ -4,13 +4,16 @@ import json
 from pathlib import Path
 
 PAGES = "comparison.md", "summary.md"
+NO_TABLE = "_survival", "_schedule"
+"""How the names of records end that have no table: the page quotes their numbers."""
+
 BEGIN, END = "<!-- records: made by experiments/records.py -->", "<!-- end of records -->"
 
 
 def block(records: Path) -> str:
     """Markdown: of every record its stream, note, table and folder."""
     parts = []
-    tables = [folder for folder in records.iterdir() if "survival" not in folder.name]
+    tables = [folder for folder in records.iterdir() if not folder.name.endswith(NO_TABLE)]
     for folder in sorted(tables, key=_place):
         note = (folder / "NOTE.md").read_text(encoding="utf-8").strip()
         page = next((p for p in PAGES if (folder / p).exists()), None)

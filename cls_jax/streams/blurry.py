@@ -23,7 +23,7 @@ from cls_jax.streams.indexing import (
     task_sizes,
     totals,
 )
-from cls_jax.streams.stream import Schedule, Stream
+from cls_jax.streams.stream import Rows, Schedule, Stream, schedule_of
 
 
 def blurry(
@@ -111,11 +111,13 @@ def blurry(
                 for order in place
             ]
         )
-        return Schedule(
-            index=index,
-            task=np.repeat(np.arange(num_tasks, dtype=np.int32), np.multiply(rows_of, passes)),
-            epoch=epochs_of(rows_of, [passes] * num_tasks),
-            labelled=np.ones(index.shape, bool),
+        return schedule_of(
+            Rows(
+                index=index,
+                task=np.repeat(np.arange(num_tasks, dtype=np.int32), np.multiply(rows_of, passes)),
+                epoch=epochs_of(rows_of, [passes] * num_tasks),
+                labelled=np.ones(index.shape, bool),
+            ),
             task_classes=classes,
             test_index=members(source.test.y, classes, test_width),
         )

@@ -26,7 +26,7 @@ from cls_jax.streams.indexing import (
     task_sizes,
     totals,
 )
-from cls_jax.streams.stream import Schedule, Stream
+from cls_jax.streams.stream import Rows, Schedule, Stream, schedule_of
 
 
 def class_il(
@@ -97,11 +97,13 @@ def class_il(
         index = np.concatenate(tables)
         key_labels = jax.random.fold_in(key_shuffle, ShuffleKey.LABELS)
         bits = jax.random.uniform(key_labels, (len(index), 1))
-        return Schedule(
-            index=index,
-            task=np.repeat(np.arange(num_tasks, dtype=np.int32), np.multiply(rows_of, passes)),
-            epoch=epochs_of(rows_of, passes),
-            labelled=np.broadcast_to(np.asarray(bits) < label_fraction, index.shape).copy(),
+        return schedule_of(
+            Rows(
+                index=index,
+                task=np.repeat(np.arange(num_tasks, dtype=np.int32), np.multiply(rows_of, passes)),
+                epoch=epochs_of(rows_of, passes),
+                labelled=np.broadcast_to(np.asarray(bits) < label_fraction, index.shape).copy(),
+            ),
             task_classes=classes,
             test_index=members(source.test.y, classes, test_width),
         )

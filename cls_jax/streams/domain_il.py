@@ -15,7 +15,7 @@ from cls_jax.data.checked import checked
 from cls_jax.data.dataset import Dataset
 from cls_jax.streams.indexing import argsort, check_batch, epochs_of, num_rows, table
 from cls_jax.streams.rotation import check_square, rotate, rotation
-from cls_jax.streams.stream import Schedule, Stream
+from cls_jax.streams.stream import Rows, Schedule, Stream
 
 
 def permuted(
@@ -31,7 +31,7 @@ def permuted(
       drop_last: drop an epoch's incomplete last batch instead of padding it.
 
     Returns:
-      The stream; ``context`` is the permutation, uint16[num_steps, h * w] (int32 for more than
+      The stream; ``contexts`` are the permutations, uint16[tasks, h * w] (int32 for more than
       65536 positions): position i of what is seen comes from position permutation[i].
 
     Raises:
@@ -76,7 +76,7 @@ def rotated(
       drop_last: drop an epoch's incomplete last batch instead of padding it.
 
     Returns:
-      The stream; ``context`` is the fixed-point matrix of the rotation, int32[num_steps, 6], see
+      The stream; ``contexts`` are the fixed-point matrices of the rotations, int32[tasks, 6], see
       ``rotation``. Counter-clockwise, nearest neighbour, zero outside.
 
     Raises:
@@ -127,7 +127,7 @@ def dihedral(
       drop_last: drop an epoch's incomplete last batch instead of padding it.
 
     Returns:
-      The stream; ``context`` is the permutation of the pixels, int32[num_steps, h * w].
+      The stream; ``contexts`` are the permutations of the pixels, int32[tasks, h * w].
 
     Raises:
       InputError: if the examples are not square images, there are more than 8 tasks, tasks or
@@ -157,27 +157,33 @@ def _domain_il(
     n, default_epochs = source.train.y.size, epochs
     check_batch(batch_size, n, n, drop_last)
     rows = num_rows(n, batch_size, drop_last)
+    every = np.arange(source.test.y.size, dtype=np.int32)
 
     def schedule(key: Array, *, epochs: int | None = None, shuffle: int = 0) -> Schedule:
         passes = default_epochs if epochs is None else epochs
-        contexts = domains(jax.random.fold_in(key, ScheduleKey.DOMAINS))
         key_shuffle = jax.random.fold_in(jax.random.fold_in(key, ScheduleKey.SHUFFLE), shuffle)
-        index = np.concatenate(
-            [
-                table(order, rows, batch_size, drop_last)
-                for t in range(tasks)
-                for order in argsort(jax.random.fold_in(key_shuffle, t), (passes, n))
-            ]
-        )
+        num_steps = np.full(tasks, passes * rows, np.int32)
+
+        def make_rows(task: int) -> Rows:
+            place = argsort(jax.random.fold_in(key_shuffle, task), (passes, n))
+            index = np.concatenate([table(order, rows, batch_size, drop_last) for order in place])
+            of_task = np.full(len(index), task, np.int32)
+            return Rows(
+                index=index,
+                task=of_task,
+                epoch=epochs_of([rows], [passes]),
+                labelled=np.ones(index.shape, bool),
+                context=of_task,
+            )
+
         return Schedule(
-            index=index,
-            task=np.repeat(np.arange(tasks, dtype=np.int32), passes * rows),
-            epoch=epochs_of([rows] * tasks, [passes] * tasks),
-            labelled=np.ones(index.shape, bool),
+            num_seen=num_steps,
+            num_labelled=num_steps,
             task_classes=np.ones((tasks, source.num_classes), bool),
-            test_index=np.tile(np.arange(source.test.y.size, dtype=np.int32), (tasks, 1)),
-            context=np.repeat(contexts, passes * rows, axis=0),
-            test_context=contexts,
+            test_index=np.tile(every, (tasks, 1)),
+            contexts=domains(jax.random.fold_in(key, ScheduleKey.DOMAINS)),
+            test_context=np.arange(tasks, dtype=np.int32),
+            make_rows=make_rows,
         )
 
     return Stream(

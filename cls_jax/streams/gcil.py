@@ -20,7 +20,7 @@ from cls_jax.streams.indexing import (
     num_rows,
     table,
 )
-from cls_jax.streams.stream import Schedule, Stream
+from cls_jax.streams.stream import Rows, Schedule, Stream, schedule_of
 
 _LONGTAIL = 0.984  # weight of a class over that of the class before
 
@@ -134,11 +134,13 @@ def gcil(
             ]
         index = np.concatenate(tables)
         met = np.logical_or.accumulate(classes, axis=0)
-        return Schedule(
-            index=index,
-            task=np.repeat(np.arange(tasks, dtype=np.int32), passes * rows),
-            epoch=epochs_of([rows] * tasks, [passes] * tasks),
-            labelled=np.ones(index.shape, bool),
+        return schedule_of(
+            Rows(
+                index=index,
+                task=np.repeat(np.arange(tasks, dtype=np.int32), passes * rows),
+                epoch=epochs_of([rows] * tasks, [passes] * tasks),
+                labelled=np.ones(index.shape, bool),
+            ),
             task_classes=classes,
             test_index=members(source.test.y, met, source.test.y.size),
         )

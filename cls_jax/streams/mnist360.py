@@ -17,7 +17,7 @@ from cls_jax.data.checked import checked
 from cls_jax.data.dataset import Dataset, Split
 from cls_jax.streams.indexing import check_batch, epochs_of
 from cls_jax.streams.rotation import check_square, rotate, rotation
-from cls_jax.streams.stream import Schedule, Stream
+from cls_jax.streams.stream import Rows, Schedule, Stream, schedule_of
 
 _CLASSES, _ROUNDS = 9, 3
 _LABELS = 10  # outputs of the published networks
@@ -42,10 +42,10 @@ def mnist360(
 
     Returns:
       A stream of one task and nine classes. The label space has the tenth class too, if the source
-      has it: no label says so, but the published networks have an output for it. ``context`` is the
-      rotation of each example, int32[num_steps, b, 6]. The test images are rotated already, in
-      ``source``: image s of the n of its class by 360 s / n degrees, so they are tested under the
-      identity.
+      has it: no label says so, but the published networks have an output for it. ``contexts`` are
+      rotations, int32[K, 6]: the identity, then one for each example of a pass. The test images are
+      rotated already, in ``source``: image s of the n of its class by 360 s / n degrees, so they
+      are tested under the identity.
 
     Raises:
       InputError: for fewer than nine classes, images that are not square, a class too small to be
@@ -65,7 +65,8 @@ def mnist360(
     served = plan.chunk >= 0
     chunk_of_class = np.maximum(plan.chunk, 0) // _CHUNKS
     degrees = 60 * (chunk_of_class - 1) + plan.turn * (360 / counts[chunk_of_class])
-    context = rotation(np.where(served, degrees, 0), side)
+    contexts = rotation(np.append(0.0, degrees[served]), side)  # the first turns nothing
+    context = np.where(served, np.cumsum(served).reshape(served.shape), 0).astype(np.int32)
     default_epochs = epochs
 
     # Examples in the order of their chunks; a chunk is a stretch of its class in the data's order.
@@ -90,15 +91,18 @@ def mnist360(
         index = np.concatenate(
             [one_pass(jax.random.fold_in(key_draw, number)) for number in range(passes)]
         )
-        return Schedule(
-            index=index,
-            task=np.zeros(len(index), np.int32),
-            epoch=epochs_of([len(plan.chunk)], [passes]),
-            labelled=np.ones(index.shape, bool),
+        return schedule_of(
+            Rows(
+                index=index,
+                task=np.zeros(len(index), np.int32),
+                epoch=epochs_of([len(plan.chunk)], [passes]),
+                labelled=np.ones(index.shape, bool),
+                context=np.tile(context, (passes, 1)),
+            ),
             task_classes=np.arange(nine.num_classes)[None] < _CLASSES,
             test_index=np.arange(nine.test.y.size, dtype=np.int32)[None],
-            context=np.tile(context, (passes, 1, 1)),
-            test_context=rotation(np.zeros(1), side),
+            contexts=contexts,
+            test_context=np.zeros(1, np.int32),
         )
 
     return Stream(

@@ -1,4 +1,4 @@
-"""A stream is a data set and a table of integers that says what is seen when."""
+"""A stream is a data set and tables of integers that say what is seen when."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
@@ -14,36 +14,99 @@ from cls_jax.data.dataset import Dataset
 
 
 @struct.dataclass
-class Schedule:
-    """What is seen when, for one seed; NumPy arrays, since the host slices them.
-
-    Shapes depend on the stream and its sizes, never on the key, so the schedules of many seeds
-    stack. The rows of a task stand together, in the order of the tasks.
+class Rows:
+    """Some steps of a schedule, one a row; NumPy arrays, since the host slices them.
 
     Attributes:
-      index: int32[num_steps, b] numbers of training examples; -1 is padding.
-      task: int32[num_steps] task of each row.
-      epoch: int32[num_steps] pass over its task that each row belongs to, from 0.
-      labelled: bool[num_steps, b]; False where the label is withheld.
-      task_classes: bool[num_tasks, num_classes].
-      test_index: int32[num_tasks, m] numbers of the test examples of each task; then -1.
-      context: arguments of the stream's transform, one a step, leaves [num_steps, ...], or one an
-        example, leaves [num_steps, b, ...]; () if none.
-      test_context: the same for testing, one a task, leaves [num_tasks, ...].
+      index: int32[n, b] numbers of training examples; -1 is padding.
+      task: int32[n] task of each row.
+      epoch: int32[n] pass over its task that each row belongs to, from 0.
+      labelled: bool[n, b]; False where the label is withheld.
+      context: place in the schedule's ``contexts``, one a step, int32[n], or one an example,
+        int32[n, b]; None where nothing is transformed.
     """
 
     index: np.ndarray
     task: np.ndarray
     epoch: np.ndarray
     labelled: np.ndarray
+    context: np.ndarray | None = None
+
+
+@struct.dataclass
+class Schedule:
+    """What is seen when, for one seed: small arrays, and the rows of each task when asked for them.
+
+    Shapes depend on the stream and its sizes, never on the key, so the schedules of many seeds
+    stack. Rows of a long stream fill gigabytes, so a run makes those of one task at a time.
+
+    Attributes:
+      num_seen: int32[num_tasks] rows of each task in which there is an example.
+      num_labelled: int32[num_tasks] rows of each task in which there is a label.
+      task_classes: bool[num_tasks, num_classes].
+      test_index: int32[num_tasks, m] numbers of the test examples of each task; then -1.
+      contexts: arguments of the stream's transform, leaves [K, ...]; () if none.
+      test_context: int32[num_tasks] place in ``contexts`` for testing each task; None if none.
+      make_rows: number of a task -> its Rows, a pure function.
+    """
+
+    num_seen: np.ndarray
+    num_labelled: np.ndarray
     task_classes: np.ndarray
     test_index: np.ndarray
-    context: PyTree = ()
-    test_context: PyTree = ()
+    contexts: PyTree = ()
+    test_context: np.ndarray | None = None
+    make_rows: Callable[[int], Rows] | None = struct.field(pytree_node=False, default=None)
+
+    def rows(self, task: int | None = None) -> Rows:
+        """The rows of one task, or, without ``task``, of all of them, one task after another."""
+        if task is not None:
+            return self.make_rows(task)
+        every = [self.make_rows(number) for number in range(len(self.task_classes))]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *every)
+
+
+def schedule_of(
+    rows: Rows,
+    *,
+    task_classes: np.ndarray,
+    test_index: np.ndarray,
+    contexts: PyTree = (),
+    test_context: np.ndarray | None = None,
+) -> Schedule:
+    """The schedule of rows that are made already, in the order of their tasks.
+
+    Args:
+      rows: of all tasks.
+      task_classes, test_index, contexts, test_context: see Schedule.
+    """
+    num_tasks, seen = len(task_classes), rows.index >= 0
+    edges = np.searchsorted(rows.task, np.arange(num_tasks + 1))
+
+    def count(some: np.ndarray) -> np.ndarray:
+        return np.bincount(rows.task[some.any(axis=1)], minlength=num_tasks).astype(np.int32)
+
+    def make_rows(task: int) -> Rows:
+        return jax.tree.map(lambda leaf: leaf[edges[task] : edges[task + 1]], rows)
+
+    return Schedule(
+        num_seen=count(seen),
+        num_labelled=count(seen & rows.labelled),
+        task_classes=task_classes,
+        test_index=test_index,
+        contexts=contexts,
+        test_context=test_context,
+        make_rows=make_rows,
+    )
+
+
+def look_up(contexts: PyTree, context: Array | None) -> PyTree:
+    """The rows of ``contexts``, leaves [K, ...], that ``context`` int32[...] numbers."""
+    return jax.tree.map(lambda leaf: leaf[context], contexts)
 
 
 class ScheduleFn(Protocol):
-    """A pure function of the key: the same key gives the same table, on every machine.
+    """A pure function of the key: the same key gives the same rows, on every machine.
 
     ``epochs`` overrides the stream's own number; ``shuffle`` numbers an independent shuffle of
     the same tasks (a method's second phase uses 1, and so on). The class order depends on neither.
@@ -62,7 +125,8 @@ class Stream(NamedTuple):
       batch_size: b.
       schedule: key -> Schedule.
       describe: the settings behind the schedule, for the record.
-      transform: (x, context) -> x, on the device, after the gather; None is the identity.
+      transform: (x, context) -> x, on the device, after the gather, with what ``look_up`` found in
+        the schedule's contexts; None is the identity.
     """
 
     name: str
@@ -101,13 +165,13 @@ def pooled(stream: Stream) -> Stream:
     """
 
     def schedule(key: Array, *, epochs: int | None = None, shuffle: int = 0) -> Schedule:
-        table = stream.schedule(key, epochs=epochs, shuffle=shuffle)
-        contexts = zip(*map(jax.tree.leaves, (table.context, table.test_context)), strict=True)
-        if any(leaf.ndim == of_task.ndim for leaf, of_task in contexts):
+        given = stream.schedule(key, epochs=epochs, shuffle=shuffle)
+        if any(leaf.ndim == 1 for leaf in jax.tree.leaves(given.rows(0).context)):
             raise InputError(
                 f"stream {stream.name!r} transforms each task differently, so its tasks cannot be "
                 "pooled; leave joint out"
             )
+        table = given.rows()
         flat = table.index.ravel()
         member = flat >= 0
         # How often each example came before: the number of its epoch.
@@ -131,12 +195,19 @@ def pooled(stream: Stream) -> Stream:
         def move(leaf: np.ndarray) -> np.ndarray:
             return leaf.reshape(flat.size, *leaf.shape[2:])[place].reshape(leaf.shape)
 
-        return table.replace(
+        rows = Rows(
             index=move(table.index),
             labelled=move(table.labelled),
             task=np.full_like(table.task, stream.num_tasks - 1),
             epoch=of_row.reshape(table.index.shape)[:, 0],
             context=jax.tree.map(move, table.context),
+        )
+        return schedule_of(
+            rows,
+            task_classes=given.task_classes,
+            test_index=given.test_index,
+            contexts=given.contexts,
+            test_context=given.test_context,
         )
 
     return stream._replace(name=f"{stream.name}, pooled", schedule=schedule)

@@ -11,7 +11,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.keys import ScheduleKey
 from cls_jax.core.types import Array
 from cls_jax.streams.indexing import argsort
-from cls_jax.streams.stream import Schedule, Stream
+from cls_jax.streams.stream import Rows, Schedule, Stream
 
 
 def in_order(stream: Stream, order: TaskOrder) -> Stream:
@@ -34,22 +34,18 @@ def in_order(stream: Stream, order: TaskOrder) -> Stream:
         _check_order(order, stream.num_tasks)
 
     def schedule(key: Array, *, epochs: int | None = None, shuffle: int = 0) -> Schedule:
-        table = stream.schedule(key, epochs=epochs, shuffle=shuffle)
+        given = stream.schedule(key, epochs=epochs, shuffle=shuffle)
         tasks = order_of(key, order, stream.num_tasks)
-        rows = np.concatenate([np.flatnonzero(table.task == task) for task in tasks])
-        place = np.argsort(tasks).astype(np.int32)
-        of_step = lambda tree: jax.tree.map(lambda leaf: leaf[rows], tree)  # noqa: E731
-        of_task = lambda tree: jax.tree.map(lambda leaf: leaf[tasks], tree)  # noqa: E731
-        return Schedule(
-            index=table.index[rows],
-            task=place[table.task[rows]],
-            epoch=table.epoch[rows],
-            labelled=table.labelled[rows],
-            task_classes=of_task(table.task_classes),
-            test_index=of_task(table.test_index),
-            context=of_step(table.context),
-            test_context=of_task(table.test_context),
-        )
+
+        def make_rows(task: int) -> Rows:
+            rows = given.rows(int(tasks[task]))
+            return rows.replace(task=np.full_like(rows.task, task))
+
+        moved = ("num_seen", "num_labelled", "task_classes", "test_index", "test_context")
+        of_task = {
+            name: jax.tree.map(lambda leaf: leaf[tasks], getattr(given, name)) for name in moved
+        }
+        return given.replace(make_rows=make_rows, **of_task)
 
     told = "shuffled" if order == "shuffled" else "in order " + "-".join(map(str, order))
     return stream._replace(

@@ -1,10 +1,12 @@
 """What each seed sees, row by row: a run's tables on the host, cut out of its schedules."""
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 from flax import struct
 
-from cls_jax.core.types import PyTree, Task
+from cls_jax.core.types import Task
 from cls_jax.methods.base import Method, Phase
 from cls_jax.streams.stream import Schedule
 
@@ -20,7 +22,7 @@ class BatchTable:
     labelled: np.ndarray
     active: np.ndarray
     epoch: np.ndarray
-    context: PyTree
+    context: np.ndarray | None
 
 
 def live_rows(schedule: Schedule, number: int, phase: Phase, *, unlabelled: bool) -> BatchTable:
@@ -32,27 +34,28 @@ def live_rows(schedule: Schedule, number: int, phase: Phase, *, unlabelled: bool
       phase: one on memory alone has its own number of rows, every example of them padding.
       unlabelled: keep examples without labels; otherwise they become padding.
     """
-    mine = schedule.task == number
+    mine = schedule.rows(number)
     if phase.num_steps is not None:
-        zeros = lambda leaf: np.zeros((phase.num_steps, *leaf.shape[1:]), leaf.dtype)  # noqa: E731
+        shape = (phase.num_steps, *mine.index.shape[1:])
+
+        def blank(leaf: np.ndarray) -> np.ndarray:
+            return np.zeros((phase.num_steps, *leaf.shape[1:]), leaf.dtype)
+
         return BatchTable(
-            index=zeros(schedule.index) - 1,
-            labelled=zeros(schedule.labelled),
+            index=np.full(shape, -1, np.int32),
+            labelled=np.zeros(shape, bool),
             active=np.ones(phase.num_steps, bool),
             epoch=np.zeros(phase.num_steps, np.int32),
-            context=jax.tree.map(zeros, schedule.context),
+            context=jax.tree.map(blank, mine.context),
         )
-    index, labelled = schedule.index[mine], schedule.labelled[mine]
-    if not unlabelled:
-        index = np.where(labelled, index, -1)
+    index = mine.index if unlabelled else np.where(mine.labelled, mine.index, -1)
     keep = (index >= 0).any(axis=1)
-    pick = lambda leaf: leaf[mine][keep]  # noqa: E731
     return BatchTable(
         index=index[keep],
-        labelled=labelled[keep],
+        labelled=mine.labelled[keep],
         active=np.ones(int(keep.sum()), bool),
-        epoch=schedule.epoch[mine][keep],
-        context=jax.tree.map(pick, schedule.context),
+        epoch=mine.epoch[keep],
+        context=jax.tree.map(lambda leaf: leaf[keep], mine.context),
     )
 
 
@@ -93,24 +96,45 @@ def slice_rows(rows: BatchTable, start: int, chunk: int, *, trials: bool) -> Bat
     return pad_rows(jax.tree.map(lambda leaf: leaf[start : start + chunk], rows), chunk)
 
 
-def task_rows(method: Method, schedules: list[Schedule], number: int) -> list[BatchTable]:
-    """The active rows of every task in phase ``number``, for one seed's schedules, one a phase."""
-    schedule, phase = schedules[number], method.phases[number]
+def task_rows(method: Method, schedules: list[Schedule], number: int, task: int) -> BatchTable:
+    """The active rows of one task in phase ``number``, for one seed's schedules, one a phase."""
     unlabelled = method.needs.unlabelled
-    return [
-        live_rows(schedule, task, phase, unlabelled=unlabelled)
-        for task in range(len(schedule.task_classes))
-    ]
+    return live_rows(schedules[number], task, method.phases[number], unlabelled=unlabelled)
+
+
+def num_active(method: Method, schedules: list[Schedule], number: int) -> list[int]:
+    """How many rows ``task_rows`` has for each task, without making them."""
+    schedule, num_steps = schedules[number], method.phases[number].num_steps
+    if num_steps is not None:
+        return [num_steps] * len(schedule.task_classes)
+    return (schedule.num_seen if method.needs.unlabelled else schedule.num_labelled).tolist()
 
 
 def whole_tasks(
     method: Method, schedules: list[list[Schedule]], *, trials: bool
-) -> list[BatchTable]:
-    """Every example of each task once, in equally many rows for all tasks (and seeds)."""
-    plans = [[distinct_rows(rows) for rows in task_rows(method, s, 0)] for s in schedules]
-    longest = max(rows.active.size for plan in plans for rows in plan)
-    tasks = [[pad_rows(rows, longest) for rows in task] for task in zip(*plans, strict=True)]
-    return [stack_rows(task) if trials else task[0] for task in tasks]
+) -> Callable[[int], BatchTable]:
+    """Number of a task -> every example of it once, in equally many rows for all tasks (and seeds).
+
+    The rows are made when asked for; the number of them takes one look at every task.
+    """
+
+    def plans(task: int) -> list[BatchTable]:
+        return [distinct_rows(task_rows(method, each, 0, task)) for each in schedules]
+
+    num_tasks = len(schedules[0][0].task_classes)
+    longest = max(rows.active.size for task in range(num_tasks) for rows in plans(task))
+
+    def whole(task: int) -> BatchTable:
+        padded = [pad_rows(rows, longest) for rows in plans(task)]
+        return stack_rows(padded) if trials else padded[0]
+
+    return whole
+
+
+def stack_schedules(schedules: list[Schedule]) -> Schedule:
+    """What several seeds are told and tested on, side by side; rows are made of each one alone."""
+    tables = [schedule.replace(make_rows=None) for schedule in schedules]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *tables)
 
 
 def told_task(schedule: Schedule, task: int, *, trials: bool) -> Task:

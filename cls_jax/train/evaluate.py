@@ -10,7 +10,7 @@ import numpy as np
 from cls_jax.core.sharding import spread
 from cls_jax.core.types import Array, PyTree, Task
 from cls_jax.methods.base import Method
-from cls_jax.streams.stream import Schedule, Stream
+from cls_jax.streams.stream import Schedule, Stream, look_up
 from cls_jax.train.parallel import DATA, Parallelism
 from cls_jax.train.prefetch import Loader
 
@@ -20,7 +20,7 @@ EVAL_BATCH = 256
 class EvaluateFn(Protocol):
     """Accuracy on tasks ``0 .. upto`` of one state: float32[views, 2, T], NaN beyond ``upto``.
 
-    ``loader`` is that of the test split.
+    ``loader`` is that of the test split, with the schedule's contexts.
 
     Axis 1 is (class-IL, task-IL). With trials, states and schedules carry a leading axis, and so
     does what comes out.
@@ -64,7 +64,7 @@ def make_evaluate(method: Method, stream: Stream, parallelism: Parallelism) -> E
         """int32[views, 2]: right answers among the valid rows of ``index``."""
         x, y = spread(data.x[index]), data.y[index]
         if stream.transform is not None:
-            x = stream.transform(x, context)
+            x = stream.transform(x, look_up(data.contexts, context))
         hidden = hidden_task(stream.num_classes)
         task = Task(index=number, classes=classes, seen=hidden.seen) if told else hidden
         scores, algorithm = [], method.at(hyper)

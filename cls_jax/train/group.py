@@ -1,6 +1,6 @@
 """The trials that are computed together, and the tables of what they see."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,8 +10,16 @@ from cls_jax.core.keys import RunKey
 from cls_jax.core.types import Array, PyTree
 from cls_jax.methods.base import Method
 from cls_jax.streams.stream import Schedule, Stream
-from cls_jax.train.batches import BatchTable, slice_rows, stack_rows, task_rows, whole_tasks
-from cls_jax.train.prefetch import Loader
+from cls_jax.train.batches import (
+    BatchTable,
+    num_active,
+    slice_rows,
+    stack_rows,
+    stack_schedules,
+    task_rows,
+    whole_tasks,
+)
+from cls_jax.train.prefetch import Loader, with_contexts
 from cls_jax.train.programs import Programs
 from cls_jax.train.segments import Segment
 
@@ -37,54 +45,58 @@ class Group(NamedTuple):
 
     Attributes:
       seeds, values: of the trials.
-      schedule: of the first phase, stacked where the trials are.
-      tables: rows of each [phase][trial][task].
-      sizes: numbers of them, [phase][task][trial].
-      whole: for each task every example once, or None where no boundary asks for it.
-      training, testing: loaders of the two splits.
+      schedules: of each [trial][phase]; rows are made of a task when its turn comes.
+      schedule: of the first phase, stacked where the trials are; without rows.
+      sizes: numbers of rows, [phase][task][trial].
+      whole: number of a task -> every example of it once; None where no boundary asks for it.
+      training, testing: loaders of the two splits, with the contexts of these trials.
     """
 
     seeds: tuple[int, ...]
     values: tuple[int, ...]
+    schedules: list[list[Schedule]]
     schedule: Schedule
-    tables: list[list[list[BatchTable]]]
-    sizes: list[list[list[int]]]
-    whole: Sequence[BatchTable | None]
+    sizes: list[list[tuple[int, ...]]]
+    whole: Callable[[int], BatchTable] | None
     training: Loader
     testing: Loader
 
 
 def make_group(programs: Programs, trials: Sequence[Trial]) -> Group:
-    method, stacked = programs.method, programs.parallelism.stacked
-    schedules, num_tasks = [list(trial.schedules) for trial in trials], programs.stream.num_tasks
-    firsts = [each[0] for each in schedules]
-    phases = range(len(method.phases))
-    tables = [[task_rows(method, each, phase) for each in schedules] for phase in phases]
-    needs = method.needs
+    """What these trials see, and where their examples come from."""
+    method, parallelism = programs.method, programs.parallelism
+    schedules, stacked = [list(trial.schedules) for trial in trials], parallelism.stacked
+    firsts, needs = [each[0] for each in schedules], method.needs
     asks = needs.begin_data or needs.end_data or any(p.enter_data for p in method.phases)
+    contexts = parallelism.put_contexts([first.contexts for first in firsts])
+    training, testing = (
+        with_contexts(loader, contexts) for loader in programs.loaders(len(trials))
+    )
     return Group(
         seeds=tuple(trial.seed for trial in trials),
         values=tuple(trial.value for trial in trials),
-        schedule=stack_trials(firsts) if stacked else firsts[0],
-        tables=tables,
+        schedules=schedules,
+        schedule=stack_schedules(firsts) if stacked else firsts[0],
         sizes=[
-            [[rows[task].active.size for rows in phase] for task in range(num_tasks)]
-            for phase in tables
+            list(zip(*(num_active(method, each, phase) for each in schedules), strict=True))
+            for phase in range(len(method.phases))
         ],
-        whole=whole_tasks(method, schedules, trials=stacked) if asks else [None] * num_tasks,
-        training=programs.loaders(len(trials))[0],
-        testing=programs.loaders(len(trials))[1],
+        whole=whole_tasks(method, schedules, trials=stacked) if asks else None,
+        training=training,
+        testing=testing,
     )
 
 
 def chunk_tables(programs: Programs, group: Group, todo: Sequence[Segment]) -> Iterator[BatchTable]:
-    """The rows of every segment of steps, all padded to one length."""
+    """The rows of every segment of steps, all padded to one length; a task's are made once, when
+    its turn comes."""
     at, stacked = None, programs.parallelism.stacked
     for segment in todo:
         if segment.kind == "steps":
             if at != (segment.task, segment.phase):
                 at = (segment.task, segment.phase)
-                mine = [tasks[segment.task] for tasks in group.tables[segment.phase]]
+                where = segment.phase, segment.task
+                mine = [task_rows(programs.method, each, *where) for each in group.schedules]
                 rows = stack_rows(mine) if stacked else mine[0]
             yield slice_rows(rows, segment.start, programs.plan.chunk, trials=stacked)
 

@@ -98,7 +98,7 @@ def _boundary(programs: Programs, group: Group, run: Run, segment: Segment) -> R
     which = segment.kind, segment.phase
     if not asks:
         return programs.boundary(which, run, None, number, told)
-    whole = group.whole[segment.task]
+    whole = group.whole(segment.task)
     examples, index = group.training.fetch(whole.index)
     return programs.boundary(which, run, examples, number, told, whole.replace(index=index))
 

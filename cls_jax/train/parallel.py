@@ -13,6 +13,19 @@ from cls_jax.core.types import PyTree
 from cls_jax.data.dataset import Split
 
 
+class Examples(NamedTuple):
+    """What a compiled program reads, on the device.
+
+    Attributes:
+      x, y: examples that all trials share, as in Split.
+      contexts: of the schedule of each trial, see there.
+    """
+
+    x: jax.Array
+    y: jax.Array
+    contexts: PyTree = ()
+
+
 class Parallelism(NamedTuple):
     """How functions of one trial become compiled functions of a group of trials.
 
@@ -39,11 +52,10 @@ class Parallelism(NamedTuple):
 
         Args:
           fn: pure.
-          in_axes: 0 for what each trial has its own of, None for what all share, DATA for examples
-            that ``put_data`` placed.
+          in_axes: 0 for what each trial has its own of, None for what all share, DATA for Examples.
           donate: positions whose buffers are given up.
         """
-        axes = tuple(self._data_axis if axis == DATA else axis for axis in in_axes)
+        axes = tuple(self._data_axes if axis == DATA else axis for axis in in_axes)
         if self.trials == "devices":
             return jax.pmap(fn, in_axes=axes, donate_argnums=donate)
         if self.trials == "vmap":
@@ -59,23 +71,31 @@ class Parallelism(NamedTuple):
         return on_mesh
 
     @property
-    def _data_axis(self) -> int | None:
-        return 0 if self.trials == "devices" else None
+    def _data_axes(self) -> Examples:
+        shared = 0 if self.trials == "devices" else None
+        return Examples(shared, shared, contexts=0)
 
-    def put_data(self, data: Split, num_trials: int) -> Split:
+    def put_data(self, data: Split, num_trials: int) -> Examples:
         """Examples that all trials read, on the device; one copy a device."""
         if self.trials == "devices":
-            copies = Split(*(np.broadcast_to(leaf, (num_trials, *leaf.shape)) for leaf in data))
+            copies = Examples(*(np.broadcast_to(leaf, (num_trials, *leaf.shape)) for leaf in data))
             return jax.device_put(copies, _one_a_device(num_trials))
+        return Examples(*map(self._put, data))
+
+    def put_contexts(self, trials: Sequence[PyTree]) -> PyTree:
+        """The contexts of each trial's schedule, on the device."""
+        if not self.stacked:
+            return jax.tree.map(self._put, trials[0])
+        group = jax.tree.map(lambda *leaves: np.stack(leaves), *trials)
+        if self.trials == "devices":
+            return jax.device_put(group, _one_a_device(len(trials)))
+        return jax.tree.map(jnp.asarray, group)
+
+    def _put(self, leaf: np.ndarray) -> jax.Array:
         if self.mesh is None:
-            return Split(*map(jnp.asarray, data))
-        sharding = meshes.whole(self.mesh)
-        return Split(
-            *(
-                jax.make_array_from_callback(leaf.shape, sharding, lambda where, x=leaf: x[where])
-                for leaf in map(np.asarray, data)
-            )
-        )
+            return jnp.asarray(leaf)
+        sharding, leaf = meshes.whole(self.mesh), np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda where: leaf[where])
 
     def sharding(self) -> jax.sharding.Sharding:
         """Of one trial's state as it is read back from disk."""
@@ -113,4 +133,4 @@ def _one_a_device(num_trials: int) -> jax.sharding.Sharding:
 
 
 DATA = -1
-"""In ``in_axes``: examples that ``Parallelism.put_data`` placed."""
+"""In ``in_axes``: Examples, as a Loader hands them over."""

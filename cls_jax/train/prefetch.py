@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cls_jax.core.types import PyTree
 from cls_jax.data.dataset import Split
 from cls_jax.train.batches import BatchTable
-from cls_jax.train.parallel import Parallelism
+from cls_jax.train.parallel import Examples, Parallelism
 
 
 class Loader(NamedTuple):
@@ -24,7 +25,7 @@ class Loader(NamedTuple):
       ahead: worth doing while the device computes.
     """
 
-    fetch: Callable[[np.ndarray], tuple[Split, np.ndarray]]
+    fetch: Callable[[np.ndarray], tuple[Examples, np.ndarray]]
     ahead: bool
 
 
@@ -53,17 +54,30 @@ def make_loader(data: Split, parallelism: Parallelism, num_trials: int, *, on_ho
         shared = parallelism.put_data(data, num_trials)
         return Loader(lambda index: (shared, index), ahead=False)
 
-    def fetch(index: np.ndarray) -> tuple[Split, np.ndarray]:
+    def fetch(index: np.ndarray) -> tuple[Examples, np.ndarray]:
         chosen, index = renumbered(data, index)
         return parallelism.put_data(chosen, num_trials), index
 
     return Loader(fetch, ahead=True)
 
 
-def prefetch(loader: Loader, parts: Iterable[BatchTable]) -> Iterator[tuple[Split, BatchTable]]:
+def with_contexts(loader: Loader, contexts: PyTree) -> Loader:
+    """``loader``, whose examples come with ``contexts`` as ``Parallelism.put_contexts`` put them.
+
+    The examples lie on the device once for all groups of trials, the contexts once a group.
+    """
+
+    def fetch(index: np.ndarray) -> tuple[Examples, np.ndarray]:
+        data, index = loader.fetch(index)
+        return data._replace(contexts=contexts), index
+
+    return loader._replace(fetch=fetch)
+
+
+def prefetch(loader: Loader, parts: Iterable[BatchTable]) -> Iterator[tuple[Examples, BatchTable]]:
     """Each part with its examples, gathered one part ahead of its use."""
 
-    def one(part: BatchTable) -> tuple[Split, BatchTable]:
+    def one(part: BatchTable) -> tuple[Examples, BatchTable]:
         data, index = loader.fetch(part.index)
         return data, part.replace(index=index)
 

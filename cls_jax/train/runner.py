@@ -13,7 +13,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array
 from cls_jax.methods.base import Method
 from cls_jax.streams.stream import Schedule, Stream, headline, pooled
-from cls_jax.train.batches import task_rows
+from cls_jax.train.batches import num_active
 from cls_jax.train.capacity import capacities
 from cls_jax.train.evaluate import view_names
 from cls_jax.train.events import Observer, Result, Started, leading, scenario_names
@@ -191,13 +191,12 @@ def _groups(
 
 def _started(method, stream, seeds, schedules, plan) -> Started:
     names = scenario_names(stream.describe, method.needs.told_task_at_test)
-    rows = [r for p in range(len(method.phases)) for r in task_rows(method, schedules, p)]
     return Started(
         headline=headline(stream),
         method=method.name,
         seeds=tuple(seeds),
         num_tasks=stream.num_tasks,
-        num_steps=sum(r.active.size for r in rows),
+        num_steps=sum(sum(num_active(method, schedules, p)) for p in range(len(method.phases))),
         mode=plan.mode,
         scenarios=names,
         leads=leading(names, method.task_info),

@@ -19,12 +19,11 @@ from cls_jax.core.keys import RunKey
 from cls_jax.core.sharding import gathered, spread
 from cls_jax.core.sync import select
 from cls_jax.core.types import Array, Batch, BoundaryFn, Metrics, PyTree, Task
-from cls_jax.data.dataset import Split
 from cls_jax.methods.base import Algorithm, Method
-from cls_jax.streams.stream import Stream
+from cls_jax.streams.stream import Stream, look_up
 from cls_jax.train.batches import BatchTable
 from cls_jax.train.evaluate import hidden_task, view_names
-from cls_jax.train.parallel import DATA, Parallelism
+from cls_jax.train.parallel import DATA, Examples, Parallelism
 
 
 @struct.dataclass
@@ -140,16 +139,16 @@ class AdvanceFn(Protocol):
     """
 
     def __call__(
-        self, run: Run, data: Split, rows: BatchTable, task: Task, num_steps: int
+        self, run: Run, data: Examples, rows: BatchTable, task: Task, num_steps: int
     ) -> tuple[Run, ChunkMetrics]: ...
 
 
-def gather(stream: Stream, method: Method, data: Split, row: BatchTable, task: Task) -> Batch:
+def gather(stream: Stream, method: Method, data: Examples, row: BatchTable, task: Task) -> Batch:
     """The batch of one row: examples from the device, what must not be seen blanked out."""
     valid = row.index >= 0
     x, y = spread(data.x[row.index]), data.y[row.index]
     if stream.transform is not None:
-        x = stream.transform(x, row.context)
+        x = stream.transform(x, look_up(data.contexts, row.context))
     labelled = valid & row.labelled
     number = task.index if method.needs.told_task else jnp.int32(-1)
     return Batch(
@@ -182,14 +181,14 @@ def make_advance(
     """
 
     @jax.jit  # traced once; both uses below take it from the cache
-    def one(run: Run, data: Split, row: BatchTable, task: Task) -> tuple[PyTree, Metrics]:
+    def one(run: Run, data: Examples, row: BatchTable, task: Task) -> tuple[PyTree, Metrics]:
         key = jax.random.fold_in(jax.random.fold_in(run.key, RunKey.STEPS), run.step)
         step = method.at(run.hyper).phases[phase].step
         state, metrics = step(key, run.state, gather(stream, method, data, row, task))
         return state, {name: jnp.asarray(v, jnp.float32) for name, v in metrics.items()}
 
     def counted(
-        ragged: bool, run: Run, so_far: ChunkMetrics, data: Split, row: BatchTable, task: Task
+        ragged: bool, run: Run, so_far: ChunkMetrics, data: Examples, row: BatchTable, task: Task
     ) -> tuple[Run, ChunkMetrics]:
         state, metrics = gathered(one(run, data, row, task))
         finite = jnp.all(jnp.stack([jnp.isfinite(v) for v in metrics.values()]))
@@ -207,7 +206,7 @@ def make_advance(
             new = select(row.active, new, (run.state, run.step, so_far))
         return run.replace(state=new[0], step=new[1]), new[2]
 
-    def no_sums(run: Run, data: Split, rows: BatchTable, task: Task) -> ChunkMetrics:
+    def no_sums(run: Run, data: Examples, rows: BatchTable, task: Task) -> ChunkMetrics:
         row = jax.tree.map(lambda leaf: leaf[0], rows)
         _, metrics = jax.eval_shape(one, run, data, row, task)
         return ChunkMetrics(
@@ -216,7 +215,9 @@ def make_advance(
             bad_step=jnp.int32(-1),
         )
 
-    def whole(ragged: bool, run: Run, data: Split, rows: BatchTable, task: Task, num_steps: Array):
+    def whole(
+        ragged: bool, run: Run, data: Examples, rows: BatchTable, task: Task, num_steps: Array
+    ):
         def body(i, carry):
             row = jax.tree.map(lambda leaf: leaf[i], rows)
             return counted(ragged, *carry, data, row, task)
@@ -234,7 +235,7 @@ def make_advance(
     empty_sums = parallelism.compile(no_sums, (0, DATA, 0, 0))
 
     def advance(
-        run: Run, data: Split, rows: BatchTable, task: Task, num_steps: int
+        run: Run, data: Examples, rows: BatchTable, task: Task, num_steps: int
     ) -> tuple[Run, ChunkMetrics]:
         ragged = not rows.active[..., :num_steps].all()
         if mode == "scan":
@@ -270,7 +271,7 @@ def make_boundary(method: Method, stream: Stream, parallelism: Parallelism) -> C
     compiled: dict[Which, Callable] = {}
 
     def apply(
-        which: Which, run: Run, data: Split, number: Array, task: Task, rows: BatchTable | None
+        which: Which, run: Run, data: Examples, number: Array, task: Task, rows: BatchTable | None
     ) -> Run:
         key = jax.random.fold_in(jax.random.fold_in(run.key, RunKey.BOUNDARIES), number)
         told = task if method.needs.told_task else hidden
@@ -284,7 +285,7 @@ def make_boundary(method: Method, stream: Stream, parallelism: Parallelism) -> C
     def boundary(
         which: Which,
         run: Run,
-        data: Split | None,
+        data: Examples | None,
         number: int,
         task: Task,
         rows: BatchTable | None = None,

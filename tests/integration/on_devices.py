@@ -11,6 +11,7 @@ from cls_jax.nets.resnet import resnet18
 from cls_jax.runtime.checkpoint import Checkpoints, Interval, fingerprint
 from cls_jax.runtime.preemption import StopFlag
 from cls_jax.streams.class_il import class_il
+from cls_jax.streams.domain_il import permuted
 from cls_jax.train.plan import Plan
 from cls_jax.train.runner import run, sweep
 from tests.conftest import CLASSES, TASKS, small_method, small_source
@@ -112,6 +113,16 @@ def test_a_seed_a_device_is_the_single_run_bit_for_bit(flat, name, seeds):
     one, many = (run(method, flat, seeds=seeds, plan=plan) for plan in plans)
     assert_same([many], [one])
     assert many.details["devices"] == min(8, len(seeds))
+
+
+def test_every_device_has_the_permutations_of_its_seed():
+    stream = permuted(small_source(), tasks=2, batch_size=8)
+    method, hyper = small_method("er")
+    plans = [Plan(chunk=7, over_seeds=over) for over in ("sequential", "devices")]
+    one, many = (run(method, stream, hyper, seeds=(0, 1), plan=plan) for plan in plans)
+    assert_same([many], [one])
+    split = run(method, stream, hyper, seeds=(1,), plan=Plan(chunk=7, devices=4))
+    assert_close(split.states[0], one.states[1])
 
 
 def test_dualnet_seeds_on_devices_are_the_single_runs(pictures):

@@ -19,6 +19,7 @@ from cls_jax.streams.class_il import class_il
 from cls_jax.streams.domain_il import dihedral, permuted, rotated
 from cls_jax.streams.gcil import gcil
 from cls_jax.streams.mnist360 import mnist360
+from cls_jax.streams.stream import look_up
 from cls_jax.train.batches import live_rows
 from cls_jax.train.evaluate import hidden_task
 from tests.conftest import CLASSES, TASKS, small_source
@@ -66,11 +67,11 @@ def compiled(name):
 
 
 def batch_of(scenario, index, labelled, context, number, told, epoch=0):
-    stream, _, look = stream_of(scenario)
+    stream, table, look = stream_of(scenario)
     valid = index >= 0
     x = jnp.asarray(stream.source.train.x[index])
     return Batch(
-        x=x if look is None else look(x, context),
+        x=x if look is None else look(x, look_up(table.contexts, context)),
         y=jnp.asarray(np.where(valid & labelled, stream.source.train.y[index], -1), jnp.int32),
         task=jnp.full(index.shape, number if told else -1, jnp.int32),
         valid=jnp.asarray(valid),
@@ -82,7 +83,8 @@ def batch_of(scenario, index, labelled, context, number, told, epoch=0):
 def own(scenario, number):
     """Numbers of the training images of the task's own classes, padded."""
     stream, table, _ = stream_of(scenario)
-    rows = np.unique(table.index[(table.task == number)[:, None] & (table.index >= 0)])
+    rows = np.unique(table.rows(number).index)
+    rows = rows[rows >= 0]
     rows = rows[table.task_classes[number][stream.source.train.y[rows]]]
     return np.pad(rows, (0, WHOLE - rows.size), constant_values=-1).astype(np.int32)
 
@@ -113,7 +115,7 @@ def journey(name, scenario):
         )
         here = task if told else hidden_task(CLASSES)
         key = jax.random.key(number)
-        every = np.unique(table.index[table.task == number])
+        every = np.unique(table.rows(number).index)
         every = every[every >= 0]
         every = np.pad(every, (0, WHOLE - every.size), constant_values=-1).astype(np.int32)
         yes, context = np.ones(WHOLE, bool), context_of(scenario, number)
@@ -172,7 +174,8 @@ def test_only_a_blurry_task_serves_rows_of_classes_that_it_does_not_tell(scenari
         table = stream.schedule(jax.random.key(4))
     else:
         stream, table, _ = stream_of(scenario)
-    told = table.task_classes[table.task][:, stream.source.train.y]  # [rows, examples]
-    mine = np.take_along_axis(told, np.maximum(table.index, 0), axis=1) | (table.index < 0)
+    rows = table.rows()
+    told = table.task_classes[rows.task][:, stream.source.train.y]  # [rows, examples]
+    mine = np.take_along_axis(told, np.maximum(rows.index, 0), axis=1) | (rows.index < 0)
     assert mine.all() == (scenario != "blurry")
     assert mine.mean() > 0.6

@@ -59,7 +59,7 @@ def test_it_learns_five_permutations_and_forgets_none():
     assert forgetting(matrix).max() <= 0.02
 
     test, state = stream.source.test, result.states[0]
-    context = stream.schedule(schedule_key(0), epochs=1).test_context
+    context = stream.schedule(schedule_key(0), epochs=1).contexts
     every, predict = jnp.ones(CLASSES, bool), jax.jit(method.predict)
     for number in range(TASKS):
         x = stream.transform(jnp.asarray(test.x), context[number])

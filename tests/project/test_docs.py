@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cls_jax.report.records import NO_TABLE
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 sys.path.insert(0, str(ROOT / "experiments"))
@@ -44,10 +46,24 @@ def test_every_record_says_what_it_is():
         if "benchmark" in folder.name:
             assert list(folder.glob("benchmark_*.json"))
             continue
-        if "survival" in folder.name:
+        if folder.name.endswith(NO_TABLE):
+            assert list(folder.glob("*.json"))
             continue
         assert list(folder.rglob("config.json"))  # of some, a folder for each run
         assert list(folder.rglob("accuracy_*.csv"))
+
+
+def test_a_long_schedule_costs_a_tenth_of_what_it_did():
+    """Of the record's two measurements, and its note says their numbers."""
+    (folder,) = (ROOT / "records").glob("*_schedule")
+    before, after = (json.loads((folder / f"{n}.json").read_text()) for n in ("before", "after"))
+    note = (folder / "NOTE.md").read_text(encoding="utf-8")
+    assert after["schedule_mib"] < after["peak_mib"] < 60
+    for name in ("schedule_seconds", "tasks_before_the_first_step_seconds"):
+        assert after[name] <= before[name] / 10
+        assert f"| {before[name]:.2f} | {after[name]:.2f} |".replace(" 0.", " .") in note
+    for name in ("schedule_mib", "peak_mib"):
+        assert f"| {before[name]:.1f} | {after[name]:.1f} |" in note
 
 
 def test_what_is_said_of_survival_stands_in_its_record():

@@ -66,7 +66,7 @@ def test_no_blur_is_class_il():
         np.testing.assert_array_equal(
             np.sort(examples_of(table, task)), np.sort(examples_of(other, task))
         )
-    assert table.index.shape == other.index.shape
+    assert table.rows().index.shape == other.rows().index.shape
 
 
 def test_shapes_hold_the_largest_task_and_no_more():
@@ -75,7 +75,7 @@ def test_shapes_hold_the_largest_task_and_no_more():
     stream = blurry(source, tasks=3, batch_size=1, blur=0.3)
     tables = [stream.schedule(jax.random.key(s)) for s in range(60)]
     held = np.array([[examples_of(t, task).size for task in range(3)] for t in tables])
-    assert held.max() == 7 + 2 + 2 == len(tables[0].index) / 3
+    assert held.max() == 7 + 2 + 2 == len(tables[0].rows().index) / 3
     assert held.min() == 7 + 1 + 1
     np.testing.assert_array_equal(held.sum(1), 30)
 
@@ -112,7 +112,8 @@ def test_it_runs():
     assert (check_runs(stream)[:, -1].mean(-1) > 1 / 6).all()
     joint, key = pooled(stream), jax.random.key(0)
     np.testing.assert_array_equal(
-        np.sort(joint.schedule(key).index.ravel()), np.sort(stream.schedule(key).index.ravel())
+        np.sort(joint.schedule(key).rows().index.ravel()),
+        np.sort(stream.schedule(key).rows().index.ravel()),
     )
 
 

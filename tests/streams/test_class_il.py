@@ -44,10 +44,10 @@ def test_every_epoch_of_every_task_is_a_partition(counts, seed, tasks, epochs, o
     assert (table.task_classes.sum(0) == 1).all()  # each class in one task
     if order == "label":
         assert (np.diff(table.task_classes.argmax(0)) >= 0).all()
-    assert (np.diff(table.task) >= 0).all()
+    assert (np.diff(table.rows().task) >= 0).all()
     for task, classes in enumerate(table.task_classes):
         members = np.flatnonzero(classes[source.train.y])
-        rows = table.index[table.task == task]
+        rows = table.rows(task).index
         used = rows[rows >= 0]
         for epoch in np.split(rows, epochs):
             numbers = epoch[epoch >= 0]
@@ -58,7 +58,7 @@ def test_every_epoch_of_every_task_is_a_partition(counts, seed, tasks, epochs, o
         assert used.size == epochs * whole
         tests = table.test_index[task]
         assert set(tests[tests >= 0]) == set(np.flatnonzero(classes[source.test.y]))
-    assert table.labelled.all()
+    assert table.rows().labelled.all()
 
 
 def test_the_key_alone_decides():
@@ -69,11 +69,11 @@ def test_the_key_alone_decides():
         np.testing.assert_array_equal(a, b)
     second = stream.schedule(key, epochs=1, shuffle=1)
     np.testing.assert_array_equal(second.task_classes, one.task_classes)
-    assert len(second.index) * 2 == len(one.index)
-    assert not np.array_equal(second.index, one.index[np.r_[0:5, 10:15, 20:25]])
+    assert len(second.rows().index) * 2 == len(one.rows().index)
+    assert not np.array_equal(second.rows().index, one.rows().index[np.r_[0:5, 10:15, 20:25]])
     orders = {stream.schedule(jax.random.key(s)).task_classes.tobytes() for s in range(8)}
     assert len(orders) > 1
-    epochs = one.index[:10].reshape(2, 5, 4)
+    epochs = one.rows().index[:10].reshape(2, 5, 4)
     assert not np.array_equal(epochs[0], epochs[1])  # a fresh shuffle each epoch
 
 
@@ -82,7 +82,7 @@ def test_schedules_do_not_change_between_versions():
     stream = class_il(source_of([3] * 4), tasks=2, batch_size=2)
     table = stream.schedule(jax.random.key(0))
     assert table.task_classes.argmax(0).tolist() == GOLDEN_TASK_OF_CLASS
-    assert table.index.tolist() == GOLDEN_INDEX
+    assert table.rows().index.tolist() == GOLDEN_INDEX
 
 
 GOLDEN_TASK_OF_CLASS = [1, 0, 1, 0]
@@ -92,7 +92,7 @@ GOLDEN_INDEX = [[4, 3], [10, 5], [11, 9], [2, 1], [8, 0], [7, 6]]
 def test_label_fraction_takes_labels_from_whole_batches():
     """2000 batches at 0.25: within 4 standard deviations (0.0097) of the rate."""
     stream = class_il(source_of([8000]), tasks=1, batch_size=4, label_fraction=0.25)
-    labelled = stream.schedule(jax.random.key(0)).labelled
+    labelled = stream.schedule(jax.random.key(0)).rows().labelled
     assert (labelled.all(1) | ~labelled.any(1)).all()
     assert abs(labelled.mean() - 0.25) < 0.04
 
@@ -101,13 +101,17 @@ def test_pooled_holds_the_same_examples_in_the_last_task():
     stream = class_il(source_of([5, 6, 7, 8]), tasks=2, batch_size=4, epochs=2)
     key = jax.random.key(1)
     table, joint = stream.schedule(key), pooled(stream).schedule(key)
-    assert (joint.task == 1).all()
-    count = lambda index: np.bincount(index[index >= 0], minlength=26)  # noqa: E731
-    np.testing.assert_array_equal(count(joint.index), count(table.index))
-    np.testing.assert_array_equal(count(joint.index.ravel()[:26]), np.ones(26))  # epoch by epoch
-    first = joint.index[:6].ravel()
+    assert (joint.rows().task == 1).all()
+
+    def count(index):
+        return np.bincount(index[index >= 0], minlength=26)
+
+    np.testing.assert_array_equal(count(joint.rows().index), count(table.rows().index))
+    first = joint.rows().index.ravel()[:26]
+    np.testing.assert_array_equal(count(first), np.ones(26))  # epoch by epoch
+    first = joint.rows().index[:6].ravel()
     assert len(set(table.task_classes.argmax(0)[stream.source.train.y[first]])) == 2  # mixed
-    np.testing.assert_array_equal(pooled(stream).schedule(key).index, joint.index)
+    np.testing.assert_array_equal(pooled(stream).schedule(key).rows().index, joint.rows().index)
 
 
 @pytest.mark.parametrize(
@@ -145,9 +149,9 @@ def test_a_task_smaller_than_a_batch_is_padded():
     stream = class_il(source, tasks=4, batch_size=9)
     for seed in range(4):
         table = stream.schedule(jax.random.key(seed))
-        rows = [table.index[table.task == task] for task in range(4)]
+        rows = [table.rows(task).index for task in range(4)]
         assert sorted((r >= 0).sum() for r in rows) == [1, 9, 9, 9]
-        assert table.index.shape == (4, 9)
+        assert table.rows().index.shape == (4, 9)
     with pytest.raises(InputError, match="batch_size=28 is larger than a task of 27 examples; use"):
         class_il(source, tasks=(3, 1), batch_size=28)
     with pytest.raises(InputError, match="larger than a task of 19 examples"):

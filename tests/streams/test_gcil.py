@@ -75,7 +75,7 @@ def test_a_phase_too_small_for_a_batch_is_passed_over():
     """Classes of 11 examples, one a phase, batches of 12 with drop_last: nothing can be learned."""
     stream = gcil(small_source(), tasks=3, batch_size=12, samples_per_phase=20, max_classes=1)
     table = stream.schedule(jax.random.key(0))
-    assert (table.index == -1).all()
+    assert (table.rows().index == -1).all()
     assert np.isfinite(check_runs(stream)).any()
 
 
@@ -150,7 +150,7 @@ def test_the_key_alone_decides():
     check_schedules(stream)
     longer = gcil(source_of([30] * 6), tasks=4, batch_size=4, samples_per_phase=40, max_classes=6)
     one, two = (s.schedule(jax.random.key(0)) for s in (stream, longer))
-    np.testing.assert_array_equal(two.index[: len(one.index)], one.index)
+    np.testing.assert_array_equal(two.rows().index[: len(one.rows().index)], one.rows().index)
     np.testing.assert_array_equal(two.task_classes[:3], one.task_classes)
     assert stream.describe["scenario"] == "gcil"
 
@@ -161,8 +161,10 @@ def test_it_runs_and_the_last_row_is_over_nested_sets():
     assert np.isfinite(matrix[:, -1]).all()
     pool = pooled(stream).schedule(jax.random.key(0))
     table = stream.schedule(jax.random.key(0))
-    assert (pool.task == 2).all()
-    np.testing.assert_array_equal(np.sort(pool.index.ravel()), np.sort(table.index.ravel()))
+    assert (pool.rows().task == 2).all()
+    np.testing.assert_array_equal(
+        np.sort(pool.rows().index.ravel()), np.sort(table.rows().index.ravel())
+    )
 
 
 @pytest.mark.parametrize(

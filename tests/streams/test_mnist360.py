@@ -13,7 +13,7 @@ from cls_jax.data.load import load
 from cls_jax.methods import METHODS
 from cls_jax.streams.mnist360 import mnist360
 from cls_jax.streams.rotation import rotation
-from cls_jax.streams.stream import pooled
+from cls_jax.streams.stream import look_up, pooled
 from cls_jax.train.runner import run
 from tests.conftest import small_problem, small_source
 from tests.support.schedules import check_runs, check_schedules
@@ -84,9 +84,11 @@ def check_against_official(stream, counts, batch_size):
     chunk = chunk_of(y)
     table = stream.schedule(jax.random.key(7))
     batches = official(counts, batch_size)
-    assert len(table.index) == len(batches)
+    assert len(table.rows().index) == len(batches)
     side = stream.source.train.x.shape[1]
-    for row, context, batch in zip(table.index, table.context, batches, strict=True):
+    rows = table.rows()
+    contexts = look_up(table.contexts, rows.context)
+    for row, context, batch in zip(rows.index, contexts, batches, strict=True):
         assert (row[len(batch) :] == -1).all()
         numbers = row[: len(batch)]
         assert [(y[i], chunk[i]) for i in numbers] == [(j, k) for j, k, _ in batch]
@@ -109,15 +111,15 @@ def test_on_the_sizes_of_mnist():
     """The shares use up both chunks of every pair: 54,051 images, as mammoth states the length."""
     stream = mnist360(source_of(MNIST_COUNTS), replacement=False)
     check_against_official(stream, MNIST_COUNTS, 16)
-    table = stream.schedule(jax.random.key(0))
-    np.testing.assert_array_equal(np.sort(table.index[table.index >= 0]), np.arange(54051))
+    index = stream.schedule(jax.random.key(0)).rows().index
+    np.testing.assert_array_equal(np.sort(index[index >= 0]), np.arange(54051))
 
 
 def test_the_first_rows_by_hand():
     """36 of each: chunks of 7, 7, 7, 7, 7, 1, the last first. Batches of 4."""
     stream = mnist360(source_of([36] * 9), batch_size=4, replacement=False)
     table = stream.schedule(jax.random.key(0))
-    classes = np.where(table.index < 0, -1, stream.source.train.y[table.index])
+    classes = np.where(table.rows().index < 0, -1, stream.source.train.y[table.rows().index])
     assert classes[:5].tolist() == [
         [0, 1, -1, -1],
         [1, 1, 1, 1],  # 7 and 1 left: round(3.5) = 4 of class 1
@@ -126,27 +128,31 @@ def test_the_first_rows_by_hand():
         [2, 2, 2, 3],
     ]
     degrees = np.array([-60, 0]), 10.0 * np.arange(1, 5)
-    np.testing.assert_array_equal(table.context[0, :2], rotation(degrees[0], 1))
-    np.testing.assert_array_equal(table.context[1], rotation(degrees[1], 1))
+    contexts = table.contexts[table.rows().context]
+    np.testing.assert_array_equal(contexts[0, :2], rotation(degrees[0], 1))
+    np.testing.assert_array_equal(contexts[0, 2:], rotation(np.zeros(2), 1))  # padding
+    np.testing.assert_array_equal(contexts[1], rotation(degrees[1], 1))
 
 
 def test_without_replacement_nothing_is_served_twice_in_a_pass():
     source = source_of([50] * 9)
-    table = mnist360(source, batch_size=4, epochs=2, replacement=False).schedule(jax.random.key(1))
-    for part in np.split(table.index, 2):
+    key = jax.random.key(1)
+    stream = mnist360(source, batch_size=4, epochs=2, replacement=False)
+    index = stream.schedule(key).rows().index
+    for part in np.split(index, 2):
         numbers = part[part >= 0]
         assert len(set(numbers)) == numbers.size
-    again = mnist360(source, batch_size=4, epochs=2).schedule(jax.random.key(1))
-    np.testing.assert_array_equal(again.index < 0, table.index < 0)
-    assert len(set(again.index.ravel())) < len(set(table.index[: len(table.index) // 2].ravel()))
+    again = mnist360(source, batch_size=4, epochs=2).schedule(key).rows().index
+    np.testing.assert_array_equal(again < 0, index < 0)
+    assert len(set(again.ravel())) < len(set(index[: len(index) // 2].ravel()))
 
 
 @pytest.mark.parametrize("replacement", [True, False])
 def test_every_image_of_a_chunk_is_equally_likely(replacement):
     """400 passes: how often each image comes, within 5 standard deviations."""
     stream = mnist360(source_of([40] * 9), batch_size=4, epochs=400, replacement=replacement)
-    y, table = stream.source.train.y, stream.schedule(jax.random.key(2))
-    counts = np.bincount(table.index[table.index >= 0], minlength=y.size)
+    y, index = stream.source.train.y, stream.schedule(jax.random.key(2)).rows().index
+    counts = np.bincount(index[index >= 0], minlength=y.size)
     group = 6 * y + chunk_of(y)
     for g in np.unique(group):
         mine = counts[group == g] / 400
@@ -173,7 +179,7 @@ def test_test_images_turn_once_around_each_class():
         np.testing.assert_array_equal(ours, theirs)
         served[int(label)] += 1
     assert not np.array_equal(x, before)
-    np.testing.assert_array_equal(stream.transform(x, table.test_context[0]), x)
+    np.testing.assert_array_equal(stream.transform(x, table.contexts[table.test_context[0]]), x)
 
 
 def test_it_is_one_task_of_nine_classes_and_the_key_alone_decides():
@@ -187,7 +193,8 @@ def test_it_is_one_task_of_nine_classes_and_the_key_alone_decides():
     check_schedules(stream)
     check_schedules(mnist360(source, batch_size=8, replacement=False))
     one, two = (stream.schedule(jax.random.key(s)) for s in (0, 1))
-    np.testing.assert_array_equal(one.context, two.context)  # only the draws depend on the key
+    np.testing.assert_array_equal(one.rows().context, two.rows().context)
+    np.testing.assert_array_equal(one.contexts, two.contexts)  # only the draws depend on the key
 
 
 def test_it_runs():
@@ -200,13 +207,14 @@ def test_joint_keeps_the_angle_of_each_example():
     table, joint = stream.schedule(key), pooled(stream).schedule(key)
 
     def pairs(table):
-        rows = np.concatenate([table.index[..., None], table.context], axis=-1).reshape(-1, 7)
+        contexts = look_up(table.contexts, table.rows().context)
+        rows = np.concatenate([table.rows().index[..., None], contexts], axis=-1).reshape(-1, 7)
         return rows[rows[:, 0] >= 0]
 
     before, after = pairs(table), pairs(joint)
     assert not np.array_equal(before, after)
     np.testing.assert_array_equal(*[rows[np.argsort(rows[:, 0])] for rows in (before, after)])
-    assert len(set(stream.source.train.y[joint.index[0]])) > 2  # more than a pair
+    assert len(set(stream.source.train.y[joint.rows().index[0]])) > 2  # more than a pair
 
     method = METHODS["joint"](small_problem()._replace(num_classes=10, num_tasks=1))
     result = run(method, mnist360(small_digits(), batch_size=8))
@@ -226,7 +234,10 @@ def test_bad_settings_are_named():
     few = source_of([40, 40, 40, 24, 40, 40, 40, 40, 40])
     with pytest.raises(InputError, match=r"dots has 24 training examples of class 3, which cannot"):
         mnist360(few)
-    stretch = lambda split: Split(np.repeat(split.x, 2, axis=2), split.y)  # noqa: E731
+
+    def stretch(split):
+        return Split(np.repeat(split.x, 2, axis=2), split.y)
+
     wide = dots._replace(train=stretch(dots.train), test=stretch(dots.test))
     with pytest.raises(InputError, match="only square images can be rotated"):
         mnist360(wide)

@@ -11,7 +11,8 @@ from tests.conftest import small_setting
 
 def assert_same(one: Schedule, two: Schedule) -> None:
     """Every number of two schedules is equal."""
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+    everything = ((each.replace(make_rows=None), each.rows()) for each in (one, two))
+    for a, b in zip(*map(jax.tree.leaves, everything), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -21,29 +22,30 @@ def check_schedules(stream: Stream, key: int = 3) -> None:
     assert_same(table, stream.schedule(jax.random.key(key)))
     for seed in range(8):
         other = stream.schedule(jax.random.key(100 + seed))
-        assert not np.array_equal(other.index, table.index)
-        for a, b in zip(jax.tree.leaves(table), jax.tree.leaves(other), strict=True):
+        assert not np.array_equal(other.rows().index, table.rows().index)
+        both = (jax.tree.leaves((each, each.rows())) for each in (table, other))
+        for a, b in zip(*both, strict=True):
             assert (a.shape, a.dtype) == (b.shape, b.dtype)
-    assert table.index.dtype == table.task.dtype == table.test_index.dtype == np.int32
-    assert (np.diff(table.task) >= 0).all()
-    assert table.labelled.all()
+    assert table.rows().index.dtype == table.rows().task.dtype == table.test_index.dtype == np.int32
+    assert (np.diff(table.rows().task) >= 0).all()
+    assert table.rows().labelled.all()
     assert table.task_classes.shape == (stream.num_tasks, stream.num_classes)
     assert len(table.test_index) == stream.num_tasks
-    for context, of_task in zip(
-        *map(jax.tree.leaves, (table.context, table.test_context)), strict=True
-    ):
-        assert len(context) == len(table.index)
-        assert len(of_task) == stream.num_tasks
+    check_rows(table)
+    assert (stream.transform is None) == (table.test_context is None)
+    if stream.transform is not None:
+        assert table.test_context.shape == (stream.num_tasks,)
 
     once = stream.schedule(jax.random.key(key), epochs=1)
     twice = stream.schedule(jax.random.key(key), epochs=2)
     second = stream.schedule(jax.random.key(key), epochs=1, shuffle=1)
-    assert len(twice.index) == 2 * len(once.index)
-    assert not np.array_equal(second.index, once.index)
+    assert len(twice.rows().index) == 2 * len(once.rows().index)
+    assert not np.array_equal(second.rows().index, once.rows().index)
     for changed in (twice, second):
         np.testing.assert_array_equal(changed.task_classes, once.task_classes)
         np.testing.assert_array_equal(changed.test_index, once.test_index)
-        assert jax.tree.all(jax.tree.map(np.array_equal, changed.test_context, once.test_context))
+        for name in ("contexts", "test_context"):
+            np.testing.assert_array_equal(getattr(changed, name), getattr(once, name))
     for task in range(stream.num_tasks):
         first, whole = (rows_of(t, task) for t in (once, twice))
         np.testing.assert_array_equal(whole[: len(first)], first)  # more epochs only go on
@@ -51,9 +53,26 @@ def check_schedules(stream: Stream, key: int = 3) -> None:
             assert not np.array_equal(whole[len(first) :], first)
 
 
+def check_rows(table: Schedule) -> None:
+    """Rows come task by task, as many as were counted, and number what there is."""
+    every = table.rows()
+    for task in range(len(table.task_classes)):
+        rows = table.rows(task)
+        for mine, leaf in zip(jax.tree.leaves(rows), jax.tree.leaves(every), strict=True):
+            np.testing.assert_array_equal(mine, leaf[every.task == task])
+        assert (rows.index >= 0).any(axis=1).sum() == table.num_seen[task]
+        labelled = rows.labelled & (rows.index >= 0)
+        assert labelled.any(axis=1).sum() == table.num_labelled[task]
+    for leaf in jax.tree.leaves(table.contexts):
+        assert every.context.shape[:1] == every.index.shape[:1]
+        assert every.context.dtype == table.test_context.dtype == np.int32
+        used = np.concatenate([every.context.ravel(), table.test_context])
+        assert 0 <= used.min() <= used.max() < len(leaf)
+
+
 def rows_of(table: Schedule, task: int) -> np.ndarray:
     """int32[rows, b]: the rows of one task."""
-    return table.index[table.task == task]
+    return table.rows(task).index
 
 
 def examples_of(table: Schedule, task: int) -> np.ndarray:

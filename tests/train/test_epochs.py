@@ -38,11 +38,13 @@ STREAMS = {
 @pytest.mark.parametrize("name", STREAMS)
 def test_each_pass_holds_every_example_at_most_once_and_all_are_equally_long(name):
     stream = STREAMS[name](small_source())
-    table = stream.schedule(schedule_key(0))
+    schedule = stream.schedule(schedule_key(0))
+    table = schedule.rows()
     assert table.epoch.dtype == np.int32
     assert table.epoch.shape == table.task.shape
     for task in range(stream.num_tasks):
-        epoch, index = table.epoch[table.task == task], table.index[table.task == task]
+        mine = schedule.rows(task)
+        epoch, index = mine.epoch, mine.index
         assert (np.diff(epoch) >= 0).all()
         rows = np.bincount(epoch)
         assert len(rows) == {0: 2}.get(task, 4) if name == "base_epochs" else len(rows) > 1
@@ -55,7 +57,7 @@ def test_each_pass_holds_every_example_at_most_once_and_all_are_equally_long(nam
 
 def test_a_pooled_row_is_of_the_pass_of_its_first_example():
     stream = UNEVEN(small_source())
-    table = pooled(stream).schedule(schedule_key(0))
+    table = pooled(stream).schedule(schedule_key(0)).rows()
     flat = table.index.ravel()
     rank, met = np.full(flat.shape, -1), {}
     for place, number in enumerate(flat):
@@ -89,7 +91,7 @@ def test_rates_fall_at_the_streams_own_milestones(name, kind, monkeypatch):
     expected, table = list(at_birth), stream.schedule(schedule_key(0))
     for task, size in enumerate((11, 33, 22)):
         rows = size // 4 if kind.get("drop_last") else -(-size // 4)
-        active = table.labelled[table.task == task].all(axis=1)
+        active = table.rows(task).labelled.all(axis=1)
         assert active.size == 4 * rows
         expected += at_birth  # its optimizers begin anew
         passes = np.flatnonzero(active) // rows

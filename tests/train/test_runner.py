@@ -11,6 +11,7 @@ from cls_jax.core.errors import Diverged, InputError
 from cls_jax.data.dataset import Dataset, Split
 from cls_jax.methods.base import Needs, Phase, unchanged
 from cls_jax.streams.class_il import class_il
+from cls_jax.streams.stream import Rows, schedule_of
 from cls_jax.train.events import Evaluated, Progress, Started
 from cls_jax.train.runner import Plan, run, sweep
 from tests.conftest import CLASSES, TASKS, small_method
@@ -118,15 +119,16 @@ def with_empty_rows(stream):
     """The same stream with empty rows between its rows."""
 
     def schedule(key, *, epochs=None, shuffle=0):
-        table = stream.schedule(key, epochs=epochs, shuffle=shuffle)
-        rng, rows = np.random.default_rng(1), len(table.index)
-        at = np.sort(rng.integers(0, rows, 7))
-        return table.replace(
+        given = stream.schedule(key, epochs=epochs, shuffle=shuffle)
+        table = given.rows()
+        at = np.sort(np.random.default_rng(1).integers(0, len(table.index), 7))
+        rows = Rows(
             index=np.insert(table.index, at, -1, axis=0),
             labelled=np.insert(table.labelled, at, True, axis=0),
             task=np.insert(table.task, at, table.task[at]),
             epoch=np.insert(table.epoch, at, table.epoch[at]),
         )
+        return schedule_of(rows, task_classes=given.task_classes, test_index=given.test_index)
 
     return stream._replace(schedule=schedule)
 
@@ -148,7 +150,7 @@ def test_lanes_of_unequal_length_equal_their_own_runs(uneven, name):
     lengths = set()
     for seed in seeds:
         key = jax.random.fold_in(jax.random.key(seed), 0)
-        index = uneven.schedule(key).index
+        index = uneven.schedule(key).rows().index
         lengths.add(int((index >= 0).any(1).sum()))
     assert len(lengths) > 1, "the seeds must differ in length for this test to mean anything"
     method = flat_method(name, learning_rate=0.01)
@@ -265,7 +267,7 @@ def test_a_method_that_is_not_told_gets_minus_one(uneven):
 def test_unlabelled_rows_are_padding_or_have_no_label():
     half = class_il(uneven_source(), tasks=TASKS, batch_size=4, label_fraction=0.5)
     key = jax.random.fold_in(jax.random.key(0), 0)
-    table = half.schedule(key)
+    table = half.schedule(key).rows()
     labelled = int(((table.index >= 0) & table.labelled).sum())
     assert 0 < labelled < 54
     without = run(spy_method(), half).states[0]

@@ -206,7 +206,7 @@ def test_label_fraction_through_the_runner(semi):
     )
     method, _ = built(**FREE, semi_supervised=semi)
     state = run(method, stream).states[0]
-    table = stream.schedule(jax.random.fold_in(jax.random.key(0), 0))
+    table = stream.schedule(jax.random.fold_in(jax.random.key(0), 0)).rows()
     labelled = set(table.index[table.labelled & (table.index >= 0)].tolist())
     assert 20 <= len(labelled) <= 40
     assert int(state.memory.seen) == len(labelled)
