@@ -236,7 +236,10 @@ def ablations(labels: Sequence[str] = (), slots: Sequence[int] = ()) -> list[tup
 
 def changed(preset: Preset, changes: Mapping[str, Any]) -> Preset:
     """The cell with some fields of its stream or net replaced; they are "ours" then."""
-    mine = lambda part: {k: v for k, v in changes.items() if k in _names(part)}  # noqa: E731
+
+    def mine(part: Any) -> dict[str, Any]:
+        return {k: v for k, v in changes.items() if k in _names(part)}
+
     return preset._replace(
         stream=replace(preset.stream, **mine(preset.stream)),
         net=replace(preset.net, **mine(preset.net)),

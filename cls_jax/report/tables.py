@@ -33,8 +33,13 @@ def visible(text: str) -> str:
 
     A name that a user gave can then be shown, and written as UTF-8, wherever it goes.
     """
-    escape = lambda c: c.encode("unicode_escape", "backslashreplace").decode("ascii")  # noqa: E731
-    return "".join(c if c.isprintable() else escape(c) for c in text)
+
+    def shown(c: str) -> str:
+        if c.isprintable():
+            return c
+        return c.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+    return "".join(map(shown, text))
 
 
 def percent(summary: Summary) -> str:
