@@ -28,11 +28,12 @@ from cls_jax.app.flags import run_main
 from cls_jax.app.unused import check_used, refuse
 from cls_jax.core.checks import check_range
 from cls_jax.core.errors import InputError
+from cls_jax.core.files import write_json
 from cls_jax.core.host_memory import check_bytes, check_schedule
-from cls_jax.core.paths import check_file
+from cls_jax.core.paths import check_file, writing
 from cls_jax.methods import METHODS
 from cls_jax.nets.config import NetConfig
-from cls_jax.runtime.workdir import provenance, write_json, writing
+from cls_jax.runtime.provenance import provenance
 from cls_jax.train.events import Progress
 
 if TYPE_CHECKING:

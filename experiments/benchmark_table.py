@@ -30,11 +30,10 @@ from benchmark import TWINS, WIDTH
 from cls_jax.app.flags import run_main
 from cls_jax.core.checks import check_range
 from cls_jax.core.errors import InputError
-from cls_jax.core.files import read_json
+from cls_jax.core.files import read_json, write_file, write_json
 from cls_jax.core.paths import check_place, writing
 from cls_jax.methods import METHODS
-from cls_jax.report.tables import TextTable, page, rich_table, show
-from cls_jax.runtime.workdir import write_file, write_json
+from cls_jax.report.tables import TextTable, markdown_page, rich_table, show
 
 NEAR = 1.03
 """Times within this factor count as equal."""
@@ -409,7 +408,7 @@ def main(config: Config) -> None:
     print("\n".join(advice(known)))
     if late:
         print(f"{late} cells were not begun in {config.minutes:g} minutes; run it again")
-    write_file(Path(config.out) / "summary.md", page(sheet))
+    write_file(Path(config.out) / "summary.md", markdown_page(sheet))
     write_json(Path(config.out) / "table.json", asdict(config))
     print(f"numbers in {config.out}")
 

@@ -64,16 +64,16 @@ PRESETS = {
 
 def main(config: Config) -> None:
     """Checks, trains or goes on, prints the tables and writes the workdir."""
-    from cls_jax.app.main import begin, conclude, execute, make_learner, make_stream
-    from cls_jax.app.task_inference import parse_ways, report
+    from cls_jax.app.main import begin, execute, make_learner, make_stream, report
+    from cls_jax.app.task_inference import parse_ways, report_inference
 
     begin(config.run)
     parse_ways(config.ways)
     stream, kinds = make_stream(config.stream), (config.stream, config.net)
     learner = make_learner("supsup", config.method, config.hyper, stream, *kinds)
     results = execute([learner], config.run, config)
-    conclude(config, results)
-    report(config, learner, results)
+    report(config, results)
+    report_inference(config, learner, results)
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def run_main(
             _stop(f"error: {error}", 2)
         from cls_jax.runtime.distributed import SaveFailed
         from cls_jax.runtime.preemption import Stopped
-        from cls_jax.runtime.workdir import command
+        from cls_jax.runtime.provenance import command
         from cls_jax.train.runner import Diverged
 
         if isinstance(error, Stopped):

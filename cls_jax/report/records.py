@@ -10,7 +10,7 @@ BEGIN, END = "<!-- records: made by experiments/records.py -->", "<!-- end of re
 def block(records: Path) -> str:
     """Markdown: of every record its stream, note, table and folder."""
     parts = []
-    tables = [folder for folder in records.iterdir() if "survival" not in folder.name]
+    tables = [f for f in records.iterdir() if f.is_dir() and "survival" not in f.name]
     for folder in sorted(tables, key=_place):
         note = (folder / "NOTE.md").read_text(encoding="utf-8").strip()
         page = next((p for p in PAGES if (folder / p).exists()), None)
