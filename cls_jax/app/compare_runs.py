@@ -52,9 +52,10 @@ def _compare(config: Config) -> None:
         _check_out(out, config.workdirs)
     show(rich_table(table_of(results)))
     if out is not None:
+        files = render_comparison(results)
         with writing(out, "out"):
             out.mkdir(parents=True, exist_ok=True)
-        write(out, render_comparison(results), "out")
+        write(out, files, "out")
 
 
 def _check_out(out: Path, workdirs: Sequence[str]) -> None:
