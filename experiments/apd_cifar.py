@@ -17,7 +17,7 @@ from cls_jax.app.run_config import RunConfig
 from cls_jax.app.unused import refuse
 from cls_jax.app.variants import check_variants, fitted
 from cls_jax.nets.config import NetConfig
-from cls_jax.report.task_orders import finish_orders, read_orders
+from cls_jax.report.task_orders import read_orders, report_orders
 from cls_jax.streams.config import StreamConfig
 
 Apd = flags_of("apd")
@@ -77,7 +77,7 @@ def main(config: Config) -> None:
             learners.append(make_learner(*kinds, stream, plan, net, label=f"{label} {order}"))
     results = execute(learners, config.run, config)
     if is_primary():
-        finish_orders(config.run.workdir, config.variants, config.orders, results)
+        report_orders(config.variants, config.orders, results, config.run.workdir)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ PRESETS = {
 
 def main(config) -> None:
     """Checks everything, runs one method after another, prints the table, writes the workdir."""
-    from cls_jax.app.main import begin, conclude, execute, make_learner, make_stream
+    from cls_jax.app.main import begin, execute, make_learner, make_stream, report
 
     begin(config.run)
     stream = make_stream(config.stream)
@@ -66,7 +66,7 @@ def main(config) -> None:
         if config.memory_size is not None and name in with_memory():
             own["memory_size"] = config.memory_size
         learners.append(make_learner(name, own, stream, config.stream, config.net))
-    conclude(config, execute(learners, config.run, config))
+    report(config, execute(learners, config.run, config))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ PRESETS = {"quick": Config(), "paper": Config(stream=MNIST, net=BASE, method=Den
 def main(config: Config) -> None:
     """Checks, trains or goes on, prints the table and writes the workdir."""
     from cls_jax.app.den_controls import fixed, growing
-    from cls_jax.app.main import begin, conclude, execute
+    from cls_jax.app.main import begin, execute, report
 
     if config.controls and config.run.sweep:
         raise InputError("sweep varies DEN alone; leave --controls out")
@@ -55,7 +55,7 @@ def main(config: Config) -> None:
         bare = den._replace(method="den no stamps", views=den.views[1:], matrix=den.matrix[:, 1:])
         others = execute(fixed_ones, replace(config.run, restart=False), config)
         results = [den, bare, *results[1:], *others]
-    conclude(config, results)
+    report(config, results)
 
 
 if __name__ == "__main__":

@@ -30,9 +30,9 @@ def main(config: Config) -> None:
     from cls_jax.app.restore import read_all, warn
     from cls_jax.app.saved_scores import results, score, streams_of
     from cls_jax.core.errors import InputError
-    from cls_jax.core.files import safe_names
+    from cls_jax.core.files import safe_names, write_all
     from cls_jax.core.paths import check_place, writing
-    from cls_jax.report.summary import redraw
+    from cls_jax.report.summary import render_figures
     from cls_jax.report.tables import TextTable, rich_table, show
     from cls_jax.train.evaluate import view_names
     from cls_jax.train.events import scenario_names
@@ -70,8 +70,10 @@ def main(config: Config) -> None:
     of_stream = ([one for one in found if one.stream == flags] for flags in trained_on)
     made = [r for of, s in zip(of_stream, trained_on.values(), strict=True) for r in results(of, s)]
     for result, name in zip(made, safe_names([result.method for result in made]), strict=True):
+        files = render_figures(result, f"{name}_" * (len(made) > 1))
         with writing(workdir):
-            print("redrawn:", *redraw(workdir, result, f"{name}_" * (len(made) > 1)))
+            write_all(workdir, files)
+        print("redrawn:", *(workdir / file for file in files))
 
 
 if __name__ == "__main__":

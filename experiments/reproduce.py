@@ -13,8 +13,9 @@ from cls_jax.app.flags import flat, hiding, run_main
 from cls_jax.app.run_config import RunConfig
 from cls_jax.app.unused import refuse
 from cls_jax.published.ablations import ablations
-from cls_jax.published.compare import Cell, read_published, reproduction_sheet, write_reproduction
+from cls_jax.published.compare import Cell, read_published, render_reproduction, reproduction_table
 from cls_jax.published.presets import TABLES, Change, cells, changed, settings
+from cls_jax.report.summary import write
 from cls_jax.report.tables import rich_table, show
 
 Run = hiding(RunConfig, "sweep")  # a sweep would vary a published number
@@ -63,12 +64,12 @@ def main(config: Config) -> None:
     ]
     published = read_published()
     note = "changed: " + ", ".join(f"{k} {v}" for k, v in changes.items()) if changes else ""
-    sheet = reproduction_sheet(
+    shown = reproduction_table(
         config.table, done, [p for p in published if p.table == config.table], note
     )
-    show(rich_table(sheet))
+    show(rich_table(shown))
     if config.run.workdir is not None:
-        print(f"results in {write_reproduction(config.run.workdir, sheet, done)}")
+        write(config.run.workdir, render_reproduction(shown, done))
 
 
 if __name__ == "__main__":

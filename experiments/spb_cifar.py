@@ -63,7 +63,7 @@ def check(config: Config, typed: Collection[str]) -> None:
 
 def main(config: Config) -> None:
     """Checks every variant, runs one after another, prints the table and writes the workdir."""
-    from cls_jax.app.main import begin, conclude, execute, make_learner, make_stream
+    from cls_jax.app.main import begin, execute, make_learner, make_stream, report
 
     begin(config.run)
     learners, short, stream = [], config.stream, make_stream(config.stream)
@@ -71,7 +71,7 @@ def main(config: Config) -> None:
     for name, one in spb_and_ucir(config).items():
         where = (make_stream(long), long) if one.longer else (stream, short)
         learners.append(make_learner(*one, *where, config.net, label=name))
-    conclude(config, execute(learners, config.run, config))
+    report(config, execute(learners, config.run, config))
 
 
 if __name__ == "__main__":

@@ -66,16 +66,16 @@ PRESETS = {
 
 def main(config: Config) -> None:
     """Checks, trains or goes on, prints the tables and writes the workdir."""
-    from cls_jax.app.main import begin, conclude, execute, make_learner, make_stream
-    from cls_jax.app.task_inference import parse_inferences, report
+    from cls_jax.app.main import begin, execute, make_learner, make_stream, report
+    from cls_jax.app.task_inference import parse_inferences, report_inference
 
     begin(config.run)
     parse_inferences(config.inferences)
     stream = make_stream(config.stream)
     learner = make_learner(*chosen(config), stream, config.stream, config.net)
     results = execute([learner], config.run, config)
-    conclude(config, results)
-    report(config, learner, results)
+    report(config, results)
+    report_inference(config, learner, results)
 
 
 if __name__ == "__main__":

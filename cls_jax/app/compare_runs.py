@@ -7,12 +7,12 @@ from pathlib import Path
 
 from cls_jax.app.flags import positional, run_main
 from cls_jax.core.errors import InputError
-from cls_jax.core.paths import check_place, resolved
+from cls_jax.core.paths import check_place, resolved, writing
 from cls_jax.report.result_tables import check_distinct
-from cls_jax.report.results import COMPARISON, gather
-from cls_jax.report.summary import comparison_table, tables, write_side_by_side
-from cls_jax.report.tables import show, visible
-from cls_jax.runtime.workdir import CONFIG, writing
+from cls_jax.report.results import COMPARISON, collect
+from cls_jax.report.summary import render_comparison, table_of, write
+from cls_jax.report.tables import rich_table, show
+from cls_jax.runtime.workdir import CONFIG
 
 COMMAND = """Finished runs in one table and one figure.
 
@@ -46,16 +46,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _compare(config: Config) -> None:
     out = None if config.out is None else check_place(config.out, "out")
-    results = gather(config.workdirs)
+    results = collect(config.workdirs)
     check_distinct(results)
     if out is not None:
         _check_out(out, config.workdirs)
-    show(tables(results[0]) if len(results) == 1 else comparison_table(results))
+    show(rich_table(table_of(results)))
     if out is not None:
+        files = render_comparison(results)
         with writing(out, "out"):
             out.mkdir(parents=True, exist_ok=True)
-            write_side_by_side(out, results)
-        print(visible(f"results in {out}"))
+        write(out, files, "out")
 
 
 def _check_out(out: Path, workdirs: Sequence[str]) -> None:

@@ -172,7 +172,7 @@ def run_main(
     except KeyboardInterrupt:
         _stop("interrupted", 130)
     except Stopped as stopped:
-        from cls_jax.runtime.workdir import command
+        from cls_jax.runtime.provenance import command
 
         _stop(f"{stopped}; the same command goes on:\n  {command()}", stopped.exit_code)
     except (InputError, Diverged, SaveFailed) as error:

@@ -25,13 +25,14 @@ from cls_jax.core.files import safe_names
 from cls_jax.core.paths import writing
 from cls_jax.data.load import describe
 from cls_jax.methods.base import no_advice
+from cls_jax.report import summary
 from cls_jax.report.console import console, fan_out, tensorboard
-from cls_jax.report.summary import finish
 from cls_jax.runtime.checkpoint import Checkpoints, check_saves, interval
 from cls_jax.runtime.distributed import cache_programs, fail_fast, initialize
 from cls_jax.runtime.distributed import is_primary as is_primary
 from cls_jax.runtime.preemption import catch_signals
-from cls_jax.runtime.workdir import CHECKPOINTS, CONFIG, claimed, software
+from cls_jax.runtime.provenance import software
+from cls_jax.runtime.workdir import CHECKPOINTS, CONFIG, claim
 from cls_jax.train.events import Result
 from cls_jax.train.plan import Plan, check_run
 from cls_jax.train.runner import sweep
@@ -67,18 +68,19 @@ def run_one(name: str, config: Any) -> None:
     begin(config.run)
     stream = make_stream(config.stream)
     learner = make_learner(name, asdict(config.method), stream, config.stream, config.net)
-    conclude(config, execute([learner], config.run, config))
+    report(config, execute([learner], config.run, config))
 
 
-def conclude(config: Any, results: Sequence[Result]) -> None:
-    """Prints the table of ``results`` and writes the workdir; process 0 does, if there are several.
+def report(config: Any, results: Sequence[Result]) -> None:
+    """Prints the table of ``results``, and writes all files into the workdir that ``execute``
+    claimed; process 0 does, if there are several.
 
     Args:
       config: the whole config of the experiment; has ``run``.
       results: of ``execute``.
     """
     if is_primary():
-        finish(config.run.workdir, asdict(config), results)
+        summary.report(results, config.run.workdir)
 
 
 def check_execution(
@@ -182,8 +184,8 @@ def saving(
     moved, gone = begun and config.restart, begun and not folders[0].parent.exists()
     for folder in folders if is_primary() and not moved else ():
         check_saves(folder)
-    claim = claimed(config.workdir, asdict(record), same, restart=config.restart)
-    with claim if is_primary() else nullcontext(), catch_signals() as wish:
+    mine = claim(config.workdir, asdict(record), same, restart=config.restart)
+    with mine if is_primary() else nullcontext(), catch_signals() as wish:
         _meet("workdir")
         keepers = []
         for learner, hypers, folder in zip(learners, values, folders, strict=True):

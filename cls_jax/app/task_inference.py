@@ -20,6 +20,8 @@ import numpy as np
 from cls_jax.app.build import Learner
 from cls_jax.core.augment import recipe
 from cls_jax.core.errors import InputError
+from cls_jax.core.files import write_json
+from cls_jax.core.paths import writing
 from cls_jax.core.types import Array, PredictFn, PyTree, Task
 from cls_jax.methods.architecture.superposition import INFERENCES, UNCERTAINTIES
 from cls_jax.methods.architecture.supsup import make_identify
@@ -27,7 +29,6 @@ from cls_jax.methods.architecture.supsup_config import GROUPS_AT_A_TIME, TOGETHE
 from cls_jax.nets.registry import make_net
 from cls_jax.report.tables import TextTable, rich_table, show
 from cls_jax.runtime.distributed import is_primary
-from cls_jax.runtime.workdir import write_json, writing
 from cls_jax.streams.stream import Schedule, Stream, look_up
 from cls_jax.train.evaluate import content_places, in_order
 from cls_jax.train.events import Result
@@ -141,7 +142,7 @@ def make_identification(
     return identification
 
 
-def report(config: Any, learner: Learner, results: Sequence[Result]) -> None:
+def report_inference(config: Any, learner: Learner, results: Sequence[Result]) -> None:
     """Scores the last states in every way asked for, if any: a table, and identification.json.
 
     Args:

@@ -33,22 +33,42 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
+def json_text(value: Any) -> str:
+    """``value`` as strict JSON (NaN as null), indented."""
+    return json.dumps(plain(value), indent=2, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Writes strict JSON (NaN as null), indented, atomically."""
-    write_file(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
+    """Writes ``json_text``, the whole file or nothing."""
+    write_file(path, json_text(value))
 
 
 def write_file(path: Path, content: str | bytes) -> None:
     """Writes a whole file or nothing: beside it first, then renamed over it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    content = content.encode("utf-8") if isinstance(content, str) else content
+    write_all(path.parent, {path.name: content})
+
+
+def write_all(folder: Path, files: Mapping[str, str | bytes]) -> None:
+    """Writes files into a folder that is there: each beside its place, then all are renamed.
+
+    So none is ever half written, and a disk that is full leaves all as they were.
+
+    Args:
+      folder: where to.
+      files: name -> content, text in UTF-8; renamed in this order, so that what says that all is
+        there comes last.
+    """
+    beside = {name: folder / f".{name}.{os.getpid()}.tmp" for name in files}
     try:
-        beside.unlink(missing_ok=True)  # a link that lies there is not written through
-        with open(beside, "xb") as file:
-            file.write(content)
-        os.replace(beside, path)
+        for name, content in files.items():
+            beside[name].unlink(missing_ok=True)  # a link that lies there is not written through
+            with open(beside[name], "xb") as file:
+                file.write(content.encode("utf-8") if isinstance(content, str) else content)
+        for name, path in beside.items():
+            os.replace(path, folder / name)
     finally:
-        beside.unlink(missing_ok=True)
+        for path in beside.values():
+            path.unlink(missing_ok=True)
 
 
 def safe_name(name: str) -> str:

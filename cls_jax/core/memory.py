@@ -194,7 +194,9 @@ def reservoir(capacity: int) -> MemoryPolicy:
         offers = jnp.minimum(valid.sum(dtype=jnp.int32), COUNTED - seen)
         return index, valid & (index < capacity), seen + offers
 
-    filled = lambda memory: jnp.arange(capacity) < memory.seen  # noqa: E731
+    def filled(memory: Memory) -> Array:
+        return jnp.arange(capacity) < memory.seen
+
     return _policy(capacity, 0, place, filled, in_front=True)
 
 
@@ -278,5 +280,7 @@ def class_balanced(capacity: int, num_classes: int) -> MemoryPolicy:
         (count, _), (index, keep) = jax.lax.scan(one, (memory.seen, memory.slots["y"]), rows)
         return index, keep, count
 
-    filled = lambda memory: jnp.arange(capacity) < memory.seen.sum()  # noqa: E731
+    def filled(memory: Memory) -> Array:
+        return jnp.arange(capacity) < memory.seen.sum()
+
     return _policy(capacity, num_classes, place, filled, in_front=True)

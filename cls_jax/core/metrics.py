@@ -29,14 +29,6 @@ class Summary(NamedTuple):
     n: int
 
 
-class InCode(NamedTuple):
-    """What the official DualNet script prints for one run, float64[...] each."""
-
-    accuracy: np.ndarray
-    forgetting: np.ndarray
-    learning_accuracy: np.ndarray
-
-
 def average_accuracy(a: np.ndarray) -> np.ndarray:
     """Final accuracy, float64[...]: ``ACC = mean_j a[T-1, j]``."""
     return _checked(a)[..., -1, :].mean(-1)
@@ -197,28 +189,6 @@ def by_given_task(values: np.ndarray, order: np.ndarray) -> np.ndarray:
     return np.take_along_axis(values, np.broadcast_to(place, values.shape), -1)
 
 
-def roc_auc(outputs: np.ndarray, y: np.ndarray) -> float:
-    """Area under the ROC curve, each class against the rest, mean over the classes.
-
-    That is the probability that an example of a class has a larger output than one of another, ties
-    counted half; DEN's paper and code report it.
-
-    Args:
-      outputs: float[n, C]; of each class only the order matters.
-      y: int[n] labels; a class without examples, or with all of them, is left out.
-
-    Source: den card, oracle 10: outputs .9, .4, .6, .1 for labels 1, 1, 0, 0 give 0.75.
-    """
-    outputs, y = np.asarray(outputs), np.asarray(y)
-    areas = []
-    for c in np.unique(y):
-        column, mine = np.sort(outputs[y != c, c]), outputs[y == c, c]
-        if column.size:
-            below = [np.searchsorted(column, mine, side) for side in ("left", "right")]
-            areas.append(np.mean(below) / column.size)
-    return float(np.mean(areas)) if areas else float("nan")
-
-
 def scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
     """Every score by its function's name, float64[...] each.
 
@@ -251,31 +221,6 @@ def summarise(values: np.ndarray) -> Summary:
     n = len(values)
     std = float(values.std(ddof=1)) if n > 1 else float("nan")
     return Summary(float(values.mean()), std, std / n**0.5, n)
-
-
-def half_width_95(values: np.ndarray) -> float:
-    """The "+/-" that the official DualNet script prints: ``2 * population std / sqrt(n)``.
-
-    About a 95% half-width, and slightly small: it divides by n where ``summarise`` has n - 1.
-
-    Source: phquang/DualNet, main.py, ``final_acc_se``.
-    """
-    values = _one_a_run(values)
-    return float(2 * values.std() / len(values) ** 0.5)
-
-
-def as_in_code(a: np.ndarray) -> InCode:
-    """The official DualNet script's scores: the matrix to 3 decimals, each score to 3 again.
-
-    Source: phquang/DualNet, main.py. Departs: the script's accuracies are means over batches of 64,
-    so a short last batch weighs more there; ours are exact counts.
-    """
-    a = np.round(_checked(a), 3)
-    return InCode(
-        accuracy=np.round(average_accuracy(a), 3),
-        forgetting=np.round(forgetting_clipped(a), 3),
-        learning_accuracy=np.round(learning_accuracy(a), 3),
-    )
 
 
 def _checked(a: np.ndarray) -> np.ndarray:

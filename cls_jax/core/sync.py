@@ -1,22 +1,15 @@
-"""How slow and fast weights meet: look-ahead, averaging and their clocks, as tree transforms.
+"""How slow and fast weights meet: look-ahead and averaging, as tree transforms.
 
 Every rule maps whole pytrees to a new tree and hides nothing. What happens to BatchNorm statistics
 is decided by what the caller passes: ``Variables`` moves parameters and statistics, ``.params``
 moves parameters alone. The arithmetic is ``optax.incremental_update`` with the roles named.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
 from cls_jax.core.types import Array, PyTree
-
-Rule = Callable[[PyTree, PyTree], PyTree]
-"""(target, source) -> new target."""
 
 
 def ema(target: PyTree, source: PyTree, decay: Array | float) -> PyTree:
@@ -87,60 +80,3 @@ def select(fire: Array, new: PyTree, old: PyTree) -> PyTree:
       new, old: trees of the same structure, shapes and dtypes.
     """
     return jax.tree.map(lambda n, o: jnp.where(fire, n, o), new, old)
-
-
-@struct.dataclass
-class Clock:
-    """How often a Sync was asked: ``count`` int32[]."""
-
-    count: Array
-
-
-class Sync(NamedTuple):
-    """A rule with a clock.
-
-    Attributes:
-      init: () -> Clock.
-      update: (key, clock, target, source) -> (clock, target).
-    """
-
-    init: Callable[[], Clock]
-    update: Callable[[Array, Clock, PyTree, PyTree], tuple[Clock, PyTree]]
-
-
-def _clocked(fires: Callable[[Array, Array], Array], rule: Rule) -> Sync:
-    def init() -> Clock:
-        return Clock(count=jnp.zeros((), jnp.int32))
-
-    def update(key: Array, clock: Clock, target: PyTree, source: PyTree) -> tuple[Clock, PyTree]:
-        count = clock.count + 1
-        return Clock(count), select(fires(key, count), rule(target, source), target)
-
-    return Sync(init, update)
-
-
-def every(period: int, rule: Rule) -> Sync:
-    """Applies ``rule`` at every ``period``-th call and keeps the target otherwise; no randomness.
-
-    Args:
-      period: calls, at least 1.
-      rule: (target, source) -> new target.
-
-    Raises:
-      ValueError: if ``period`` is below 1.
-    """
-    if period < 1:
-        raise ValueError(f"period must be at least 1 call, got {period}")
-    return _clocked(lambda key, count: count % period == 0, rule)
-
-
-def at_random(rate: Array | float, rule: Rule) -> Sync:
-    """Applies ``rule`` with probability ``rate`` at each call, by an independent draw.
-
-    Args:
-      rate: probability in [0, 1]; an array when it comes from a method's Hyper.
-      rule: (target, source) -> new target.
-
-    Source: CLS-ER (arXiv 2201.12604), stochastic updates of the two semantic memories.
-    """
-    return _clocked(lambda key, count: jax.random.bernoulli(key, rate), rule)

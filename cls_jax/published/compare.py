@@ -1,7 +1,5 @@
 """Published tables beside ours: what was published, what we got, how far apart, and the record."""
 
-import csv
-import io
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cls_jax.core.files import safe_names
+from cls_jax.core.files import json_text, safe_names
 from cls_jax.core.metrics import Summary, scores, summarise
-from cls_jax.report.tables import TextTable, page
-from cls_jax.runtime.workdir import write_file, write_json
+from cls_jax.report.matrices import labelled, matrices_csv
+from cls_jax.report.tables import TextTable, markdown_page
 from cls_jax.train.events import Result
 
 
@@ -77,7 +75,7 @@ def standard_errors(ours: Summary, mean: float, std: float, n: int) -> float:
     return (ours.mean - mean) / (ours.standard_error**2 + std**2 / n) ** 0.5
 
 
-def reproduction_sheet(
+def reproduction_table(
     title: str, cells: Sequence[Cell], published: Sequence[Published], note: str = ""
 ) -> TextTable:
     """A row for each cell and score: published, ours, and the difference.
@@ -111,24 +109,22 @@ def reproduction_sheet(
     return TextTable(title, header, tuple(rows), f"{told}{'; ' if note else ''}{note}")
 
 
-def write_reproduction(workdir: str | Path, sheet: TextTable, cells: Sequence[Cell]) -> Path:
-    """Writes a table's record into ``workdir``, which has its config.json already.
+def render_reproduction(table: TextTable, cells: Sequence[Cell]) -> dict[str, str]:
+    """Every file of a table: name -> content.
 
-    cells.json (settings with their sources, scores, timings), accuracy_<cell>.csv (the accuracy
-    matrix of every network, score and seed), comparison.md.
+    comparison.md, accuracy_<cell>.csv (the matrix of every network, score and seed), cells.json
+    (settings with their sources, scores, timings).
 
     Args:
-      workdir: a folder that is there.
-      sheet: of ``reproduction_sheet``.
+      table: of ``reproduction_table``.
       cells: the same.
     """
-    workdir = Path(workdir)
-    write_json(workdir / "cells.json", [_told(cell) for cell in cells])
+    files = {"comparison.md": markdown_page(table)}
     names = safe_names([f"{cell.label} {cell.memory_size}" for cell in cells])
     for cell, name in zip(cells, names, strict=True):
-        write_file(workdir / f"accuracy_{name}.csv", _matrices(cell.result))
-    write_file(workdir / "comparison.md", page(sheet))
-    return workdir
+        matrices = {of: cell.result.matrix[place] for of, place in labelled(cell.result)}
+        files[f"accuracy_{name}.csv"] = matrices_csv(matrices)
+    return {**files, "cells.json": json_text([_told(cell) for cell in cells])}
 
 
 def _published(
@@ -164,21 +160,6 @@ def _told(cell: Cell) -> dict[str, Any]:
         "details": result.details,
         "scores": by_view,
     }
-
-
-def _matrices(result: Result) -> str:
-    """Every accuracy matrix, a line a row; empty where not measured."""
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    tasks = [f"task_{j + 1}" for j in range(result.matrix.shape[-1])]
-    lines.writerow(["network", "score", "seed", "after_task", *tasks])
-    for v, view in enumerate(result.views):
-        for s, scenario in enumerate(result.scenarios):
-            for seed, matrix in zip(result.seeds, result.matrix[:, v, s], strict=True):
-                for i, row in enumerate(matrix):
-                    numbers = [f"{a:.4f}" if np.isfinite(a) else "" for a in row]
-                    lines.writerow([view, scenario, seed, i, *numbers])
-    return text.getvalue()
 
 
 def _and(numbers: Sequence[int]) -> str:

@@ -15,8 +15,11 @@ Rows = Mapping[str, Mapping[int, Numbers] | Numbers]
 
 def _each(sizes: tuple[int, ...], **numbers: Any) -> dict[int, dict[str, Any]]:
     """Numbers by memory size; a tuple has one for each size."""
-    pick = lambda value, i: value[i] if isinstance(value, tuple) else value  # noqa: E731
-    return {s: {k: pick(v, i) for k, v in numbers.items()} for i, s in enumerate(sizes)}
+
+    def at(i: int) -> dict[str, Any]:
+        return {k: v[i] if isinstance(v, tuple) else v for k, v in numbers.items()}
+
+    return {size: at(i) for i, size in enumerate(sizes)}
 
 
 def _clser(sizes, learning_rate, weight, stable, plastic, replay_size, **more):

@@ -247,8 +247,12 @@ def _drawable(name: str) -> str:
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     font = get_font(findfont(FontProperties()))
-    escape = lambda c: c.encode("ascii", "backslashreplace").decode()  # noqa: E731
-    return "".join(c if font.get_char_index(ord(c)) else escape(c) for c in visible(name))
+
+    def shown(c: str) -> str:
+        known = font.get_char_index(ord(c))
+        return c if known else c.encode("ascii", "backslashreplace").decode()
+
+    return "".join(map(shown, visible(name)))
 
 
 def _look(style: int) -> dict[str, str]:

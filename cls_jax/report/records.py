@@ -13,7 +13,7 @@ BEGIN, END = "<!-- records: made by experiments/records.py -->", "<!-- end of re
 def block(records: Path) -> str:
     """Markdown: of every record its stream, note, table and folder."""
     parts = []
-    tables = [folder for folder in records.iterdir() if not folder.name.endswith(NO_TABLE)]
+    tables = [f for f in records.iterdir() if f.is_dir() and not f.name.endswith(NO_TABLE)]
     for folder in sorted(tables, key=_place):
         note = (folder / "NOTE.md").read_text(encoding="utf-8").strip()
         page = next((p for p in PAGES if (folder / p).exists()), None)

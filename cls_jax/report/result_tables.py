@@ -13,7 +13,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.metrics import scores
 from cls_jax.report.columns import aware, columns_of, in_order, phased, summaries
 from cls_jax.report.figures import stream_names
-from cls_jax.report.results import number, score_key
+from cls_jax.report.matrices import scenario_key
 from cls_jax.report.tables import TextTable, percent, visible
 from cls_jax.train.events import Result
 
@@ -49,10 +49,17 @@ def comparison_csv(results: Sequence[Result]) -> str:
         for v, view in enumerate(result.views):
             for s, scenario in enumerate(result.scenarios):
                 every = scores(result.matrix[:, v, s])
-                whose = visible(result.method), visible(view), score_key(scenario)
+                whose = visible(result.method), visible(view), scenario_key(scenario)
                 for trial, seed in enumerate(result.seeds):
-                    lines.writerow([*whose, seed, *(number(every[name][trial]) for name in names)])
+                    lines.writerow(
+                        [*whose, seed, *(_decimals(every[name][trial]) for name in names)]
+                    )
     return text.getvalue()
+
+
+def _decimals(score: float) -> str:
+    """Six of them; empty where not measured."""
+    return f"{score:.6f}" if np.isfinite(score) else ""
 
 
 def _seconds(seconds: float) -> str:
@@ -66,7 +73,7 @@ def _rate(result: Result) -> str:
     return f"{rate:,.0f}" if np.isfinite(rate) else "-"
 
 
-def result_sheet(result: Result) -> TextTable:
+def result_table(result: Result) -> TextTable:
     """The scores of one run: a row a network and scenario, mean ± sample std over the seeds."""
     columns, told = columns_of([result])
     names = AWARE if aware([result]) else COLUMNS
@@ -93,7 +100,7 @@ def result_sheet(result: Result) -> TextTable:
     )
 
 
-def comparison_sheet(results: Sequence[Result]) -> TextTable:
+def comparison_table(results: Sequence[Result]) -> TextTable:
     """Several methods: a row a method, its own answer, the best of each column in bold.
 
     Raises:

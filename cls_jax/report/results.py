@@ -1,8 +1,9 @@
 """Finished results as files of a workdir, and back; no JAX is needed for it.
 
-One run is results.json and accuracy_<view>_<scenario>_seed<k>.csv, several side by side are
-comparison.json and accuracy_<method>_<view>_<scenario>_seed<k>.csv. The JSON, which says what there
-is, comes last: where it stands everything stands.
+One run is results.json and accuracy_<network>_<scenario>_seed<k>.csv, several side by side are
+comparison.json and accuracy_<method>_<network>_<scenario>_seed<k>.csv (format: ``matrices``). The
+JSON, which says what there is, comes last: where it stands everything stands. Accuracies are read
+from the CSV alone; the scores in the JSON are made from them, for whoever looks.
 """
 
 import os
@@ -14,40 +15,39 @@ from typing import Any
 import numpy as np
 
 from cls_jax.core.errors import InputError
-from cls_jax.core.files import NoJson, read_json, safe_names
+from cls_jax.core.files import NoJson, json_text, read_json, safe_names
 from cls_jax.core.metrics import scores, summarise
 from cls_jax.core.paths import check_readable, resolved
 from cls_jax.report.columns import phased
+from cls_jax.report.matrices import Label, labelled, matrices_csv, read_matrices, scenario_key
 from cls_jax.report.record import Unlike, result_of
-from cls_jax.runtime.workdir import write_file, write_json
 from cls_jax.train.events import Result
 
 RUN, COMPARISON = "results.json", "comparison.json"
-_LARGEST = 10**8  # accuracies of one method
 
 
-def write_run(workdir: Path, result: Result) -> None:
-    """Writes the matrices and results.json of one run into a folder that is there."""
-    _write_matrices(workdir, result, "accuracy")
-    write_json(workdir / RUN, _record(result))
+def run_files(result: Result) -> dict[str, str]:
+    """The matrices and results.json of one run, name -> text."""
+    return {**_matrix_files(result, "accuracy"), RUN: json_text(_record(result))}
 
 
-def write_runs(workdir: Path, results: Sequence[Result]) -> None:
-    """Writes the matrices and comparison.json of several runs into a folder that is there."""
+def comparison_files(results: Sequence[Result]) -> dict[str, str]:
+    """The matrices and comparison.json of several runs, name -> text."""
+    files: dict[str, str] = {}
     for result, prefix in zip(results, _prefixes(results), strict=True):
-        _write_matrices(workdir, result, prefix)
-    write_json(workdir / COMPARISON, [_record(result) for result in results])
+        files |= _matrix_files(result, prefix)
+    return {**files, COMPARISON: json_text([_record(result) for result in results])}
 
 
 def read(workdir: str | Path) -> list[Result]:
-    """The results that ``write_run`` or ``write_runs`` left in a folder.
+    """The results whose ``run_files`` or ``comparison_files`` are in a folder.
 
     Args:
       workdir: of a finished run.
 
     Returns:
-      One Result for each method, in the order written. Accuracies have the six decimals of the
-      files; ``states`` is empty; a score that the scenario does not have is NaN in ``matrix``.
+      One Result for each method, in the order written. Accuracies are float32 values, as they were
+      measured; ``states`` is empty; a score that the scenario does not have is NaN in ``matrix``.
 
     Raises:
       InputError: no such folder, nothing finished in it, or a file that is damaged or missing.
@@ -81,7 +81,7 @@ def read(workdir: str | Path) -> list[Result]:
     ]
 
 
-def gather(workdirs: Sequence[str | Path]) -> list[Result]:
+def collect(workdirs: Sequence[str | Path]) -> list[Result]:
     """The results of several workdirs, fit to stand side by side, in the order given.
 
     A method that is in several of them is labelled "er (a)" after its workdir, and so is every
@@ -104,64 +104,38 @@ def gather(workdirs: Sequence[str | Path]) -> list[Result]:
     name_of = dict(zip(map(str, workdirs), names, strict=True))
     methods = Counter(result.method for _, result in found)
     one_stream = len({result.stream_name for _, result in found}) == 1
-    gathered = []
+    collected = []
     for workdir, result in found:
         alone = one_stream and methods[result.method] == 1
         label = result.method if alone else f"{result.method} ({name_of[workdir]})"
         details = {"workdir": workdir, **result.details}
-        gathered.append(result._replace(method=label, details=details))
-    return gathered
-
-
-def score_key(scenario: str) -> str:
-    """ "class_il" of "class-IL": for file names and JSON keys."""
-    return scenario.lower().replace("-", "_")
-
-
-def number(value: float) -> str:
-    """Six decimals, as in every CSV file; empty where not measured."""
-    return f"{value:.6f}" if np.isfinite(value) else ""
+        collected.append(result._replace(method=label, details=details))
+    return collected
 
 
 def _prefixes(results: Sequence[Result]) -> list[str]:
     return [f"accuracy_{name}" for name in safe_names([result.method for result in results])]
 
 
-def _files(result: Result, prefix: str) -> list[tuple[str, tuple[int, int, int]]]:
-    """Name of each matrix's file, and where the matrix stands in ``result.matrix``."""
+def _named(result: Result, prefix: str) -> list[tuple[str, Label, tuple[int, int, int]]]:
+    """Of each matrix the name of its file, whose it is, where it stands in ``result.matrix``."""
+    networks = safe_names(result.views)
     return [
-        (f"{prefix}_{view}_{score_key(scenario)}_seed{seed}.csv", (trial, v, s))
-        for trial, seed in enumerate(result.seeds)
-        for v, view in enumerate(safe_names(result.views))
-        for s, scenario in enumerate(result.scenarios)
+        (f"{prefix}_{networks[place[1]]}_{of.scenario}_seed{of.seed}.csv", of, place)
+        for of, place in labelled(result)
     ]
 
 
-def _write_matrices(workdir: Path, result: Result, prefix: str) -> None:
-    for name, place in _files(result, prefix):
-        write_file(workdir / name, _csv(result.matrix[place]))
-
-
-def _header(num_tasks: int) -> str:
-    return ",".join(["after_task", *(f"task_{j + 1}" for j in range(num_tasks))])
-
-
-def _moments(num_tasks: int) -> list[str]:
-    """When each row of a matrix was scored: before training, after task 1, ..."""
-    return ["before", *map(str, range(1, num_tasks + 1))]
-
-
-def _csv(matrix: np.ndarray) -> str:
-    """One accuracy matrix [T + 1, T]; empty where not measured."""
-    lines = [_header(matrix.shape[1])]
-    for moment, row in zip(_moments(matrix.shape[1]), matrix, strict=True):
-        lines.append(",".join([moment, *map(number, row)]))
-    return "\n".join(lines) + "\n"
+def _matrix_files(result: Result, prefix: str) -> dict[str, str]:
+    return {
+        name: matrices_csv({of: result.matrix[place]}) for name, of, place in _named(result, prefix)
+    }
 
 
 def _whole(workdir: Path, prefix: str, bare: Result, num_tasks: int) -> Result:
-    """``bare`` with its matrix, read from as many files as it has seeds, views and scores."""
-    found = {place: _read_matrix(workdir / name, num_tasks) for name, place in _files(bare, prefix)}
+    """``bare`` with its matrix, read from as many files as it has networks, scores and seeds."""
+    named = _named(bare, prefix)
+    found = {place: _read_one(workdir / name, of, num_tasks) for name, of, place in named}
     shape = (len(bare.seeds), len(bare.views), 2, num_tasks + 1, num_tasks)
     matrix = np.full(shape, np.nan)
     for place, a in found.items():
@@ -169,38 +143,20 @@ def _whole(workdir: Path, prefix: str, bare: Result, num_tasks: int) -> Result:
     return bare._replace(matrix=matrix)
 
 
-def _text(path: Path) -> str:
-    """The text of a regular file; a pipe would be waited for without an end."""
-    if not path.is_file():
-        raise Unlike("not a file")
-    return path.read_text(encoding="utf-8")
-
-
-def _read_matrix(path: Path, num_tasks: int) -> np.ndarray:
-    """float64[T + 1, T] of one file.
-
-    Rounded to float32, as the accuracies were before they were written: so a quotient of six
-    decimals or fewer is the same number again, and a table's last digit too.
-    """
+def _read_one(path: Path, of: Label, num_tasks: int) -> np.ndarray:
+    """float64[T + 1, T] of one file, which must hold this matrix alone."""
     if not os.path.exists(path):
         raise InputError(f"{path} is missing; run the command of that workdir again")
     try:
-        header, *lines = (line.split(",") for line in _text(path).splitlines())
-        whole = (len(header), len(lines)) == (num_tasks + 1, num_tasks + 1)
-        whole = whole and ",".join(header) == _header(num_tasks)
-        whole = whole and [line[0] for line in lines] == _moments(num_tasks)
-        a = np.array([[float(x or "nan") for x in line[1:]] for line in lines if whole])
-        whole = whole and a.shape == (num_tasks + 1, num_tasks)
+        found = read_matrices(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError:
-        whole = False
-    if not whole or ((a < 0) | (a > 1)).any():
+    if [*found] != [of] or found[of].shape[1] != num_tasks:
         raise InputError(
-            f"{path} is damaged: not {num_tasks + 1} rows of {num_tasks} accuracies in [0, 1]; "
-            "run the command of that workdir again"
+            f"{path} is damaged: not the one matrix {of.network} {of.scenario} seed {of.seed} over "
+            f"{num_tasks} tasks; run the command of that workdir again"
         )
-    return a.astype(np.float32).astype(np.float64)
+    return found[of]
 
 
 def _record(result: Result) -> dict[str, Any]:
@@ -208,7 +164,7 @@ def _record(result: Result) -> dict[str, Any]:
     by_view: dict[str, Any] = {}
     for v, view in enumerate(result.views):
         by_view[view] = {
-            score_key(scenario): {
+            scenario_key(scenario): {
                 name: {**summarise(values)._asdict(), "values": values}
                 for name, values in scores(result.matrix[:, v, s]).items()
             }

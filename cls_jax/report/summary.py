@@ -1,4 +1,4 @@
-"""What a run leaves for people: tables, a workdir of JSON, CSV, Markdown and figures.
+"""What a run leaves for people: ``render`` makes every file, ``report`` prints and writes.
 
 Host only. Accuracies are percent in tables and figures, fractions in files. Tasks are counted from
 1 in everything printed.
@@ -6,105 +6,101 @@ Host only. Accuracies are percent in tables and figures, fractions in files. Tas
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from rich.table import Table
-
+from cls_jax.core.files import write_all
+from cls_jax.core.paths import writing
 from cls_jax.report import figures
 from cls_jax.report.result_tables import (
     check_distinct,
     comparison_csv,
-    comparison_sheet,
-    result_sheet,
+    comparison_table,
+    result_table,
 )
-from cls_jax.report.results import write_run, write_runs
-from cls_jax.report.tables import page, rich_table, show, visible
-from cls_jax.runtime.workdir import check_workdir, write_config, write_file, writing
+from cls_jax.report.results import comparison_files, run_files
+from cls_jax.report.tables import TextTable, markdown_page, rich_table, show, visible
 from cls_jax.train.events import Result
 
 
-def tables(result: Result) -> Table:
-    """The scores of one run for the terminal: a row a view and scenario, mean ± sample std."""
-    return rich_table(result_sheet(result))
-
-
-def comparison_table(results: Sequence[Result]) -> Table:
-    """Several methods for the terminal: a row a method, the best of each column in bold."""
-    return rich_table(comparison_sheet(results))
-
-
-def finish(workdir: str | None, config: Mapping[str, Any], results: Sequence[Result]) -> None:
-    """Prints the table of one result, or the comparison of several, and writes the workdir.
-
-    Args:
-      workdir: None writes nothing.
-      config: every field of the experiment, as ``prepare_workdir`` was given.
-      results: of ``execute``.
-    """
-    one = len(results) == 1
-    show(tables(results[0]) if one else comparison_table(results))
-    if workdir is not None:
-        with writing(workdir):
-            made = write(workdir, config, results[0]) if one else None
-            made = made or write_comparison(workdir, config, results)
-        print(visible(f"results in {made}"))
-
-
-def write(workdir: str | Path, config: Mapping[str, Any], result: Result) -> Path:
-    """Writes everything about one run into ``workdir`` and returns it; each file whole or not.
-
-    config.json, results.json, summary.md, accuracy_<view>_<scenario>_seed<k>.csv,
-    accuracy_matrix.png, accuracy_over_tasks.png, and capacity.png where it grows.
-
-    Args:
-      workdir: made if absent.
-      config: every field of the experiment, as ``prepare_workdir`` was given.
-      result: of the run.
+def table_of(results: Sequence[Result]) -> TextTable:
+    """The table of one result, or of several beside each other.
 
     Raises:
-      InputError: the folder holds another experiment.
+      InputError: two of one name, or none.
     """
-    if not check_workdir(workdir, config):
-        write_config(workdir, config)
-    workdir = Path(workdir)
-    write_run(workdir, result)
-    redraw(workdir, result)
-    write_file(workdir / "summary.md", page(result_sheet(result)))
-    return workdir
+    return result_table(results[0]) if len(results) == 1 else comparison_table(results)
 
 
-def redraw(workdir: Path, result: Result, prefix: str = "") -> list[Path]:
-    """Draws the figures of one run into ``workdir`` and returns their paths."""
+def report(results: Sequence[Result], folder: str | Path | None = None) -> None:
+    """Prints the table of one result, or of several beside each other, and writes all files.
+
+    Args:
+      results: of ``execute``.
+      folder: the workdir that this process has claimed; None writes nothing.
+
+    Raises:
+      InputError: two of one name, or the disk cannot be written.
+    """
+    show(rich_table(table_of(results)))
+    if folder is not None:
+        write(folder, render(results))
+
+
+def write(folder: str | Path, files: Mapping[str, str | bytes], flag: str = "workdir") -> None:
+    """Writes what was rendered into a folder that is there, and says so on stdout.
+
+    Args:
+      folder: where to.
+      files: name -> content.
+      flag: where the folder was given.
+
+    Raises:
+      InputError: the disk is full or cannot be written; then no file has changed.
+    """
+    with writing(folder, flag):
+        write_all(Path(folder), files)
+    print(visible(f"results in {folder}"))
+
+
+def render(results: Sequence[Result]) -> dict[str, str | bytes]:
+    """Every file of one run, or of several beside each other: name -> content, the JSON last.
+
+    Raises:
+      InputError: two of one name, or none.
+    """
+    return render_run(results[0]) if len(results) == 1 else render_comparison(results)
+
+
+def render_run(result: Result) -> dict[str, str | bytes]:
+    """summary.md, the figures, accuracy_<network>_<scenario>_seed<k>.csv and results.json."""
+    page = {"summary.md": markdown_page(result_table(result))}
+    return {**page, **render_figures(result), **run_files(result)}
+
+
+def render_figures(result: Result, prefix: str = "") -> dict[str, bytes]:
+    """accuracy_matrix.png, accuracy_over_tasks.png, and capacity.png where it grows."""
     drawn = {"accuracy_matrix": figures.accuracy_matrix(result)}
     drawn["accuracy_over_tasks"] = figures.accuracy_over_tasks(result)
     if figures.grows(result):
         drawn["capacity"] = figures.capacity([result])
-    paths = [workdir / f"{prefix}{name}.png" for name in drawn]
-    for path, content in zip(paths, drawn.values(), strict=True):
-        write_file(path, content)
-    return paths
+    return {f"{prefix}{name}.png": content for name, content in drawn.items()}
 
 
-def write_comparison(
-    workdir: str | Path, config: Mapping[str, Any], results: Sequence[Result]
-) -> Path:
-    """Writes several methods side by side into ``workdir`` and returns it.
+def render_comparison(results: Sequence[Result]) -> dict[str, str | bytes]:
+    """Several methods beside each other, or one as if it were several.
 
-    config.json, comparison.json, comparison.csv (a row a method, network, scenario and seed),
-    comparison.md, comparison_over_tasks.png, accuracy_<method>_<view>_<scenario>_seed<k>.csv.
+    comparison.csv (a row a method, network, scenario and seed), comparison.md,
+    comparison_over_tasks.png, capacity.png where one grows,
+    accuracy_<method>_<network>_<scenario>_seed<k>.csv and comparison.json.
+
+    Raises:
+      InputError: two of one name, or none.
     """
     check_distinct(results)
-    if not check_workdir(workdir, config):
-        write_config(workdir, config)
-    return write_side_by_side(Path(workdir), results)
-
-
-def write_side_by_side(workdir: Path, results: Sequence[Result]) -> Path:
-    """All of ``write_comparison`` but config.json, into a folder that is there."""
-    write_file(workdir / "comparison.csv", comparison_csv(results))
-    write_file(workdir / "comparison.md", page(comparison_sheet(results)))
-    write_file(workdir / "comparison_over_tasks.png", figures.comparison_over_tasks(results))
+    files: dict[str, str | bytes] = {
+        "comparison.csv": comparison_csv(results),
+        "comparison.md": markdown_page(comparison_table(results)),
+        "comparison_over_tasks.png": figures.comparison_over_tasks(results),
+    }
     if any(map(figures.grows, results)) and all("bits" in result.capacity for result in results):
-        write_file(workdir / "capacity.png", figures.capacity(results))
-    write_runs(workdir, results)
-    return workdir
+        files["capacity.png"] = figures.capacity(results)
+    return {**files, **comparison_files(results)}

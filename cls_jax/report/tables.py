@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cls_jax.core.metrics import Summary
-from cls_jax.runtime.workdir import command
+from cls_jax.runtime.provenance import command
 
 _MARKS = re.compile(r"[\\`*\[\]<>|~&$#]|(?<!\w)_|_(?!\w)")
 """What Markdown, GitHub's mathematics included, would take for itself; not the "_" of a word."""
@@ -33,8 +33,13 @@ def visible(text: str) -> str:
 
     A name that a user gave can then be shown, and written as UTF-8, wherever it goes.
     """
-    escape = lambda c: c.encode("unicode_escape", "backslashreplace").decode("ascii")  # noqa: E731
-    return "".join(c if c.isprintable() else escape(c) for c in text)
+
+    def shown(c: str) -> str:
+        if c.isprintable():
+            return c
+        return c.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+    return "".join(map(shown, text))
 
 
 def percent(summary: Summary) -> str:
@@ -56,22 +61,22 @@ def show(table: Table) -> None:
     (to if to.is_terminal else Console(highlight=False, width=200)).print(table)
 
 
-def rich_table(sheet: TextTable) -> Table:
+def rich_table(table: TextTable) -> Table:
     """For the terminal; see ``show``."""
-    table = Table(
-        title=Text(visible(sheet.title)),
-        caption=Text(visible(sheet.note)),
+    drawn = Table(
+        title=Text(visible(table.title)),
+        caption=Text(visible(table.note)),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    for number, name in enumerate(sheet.header):
+    for number, name in enumerate(table.header):
         justify = "left" if number == 0 else "right"
-        table.add_column(Text(visible(name)), justify=justify, overflow="fold")
-    for i, row in enumerate(sheet.rows):
-        style = ["bold" if (i, j) in sheet.bold else "" for j in range(len(row))]
-        table.add_row(*(Text(visible(text), style=style[j]) for j, text in enumerate(row)))
-    return table
+        drawn.add_column(Text(visible(name)), justify=justify, overflow="fold")
+    for i, row in enumerate(table.rows):
+        style = ["bold" if (i, j) in table.bold else "" for j in range(len(row))]
+        drawn.add_row(*(Text(visible(text), style=style[j]) for j, text in enumerate(row)))
+    return drawn
 
 
 def literal(text: str) -> str:
@@ -79,22 +84,22 @@ def literal(text: str) -> str:
     return _MARKS.sub(r"\\\g<0>", visible(text))
 
 
-def markdown(sheet: TextTable) -> str:
+def markdown(table: TextTable) -> str:
     """The table alone."""
     lines = [
-        "| " + " | ".join(map(literal, sheet.header)) + " |",
-        "|---" + "|---:" * (len(sheet.header) - 1) + "|",
+        "| " + " | ".join(map(literal, table.header)) + " |",
+        "|---" + "|---:" * (len(table.header) - 1) + "|",
     ]
-    for i, row in enumerate(sheet.rows):
+    for i, row in enumerate(table.rows):
         plain = enumerate(map(literal, row))
-        cells = (f"**{text}**" if (i, j) in sheet.bold else text for j, text in plain)
+        cells = (f"**{text}**" if (i, j) in table.bold else text for j, text in plain)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def page(sheet: TextTable) -> str:
+def markdown_page(table: TextTable) -> str:
     """A page: title, table, note, and the command that made it."""
-    note, made_by = literal(sheet.note[:1].upper() + sheet.note[1:]), visible(command())
+    note, made_by = literal(table.note[:1].upper() + table.note[1:]), visible(command())
     fence = max(["``", *re.findall("`+", made_by)], key=len) + "`"  # longer than any inside
-    head = f"# {literal(sheet.title)}\n\n{markdown(sheet)}"
+    head = f"# {literal(table.title)}\n\n{markdown(table)}"
     return f"{head}\n\n{note}.\n\n{fence}\n{made_by}\n{fence}\n"

@@ -3,8 +3,6 @@
 Accuracies are those with the task told; host only.
 """
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cls_jax.core.errors import InputError
-from cls_jax.core.files import safe_names
+from cls_jax.core.files import json_text, safe_names
 from cls_jax.core.metrics import (
     average_accuracy,
     by_given_task,
@@ -22,9 +20,9 @@ from cls_jax.core.metrics import (
     summarise,
 )
 from cls_jax.report import figures
-from cls_jax.report.results import number
-from cls_jax.report.tables import TextTable, page, percent, rich_table, show
-from cls_jax.runtime.workdir import write_file, write_json, writing
+from cls_jax.report.matrices import Label, labelled, matrices_csv, order_text
+from cls_jax.report.summary import write
+from cls_jax.report.tables import TextTable, markdown_page, percent, rich_table, show
 from cls_jax.train.events import Result
 
 _TOLD = 1  # of axis 2 of a matrix: the score with the task told
@@ -70,7 +68,7 @@ def capacity_of_orders(one: Ordered) -> dict[str, np.ndarray]:
     }
 
 
-def orders_sheet(title: str, every: Sequence[Ordered]) -> TextTable:
+def orders_table(title: str, every: Sequence[Ordered]) -> TextTable:
     """A row a method: accuracy, forgetting, order disparity, what is kept in the end.
 
     What a method counts in percent has a column of its own, with "-" for methods that do not.
@@ -114,17 +112,20 @@ def read_orders(texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
     return orders
 
 
-def finish_orders(
-    workdir: str | None, labels: Sequence[str], orders: Sequence[str], results: Sequence[Result]
+def report_orders(
+    labels: Sequence[str],
+    orders: Sequence[str],
+    results: Sequence[Result],
+    folder: str | Path | None = None,
 ) -> None:
-    """Prints the table, and writes the record if there is a workdir.
+    """Prints the table, and writes all files if there is a workdir.
 
     Args:
-      workdir: None writes nothing.
       labels: of the methods.
       orders: for ``read_orders``.
       results: those of the first method in all orders, then the second's, and so on; in each
         order one for each value of a sweep.
+      folder: the workdir that this process has claimed; None writes nothing.
     """
     each, parsed = len(orders), read_orders(orders)
     values, every = len(results) // (each * len(labels)), []
@@ -133,36 +134,31 @@ def finish_orders(
         for value in range(values):
             told = mine[value].method.removeprefix(f"{label} {orders[0]}") if values > 1 else ""
             every.append(Ordered(f"{label}{told}", parsed, tuple(mine[value::values])))
-    sheet = orders_sheet(results[0].stream_name.split(", in order")[0], every)
-    show(rich_table(sheet))
-    if workdir is not None:
-        with writing(workdir):
-            print(f"results in {write_orders(workdir, sheet, every)}")
+    table = orders_table(results[0].stream_name.split(", in order")[0], every)
+    show(rich_table(table))
+    if folder is not None:
+        write(folder, render_orders(table, every))
 
 
-def write_orders(workdir: str | Path, sheet: TextTable, every: Sequence[Ordered]) -> Path:
-    """Writes a table's record into ``workdir``, which has its config.json already.
+def render_orders(table: TextTable, every: Sequence[Ordered]) -> dict[str, str | bytes]:
+    """Every file of a table: name -> content.
 
-    comparison.md, order_disparity.json, accuracy_<label>.csv (the matrix of every order and seed,
-    columns by the numbers that the tasks were given), capacity.png.
+    comparison.md, capacity.png, accuracy_<label>.csv (the matrix of every order and seed, columns
+    by the numbers that the tasks were given, counted from 1), order_disparity.json.
 
     Args:
-      workdir: a folder that is there.
-      sheet: of ``orders_sheet``.
+      table: of ``orders_table``.
       every: the same.
     """
-    workdir = Path(workdir)
-    write_json(workdir / "order_disparity.json", [_told(one) for one in every])
-    for one, name in zip(every, safe_names([one.label for one in every]), strict=True):
-        write_file(workdir / f"accuracy_{name}.csv", _matrices(one))
-    told = {"stream": {"name": sheet.title}}
+    told = {"stream": {"name": table.title}}
     merged = [
         one.results[0]._replace(method=one.label, capacity=capacity_of_orders(one), details=told)
         for one in every
     ]
-    write_file(workdir / "capacity.png", figures.capacity(merged))
-    write_file(workdir / "comparison.md", page(sheet))
-    return workdir
+    files = {"comparison.md": markdown_page(table), "capacity.png": figures.capacity(merged)}
+    for one, name in zip(every, safe_names([one.label for one in every]), strict=True):
+        files[f"accuracy_{name}.csv"] = matrices_csv(_matrices(one))
+    return {**files, "order_disparity.json": json_text([_told(one) for one in every])}
 
 
 def _told(one: Ordered) -> Mapping[str, Any]:
@@ -181,13 +177,11 @@ def _told(one: Ordered) -> Mapping[str, Any]:
     }
 
 
-def _matrices(one: Ordered) -> str:
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    num_tasks = one.results[0].matrix.shape[-1]
-    lines.writerow(["order", "seed", "after_task", *[f"task_{j}" for j in range(num_tasks)]])
-    for order, result in zip(one.orders, one.results, strict=True):
-        for seed, matrix in zip(result.seeds, result.matrix[:, 0, _TOLD], strict=True):
-            for i, row in enumerate(by_given_task(matrix, np.asarray(order))):
-                lines.writerow(["-".join(map(str, order)), seed, i, *map(number, row)])
-    return text.getvalue()
+def _matrices(one: Ordered) -> dict[Label, np.ndarray]:
+    """Every matrix with the task told, its columns by the numbers that the tasks were given."""
+    return {
+        of._replace(order=order_text(order)): by_given_task(result.matrix[place], np.asarray(order))
+        for order, result in zip(one.orders, one.results, strict=True)
+        for of, place in labelled(result)
+        if place[1:] == (0, _TOLD)
+    }

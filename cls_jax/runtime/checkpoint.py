@@ -28,7 +28,16 @@ from cls_jax.core.types import PyTree
 from cls_jax.runtime.distributed import all_max, is_primary
 from cls_jax.runtime.preemption import StopFlag
 from cls_jax.runtime.save_interval import Interval, interval
-from cls_jax.runtime.saves import GROUP, fingerprint, line, literal, read, read_trials, words_on
+from cls_jax.runtime.saves import (
+    GROUP,
+    fingerprint,
+    line,
+    literal,
+    read,
+    read_trials,
+    shapes_of,
+    words_on,
+)
 from cls_jax.train.segments import Cost, Position, Restored
 
 __all__ = ["Checkpoints", "Interval", "check_saves", "fingerprint", "interval"]
@@ -154,9 +163,8 @@ class Checkpoints:
 
     def _read_back(self, group: Path, number: int, run: PyTree) -> None:
         """Raises OSError, and takes the save away, unless it comes back as it was."""
-        of = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)  # noqa: E731
         try:
-            read(group, number, lambda size: jax.tree.map(of, run))
+            read(group, number, lambda size: shapes_of(run))
         except Exception as error:
             shutil.rmtree(group / str(number), ignore_errors=True)
             raise OSError(f"what was written cannot be read back: {line(error)}") from error

@@ -94,6 +94,15 @@ def _understood(group: Path, number: int, found: Any) -> Words:
     return whose
 
 
+def shapes_of(tree: PyTree, size: tuple[int, ...] = ()) -> PyTree:
+    """Shapes, dtypes and shardings of a tree's leaves, with axes of ``size`` before the others."""
+
+    def of(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((*size, *leaf.shape), leaf.dtype, sharding=leaf.sharding)
+
+    return jax.tree.map(of, tree)
+
+
 def saves_of(group: Path) -> list[int]:
     """Numbers of the saves that are finished, the newest first."""
     names = [path.name for path in group.iterdir() if path.is_dir()]
@@ -155,13 +164,6 @@ def read_trials(folder: Path, like: PyTree) -> Found:
 
 def _newest_whole(group: Path, like: PyTree) -> tuple[Words, list[PyTree]] | str | None:
     """The newest whole save of a group, trial by trial; why there is none; None: no save."""
-
-    def shaped(size: tuple[int, ...]) -> PyTree:
-        of = lambda leaf: jax.ShapeDtypeStruct(  # noqa: E731
-            (*size, *leaf.shape), leaf.dtype, sharding=leaf.sharding
-        )
-        return jax.tree.map(of, like)
-
     try:
         numbers = saves_of(group)
     except OSError as error:
@@ -169,7 +171,7 @@ def _newest_whole(group: Path, like: PyTree) -> tuple[Words, list[PyTree]] | str
     why = None
     for number in numbers:
         try:
-            words, run = read(group, number, shaped)
+            words, run = read(group, number, lambda size: shapes_of(like, size))
         except Exception as error:  # a torn file shows itself in many ways
             why = line(error)
             then = "the one before is taken" if number > numbers[-1] else "there is none before it"

@@ -1,27 +1,20 @@
-"""The folder of one experiment: whose it is, what made it; no file in it is ever half written."""
+"""The folder of one experiment: whose it is, and that nobody else writes there."""
 
 import contextlib
-import functools
-import hashlib
 import itertools
 import json
 import os
-import platform
 import re
-import shlex
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from cls_jax.core.errors import InputError
 from cls_jax.core.files import plain, read_json, write_json
-from cls_jax.core.files import write_file as write_file
-from cls_jax.core.paths import check_no_links, check_place, user_path, writing
-from cls_jax.core.version import PACKAGE, __version__
+from cls_jax.core.paths import check_no_links, check_place, writing
 from cls_jax.runtime.lock import LOCK, OWNER, locked
+from cls_jax.runtime.provenance import provenance
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
@@ -38,8 +31,8 @@ HOW_NOT_WHAT = frozenset(
 
 def check_workdir(
     workdir: str | Path, config: Mapping[str, Any], same: Mapping[str, Any] | None = None
-) -> bool:
-    """Whether ``workdir`` holds this experiment already; writes nothing.
+) -> dict[str, Any] | None:
+    """The record of this experiment in ``workdir``, None where there is nothing; writes nothing.
 
     Where the data lie may have changed: their fingerprints decide.
 
@@ -53,7 +46,7 @@ def check_workdir(
     """
     record = check_workdir_is_ours(workdir)
     if record is None:
-        return False
+        return None
     kept = record["config"]
     if _same_data(record, same):
         kept = _with_data(kept, plain(config))
@@ -69,7 +62,7 @@ def check_workdir(
             f"workdir {workdir} holds another experiment ({shown}{more}); "
             "give another --workdir, or --restart to move that one aside"
         )
-    return True
+    return record
 
 
 def check_workdir_is_ours(workdir: str | Path) -> dict[str, Any] | None:
@@ -86,32 +79,6 @@ def check_workdir_is_ours(workdir: str | Path) -> dict[str, Any] | None:
             told = f"workdir {workdir}: {name} in it is a file; give another --workdir"
             raise InputError(told)
     return record
-
-
-def prepare_workdir(
-    workdir: str | Path, config: Mapping[str, Any], same: Mapping[str, Any] | None = None
-) -> Path:
-    """The folder, made, with its config.json; call it last before the compute starts.
-
-    A folder that holds the same experiment is taken again, and its config.json remembers that.
-
-    Args:
-      workdir, config, same: as ``check_workdir``.
-
-    Raises:
-      InputError: as ``check_workdir``, or the folder could not be made.
-    """
-    known = check_workdir(workdir, config, same)
-    workdir = user_path(workdir, "workdir")
-    if not known:
-        return write_config(workdir, config, same)
-    record = read_record(workdir)
-    if _same_data(record, same):
-        record["config"] = _with_data(record["config"], plain(config))
-    record["resumed"] = [*record.get("resumed", []), provenance()]
-    with writing(workdir):
-        write_json(workdir / CONFIG, record)
-    return workdir
 
 
 def read_record(workdir: Path) -> dict[str, Any] | None:
@@ -152,14 +119,17 @@ def read_record(workdir: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def claimed(
+def claim(
     workdir: str | Path,
     config: Mapping[str, Any],
-    same: Mapping[str, Any],
+    same: Mapping[str, Any] | None = None,
     *,
     restart: bool = False,
 ) -> Iterator[Path]:
-    """The folder, prepared, for this process alone.
+    """The folder, made, with its config.json, for this process alone: a run's, then its report's.
+
+    Whose it is was read and compared once, before anything is made. A folder that holds the same
+    experiment is taken again, and its config.json remembers that.
 
     Args:
       workdir, config, same: as ``check_workdir``.
@@ -167,7 +137,8 @@ def claimed(
         WORKDIR.2, ...; nothing is ever deleted.
 
     Raises:
-      InputError: as ``check_workdir``, or another process is using the folder.
+      InputError: as ``check_workdir``, the folder could not be made, or another process is using
+        it.
     """
     workdir = check_place(workdir)
     if restart and read_record(workdir) is not None:
@@ -179,75 +150,37 @@ def claimed(
         with locked(workdir), writing(workdir):
             here.rename(aside)
         print(f"{workdir} was moved to {aside}", file=sys.stderr)
-    check_workdir(workdir, config, same)
+    seen = _version(workdir)
+    record = check_workdir(workdir, config, same)
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     with locked(workdir):
-        yield prepare_workdir(workdir, config, same)
+        if _version(workdir) != seen:  # another process came and went before the lock
+            record = check_workdir(workdir, config, same)
+        with writing(workdir):
+            write_json(workdir / CONFIG, _taken(record, config, same))
+        yield workdir
 
 
-def write_config(
-    workdir: str | Path, config: Mapping[str, Any], same: Mapping[str, Any] | None = None
-) -> Path:
-    """The folder, made, with a config.json of ``config``, ``same`` and ``provenance()``."""
-    workdir = user_path(workdir, "workdir")
-    with writing(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / CONFIG, {"config": config, **(same or {}), **provenance()})
-    return workdir
-
-
-def software() -> dict[str, str]:
-    """What computes: versions of the packages that fix the numbers, and a digest of our code."""
-    digest = hashlib.blake2b(digest_size=8)
-    package = PACKAGE
-    for path in sorted(package.rglob("*.py")):
-        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-    return {name: metadata.version(name) for name in packages} | {"cls_jax": digest.hexdigest()}
-
-
-def provenance() -> dict[str, Any]:
-    """What made a result: command line, commit, versions, device."""
-    import jax
-
-    device, mine = jax.devices()[0], {"cls_jax": __version__}
-    return {
-        "command": command(),
-        "commit": commit(),
-        "versions": {**software(), **mine, "python": platform.python_version()},
-        "device": {
-            "platform": device.platform,
-            "kind": device.device_kind,
-            "count": jax.device_count(),
-        },
-    }
-
-
-def command() -> str:
-    """The command line of this process, or of %run in a notebook, ready for a shell."""
-    in_notebook = any("kernel_launcher" in part for part in sys.orig_argv)  # Jupyter's, Colab's
-    return shlex.join(["python", *(sys.argv if in_notebook else sys.orig_argv[1:])])
-
-
-@functools.cache
-def commit() -> str | None:
-    """The git commit of the package, "-dirty" if tracked files differ; None outside a checkout.
-
-    Asked once a process, so that a commit made during a long run does not enter its record.
-    """
-    package = PACKAGE
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(package), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
+def _version(workdir: Path) -> tuple[int, ...] | None:
+    """Another one after each write of config.json, which replaces the file; None without one."""
     try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # installed into someone's checkout: no
-        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    except (OSError, subprocess.CalledProcessError):
+        about = os.stat(workdir / CONFIG)
+    except OSError:
         return None
+    return about.st_ino, about.st_mtime_ns, about.st_size
+
+
+def _taken(
+    record: Mapping[str, Any] | None, config: Mapping[str, Any], same: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What config.json says from here on: of a new experiment, or of ``record``, taken again."""
+    if record is None:
+        return {"config": config, **(same or {}), **provenance()}
+    kept = record["config"]
+    if _same_data(record, same):
+        kept = _with_data(kept, plain(config))
+    return {**record, "config": kept, "resumed": [*record.get("resumed", []), provenance()]}
 
 
 def _same_data(record: Mapping[str, Any], same: Mapping[str, Any] | None) -> bool:

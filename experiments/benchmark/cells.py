@@ -15,10 +15,9 @@ from workload import TWINS, WIDTH
 
 from cls_jax.core.checks import check_range
 from cls_jax.core.errors import InputError
-from cls_jax.core.files import read_json
+from cls_jax.core.files import read_json, write_json
 from cls_jax.core.paths import check_place
 from cls_jax.methods import METHODS, signature
-from cls_jax.runtime.workdir import write_json
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING
 from workload import TWINS, Config, build, check, sizes_of, wants_torch
 
 from cls_jax.app.flags import run_main
-from cls_jax.core.paths import check_file
-from cls_jax.runtime.workdir import provenance, write_json, writing
+from cls_jax.core.files import write_json
+from cls_jax.core.paths import check_file, writing
+from cls_jax.runtime.provenance import provenance
 from cls_jax.train.events import Progress
 
 if TYPE_CHECKING:

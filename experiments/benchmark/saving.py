@@ -139,8 +139,9 @@ def main() -> None:
         child(Path(asked.child[0]), asked.child[1], script)
         return
     from cls_jax.core.errors import InputError
+    from cls_jax.core.files import write_json
     from cls_jax.core.paths import check_file
-    from cls_jax.runtime.workdir import provenance, write_json
+    from cls_jax.runtime.provenance import provenance
 
     try:
         if asked.json is not None:

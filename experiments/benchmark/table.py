@@ -23,9 +23,9 @@ from cells import PRESETS, Config, cells, measure, read
 from suggest import advice
 
 from cls_jax.app.flags import run_main
+from cls_jax.core.files import write_file, write_json
 from cls_jax.core.paths import writing
-from cls_jax.report.tables import TextTable, page, rich_table, show
-from cls_jax.runtime.workdir import write_file, write_json
+from cls_jax.report.tables import TextTable, markdown_page, rich_table, show
 
 HEADER = (
     "method/net/batch",
@@ -115,7 +115,7 @@ def main(config: Config) -> None:
     print("\n".join(advice(known)))
     if late:
         print(f"{late} cells were not begun in {config.minutes:g} minutes; run it again")
-    write_file(Path(config.out) / "summary.md", page(sheet))
+    write_file(Path(config.out) / "summary.md", markdown_page(sheet))
     write_json(Path(config.out) / "table.json", asdict(config))
     print(f"numbers in {config.out}")
 

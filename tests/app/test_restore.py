@@ -5,7 +5,7 @@ import runpy
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,11 @@ from cls_jax.app.restore import load, load_all
 from cls_jax.app.run_config import RunConfig
 from cls_jax.app.saved_scores import results, score
 from cls_jax.core.errors import InputError
+from cls_jax.core.files import write_all
 from cls_jax.core.types import Task
 from cls_jax.data.load import load as load_data
 from cls_jax.nets.registry import NetConfig
-from cls_jax.report.summary import write
+from cls_jax.report.summary import render
 
 ROOT = Path(__file__).resolve().parents[2]
 STREAM = StreamConfig(image_size=8, tasks=(4, 3, 3))
@@ -376,7 +377,7 @@ def test_a_run_of_one_method_has_its_figures_drawn_again(tmp_path):
     learner = make_learner("sgd", {}, stream, STREAM, NET)
     record = Record(("sgd",), config)
     (result,) = execute([learner], config, record)
-    write(tmp_path / "w", asdict(record), result)
+    write_all(tmp_path / "w", render([result]))
     figure = tmp_path / "w" / "accuracy_matrix.png"
     drawn = figure.read_bytes()
     figure.write_bytes(b"")

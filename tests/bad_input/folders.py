@@ -97,7 +97,8 @@ RESULTS = {
         results()(f),
         *[
             (f / f"w/accuracy_answer_{s}_seed0.csv").write_text(
-                "after_task,task_1\nbefore,0\n1,7.5\n"
+                "network,scenario,order,seed,after_task,task_1\n"
+                f"answer,{s},,0,before,0\nanswer,{s},,0,1,7.5\n"
             )
             for s in ("class_il", "task_il")
         ],

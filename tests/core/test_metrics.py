@@ -30,21 +30,6 @@ matrices = st.integers(1, 6).flatmap(
 )
 
 
-def test_roc_auc():
-    """The den card's oracle 10, of class 1 alone; all pairs of a class and the rest; a tie."""
-    y, outputs = np.array([1, 1, 0, 0]), np.array([0.9, 0.4, 0.6, 0.1])
-    assert metrics.roc_auc(np.stack([-outputs, outputs], 1), y) == pytest.approx(0.75)
-    assert metrics.roc_auc(np.zeros((4, 2)), y) == 0.5
-    y = np.arange(60) % 3
-    random = np.random.default_rng(0).normal(0, 1, (60, 4)).round(1)
-    areas = []
-    for c in range(3):
-        pairs = random[y == c, c][:, None] - random[y != c, c]
-        areas.append(((pairs > 0) + 0.5 * (pairs == 0)).mean())
-    assert metrics.roc_auc(random, y) == pytest.approx(np.mean(areas))
-    assert np.isnan(metrics.roc_auc(random, np.zeros(60, int)))
-
-
 def test_card_oracle():
     assert metrics.average_accuracy(CARD) == pytest.approx(0.65)
     assert metrics.learning_accuracy(CARD) == pytest.approx(2 / 3)
@@ -173,21 +158,6 @@ def test_one_run_has_no_spread():
     assert summary.mean == 0.5
     assert summary.n == 1
     assert np.isnan([summary.std, summary.standard_error]).all()
-
-
-def test_in_code_rounds_the_matrix_and_then_each_score():
-    a = np.array([[0.12349, NAN], [0.12351, 0.9]])  # rounds to .123 and .124
-    got = metrics.as_in_code(a)
-    assert got.accuracy == pytest.approx(0.512)  # (.124 + .9) / 2
-    assert got.forgetting == 0.0
-    assert got.learning_accuracy == pytest.approx(np.round((0.123 + 0.9) / 2, 3), abs=1e-9)
-    card = metrics.as_in_code(CARD)
-    np.testing.assert_allclose(card, [0.65, 0.05, 0.667], atol=1e-12)
-
-
-def test_half_width_is_two_population_errors():
-    assert metrics.half_width_95([0.1, 0.3]) == pytest.approx(2 * 0.1 / np.sqrt(2))
-    assert metrics.half_width_95([0.4]) == 0.0
 
 
 @pytest.mark.parametrize("shape", [(3,), (4, 3), (0, 0)])

@@ -1,4 +1,4 @@
-"""Look-ahead, averaging and clocks against hand numbers, optax and their limits."""
+"""Look-ahead and averaging against hand numbers, optax and their limits."""
 
 import chex
 import jax
@@ -79,41 +79,18 @@ def test_ema_of_a_constant_is_the_constant(value, decay, steps):
     np.testing.assert_allclose(average, value, rtol=1e-5, atol=1e-5)
 
 
-def test_every_fires_on_the_period():
-    rule = sync.every(3, lambda target, source: source)
-    clock, target, fired = rule.init(), jnp.float32(0.0), []
-    for step in range(1, 8):
-        clock, new = rule.update(jax.random.key(0), clock, target, jnp.float32(step))
-        fired.append(bool(new != target))
-        target = new
-    assert fired == [False, False, True, False, False, True, False]
-    assert int(clock.count) == 7
-    with pytest.raises(ValueError, match="at least 1 call, got 0"):
-        sync.every(0, lambda target, source: source)
-
-
-@pytest.mark.parametrize(("rate", "low", "high"), [(0.0, 0, 0), (1.0, 1000, 1000), (0.3, 250, 350)])
-def test_at_random_fires_at_its_rate(rate, low, high):
-    """1000 draws; 0.3 lies within 3.4 standard deviations (14.5) of 300."""
-    rule = sync.at_random(rate, lambda target, source: source)
-    keys = jax.random.split(jax.random.key(7), 1000)
-    update = jax.vmap(lambda key: rule.update(key, rule.init(), jnp.zeros(()), jnp.ones(()))[1])
-    assert low <= int(update(keys).sum()) <= high
-
-
 def test_lookahead_every_k_is_optax_lookahead():
     """The explicit transform and the hidden one agree to the last bit."""
     fast_rule, slow_step = optax.sgd(0.1), 0.5
     hidden = optax.lookahead(fast_rule, sync_period=2, slow_step_size=slow_step)
     params = optax.LookaheadParams.init_synced(jnp.array([1.0, -2.0]))
     state = hidden.init(params)
-    w, rule = jnp.array([1.0, -2.0]), sync.every(2, lambda a, f: sync.lookahead(a, f, slow_step))
-    anchor, clock = w, rule.init()
-    for _ in range(6):
+    w = anchor = jnp.array([1.0, -2.0])
+    for step in range(1, 7):
         updates, state = hidden.update(params.fast, state, params)  # the gradient of w^2 / 2
         params = optax.apply_updates(params, updates)
         w = w - 0.1 * w
-        clock, new_anchor = rule.update(jax.random.key(0), clock, anchor, w)
-        w = jnp.where(clock.count % 2 == 0, new_anchor, w)
-        anchor = new_anchor
+        met = jnp.array(step % 2 == 0)
+        anchor = sync.select(met, sync.lookahead(anchor, w, slow_step), anchor)
+        w = sync.select(met, anchor, w)
         np.testing.assert_allclose(params.slow, anchor, rtol=1e-6)

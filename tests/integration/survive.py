@@ -119,7 +119,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         moments = random_moments(asked.seed, tuple(asked.clock))
         attempts, found = survive(script, moments, asked.kills, Path(folder))
-    from cls_jax.runtime.workdir import commit
+    from cls_jax.runtime.provenance import commit
 
     result = {
         "script": script,

@@ -100,7 +100,8 @@ def test_apd_runs_from_orders_to_their_disparity(tmp_path):
     tables = {"config.json", "comparison.md", "order_disparity.json", "capacity.png"}
     assert files == matrices | tables
     rows = (tmp_path / "out" / "accuracy_APD(2).csv").read_text().splitlines()
-    assert rows[0] == "order,seed,after_task,task_0,task_1"
+    assert rows[0] == "network,scenario,order,seed,after_task,task_1,task_2"
+    assert [row.split(",")[2] for row in rows[1:]] == ["1-2"] * 3 + ["2-1"] * 3
     assert len(rows) == 1 + 2 * 3
     told = json.loads((tmp_path / "out" / "order_disparity.json").read_text())
     assert [len(entry["OPD of each seed and task"][0]) for entry in told] == [2, 2]
@@ -123,7 +124,8 @@ def test_reproduce_runs_from_a_table_to_its_record(tmp_path):
     assert files - kept == {"config.json", "cells.json", "comparison.md", *matrices}
     assert {p.name for p in (tmp_path / "out" / "checkpoints").iterdir()} == {"sgd", "clser_200"}
     rows = (tmp_path / "out" / "accuracy_clser_200.csv").read_text().splitlines()
-    assert rows[0] == "network,score,seed,after_task,task_1,task_2,task_3,task_4,task_5"
+    tasks = "task_1,task_2,task_3,task_4,task_5"
+    assert rows[0] == f"network,scenario,order,seed,after_task,{tasks}"
     assert len(rows) == 1 + 3 * 2 * 2 * 6  # networks, scores, seeds, rows of a matrix
     cells = json.loads((tmp_path / "out" / "cells.json").read_text())
     assert cells[1]["settings"]["source"]["stream.data"] == "ours"

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from cls_jax.core.augment import recipe
-from cls_jax.core.metrics import average_accuracy, forgetting, roc_auc
+from cls_jax.core.metrics import average_accuracy, forgetting
 from cls_jax.core.types import Task
 from cls_jax.data.load import load
 from cls_jax.methods.architecture.den import den
@@ -64,7 +65,8 @@ def test_it_learns_five_permutations_and_forgets_none():
     for number in range(TASKS):
         x = stream.transform(jnp.asarray(test.x), context[number])
         outputs = predict(state, x, Task(jnp.int32(number), every, every))
-        assert roc_auc(outputs, test.y) > 0.99
+        areas = [roc_auc_score(test.y == c, outputs[:, c]) for c in range(CLASSES)]
+        assert np.mean(areas) > 0.99
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ def test_dualnets_tables_lead_with_the_task_told(record):
 
 
 def test_every_record_says_what_it_is():
-    for folder in (ROOT / "records").iterdir():
+    for folder in filter(Path.is_dir, (ROOT / "records").iterdir()):
         assert (folder / "NOTE.md").read_text(encoding="utf-8").strip()
         if "benchmark" in folder.name:
             assert list(folder.glob("benchmark_*.json"))

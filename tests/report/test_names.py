@@ -12,11 +12,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cls_jax.report import figures
-from cls_jax.report import summary as report
 from cls_jax.report.console import console
-from cls_jax.report.result_tables import comparison_csv, comparison_sheet, result_sheet
-from cls_jax.report.tables import literal, markdown, page, rich_table, visible
-from cls_jax.report.task_orders import Ordered, orders_sheet
+from cls_jax.report.result_tables import comparison_csv, comparison_table, result_table
+from cls_jax.report.summary import report
+from cls_jax.report.tables import literal, markdown, markdown_page, visible
+from cls_jax.report.task_orders import Ordered, orders_table
 from cls_jax.train.events import Started
 from tests.report.test_summary import make_result, phased_result, text_of
 
@@ -56,15 +56,15 @@ PIPE = re.compile(r"(?:\\.|[^|\\])+")
 def test_tables_and_csv_hold_every_name(method, stream, view):
     result = on(stream, method=method, views=("answer", view))
     both = [result, result._replace(method="other " + method)]
-    for sheet in (result_sheet(result), comparison_sheet(both)):
-        text = page(sheet)
+    for table in (result_table(result), comparison_table(both)):
+        text = markdown_page(table)
         text.encode("utf-8")
-        rows = markdown(sheet).splitlines()
+        rows = markdown(table).splitlines()
         assert text.count("\n") == len(rows) + 8  # no name breaks a line
-        assert {len(PIPE.findall(row)) for row in rows} == {len(sheet.header)}
-        screen = text_of(rich_table(sheet), width=20_000)
+        assert {len(PIPE.findall(row)) for row in rows} == {len(table.header)}
+        screen = text_of(table, width=20_000)
         screen.encode("utf-8")
-        for name in (row[0] for row in sheet.rows):
+        for name in (row[0] for row in table.rows):
             assert visible(name).strip() in screen
     header, *lines = csv.reader(io.StringIO(comparison_csv(both)))
     assert len(lines) == 2 * 2 * 2 * 2
@@ -82,7 +82,7 @@ def test_markdown_is_read_as_the_name_itself(name):
 
 def test_a_command_cannot_leave_its_fence(monkeypatch):
     monkeypatch.setattr("cls_jax.report.tables.command", lambda: "python x.py 'a```\n# b'")
-    assert "\n````\npython x.py 'a```\\n# b'\n````\n" in page(result_sheet(make_result()))
+    assert "\n````\npython x.py 'a```\\n# b'\n````\n" in markdown_page(result_table(make_result()))
 
 
 def drawn(monkeypatch, draw):
@@ -145,7 +145,8 @@ def test_a_whole_run_is_written_and_told(name, tmp_path, capfd, monkeypatch):
     )
     monkeypatch.setattr(figures, "DPI", 40)
     workdir = tmp_path / "été [x]"
-    report.finish(str(workdir), {"data": name}, [on(name)])
+    workdir.mkdir()
+    report([on(name)], workdir)
     assert f"# dualnet on {literal(name)}" in (workdir / "summary.md").read_text(encoding="utf-8")
     assert json.loads((workdir / "results.json").read_text())["details"]["stream"]["name"] == name
     assert "été [x]" in capfd.readouterr().out
@@ -154,7 +155,7 @@ def test_a_whole_run_is_written_and_told(name, tmp_path, capfd, monkeypatch):
 def test_a_terminal_without_unicode_gets_the_table(tmp_path, monkeypatch):
     stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr("sys.stdout", stdout)
-    report.finish(str(tmp_path), {}, [on("日")])
+    report([on("日")], tmp_path)
     stdout.flush()
     text = stdout.buffer.getvalue().decode("ascii")
     assert "dualnet on \\u65e5" in text
@@ -171,5 +172,5 @@ def test_the_console_shows_the_headline_as_it_is(name, capfd):
 
 def test_labels_of_orders_too():
     result = make_result(num_tasks=2, seeds=(0,))._replace(capacity={"bits": np.ones((1, 2))})
-    sheet = orders_sheet("digits", [Ordered("a|b\n$", ((0, 1), (1, 0)), (result, result))])
-    assert r"| a\|b\\n\$ |" in page(sheet)
+    table = orders_table("digits", [Ordered("a|b\n$", ((0, 1), (1, 0)), (result, result))])
+    assert r"| a\|b\\n\$ |" in markdown_page(table)

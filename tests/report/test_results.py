@@ -12,11 +12,13 @@ import pytest
 
 from cls_jax.app import compare_runs
 from cls_jax.core.errors import InputError
-from cls_jax.report import summary as report
-from cls_jax.report.result_tables import comparison_sheet, result_sheet
-from cls_jax.report.results import gather, read, write_runs
+from cls_jax.core.files import write_all
+from cls_jax.report.result_tables import comparison_table, result_table
+from cls_jax.report.results import collect, comparison_files, read, run_files
+from cls_jax.report.summary import render
 from cls_jax.report.tables import markdown
 from tests.report.test_summary import comparison, make_result, pixels, text_of
+from tests.support.finished import finished
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = {"method": "er", "seeds": (0, 4, 7)}
@@ -24,9 +26,7 @@ CONFIG = {"method": "er", "seeds": (0, 4, 7)}
 
 def write(folder, *results):
     """A finished workdir, as an experiment leaves it."""
-    if len(results) == 1:
-        return report.write(folder, CONFIG, *results)
-    return report.write_comparison(folder, CONFIG, results)
+    return finished(folder, CONFIG, *results)
 
 
 def on(result, scenario="domain_il", **details):
@@ -44,9 +44,9 @@ def long(**kind):
 
 
 def assert_same(found, expected):
-    """Everything but the final states, accuracies to the six decimals of the files."""
+    """Everything but the final states, accuracies bit for bit as float32."""
     assert found.matrix.dtype == np.float64
-    np.testing.assert_allclose(found.matrix, expected.matrix, rtol=0, atol=6e-7)
+    np.testing.assert_array_equal(found.matrix, np.float32(expected.matrix))
     fields = ("method", "seeds", "views", "seconds", "steps_per_second", "details", "scenarios")
     for name in fields:
         assert getattr(found, name) == getattr(expected, name), name
@@ -68,7 +68,7 @@ def test_one_run_comes_back(name, tmp_path):
     result = SINGLE[name]
     (found,) = read(write(tmp_path / "run", result._replace(states=("big",))))
     assert_same(found, result)
-    assert text_of(report.tables(found)) == text_of(report.tables(result))
+    assert text_of(result_table(found)) == text_of(result_table(result))
 
 
 @pytest.mark.parametrize("scenario", ["class_il", "domain_il"])
@@ -81,14 +81,14 @@ def test_a_comparison_comes_back(scenario, tmp_path):
     found = read(write(tmp_path / "run", *results))
     for mine, expected in zip(found, results, strict=True):
         assert_same(mine, expected)
-    assert text_of(report.comparison_table(found)) == text_of(report.comparison_table(results))
+    assert text_of(comparison_table(found)) == text_of(comparison_table(results))
 
 
 def test_accuracies_of_a_run_come_back_bit_for_bit(tmp_path):
     """They are float32 quotients; ties in a table's last digit fall as they fell."""
     result = make_result(num_tasks=5)
-    counts = np.round(1000 * result.matrix)
-    result = result._replace(matrix=np.float32(counts / 1000).astype(np.float64))
+    counts = np.round(1797 * result.matrix)
+    result = result._replace(matrix=np.float32(counts / 1797).astype(np.float64))
     (found,) = read(write(tmp_path, result))
     np.testing.assert_array_equal(found.matrix, result.matrix)
 
@@ -111,7 +111,7 @@ RECORDS = [
 def test_records_give_their_own_table(folder):
     results = read(folder)
     one = (folder / "results.json").exists()
-    sheet = result_sheet(*results) if one else comparison_sheet(results)
+    sheet = result_table(*results) if one else comparison_table(results)
     page = (folder / ("summary.md" if one else "comparison.md")).read_text(encoding="utf-8")
     assert markdown(sheet) in page
 
@@ -125,10 +125,28 @@ def replace(old, new):
 
 DAMAGE = {
     "matrix missing": (CSV, Path.unlink, f"{CSV} is missing; run the command"),
-    "matrix empty": (CSV, lambda path: path.write_text(""), f"{CSV} is damaged: not 4 rows of 3"),
-    "a row missing": (CSV, replace("before,", "#"), "is damaged"),
+    "matrix empty": (CSV, lambda path: path.write_text(""), f"{CSV} is damaged: it is empty"),
+    "a row missing": (CSV, lambda path: path.write_text(path.read_text()[:150]), "is damaged"),
+    "a moment missing": (CSV, replace("before,", "#,"), "after_task is not before, 1, ..., 3"),
     "a task missing": (CSV, replace(",task_3", ""), "is damaged"),
+    "a word missing": (CSV, replace("before,", "before"), "not 3 accuracies in each row"),
     "no number": (CSV, replace("0.", "o."), "is damaged"),
+    "another's": (
+        CSV,
+        lambda path: path.write_text(path.read_text().replace(",4,", ",7,")),
+        "not the one matrix plastic task_il seed 4",
+    ),
+    "rows of two": (CSV, replace(",4,1,", ",7,1,"), "rows of two matrices are mixed"),
+    "twice": (
+        CSV,
+        lambda path: path.write_text(path.read_text() + path.read_text().partition("\n")[2]),
+        "a matrix twice",
+    ),
+    "the format before": (
+        CSV,
+        lambda path: path.write_text("after_task,task_1,task_2,task_3\n"),
+        "is damaged: another header",
+    ),
     "in percent": (CSV, replace("0.", "70."), "accuracies in [0, 1]"),
     "not text": (CSV, lambda path: path.write_bytes(b"\xff\xfe\x00"), "is damaged"),
     "no json": ("results.json", lambda path: path.write_text("{"), "results.json is damaged"),
@@ -166,7 +184,7 @@ def nested(levels):
 
 PHASED = {"name": "digits", "scenario": "class_il", "base_classes": 6}
 DAMAGE |= {
-    f"{CSV} rows out of order": (CSV, replace("\n1,", "\n2,"), "is damaged"),
+    f"{CSV} rows out of order": (CSV, replace(",4,1,", ",4,2,"), "after_task is not"),
     f"{CSV} too large for float32": (CSV, replace("0.", "1e300"), "accuracies in [0, 1]"),
     f"{CSV} is a folder": (CSV, lambda path: [path.unlink(), path.mkdir()], "is damaged"),
     f"{CSV} is a pipe": (CSV, lambda path: [path.unlink(), os.mkfifo(path)], "is damaged"),
@@ -219,7 +237,9 @@ def test_what_is_too_large_for_the_files_takes_no_memory(tmp_path):
     """A billion tasks are no reason to ask for 16 exabytes."""
     run = write(tmp_path / "run", make_result())
     told(num_tasks=10**9)(run / "results.json")
-    with pytest.raises(InputError, match="is damaged: not 1000000001 rows of 1000000000"):
+    with pytest.raises(
+        InputError, match=r"is damaged: not the one matrix .* over 1000000000 tasks"
+    ):
         read(run)
 
 
@@ -245,7 +265,7 @@ def test_phases_stand_beside_phases_only(tmp_path):
     details = {"stream": stream, "test_examples": [[60, 20, 20]] * 3}
     phased = write(tmp_path / "phased", result._replace(details=details))
     with pytest.raises(InputError, match="has base classes and phases, class-IL and task-IL over"):
-        gather([phased, write(tmp_path / "plain", make_result(method="er"))])
+        collect([phased, write(tmp_path / "plain", make_result(method="er"))])
 
 
 @pytest.mark.parametrize("name", DAMAGE)
@@ -265,11 +285,11 @@ def test_no_name_leads_out_of_the_folder(tmp_path):
     first, second = comparison()[:2]
     views = ("answer", "../../victim", *first.views[2:])[: len(first.views)]
     results = [first._replace(method="../x", views=views), second._replace(method="é" * 300)]
-    write_runs(tmp_path / "w", results)
+    write_all(tmp_path / "w", comparison_files(results))
     assert [path.name for path in tmp_path.iterdir()] == ["w"]
     for one, again in zip(results, read(tmp_path / "w"), strict=True):
         assert (again.method, again.views) == (one.method, one.views)
-        np.testing.assert_allclose(again.matrix, one.matrix, atol=1e-6)
+        np.testing.assert_array_equal(again.matrix, np.float32(one.matrix))
 
 
 def test_what_is_not_finished_is_told(tmp_path):
@@ -282,20 +302,14 @@ def test_what_is_not_finished_is_told(tmp_path):
         read(tmp_path)
 
 
-def test_the_json_comes_last(tmp_path, monkeypatch):
-    """A run killed while it writes has either no results or all of them."""
-    from cls_jax.report import results as stored
-    from cls_jax.runtime import workdir
-
-    written = []
-    monkeypatch.setattr(stored, "write_file", lambda path, _: written.append(path.name))
-    monkeypatch.setattr(stored, "write_json", lambda path, _: written.append(path.name))
-    stored.write_run(tmp_path, make_result())
-    assert written[-1] == "results.json"
-    assert len(written) == 13
-    stored.write_runs(tmp_path, comparison())
-    assert written[-1] == "comparison.json"
-    assert workdir.CONFIG not in written
+def test_the_json_comes_last():
+    """Files are put in place in this order: a run killed then has no results, or all of them."""
+    files = [*run_files(make_result())]
+    assert files[-1] == "results.json"
+    assert len(files) == 13
+    assert [*comparison_files(comparison())][-1] == "comparison.json"
+    for results in ([make_result()], comparison()):
+        assert [*render(results)][-1] in ("results.json", "comparison.json")
 
 
 @pytest.fixture
@@ -309,16 +323,16 @@ def runs(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_gathered_runs_keep_their_names_where_they_can(runs):
-    labels = [result.method for result in gather(["runs/c", "runs/a"])]
+def test_collected_runs_keep_their_names_where_they_can(runs):
+    labels = [result.method for result in collect(["runs/c", "runs/a"])]
     assert labels == ["bad", "good", "joint", "er"]
-    labels = [result.method for result in gather(["runs/a", "runs/c", "runs/b"])]
+    labels = [result.method for result in collect(["runs/a", "runs/c", "runs/b"])]
     assert labels == ["er (a)", "bad", "good", "joint", "er (b)"]
 
 
 def test_folders_of_one_name_are_told_apart(runs):
     shutil.copytree("runs/a", "old/a")
-    labels = [result.method for result in gather(["runs/a", "old/a"])]
+    labels = [result.method for result in collect(["runs/a", "old/a"])]
     assert labels == ["er (runs/a)", "er (old/a)"]
     compare_runs.main(["runs/a", "old/a", "--out", "both"])
     assert [result.method for result in read("both")] == labels
@@ -326,26 +340,26 @@ def test_folders_of_one_name_are_told_apart(runs):
 
 def test_two_streams_are_both_named(runs):
     result = make_result(method="sgd")._replace(details={"stream": {"name": "mnist, 3 tasks"}})
-    results = gather(["runs/a", write("runs/m", result)])
+    results = collect(["runs/a", write("runs/m", result)])
     assert [result.method for result in results] == ["er (a)", "sgd (m)"]
-    assert "digits, 3 tasks; mnist, 3 tasks" in text_of(report.comparison_table(results))
+    assert "digits, 3 tasks; mnist, 3 tasks" in text_of(comparison_table(results))
 
 
 def test_the_command_sets_workdirs_side_by_side(runs, capsys):
     compare_runs.main(["runs/a", "runs/b", "runs/c", "--out", "runs/all"])
     out, err = capsys.readouterr()
     assert err == ""
-    expected = gather(["runs/a", "runs/b", "runs/c"])
+    expected = collect(["runs/a", "runs/b", "runs/c"])
     for row in ("er (a)", "er (b)", "bad", "good", "joint", "results in runs/all"):
         assert row in out
-    for line in text_of(report.comparison_table(expected), width=200).splitlines():
+    for line in text_of((comparison_table(expected)), width=200).splitlines():
         assert line in out
     files = {path.name for path in Path("runs/all").iterdir()}
     matrices = {name for name in files if name.startswith("accuracy_")}
     assert files - matrices == {
         *("comparison.json", "comparison.csv", "comparison.md", "comparison_over_tasks.png")
     }
-    assert markdown(comparison_sheet(expected)) in Path("runs/all/comparison.md").read_text()
+    assert markdown(comparison_table(expected)) in Path("runs/all/comparison.md").read_text()
     png = Path("runs/all/comparison_over_tasks.png").read_bytes()
     assert png.startswith(b"\x89PNG\r\n")
     assert pixels(png).shape[1] == 1500
@@ -360,9 +374,9 @@ def test_the_command_sets_workdirs_side_by_side(runs, capsys):
 
 def test_one_workdir_prints_its_own_table(runs, capsys):
     compare_runs.main(["runs/a"])
-    assert capsys.readouterr().out == text_of(report.tables(*read("runs/a")), width=200)
+    assert capsys.readouterr().out == text_of(result_table(*read("runs/a")), width=200)
     compare_runs.main(["runs/c"])
-    assert capsys.readouterr().out == text_of(report.comparison_table(read("runs/c")), width=200)
+    assert capsys.readouterr().out == text_of((comparison_table(read("runs/c"))), width=200)
 
 
 def make_others():

@@ -1,8 +1,10 @@
 """Tables as text, files read back, figures that are figures."""
 
+import builtins
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 
@@ -14,10 +16,11 @@ from cls_jax.core import metrics
 from cls_jax.core.errors import InputError
 from cls_jax.report import figures
 from cls_jax.report import results as stored
-from cls_jax.report import summary as report
-from cls_jax.report.result_tables import comparison_sheet, result_sheet
-from cls_jax.report.tables import page
+from cls_jax.report.result_tables import comparison_table, result_table
+from cls_jax.report.summary import render, report
+from cls_jax.report.tables import markdown_page, rich_table, show
 from cls_jax.train.events import Result
+from tests.support.finished import finished
 
 CONFIG = {"method": "dualnet", "seeds": (0, 4, 7)}
 
@@ -35,9 +38,10 @@ def make_result(num_tasks=3, seeds=(0, 4, 7), views=("answer", "plastic"), metho
     return Result(method, seeds, views, matrix, (), 12.34, 1234.5, details)
 
 
-def text_of(renderable, width=140):
+def text_of(table, width=140):
+    """A TextTable as a terminal shows it."""
     to = Console(file=io.StringIO(), width=width)
-    to.print(renderable)
+    to.print(rich_table(table))
     return to.file.getvalue()
 
 
@@ -47,7 +51,7 @@ def cells(line):
 
 def test_table_has_every_view_and_scenario_as_mean_and_std():
     result = make_result()
-    lines = [cells(line) for line in text_of(report.tables(result)).splitlines()]
+    lines = [cells(line) for line in text_of(result_table(result)).splitlines()]
     assert ["dualnet on digits, 3 tasks"] in lines
     assert ["network", "scenario", "ACC", "forgetting", "BWT", "FWT", "LA"] in lines
     rows = [line for line in lines if line and line[0] in result.views]
@@ -62,7 +66,7 @@ def test_table_has_every_view_and_scenario_as_mean_and_std():
 
 
 def test_one_seed_has_no_spread():
-    text = text_of(report.tables(make_result(seeds=(5,))))
+    text = text_of(result_table(make_result(seeds=(5,))))
     assert "±" not in text
     assert "nan" not in text
     assert "one seed (5)" in text
@@ -72,16 +76,16 @@ def test_nothing_is_minus_zero():
     result = make_result(seeds=(0, 1))
     result.matrix[:, :, :, 1:] = 0.5
     result.matrix[:, :, :, 3, 0] += 1e-5  # forgetting -0.0005 percent
-    assert "-0.00" not in text_of(report.tables(result))
+    assert "-0.00" not in text_of(result_table(result))
 
 
 def test_names_are_not_read_as_markup():
-    text = text_of(report.tables(make_result(method="er[bold]")))
+    text = text_of(result_table(make_result(method="er[bold]")))
     assert "er[bold] on digits" in text
 
 
 def test_a_narrow_terminal_loses_no_number():
-    text = text_of(report.tables(make_result()), width=60)
+    text = text_of(result_table(make_result()), width=60)
     assert "…" not in text.split("LA")[1]
 
 
@@ -96,9 +100,9 @@ def comparison():
 
 def test_comparison_marks_the_best_of_each_column(tmp_path):
     results = comparison()
-    text = text_of(report.comparison_table(results))
+    text = text_of(comparison_table(results))
     assert "digits, 3 tasks" in text
-    report.write_comparison(tmp_path, CONFIG, results)
+    finished(tmp_path, CONFIG, *results)
     rows = {
         row[1]: row[2:-1]
         for row in (
@@ -122,11 +126,11 @@ def test_comparison_marks_the_best_of_each_column(tmp_path):
 
 def test_comparison_files(tmp_path):
     results = comparison()
-    report.write_comparison(tmp_path, CONFIG, results)
+    finished(tmp_path, CONFIG, *results)
     names = {path.name for path in tmp_path.iterdir()}
     assert len([name for name in names if name.startswith("accuracy_")]) == 36  # 3 x 2 x 2 x 3
     assert {name for name in names if not name.startswith("accuracy_")} == {
-        *("config.json", "comparison.json", "comparison.csv", "comparison.md"),
+        *(".lock", "config.json", "comparison.json", "comparison.csv", "comparison.md"),
         "comparison_over_tasks.png",
     }
     with (tmp_path / "comparison.csv").open() as file:
@@ -146,11 +150,11 @@ def test_comparison_files(tmp_path):
 @pytest.mark.parametrize("names", [(), ("er", "er")])
 def test_comparison_needs_different_names(names):
     with pytest.raises(InputError, match="different names"):
-        report.comparison_table([make_result(method=name) for name in names])
+        comparison_table([make_result(method=name) for name in names])
 
 
 def test_write_leaves_these_files(tmp_path):
-    assert report.write(tmp_path / "run", CONFIG, make_result()) == tmp_path / "run"
+    assert finished(tmp_path / "run", CONFIG, make_result()) == tmp_path / "run"
     matrices = {
         f"accuracy_{view}_{scenario}_seed{seed}.csv"
         for view in ("answer", "plastic")
@@ -158,26 +162,28 @@ def test_write_leaves_these_files(tmp_path):
         for seed in (0, 4, 7)
     }
     assert {path.name for path in (tmp_path / "run").iterdir()} == matrices | {
-        *("config.json", "results.json", "summary.md"),
+        *(".lock", "config.json", "results.json", "summary.md"),
         *("accuracy_matrix.png", "accuracy_over_tasks.png"),
     }
 
 
 def test_csv_holds_the_matrix(tmp_path):
     result = make_result()
-    report.write(tmp_path, CONFIG, result)
+    finished(tmp_path, CONFIG, result)
     for trial, seed in enumerate(result.seeds):
         with (tmp_path / f"accuracy_plastic_task_il_seed{seed}.csv").open() as file:
             header, *rows = csv.reader(file)
-        assert header == ["after_task", "task_1", "task_2", "task_3"]
-        assert [row[0] for row in rows] == ["before", "1", "2", "3"]
-        values = [[float(cell) if cell else np.nan for cell in row[1:]] for row in rows]
-        np.testing.assert_allclose(values, result.matrix[trial, 1, 1], atol=5e-7)
+        names = ["network", "scenario", "order", "seed", "after_task"]
+        assert header == [*names, "task_1", "task_2", "task_3"]
+        assert all(row[:4] == ["plastic", "task_il", "", str(seed)] for row in rows)
+        assert [row[4] for row in rows] == ["before", "1", "2", "3"]
+        values = [[float(cell) if cell else np.nan for cell in row[5:]] for row in rows]
+        np.testing.assert_array_equal(np.float32(values), np.float32(result.matrix[trial, 1, 1]))
 
 
 def test_results_json_holds_every_score(tmp_path):
     result = make_result()
-    report.write(tmp_path, CONFIG, result)
+    finished(tmp_path, CONFIG, result)
     record = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
     assert record["method"] == "dualnet"
     assert record["seeds"] == [0, 4, 7]
@@ -198,19 +204,54 @@ def test_results_json_holds_every_score(tmp_path):
 
 def test_summary_has_the_table_and_the_command(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", ["python3", "experiments/x.py", "--preset", "quick"])
-    report.write(tmp_path, CONFIG, make_result())
+    finished(tmp_path, CONFIG, make_result())
     text = (tmp_path / "summary.md").read_text()
     assert text.startswith("# dualnet on digits, 3 tasks\n")
     assert "| network | scenario | ACC |" in text
     assert "```\npython experiments/x.py --preset quick\n```" in text
 
 
+def test_rendering_writes_nothing_and_is_what_is_written(tmp_path, monkeypatch):
+    """Of one run and of several; a figure is the same bytes each time."""
+    monkeypatch.chdir(tmp_path)
+    for results in ([make_result()], comparison()):
+        files = render(results)
+        assert not any(tmp_path.iterdir())
+        folder = finished(tmp_path / "w", CONFIG, *results)
+        for name, content in files.items():
+            expected = content if isinstance(content, bytes) else content.encode()
+            assert (folder / name).read_bytes() == expected
+        assert {path.name for path in folder.iterdir()} == {*files, "config.json", ".lock"}
+        shutil.rmtree(folder)
+
+
+def test_a_full_disk_is_one_sentence_and_changes_nothing(tmp_path, monkeypatch, capsys):
+    """Also where it is full after half of the files."""
+    folder = finished(tmp_path / "w", CONFIG, make_result())
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    opened, room = builtins.open, iter(range(8))
+
+    def full(path, mode="r", **kind):
+        if mode == "xb" and next(room, None) is None:
+            raise OSError(28, "No space left on device")
+        return opened(path, mode, **kind)
+
+    monkeypatch.setattr("builtins.open", full)
+    other = make_result(num_tasks=2)
+    with pytest.raises(InputError, match="w: No space left on device; mend that"):
+        report([other], folder)
+    monkeypatch.undo()
+    assert next(room, None) is None, "the disk was never full"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert "results in" not in capsys.readouterr().out
+
+
 def test_writing_twice_is_allowed_and_another_experiment_is_not(tmp_path):
-    report.write(tmp_path, CONFIG, make_result())
-    report.write(tmp_path, CONFIG, make_result(seeds=(0, 4, 7)))
+    finished(tmp_path, CONFIG, make_result())
+    finished(tmp_path, CONFIG, make_result(seeds=(0, 4, 7)))
     before = (tmp_path / "results.json").read_bytes()
     with pytest.raises(InputError, match="another experiment"):
-        report.write(tmp_path, {**CONFIG, "method": "er"}, make_result())
+        finished(tmp_path, {**CONFIG, "method": "er"}, make_result())
     assert (tmp_path / "results.json").read_bytes() == before
 
 
@@ -277,7 +318,7 @@ assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
 
 
 def test_show_gives_a_pipe_the_full_width(capsys):
-    report.show(report.tables(make_result()))
+    show(rich_table(result_table(make_result())))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) > 80
     assert sum("±" in line for line in lines) == 5  # four rows and the note
@@ -294,7 +335,7 @@ def phased_result(method="spb", bits=(8192.0, 16384.0, 16384.0)):
 
 def test_base_classes_and_phases_have_the_columns_of_their_literature():
     results = [phased_result("spb"), phased_result("ucir")]
-    lines = [cells(line) for line in text_of(report.comparison_table(results)).splitlines()]
+    lines = [cells(line) for line in text_of(comparison_table(results)).splitlines()]
     header = ["method", "average", "phase 1", "last", "old classes", "new classes", "KiB"]
     assert [*header, "seconds", "steps/s"] in lines
     (row,) = [line for line in lines if line and line[0] == "spb"]
@@ -302,7 +343,7 @@ def test_base_classes_and_phases_have_the_columns_of_their_literature():
     last = 100 * (a[:, 2] @ [0.6, 0.2, 0.2])
     assert row[3] == f"{last.mean():.2f} ± {last.std(ddof=1):.2f}"
     assert row[6] == "2"
-    alone = text_of(report.tables(results[0]))
+    alone = text_of(result_table(results[0]))
     assert "old classes" in alone
     assert "2 KiB must be kept to answer" in " ".join(alone.split())
 
@@ -311,13 +352,13 @@ def test_what_grows_has_a_figure_and_is_read_back(tmp_path):
     growing, fixed = phased_result("spb"), phased_result("sgd", bits=(8192.0,) * 3)
     assert figures.grows(growing)
     assert not figures.grows(fixed)
-    report.write(tmp_path / "one", CONFIG, growing)
-    report.write_comparison(tmp_path / "two", CONFIG, [growing, fixed])
+    finished(tmp_path / "one", CONFIG, growing)
+    finished(tmp_path / "two", CONFIG, growing, fixed)
     for folder in ("one", "two"):
         assert (tmp_path / folder / "capacity.png").stat().st_size > 10_000
         first = stored.read(tmp_path / folder)[0]
         np.testing.assert_array_equal(first.capacity["bits"], growing.capacity["bits"])
-    report.write(tmp_path / "three", CONFIG, fixed)
+    finished(tmp_path / "three", CONFIG, fixed)
     assert not (tmp_path / "three" / "capacity.png").exists()
 
 
@@ -327,7 +368,7 @@ def test_a_method_told_the_task_at_test_has_a_second_score_on_domains():
     told = make_result()._replace(details=details)
     assert told.scenarios == ("domain-IL", "task-IL")
     assert told._replace(details={"stream": stream}).scenarios == ("domain-IL",)
-    text = " ".join(text_of(report.comparison_table([told])).split())
+    text = " ".join(text_of(comparison_table([told])).split())
     assert "forgetting and LA are task-IL" in text
 
 
@@ -347,7 +388,7 @@ def table_of(lines):
 def test_one_method_told_its_task_decides_what_a_comparison_leads_with(tmp_path, capsys):
     bad, good, _ = comparison()
     results = [bad, told(good)]
-    report.finish(str(tmp_path), CONFIG, results)
+    report(results, tmp_path)
     screen = capsys.readouterr().out
     header, *rows = table_of((tmp_path / "comparison.md").read_text().splitlines())
     assert header[:5] == ["method", "task-IL ACC", "clipped forgetting", "LA", "class-IL ACC"]
@@ -364,7 +405,7 @@ def test_one_method_told_its_task_decides_what_a_comparison_leads_with(tmp_path,
 
 def test_the_table_of_a_method_told_its_task_leads_with_the_task_told():
     result = told(make_result())
-    header, *rows = table_of(page(result_sheet(result)).splitlines())
+    header, *rows = table_of(markdown_page(result_table(result)).splitlines())
     assert header == ["network", "scenario", "ACC", "clipped forgetting", "LA", "BWT", "FWT"]
     assert [row[:2] for row in rows] == [
         [view, scenario]
@@ -378,13 +419,13 @@ def test_the_table_of_a_method_told_its_task_leads_with_the_task_told():
 def test_made_to_tell_all_classes_apart_leads_with_class_il():
     """iCaRL is told which classes a task has, and its paper's measure is class-IL all the same."""
     result = told(make_result(), class_il=True)
-    assert report.comparison_table([result]).columns[1].header.plain == "class-IL ACC"
-    assert "forgetting and LA are class-IL" in page(comparison_sheet([result]))
+    assert comparison_table([result]).header[1] == "class-IL ACC"
+    assert "forgetting and LA are class-IL" in markdown_page(comparison_table([result]))
 
 
 def test_where_no_score_has_the_task_told_the_only_one_leads():
     stream = {"name": "permuted", "scenario": "domain_il"}
-    sheet = comparison_sheet([told(make_result(), stream=stream)])
+    sheet = comparison_table([told(make_result(), stream=stream)])
     assert sheet.header[:4] == ("method", "domain-IL ACC", "clipped forgetting", "LA")
     assert "LA are domain-IL" in sheet.note
 

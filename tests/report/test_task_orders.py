@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from cls_jax.core.errors import InputError
+from cls_jax.report.matrices import Label, read_matrices
 from cls_jax.report.task_orders import (
     Ordered,
-    finish_orders,
-    orders_sheet,
+    orders_table,
     read_orders,
+    report_orders,
     scores_of_orders,
 )
 from cls_jax.train.events import Result
@@ -60,34 +61,34 @@ def test_what_was_not_scored_is_a_dash():
     last = [r._replace(matrix=r.matrix.copy()) for r in ordered().results]
     for r in last:
         r.matrix[..., 1:-1, :] = np.nan
-    (row,) = orders_sheet("digits", [Ordered("m", ORDERS, tuple(last))]).rows
+    (row,) = orders_table("digits", [Ordered("m", ORDERS, tuple(last))]).rows
     assert row[1] == "80.00 ± 0.00"
     assert row[2:4] == ("-", "-")
 
 
 def test_the_table():
-    sheet = orders_sheet("digits", [ordered(), ordered("other", 0.1)])
+    table = orders_table("digits", [ordered(), ordered("other", 0.1)])
     scores = "ACC", "clipped forgetting", "LA", "AOPD", "MOPD"
-    assert sheet.header == ("method", *scores, "KiB", "seconds")
-    assert sheet.rows[0] == (
+    assert table.header == ("method", *scores, "KiB", "seconds")
+    assert table.rows[0] == (
         *("m", "80.00 ± 0.00", "20.00 ± 0.00", "93.33 ± 0.00", "6.67 ± 0.00", "10.00 ± 0.00"),
         *("3.5", "4"),
     )
-    assert sheet.rows[1][:2] == ("other", "75.00 ± 7.07")
+    assert table.rows[1][:2] == ("other", "75.00 ± 7.07")
 
 
 def test_a_count_in_percent_has_a_column():
     """Of the method that has it; its mean over orders and seeds, in the end."""
     name, counted = "percent, official count", np.array([[1.0, 2, 104], [1, 2, 105]])
     mine = [r._replace(capacity={**r.capacity, name: counted}) for r in ordered().results]
-    sheet = orders_sheet("digits", [Ordered("m", ORDERS, tuple(mine)), ordered("other")])
-    assert sheet.header[-3:] == ("KiB", name, "seconds")
-    assert [row[-3:] for row in sheet.rows] == [("3.5", "104.5", "4"), ("3.5", "-", "4")]
+    table = orders_table("digits", [Ordered("m", ORDERS, tuple(mine)), ordered("other")])
+    assert table.header[-3:] == ("KiB", name, "seconds")
+    assert [row[-3:] for row in table.rows] == [("3.5", "104.5", "4"), ("3.5", "-", "4")]
 
 
 def test_what_is_written(tmp_path, capsys):
     texts, one = ("0-1-2", "2-0-1"), ordered()
-    finish_orders(str(tmp_path), ["m", "n n"], texts, [*one.results, *one.results])
+    report_orders(["m", "n n"], texts, [*one.results, *one.results], tmp_path)
     assert "digits, 3 tasks" in capsys.readouterr().out
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
@@ -100,10 +101,16 @@ def test_what_is_written(tmp_path, capsys):
     assert told[0]["capacity after each task"]["bits"] == [8192, 16384, 28672]
     rows = list(csv.DictReader((tmp_path / "accuracy_m.csv").open()))
     assert len(rows) == 2 * 2 * 4
-    last = next(r for r in rows if (r["order"], r["seed"], r["after_task"]) == ("2-0-1", "0", "3"))
-    assert [last[f"task_{j}"] for j in range(3)] == ["0.900000", "0.900000", "0.600000"]
-    first = next(r for r in rows if (r["order"], r["after_task"]) == ("2-0-1", "1"))
-    assert [first[f"task_{j}"] for j in range(3)] == ["", "", "1.000000"]
+    last = next(r for r in rows if (r["order"], r["seed"], r["after_task"]) == ("3-1-2", "0", "3"))
+    assert [last[f"task_{j}"] for j in (1, 2, 3)] == ["0.9", "0.9", "0.6"]
+    first = next(r for r in rows if (r["order"], r["after_task"]) == ("3-1-2", "1"))
+    assert [first[f"task_{j}"] for j in (1, 2, 3)] == ["", "", "1"]
+    matrices = read_matrices(tmp_path / "accuracy_m.csv")
+    places = [(o, seed) for o in ("1-2-3", "3-1-2") for seed in (0, 5)]
+    assert [*matrices] == [Label("answer", "task_il", seed, o) for o, seed in places]
+    np.testing.assert_array_equal(
+        matrices[Label("answer", "task_il", 5, "3-1-2")][2], np.float32([1.0, np.nan, 1.0])
+    )
     assert (tmp_path / "comparison.md").read_text().startswith("# digits, 3 tasks\n")
 
 

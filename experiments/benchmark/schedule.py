@@ -15,10 +15,11 @@ import numpy as np
 
 from cls_jax.app.flags import run_main
 from cls_jax.core.augment import recipe
+from cls_jax.core.files import write_json
 from cls_jax.data.dataset import Dataset, Split
 from cls_jax.methods import METHODS, Setting
 from cls_jax.nets.registry import NetConfig
-from cls_jax.runtime.workdir import provenance, write_json
+from cls_jax.runtime.provenance import provenance
 from cls_jax.streams.domain_il import permuted
 from cls_jax.streams.stream import Stream
 from cls_jax.train.events import Progress
