@@ -56,7 +56,7 @@ def der(
       learning_rate: eta, step length of plain SGD, >= 0; the grid search for Seq-CIFAR-10 with 500
         slots (aimagelab/mammoth).
       logit_weight: alpha, of the mean squared distance to the stored logits, not of a norm, >= 0;
-        the same grid search.
+        the grid search for Seq-CIFAR-10 with 500 slots.
 
     Raises:
       InputError: if the memory is smaller than one replay draw.
@@ -82,8 +82,9 @@ def derpp(
       learning_rate: eta, step length of plain SGD, >= 0; the grid search for Seq-CIFAR-10 with 500
         slots (aimagelab/mammoth).
       logit_weight: alpha, of the mean squared distance to the stored logits, not of a norm, >= 0;
-        the same grid search.
-      label_weight: beta, of the cross-entropy of the second draw, >= 0; the same grid search.
+        the grid search for Seq-CIFAR-10 with 500 slots.
+      label_weight: beta, of the cross-entropy of the second draw, >= 0; the grid search for
+        Seq-CIFAR-10 with 500 slots.
 
     Raises:
       InputError: if the memory is smaller than one replay draw.
