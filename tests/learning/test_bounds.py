@@ -10,22 +10,22 @@ import pytest
 from cls_jax.core.augment import recipe
 from cls_jax.core.metrics import average_accuracy
 from cls_jax.data.load import load
-from cls_jax.methods import METHODS, Setting
-from cls_jax.nets.registry import NetConfig
+from cls_jax.methods import METHODS, signature
+from cls_jax.methods.problem import Problem
+from cls_jax.nets.registry import NetConfig, networks
 from cls_jax.streams.class_il import class_il
 from cls_jax.train.runner import run
 
 TASKS, CLASSES = 5, 10
 
 
-def scores(name, net, size, views, config, hyper, seeds, epochs):
+def scores(name, net, size, views, arguments, seeds, epochs):
     """Final (class-IL, task-IL) accuracy of each seed, float64[seeds, 2]."""
     source = load("digits", size=size)
     stream = class_il(source, tasks=TASKS, batch_size=10, epochs=epochs)
     augment = recipe((size, size, 3), normalisation="half", views=views, view_flip=False)
-    row = METHODS[name]
-    method = row.build(row.config(**config), Setting(net, augment, CLASSES, TASKS))
-    result = run(method, stream, row.hyper(**hyper), seeds=seeds)
+    problem = Problem(networks(net), augment, CLASSES, TASKS)
+    result = run(METHODS[name](problem, **arguments), stream, seeds=seeds)
     return average_accuracy(result.matrix[:, 0, :, 1:])
 
 
@@ -42,9 +42,9 @@ REPLAY = {"memory_size": 100, "replay_size": 10}
 @cache
 def mlp_scores(name, dtype="float32"):
     """Three passes over each task of 287 examples, batches of 10, 8x8 pixels."""
-    config = REPLAY if hasattr(METHODS[name].config(), "memory_size") else {}
-    net, hyper = NetConfig(net="mlp", dtype=dtype), {"learning_rate": 0.05}
-    return scores(name, net, 8, None, config, {**hyper, **AVERAGES.get(name, {})}, (0, 1, 2), 3)
+    sizes = REPLAY if "memory_size" in signature(name).arguments else {}
+    net, arguments = NetConfig(net="mlp", dtype=dtype), {"learning_rate": 0.05, **sizes}
+    return scores(name, net, 8, None, {**arguments, **AVERAGES.get(name, {})}, (0, 1, 2), 3)
 
 
 def test_sgd_forgets_all_tasks_but_the_last_and_not_how_to_tell_their_classes_apart():
@@ -84,8 +84,8 @@ def test_a_resnet_remembers_in_both_dtypes(dtype):
     Task-IL is above .94 in both; class-IL of sgd at a rate of .05, seeds 0 and 1, .189 to .197. At
     .05 one seed of five ends at .503 on one kind of processor and at .8 on another.
     """
-    net, hyper = NetConfig(width=4, dtype=dtype), {"learning_rate": 0.03}
-    class_il_score, task_il_score = scores("er", net, 16, None, REPLAY, hyper, (0, 1), 1).T
+    net, arguments = NetConfig(width=4, dtype=dtype), {"learning_rate": 0.03, **REPLAY}
+    class_il_score, task_il_score = scores("er", net, 16, None, arguments, (0, 1), 1).T
     assert class_il_score.min() > 0.6
     assert task_il_score.min() > 0.9
 
@@ -113,7 +113,7 @@ def test_dualnet_remembers_what_sgd_forgets():
     decides what a run becomes.
     """
     net, seeds = NetConfig(net="resnet18", width=8), (0, 1)
-    dualnet = scores("dualnet", net, 32, "kornia050", {"memory_size": 250}, {}, seeds, 1)[:, 1]
-    sgd = scores("sgd", net, 32, "kornia050", {}, {}, seeds, 1)[:, 1]
+    dualnet = scores("dualnet", net, 32, "kornia050", {"memory_size": 250}, seeds, 1)[:, 1]
+    sgd = scores("sgd", net, 32, "kornia050", {}, seeds, 1)[:, 1]
     assert dualnet.min() > 0.85, (dualnet, sgd)
     assert dualnet.mean() > sgd.mean() + 0.1, (dualnet, sgd)
