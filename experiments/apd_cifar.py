@@ -12,21 +12,22 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from cls_jax.app.flags import flat, run_main
+from cls_jax.app.method_flags import flags_of
 from cls_jax.app.run_config import RunConfig
 from cls_jax.app.unused import refuse
 from cls_jax.app.variants import check_variants, fitted
-from cls_jax.methods.architecture.apd_config import ApdConfig, ApdHyper
 from cls_jax.nets.config import NetConfig
 from cls_jax.report.task_orders import finish_orders, read_orders
 from cls_jax.streams.config import StreamConfig
 
-VARIANTS = {  # label -> row of the table of methods; its Config and Hyper in place of the flags
-    "APD(1)": ("apd", {"consolidate_every": 0}, {}),
-    "APD(2)": ("apd", {}, {}),
-    "APD-Fixed": ("apd", {"consolidate_every": 0, "retroactive": False}, {}),
-    "APD(1) lambda2=0": ("apd", {"consolidate_every": 0}, {"drift_weight": 0.0}),
-    **{f"L2-transfer {w:g}": ("l2_transfer", {}, {"penalty_weight": w}) for w in (0.0, 0.1, 1, 10)},
-    "online EWC": ("ewc_online", {}, {"learning_rate": 0.03, "penalty_weight": 10.0}),
+Apd = flags_of("apd")
+VARIANTS = {  # label -> a method and its own values in place of the flags
+    "APD(1)": ("apd", {"consolidate_every": 0}),
+    "APD(2)": ("apd", {}),
+    "APD-Fixed": ("apd", {"consolidate_every": 0, "retroactive": False}),
+    "APD(1) lambda2=0": ("apd", {"consolidate_every": 0, "drift_weight": 0.0}),
+    **{f"L2-transfer {w:g}": ("l2_transfer", {"penalty_weight": w}) for w in (0.0, 0.1, 1, 10)},
+    "online EWC": ("ewc_online", {"learning_rate": 0.03, "penalty_weight": 10.0}),
 }
 PLAIN = StreamConfig(normalisation="none", batch_size=100)
 DIGITS = replace(PLAIN, scenario="dihedral", image_size=8, epochs=54)
@@ -34,23 +35,27 @@ SPLIT = replace(PLAIN, data="cifar100", tasks=10, class_order="label", epochs=20
 A_TO_E = "0123456789", "1745208693", "7051843629", "5829043761", "2954806137"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything about one experiment; an order is written as 2-0-1: task 2 comes first."""
 
     variants: tuple[Literal[tuple(VARIANTS)], ...] = ("APD(1)",)
     orders: tuple[str, ...] = ("0-1-2-3-4", "4-3-2-1-0", "2-0-4-1-3", "1-4-0-3-2", "3-2-1-4-0")
     stream: flat(StreamConfig) = DIGITS
-    net: flat(NetConfig) = NetConfig("mlp", hidden=(256, 128))
-    method: flat(ApdConfig) = ApdConfig()
-    hyper: flat(ApdHyper) = ApdHyper(sparsity_weight=2e-3, residue_scale=0.0)
+    net: flat(NetConfig) = NetConfig(net="mlp", hidden=(256, 128))
+    method: flat(Apd) = Apd(sparsity_weight=2e-3, residue_scale=0.0)
     run: flat(RunConfig) = RunConfig()
 
 
-PAPER = ApdConfig(annealing_steps=50), ApdHyper(residue_scale=1.0)
 PRESETS = {
-    "quick": Config(("APD(1)", "APD(2)", "L2-transfer 1")),
-    "paper": Config((*VARIANTS,), (*map("-".join, A_TO_E),), SPLIT, NetConfig("lenet"), *PAPER),
+    "quick": Config(variants=("APD(1)", "APD(2)", "L2-transfer 1")),
+    "paper": Config(
+        variants=(*VARIANTS,),
+        orders=(*map("-".join, A_TO_E),),
+        stream=SPLIT,
+        net=NetConfig(net="lenet"),
+        method=Apd(annealing_steps=50, residue_scale=1.0),
+    ),
 }
 
 
@@ -58,7 +63,7 @@ def check(config: Config, typed: Collection[str]) -> None:
     """Refuses flags that were typed and that no variant would take."""
     if "task_order" in typed:
         refuse("task_order", config.stream.task_order, "--orders has them")
-    check_variants(config, typed, fitted(VARIANTS, config), {"method": "", "hyper": ""})
+    check_variants(config, typed, fitted(VARIANTS, config), {"method": ""})
 
 
 def main(config: Config) -> None:

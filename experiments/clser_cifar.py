@@ -9,29 +9,34 @@ buffer 500, 50 epochs, ResNet width 64; for a GPU or TPU. --epochs 1 --width 16 
 from dataclasses import dataclass
 
 from cls_jax.app.flags import flat, run_main
+from cls_jax.app.method_flags import flags_of
 from cls_jax.app.run_config import RunConfig
 from cls_jax.app.unused import check_of
-from cls_jax.methods.cls.clser_config import ClsErConfig, ClsErHyper
 from cls_jax.nets.config import NetConfig
 from cls_jax.published.presets import cells
 from cls_jax.streams.config import StreamConfig
 
+ClsEr = flags_of("clser")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything about one experiment."""
 
     stream: flat(StreamConfig) = StreamConfig(image_size=16)
     net: flat(NetConfig) = NetConfig(width=8)
-    method: flat(ClsErConfig) = ClsErConfig(memory_size=200, replay_size=10, warmup="updates")
-    hyper: flat(ClsErHyper) = ClsErHyper(consistency_weight=0.15)
+    method: flat(ClsEr) = ClsEr(
+        memory_size=200, replay_size=10, warmup="updates", consistency_weight=0.15
+    )
     run: flat(RunConfig) = RunConfig()
 
 
 TABLES = "s_cifar10", "s_tinyimagenet", "gcil_cifar100_uniform", "gcil_cifar100_longtail"
 CHECK = check_of("clser")
 PRESETS = {"quick": Config()} | {
-    f"{cell.table}_{cell.memory_size}": Config(cell.stream, cell.net, cell.config, cell.hyper)
+    f"{cell.table}_{cell.memory_size}": Config(
+        stream=cell.stream, net=cell.net, method=ClsEr(**cell.arguments)
+    )
     for table in TABLES
     for cell in cells(table, ["clser"])
 }

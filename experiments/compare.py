@@ -6,14 +6,15 @@
 Each method has its own flags behind its name, e.g. --er.learning-rate 0.05.
 """
 
-from dataclasses import make_dataclass, replace
+from dataclasses import asdict, make_dataclass, replace
 from typing import Annotated
 
 from tyro.conf import arg
 
 from cls_jax.app.flags import flat, run_main
+from cls_jax.app.method_flags import flags_of, with_memory
 from cls_jax.app.run_config import RunConfig
-from cls_jax.app.variants import FLAGS, SIZED, check_compared, of_all
+from cls_jax.app.variants import check_compared, of_all
 from cls_jax.methods import METHODS
 from cls_jax.nets.config import NetConfig
 from cls_jax.streams.config import StreamConfig
@@ -32,19 +33,20 @@ Config = make_dataclass(
         ("stream", flat(StreamConfig), StreamConfig()),
         ("net", flat(NetConfig), NetConfig()),
         ("run", flat(RunConfig), RunConfig()),
-        *[(name, kind, kind()) for name, kind in FLAGS.items()],
+        *[(name, flags_of(name), flags_of(name)()) for name in METHODS],
     ],
     frozen=True,
+    kw_only=True,
 )
 # As in DualNet's code, as many examples are replayed as arrive: 10 and 10, CORe50: 32 and 32.
-CORE50 = METHODS["dualnet"].hyper(ssl_learning_rate=1e-4, lookahead_step_size=0.1)
 CIFAR10 = of_all(500, er=32, dualnet=32)
-CIFAR10["dualnet"] = replace(CIFAR10["dualnet"], hyper=CORE50)
+CORE50 = {"ssl_learning_rate": 1e-4, "lookahead_step_size": 0.1}
+CIFAR10["dualnet"] = replace(CIFAR10["dualnet"], **CORE50)
 PRESETS = {
     "quick": Config(net=NetConfig(width=8), **of_all(250, er=10)),
     "cifar10": Config(
         net=NetConfig(width=16),
-        stream=StreamConfig("cifar10", batch_size=32, normalisation="cifar10", view_flip=True),
+        stream=StreamConfig(data="cifar10", batch_size=32, normalisation="cifar10", view_flip=True),
         **CIFAR10,
     ),
 }
@@ -58,10 +60,10 @@ def main(config) -> None:
     stream = make_stream(config.stream)
     learners = []
     for name in config.methods:
-        own, hyper = getattr(config, name).config, getattr(config, name).hyper
-        if name in SIZED and config.memory_size is not None:
-            own = replace(own, memory_size=config.memory_size)
-        learners.append(make_learner(name, own, hyper, stream, config.stream, config.net))
+        own = asdict(getattr(config, name))
+        if config.memory_size is not None and name in with_memory():
+            own["memory_size"] = config.memory_size
+        learners.append(make_learner(name, own, stream, config.stream, config.net))
     conclude(config, execute(learners, config.run, config))
 
 

@@ -10,32 +10,34 @@ ended, with the passes of its three long phases.
 from dataclasses import dataclass, replace
 
 from cls_jax.app.flags import flat, hiding, run_main
+from cls_jax.app.method_flags import flags_of
 from cls_jax.app.run_config import RunConfig
 from cls_jax.app.unused import check_of
 from cls_jax.core.errors import InputError
-from cls_jax.methods.architecture.den_config import DenConfig, DenHyper
 from cls_jax.nets.config import NetConfig
 from cls_jax.streams.config import StreamConfig
 
 PERMUTED = StreamConfig(scenario="permuted", normalisation="none")
 MNIST = replace(PERMUTED, data="mnist", tasks=10, batch_size=256, epochs=20)
+Den = flags_of("den")
 Net = hiding(NetConfig, "net", "width")  # DEN grows a perceptron
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything about one experiment."""
 
     stream: flat(StreamConfig) = replace(PERMUTED, image_size=8, batch_size=128, epochs=87)
-    net: flat(Net) = Net("mlp", hidden=(64, 32))
-    method: flat(DenConfig) = DenConfig(head_epochs=9)
-    hyper: flat(DenHyper) = DenHyper(2e-3, 1.0, l1_weight=5e-5, head_l1_weight=5e-4)
+    net: flat(Net) = Net(net="mlp", hidden=(64, 32))
+    method: flat(Den) = Den(
+        head_epochs=9, learning_rate=2e-3, annealing_rate=1.0, l1_weight=5e-5, head_l1_weight=5e-4
+    )
     run: flat(RunConfig) = RunConfig()
     controls: bool = False  # also DEN's variants, and what does not grow.
 
 
-CHECK, BASE = check_of("den"), Net("mlp", hidden=(312, 128))
-PRESETS = {"quick": Config(), "paper": Config(MNIST, BASE, DenConfig(), DenHyper())}
+CHECK, BASE = check_of("den"), Net(net="mlp", hidden=(312, 128))
+PRESETS = {"quick": Config(), "paper": Config(stream=MNIST, net=BASE, method=Den())}
 
 
 def main(config: Config) -> None:

@@ -10,23 +10,23 @@ task. Both take --data, e.g. --data cifar10 --data-dir ~/tensorflow_datasets.
 from dataclasses import dataclass
 
 from cls_jax.app.flags import flat, hiding, run_main
+from cls_jax.app.method_flags import flags_of
 from cls_jax.app.run_config import RunConfig
 from cls_jax.app.unused import check_of
-from cls_jax.methods.cls.dualnet_config import DualNetConfig, DualNetHyper
 from cls_jax.nets.config import NetConfig
 from cls_jax.streams.config import StreamConfig
 
+DualNet = flags_of("dualnet")
 Net = hiding(NetConfig, "net", "hidden")  # DualNet always has its own two networks
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything about one experiment."""
 
     stream: flat(StreamConfig) = StreamConfig()
     net: flat(Net) = Net()
-    method: flat(DualNetConfig) = DualNetConfig()
-    hyper: flat(DualNetHyper) = DualNetHyper()
+    method: flat(DualNet) = DualNet()
     run: flat(RunConfig) = RunConfig()
 
 
@@ -34,14 +34,14 @@ CHECK = check_of("dualnet")
 PRESETS = {
     "quick": Config(
         net=Net(width=8),
-        method=DualNetConfig(memory_size=250, replay_size=10),
+        method=DualNet(memory_size=250, replay_size=10),
     ),
     "paper": Config(
         stream=StreamConfig(
             data="cifar100", tasks=20, normalisation="imagenet", flip=False, view_flip=True
         ),
         net=Net(width=64),
-        method=DualNetConfig(memory_size=1000),
+        method=DualNet(memory_size=1000),
     ),
 }
 

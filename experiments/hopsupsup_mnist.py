@@ -13,25 +13,27 @@ of the quick preset were chosen on images held out from the training split.
 from dataclasses import dataclass
 
 from cls_jax.app.flags import flat, hiding, run_main
+from cls_jax.app.method_flags import flags_of
 from cls_jax.app.run_config import RunConfig
 from cls_jax.app.unused import check_of
-from cls_jax.methods.architecture.hopsupsup_config import HopSupSupConfig, HopSupSupHyper
 from cls_jax.nets.config import NetConfig
 from cls_jax.streams.config import StreamConfig
 
+HopSupSup = flags_of("hopsupsup")
 Net = hiding(NetConfig, "net", "width")  # HopSupSup always has its own perceptron
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything about one experiment."""
 
     stream: flat(StreamConfig) = StreamConfig(
         epochs=5, batch_size=32, class_order="label", image_size=8
     )
-    net: flat(Net) = Net("mlp", hidden=(512, 512))
-    method: flat(HopSupSupConfig) = HopSupSupConfig(recovery_steps=120)
-    hyper: flat(HopSupSupHyper) = HopSupSupHyper(recovery_learning_rate=200.0, energy_weight=7.5e-3)
+    net: flat(Net) = Net(net="mlp", hidden=(512, 512))
+    method: flat(HopSupSup) = HopSupSup(
+        recovery_steps=120, recovery_learning_rate=200.0, energy_weight=7.5e-3
+    )
     run: flat(RunConfig) = RunConfig()
 
 
@@ -39,10 +41,11 @@ CHECK = check_of("hopsupsup")
 PRESETS = {
     "quick": Config(),
     "paper": Config(
-        StreamConfig("mnist", batch_size=128, class_order="label", normalisation="mnist"),
-        Net("mlp", hidden=(2048, 2048)),
-        HopSupSupConfig(),
-        HopSupSupHyper(),
+        stream=StreamConfig(
+            data="mnist", batch_size=128, class_order="label", normalisation="mnist"
+        ),
+        net=Net(net="mlp", hidden=(2048, 2048)),
+        method=HopSupSup(),
     ),
 }
 

@@ -19,7 +19,7 @@ from cls_jax.report.tables import rich_table, show
 Run = hiding(RunConfig, "sweep")  # a sweep would vary a published number
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """What to reproduce; all rows and buffers of the table if not given."""
 
@@ -49,9 +49,9 @@ def main(config: Config) -> None:
             refuse("width", config.change.width, f"{config.table} is of a perceptron")
         preset = changed(preset, {**changes, "data_dir": config.data_dir})
         stream = make_stream(preset.stream)
-        kinds = preset.method, preset.config, preset.hyper, stream, preset.stream, preset.net
+        given = preset.method, preset.arguments, stream, preset.stream, preset.net
         name = f"{label} {preset.memory_size or ''}".strip()
-        learners.append(make_learner(*kinds, label=name))
+        learners.append(make_learner(*given, label=name))
         presets.append((label, preset))
     results = execute(learners, config.run, config)
     if not is_primary():

@@ -13,27 +13,25 @@ from typing import Annotated
 from tyro.conf import arg
 
 from cls_jax.app.flags import flat, run_main
+from cls_jax.app.method_flags import flags_of
 from cls_jax.app.run_config import RunConfig
 from cls_jax.app.variants import SPB_AND_UCIR, check_variants, spb_and_ucir
-from cls_jax.methods.prototypes.spb_config import SpbConfig, SpbHyper
-from cls_jax.methods.prototypes.ucir_config import UcirConfig, UcirHyper
 from cls_jax.nets.config import NetConfig
 from cls_jax.streams.config import StreamConfig
 
-ROWS = {"method": "spb", "hyper": "spb", "ucir": "ucir", "ucir_rates": "ucir"}
+Spb, Ucir = flags_of("spb"), flags_of("ucir")
+TAKERS = {"method": "spb", "ucir": "ucir"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything about one experiment."""
 
     variants: Annotated[tuple[str, ...], arg(help=f"all, or of {', '.join(SPB_AND_UCIR)}.")]
     stream: flat(StreamConfig)
     net: flat(NetConfig)
-    method: flat(SpbConfig) = SpbConfig()
-    hyper: flat(SpbHyper) = SpbHyper()
-    ucir: UcirConfig = UcirConfig()
-    ucir_rates: UcirHyper = UcirHyper()
+    method: flat(Spb) = Spb()
+    ucir: Ucir = Ucir()
     run: flat(RunConfig) = RunConfig()
 
 
@@ -42,25 +40,25 @@ CIFAR = {"base_classes": 50, "base_epochs": 160, "epochs": 50, "normalisation": 
 CIFAR |= {"crop_padding": 4, "flip": True, "view_flip": True}
 PRESETS = {
     "quick": Config(
-        ("finetune", "spb", "spb_m"),
-        StreamConfig(tasks=6, batch_size=64, class_order="label", views="standard", **DIGITS),
-        NetConfig("small", width=16),
-        SpbConfig(base_decays=(24,), decays=(18,)),
-        SpbHyper(learning_rate=0.01, initial_scale=10.0),
-        UcirConfig(decays=(24,)),
-        UcirHyper(learning_rate=0.03, initial_scale=10.0),
+        variants=("finetune", "spb", "spb_m"),
+        stream=StreamConfig(
+            tasks=6, batch_size=64, class_order="label", views="standard", **DIGITS
+        ),
+        net=NetConfig(net="small", width=16),
+        method=Spb(base_decays=(24,), decays=(18,), learning_rate=0.01, initial_scale=10.0),
+        ucir=Ucir(decays=(24,), learning_rate=0.03, initial_scale=10.0),
     ),
     "paper": Config(
-        ("spb", "spb_i", "spb_m"),
-        StreamConfig("cifar100", tasks=6, batch_size=128, class_order="1993", **CIFAR),
-        NetConfig("resnet32", width=16),
+        variants=("spb", "spb_i", "spb_m"),
+        stream=StreamConfig(data="cifar100", tasks=6, batch_size=128, class_order="1993", **CIFAR),
+        net=NetConfig(net="resnet32", width=16),
     ),
 }
 
 
 def check(config: Config, typed: Collection[str]) -> None:
     """Refuses flags that were typed and that no variant would take."""
-    check_variants(config, typed, spb_and_ucir(config), ROWS)
+    check_variants(config, typed, spb_and_ucir(config), TAKERS)
 
 
 def main(config: Config) -> None:

@@ -1,11 +1,11 @@
 """What is learned by what: the stream that the flags fix, and a method fitted to it.
 
-A script adds its method's Config and Hyper and its presets; see experiments/dualnet_cifar.py.
+A script adds its method's arguments and its presets; see experiments/dualnet_cifar.py.
 """
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -16,13 +16,13 @@ from cls_jax.core.checks import plain
 from cls_jax.core.errors import InputError
 from cls_jax.core.host_memory import check_bytes, check_schedule
 from cls_jax.core.paths import user_path
-from cls_jax.core.types import PyTree
 from cls_jax.data.dataset import Dataset
 from cls_jax.data.load import load
 from cls_jax.data.scramble import scrambled
-from cls_jax.methods import METHODS, Setting
+from cls_jax.methods import METHODS, signature
 from cls_jax.methods.base import Method
-from cls_jax.nets.registry import NetConfig
+from cls_jax.methods.problem import Problem
+from cls_jax.nets.registry import NetConfig, networks
 from cls_jax.streams.blurry import blurry
 from cls_jax.streams.class_il import class_il
 from cls_jax.streams.config import StreamConfig as StreamConfig
@@ -150,27 +150,20 @@ def _check_padding(flag: str, padding: int, batch_size: int, shape: tuple[int, .
     check_bytes(f"{flag} {padding} around {high}x{wide} pixels", needed, f"give a smaller {flag}")
 
 
-def make_method(
-    name: str, method_config: Any, stream: Stream, config: StreamConfig, net: NetConfig
-) -> Method:
-    """The method of the table's row ``name``, fitted to the stream.
+def fit_problem(
+    config: StreamConfig, net: NetConfig, shape: tuple[int, ...], sizes: tuple[int, int]
+) -> Problem:
+    """The networks and the augmentation that the flags ask for, once they are found to fit.
+
+    Args:
+      config: augmentation and batch size.
+      net: which network.
+      shape: of one raw example.
+      sizes: numbers of classes and of tasks.
 
     Raises:
       InputError: for a network or an augmentation that does not fit the data.
     """
-    sizes = stream.num_classes, stream.num_tasks
-    return fit_method(name, method_config, config, net, stream.source.train.x.shape[1:], sizes)
-
-
-def fit_method(
-    name: str,
-    method_config: Any,
-    config: StreamConfig,
-    net: NetConfig,
-    shape: tuple[int, ...],
-    sizes: tuple[int, int],
-) -> Method:
-    """``make_method`` without the data: for examples of ``shape``, (classes, tasks) ``sizes``."""
     images = len(shape) == 3
     for flag in ("crop_padding", "view_padding") if images else ():
         _check_padding(flag, getattr(config, flag) or 0, config.batch_size, shape)
@@ -185,46 +178,69 @@ def fit_method(
     )
     if not images and net.net != "mlp":
         raise InputError(f"data {config.data} holds vectors, not images; use --net mlp")
-    if hasattr(method_config, "semi_supervised") and config.label_fraction < 1.0:
-        method_config = replace(method_config, semi_supervised=True)
-    return METHODS[name].build(method_config, Setting(net, augment, *sizes, shape))
+    return Problem(networks(net), augment, *sizes, shape)
+
+
+def fit_method(
+    name: str,
+    arguments: Mapping[str, Any],
+    config: StreamConfig,
+    net: NetConfig,
+    shape: tuple[int, ...],
+    sizes: tuple[int, int],
+) -> Method:
+    """The method called ``name``, for what ``fit_problem`` makes of the rest.
+
+    Raises:
+      InputError: as ``fit_problem``, and for arguments that the method refuses.
+    """
+    problem = fit_problem(config, net, shape, sizes)
+    if config.label_fraction < 1.0 and "semi_supervised" in signature(name).arguments:
+        arguments = {**arguments, "semi_supervised": True}
+    return METHODS[name](problem, **arguments)
 
 
 class Learner(NamedTuple):
     """A method with all it needs to run, and the words from which it can be built again.
 
     Attributes:
-      method, hyper, stream: what learns what.
-      recipe: row of the table, configs, shapes; JSON-ready.
+      method, stream: what learns what.
+      recipe: name of the factory, its arguments, configs, shapes; JSON-ready.
     """
 
     method: Method
-    hyper: PyTree
     stream: Stream
     recipe: Mapping[str, Any]
 
 
 def make_learner(
     name: str,
-    method_config: Any,
-    hyper: PyTree,
+    arguments: Mapping[str, Any],
     stream: Stream,
     config: StreamConfig,
     net: NetConfig,
     *,
     label: str | None = None,
 ) -> Learner:
-    """The method of the table's row ``name`` on ``stream``, called ``label`` if given.
+    """The method called ``name`` on ``stream``, which tables call ``label`` if given.
+
+    Args:
+      name: of METHODS.
+      arguments: of its factory; those left out keep their defaults.
+      stream, config: what it learns, and the flags that made it.
+      net: which network.
+      label: in tables.
 
     Raises:
-      InputError: as ``make_method``.
+      InputError: as ``fit_method``.
     """
-    method_config, config, net = plain(method_config), plain(config), plain(net)
-    method = make_method(name, method_config, stream, config, net)
+    config, net = plain(config), plain(net)
     x = stream.source.train.x
+    sizes = stream.num_classes, stream.num_tasks
+    method = fit_method(name, arguments, config, net, x.shape[1:], sizes)
     words = {
-        "row": name,
-        "method": asdict(method_config),
+        "method": name,
+        "arguments": {**method.fixed, **method.hyper},
         "net": asdict(net),
         "stream": asdict(config),
         "shape": x.shape[1:],
@@ -232,4 +248,4 @@ def make_learner(
         "num_classes": stream.num_classes,
         "num_tasks": stream.num_tasks,
     }
-    return Learner(method._replace(name=label or method.name), hyper, stream, words)
+    return Learner(method._replace(name=label or method.name), stream, words)

@@ -20,7 +20,7 @@ python -m cls_jax.app.compare_runs runs/a runs/b --out runs/both
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """What ``python -m cls_jax.app.compare_runs`` compares.
 

@@ -1,71 +1,67 @@
-"""A sweep's grid: every combination of the values of some fields, each told by its label.
+"""A sweep's grid: every combination of the values of some arguments, each with its label.
 
-Fields of a method's Hyper are data, so their values share one program; those of its Config fix the
+Hyper-parameters are data, so their values share one program; other arguments of a method fix the
 program, so each of their combinations is a learner of its own and is compiled.
 """
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import numpy as np
 
 from cls_jax.app.build import Learner, StreamConfig, make_learner
 from cls_jax.core.errors import InputError
-from cls_jax.core.types import PyTree
-from cls_jax.methods import METHODS
+from cls_jax.methods import signature
+from cls_jax.methods.signatures import Argument
 from cls_jax.nets.config import NetConfig
 
 Asked = Sequence[Sequence[str]] | Sequence[str]
-"""For each field its name and its values, as words; a single field may stand alone."""
+"""For each argument its name and its values, as words; a single one may stand alone."""
 
 
 class _Axis(NamedTuple):
-    """One field of a sweep: which, of the Hyper or the Config, and label -> value."""
+    """One argument of a sweep: its name, whether it is data, and label -> value."""
 
     name: str
     of_hyper: bool
     values: Mapping[str, Any]
 
 
-def grid(learner: Learner, asked: Asked) -> list[tuple[Learner, dict[str, PyTree]]]:
-    """Learners, one for each combination of Config values, and of each label -> Hyper.
+def grid(learner: Learner, asked: Asked) -> list[tuple[Learner, dict[str, dict[str, float]]]]:
+    """Learners, one for each combination of values that fix a program, and of each label -> hyper.
 
     Args:
       learner: where everything else comes from.
-      asked: fields of its method, with or without "hyper." or "method." before them, and their
-        values; without one the learner as it is, its Hyper labelled "".
+      asked: arguments of its method and their values; without one the learner as it is, its
+        hyper-parameters labelled "".
 
     Raises:
-      InputError: for an unknown field, one named twice, a value that is none of its kind, equal
+      InputError: for an unknown argument, one named twice, a value that is none of its kind, equal
         values, or none.
     """
     if asked and isinstance(asked[0], str):
         asked = (asked,)
-    config = METHODS[learner.recipe["row"]].config(**learner.recipe["method"])
-    axes = [_axis(words, learner.hyper, config) for words in asked]
+    known = signature(learner.recipe["method"]).arguments
+    axes = [_axis(words, known) for words in asked]
     names = [axis.name for axis in axes]
     if len(set(names)) < len(names):
-        raise InputError(f"sweep names {', '.join(names)}; name each field once")
+        raise InputError(f"sweep names {', '.join(names)}; name each argument once")
     hypers = {
-        label: replace(learner.hyper, **values)
+        label: {**learner.method.hyper, **values}
         for label, values in _combinations([axis for axis in axes if axis.of_hyper])
     }
     return [
-        (_changed(learner, replace(config, **values), label) if values else learner, dict(hypers))
+        (_changed(learner, values, label) if values else learner, dict(hypers))
         for label, values in _combinations([axis for axis in axes if not axis.of_hyper])
     ]
 
 
-def _axis(words: Sequence[str], hyper: PyTree, config: Any) -> _Axis:
-    known = {field.name: True for field in fields(hyper)}
-    known |= {field.name: False for field in fields(config)}
-    asked, *texts = words or ("",)
-    part, _, name = asked.rpartition(".")
-    if name not in known or part not in ("", "hyper" if known[name] else "method"):
-        raise InputError(f"sweep names {asked!r}; the method has {', '.join(known)}")
-    kind = float if known[name] else get_type_hints(type(config))[name]
+def _axis(words: Sequence[str], known: Mapping[str, Argument]) -> _Axis:
+    name, *texts = words or ("",)
+    if name not in known:
+        raise InputError(f"sweep names {name!r}; the method has {', '.join(known)}")
+    kind = known[name].kind
     try:
         values = {text: _value(text, kind) for text in texts}
     except (ValueError, KeyError):
@@ -78,7 +74,7 @@ def _axis(words: Sequence[str], hyper: PyTree, config: Any) -> _Axis:
             f"sweep over {name} has the values {texts}; give each once, at least one, and none "
             "that equals another as a number"
         )
-    return _Axis(name, known[name], values)
+    return _Axis(name, kind is float, values)
 
 
 def _value(text: str, kind: Any) -> Any:
@@ -101,7 +97,7 @@ def _told(kind: Any) -> str:
 
 
 def _combinations(axes: Sequence[_Axis]) -> list[tuple[str, dict[str, Any]]]:
-    """(label, name -> value) of the grid, the last field fastest."""
+    """(label, name -> value) of the grid, the last argument fastest."""
     each = [[(axis.name, *pair) for pair in axis.values.items()] for axis in axes]
     return [
         (
@@ -112,12 +108,11 @@ def _combinations(axes: Sequence[_Axis]) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def _changed(learner: Learner, config: Any, label: str) -> Learner:
+def _changed(learner: Learner, values: Mapping[str, Any], label: str) -> Learner:
     words = learner.recipe
     return make_learner(
-        words["row"],
-        config,
-        learner.hyper,
+        words["method"],
+        {**words["arguments"], **values},
         learner.stream,
         StreamConfig(**words["stream"]),
         NetConfig(**words["net"]),

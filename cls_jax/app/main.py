@@ -19,11 +19,10 @@ from cls_jax.app.grid import grid
 from cls_jax.app.run_config import RunConfig as RunConfig
 from cls_jax.app.run_config import check_outputs
 from cls_jax.app.stored_recipe import RECIPE, write_recipe
-from cls_jax.core.checks import check_seeds
+from cls_jax.core.checks import check_hyper, check_seeds
 from cls_jax.core.errors import InputError
 from cls_jax.core.files import safe_names
 from cls_jax.core.paths import writing
-from cls_jax.core.types import PyTree
 from cls_jax.data.load import describe
 from cls_jax.methods.base import no_advice
 from cls_jax.report.console import console, fan_out, tensorboard
@@ -59,7 +58,7 @@ def run_one(name: str, config: Any) -> None:
 
     Args:
       name: a row of METHODS.
-      config: has ``stream``, ``net``, ``method``, ``hyper`` and ``run``.
+      config: has ``stream``, ``net``, ``method`` and ``run``.
 
     Raises:
       InputError: before any compute, for whatever cannot work.
@@ -67,7 +66,7 @@ def run_one(name: str, config: Any) -> None:
     """
     begin(config.run)
     stream = make_stream(config.stream)
-    learner = make_learner(name, config.method, config.hyper, stream, config.stream, config.net)
+    learner = make_learner(name, asdict(config.method), stream, config.stream, config.net)
     conclude(config, execute([learner], config.run, config))
 
 
@@ -84,12 +83,12 @@ def conclude(config: Any, results: Sequence[Result]) -> None:
 
 def check_execution(
     learners: Sequence[Learner], config: RunConfig
-) -> tuple[Plan, list[Learner], list[dict[str, PyTree]]]:
-    """The plan, learners, and the Hypers of each by label, once all of them are found good.
+) -> tuple[Plan, list[Learner], list[dict[str, dict[str, float]]]]:
+    """The plan, learners, and hyper-parameters of each by label, once all are found good.
 
     Returns:
       The plan; the learners, several of each where a sweep varies what fixes a program; and of
-      each the Hypers, by the label of the values that a sweep gives it.
+      each its hyper-parameters, by the label of the values that a sweep gives it.
 
     Raises:
       InputError: for bad seeds, hyper-parameters, plan, sweep or saving, for flags that would do
@@ -102,8 +101,9 @@ def check_execution(
     for learner, hypers in pairs:
         num_trials = len(hypers) * len(config.seeds)
         for hyper in hypers.values():
-            check_run(learner.method, learner.stream, hyper, config.seeds, plan, num_trials)
-        check_held(learner.method, learner.stream, hyper, learner.recipe, num_trials)
+            check_hyper(hyper)
+        check_run(learner.method, learner.stream, config.seeds, plan, num_trials)
+        check_held(learner.method, learner.stream, learner.recipe, num_trials)
         if num_trials == 1 and config.over_seeds in ("vmap", "devices"):
             raise InputError(
                 f"over_seeds is {config.over_seeds!r}, but {learner.method.name} is one run; give "
@@ -125,7 +125,7 @@ def execute(learners: Sequence[Learner], config: RunConfig, record: Any) -> list
     What an earlier process saved of this experiment goes on from there.
 
     Args:
-      learners: each with its stream, and its Hyper, which a sweep varies.
+      learners: each with its stream, and its hyper-parameters, which a sweep varies.
       config: seeds, plan and where to write.
       record: the whole config of the experiment, a dataclass; kept in the workdir, if there is one,
         which is made only once everything has been checked.
@@ -163,7 +163,7 @@ def execute(learners: Sequence[Learner], config: RunConfig, record: Any) -> list
 @contextmanager
 def _kept(
     learners: Sequence[Learner],
-    values: Sequence[Mapping[str, PyTree]],
+    values: Sequence[Mapping[str, Mapping[str, float]]],
     config: RunConfig,
     record: Any,
 ) -> Iterator[list[Checkpointer]]:
@@ -196,8 +196,7 @@ def _kept(
                         "sweep": list(hypers),
                         "seeds": config.seeds,
                     }
-                    hyper = {"hyper": asdict(learner.hyper)}
-                    write_recipe(folder, {**learner.recipe, **hyper, **words})
+                    write_recipe(folder, {**learner.recipe, **words})
             every, title = interval(config.save_every), learner.method.name
             how = {"every": every, "last": config.keep, "wish": wish, "again": again}
             keepers.append(Checkpoints(folder, title, **how))
@@ -214,8 +213,8 @@ def _meet(where: str) -> None:
 
 def _advise(learners: Sequence[Learner], seeds: Sequence[int]) -> None:
     """Prints on stderr what the methods say of so short a stream."""
-    for method, hyper, stream, _ in learners:
+    for method, stream, _ in learners:
         if method.advice is not no_advice:
             num_steps = len(stream.schedule(jax.random.key(seeds[0])).index)
-            if told := method.advice(hyper, num_steps):
-                print(f"warning: {told}", file=sys.stderr)
+            if advice := method.advice(num_steps):
+                print(f"warning: {advice}", file=sys.stderr)

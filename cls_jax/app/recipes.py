@@ -1,27 +1,21 @@
 """The words from which a saved method is built again: recipe.json, beside its saves."""
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from cls_jax.app import stored_recipe
 from cls_jax.app.build import StreamConfig, fit_method
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import PyTree
-from cls_jax.methods import METHODS
+from cls_jax.methods import METHODS, signature
 from cls_jax.methods.base import Method
 from cls_jax.nets.config import NetConfig
 from cls_jax.train.segments import trial_name
-from cls_jax.train.steps import init_run
+from cls_jax.train.steps import Shapes, abstract_run
 
-_KINDS = stored_recipe.Kinds(
-    {name: (row.config, row.hyper) for name, row in METHODS.items()}, NetConfig, StreamConfig
-)
 _LARGEST_STATE = 2**38  # bytes: no device holds more
 
 
@@ -47,25 +41,31 @@ class Recipe(NamedTuple):
     dtype: str
 
 
+def _argument_kinds(name: str) -> dict[str, Any] | None:
+    """Of a method's arguments, by name; None: there is no such method."""
+    if name not in METHODS:
+        return None
+    return {argument: one.kind for argument, one in signature(name).arguments.items()}
+
+
 def read_recipe(path: Path) -> Recipe:
     """Everything that recipe.json says; nothing is computed.
 
     Raises:
       InputError: it is not one that this version can follow.
     """
-    words = stored_recipe.read_recipe(path, _KINDS)
-    row, sizes = METHODS[words.row], (words.num_classes, words.num_tasks)
+    words = stored_recipe.read_recipe(path, _argument_kinds, NetConfig, StreamConfig)
     where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
     try:
         stream, net = StreamConfig(**words.stream), NetConfig(**words.net)
-        config = row.config(**words.method)
-        method = fit_method(words.row, config, stream, net, words.shape, sizes)
-        hyper = jax.tree.map(jnp.float32, row.hyper(**words.hyper))
-        newborn = partial(init_run, method, words.shape, words.dtype, (stream.batch_size, sizes[1]))
-        like = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-            jax.eval_shape(newborn, hyper, np.uint32(0)),
-        )
+        sizes = words.num_classes, words.num_tasks
+        method = fit_method(words.method, words.arguments, stream, net, words.shape, sizes)
+        shapes = Shapes((stream.batch_size, *words.shape), words.dtype, *sizes)
+        like = jax.tree.map(placed, abstract_run(method, shapes))
     except (ValueError, TypeError, ArithmeticError, LookupError, MemoryError) as error:
         why = " ".join(str(error).split())[:300]
         raise InputError(f"{path} fits no method that can be built: {why}") from error

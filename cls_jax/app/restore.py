@@ -1,7 +1,8 @@
 """A run read back from its workdir, ready to predict; the data set is not needed."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +15,8 @@ from cls_jax.app.stored_recipe import RECIPE
 from cls_jax.core.checks import as_trained_on
 from cls_jax.core.errors import InputError
 from cls_jax.core.paths import check_readable
-from cls_jax.core.types import PyTree, Task
-from cls_jax.methods.base import Method
+from cls_jax.core.types import Array, PyTree, Task
+from cls_jax.methods.base import Algorithm, Method
 from cls_jax.runtime.saves import groups_in, read_trials
 from cls_jax.runtime.workdir import CHECKPOINTS
 from cls_jax.train.evaluate import EVAL_BATCH, content_places, hidden_task
@@ -89,7 +90,7 @@ class Trained(NamedTuple):
         for start in range(0, len(x), size or 1):
             part = x[start : start + size]
             padded = part[np.arange(size) % len(part)]
-            answer = _answer(self.method.predict, self.state, padded, task)
+            answer = _answer(self.method.at, self.run.hyper, self.state, padded, task)
             logits.append(np.asarray(answer)[: len(part)])
         if not logits:
             return np.zeros((0, self.num_classes), np.float32)
@@ -111,7 +112,12 @@ class Trained(NamedTuple):
                 )
 
 
-_answer = jax.jit(lambda predict, *given: predict(*given), static_argnums=0)
+@partial(jax.jit, static_argnums=0)
+def _answer(
+    at: Callable[[PyTree], Algorithm], hyper: PyTree, state: PyTree, x: Array, task: Task
+) -> Array:
+    """Of ``predict``; equal methods share the program."""
+    return at(hyper).predict(state, x, task)
 
 
 def load(workdir: str | Path, *, method: str | None = None, seed: int | None = None) -> Trained:

@@ -11,7 +11,7 @@ from cls_jax.runtime.save_interval import interval
 from cls_jax.runtime.workdir import check_workdir_is_ours
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """How it is run and where the results go.
 
@@ -34,9 +34,9 @@ class RunConfig:
       score: test before training and after each task, or at the end alone; with hundreds of tasks
         the tests would take longer than the training.
       tensorboard: write TensorBoard files into the workdir.
-      sweep: a field of the method and its values, e.g. hyper.learning_rate 0.03 0.1; given again
-        with another field it makes a grid of all combinations. Each gets all seeds; numbers of the
-        Hyper share one program, those that are not hyper.* are compiled anew.
+      sweep: an argument of the method and its values, e.g. learning_rate 0.03 0.1; given again with
+        another one it makes a grid of all combinations. Each gets all seeds. Values of arguments
+        whose flag wants a FLOAT share one program, all others are compiled anew.
       profile: a folder for a JAX profiler trace of one chunk.
       compile_cache: keep compiled programs for the next start, at most 2 GiB, in the user's cache
         folder (on Linux ~/.cache/cls_jax).

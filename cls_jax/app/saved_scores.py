@@ -12,12 +12,13 @@ from cls_jax.app.build import StreamConfig, make_stream, without_dir
 from cls_jax.app.restore import Trained
 from cls_jax.core.errors import InputError
 from cls_jax.streams.stream import Stream
+from cls_jax.train.capacity import capacities
 from cls_jax.train.evaluate import make_evaluate, view_names
 from cls_jax.train.events import Result
 from cls_jax.train.loop import schedules_of
 from cls_jax.train.parallel import Parallelism
 from cls_jax.train.prefetch import make_loader
-from cls_jax.train.runner import capacities, test_examples
+from cls_jax.train.runner import test_examples
 
 
 def streams_of(
@@ -86,7 +87,7 @@ def score(trained: Trained, stream: Stream) -> np.ndarray:
     evaluate = make_evaluate(trained.method, stream, parallelism)
     loader = make_loader(stream.source.test, parallelism, 1, on_host=False)
     schedule = schedules_of(trained.method, stream, trained.seed)[0]
-    return evaluate(trained.state, schedule, loader, stream.num_tasks - 1)
+    return evaluate(trained.state, trained.run.hyper, schedule, loader, stream.num_tasks - 1)
 
 
 def results(found: Sequence[Trained], stream: Stream) -> list[Result]:
@@ -106,9 +107,9 @@ def results(found: Sequence[Trained], stream: Stream) -> list[Result]:
         seeds, states = tuple(one.seed for one in mine), tuple(one.state for one in mine)
         details = {
             "stream": {"name": stream.name, **stream.describe},
-            **method.told,
+            **method.task_info,
             "told_at_test": told,
-            "test_examples": test_examples(stream, seeds),
+            "test_examples": test_examples([schedules_of(method, stream, s) for s in seeds]),
         }
         made.append(
             Result(
@@ -120,7 +121,7 @@ def results(found: Sequence[Trained], stream: Stream) -> list[Result]:
                 seconds=float("nan"),
                 steps_per_second=float("nan"),
                 details=details,
-                capacity=capacities(method, stream, states),
+                capacity=capacities(method, stream, [one.run for one in mine]),
             )
         )
     return made

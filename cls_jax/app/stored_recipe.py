@@ -6,7 +6,7 @@ A workdir may be a stranger's, so the whole is checked before any of it is used.
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,45 +15,35 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.files import NoJson, read_json, write_json
 
 RECIPE = "recipe.json"
-VERSION = 1
+VERSION = 2
 _LARGEST = 2**31 - 1  # of any whole number, int32's
 _EXAMPLE = 2**28  # numbers in one example
 _WORDS = (
-    *("version", "name", "row", "method", "net", "stream", "hyper", "sweep", "seeds"),
+    *("version", "name", "method", "arguments", "net", "stream", "sweep", "seeds"),
     *("shape", "dtype", "num_classes", "num_tasks"),
 )
 
 
-class Kinds(NamedTuple):
-    """The dataclasses that a recipe fills.
-
-    Attributes:
-      methods: row of the table of methods -> (Config, Hyper).
-      net, stream: NetConfig and StreamConfig.
-    """
-
-    methods: Mapping[str, tuple[type, type]]
-    net: type
-    stream: type
+Kinds = Callable[[str], Mapping[str, Any] | None]
+"""Name of a method -> the annotations of its arguments, or None if there is none of that name."""
 
 
 class Recipe(NamedTuple):
     """What a recipe.json says, all of it checked.
 
     Attributes:
-      name, row, sweep, seeds: the method's label, its row of the table, labels of the sweep's
+      name, method, sweep, seeds: the method's label, its name among METHODS, labels of the sweep's
         values, seeds of the runs.
-      method, net, stream, hyper: fields of the dataclasses, of the right types.
+      arguments, net, stream: what the method and the two configs are given, of the right types.
       shape, dtype: of one example.
       num_classes, num_tasks: of the stream.
     """
 
     name: str
-    row: str
-    method: dict[str, Any]
+    method: str
+    arguments: dict[str, Any]
     net: dict[str, Any]
     stream: dict[str, Any]
-    hyper: dict[str, Any]
     sweep: tuple[str, ...]
     seeds: tuple[int, ...]
     shape: tuple[int, ...]
@@ -67,19 +57,20 @@ def write_recipe(folder: Path, words: Mapping[str, Any]) -> None:
     write_json(folder / RECIPE, {"version": VERSION, **words})
 
 
-def read_recipe(path: Path, kinds: Kinds) -> Recipe:
+def read_recipe(path: Path, kinds: Kinds, net: type, stream: type) -> Recipe:
     """The recipe in a file that may be a stranger's.
 
     Args:
       path: of a recipe.json.
-      kinds: what it may fill.
+      kinds: of the methods' arguments.
+      net, stream: the dataclasses that it fills.
 
     Raises:
       InputError: it is no recipe, one of a later version, or a field of it does not fit.
     """
     try:
         given = read_json(path)
-        return _recipe(given, kinds)
+        return _recipe(given, kinds, net, stream)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from None
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
@@ -94,7 +85,7 @@ class _Misfit(ValueError):
     """What does not fit, in a few words."""
 
 
-def _recipe(given: Any, kinds: Kinds) -> Recipe:
+def _recipe(given: Any, kinds: Kinds, net: type, stream: type) -> Recipe:
     if not isinstance(given, dict):
         raise _Misfit("it is no JSON object")
     version = given.get("version")
@@ -104,10 +95,10 @@ def _recipe(given: Any, kinds: Kinds) -> Recipe:
             f"its version is {_told(version)}, {'later than' if later else 'not'} {VERSION}"
         )
     _same_names(given, _WORDS, "it")
-    row = given["row"]
-    if not isinstance(row, str) or row not in kinds.methods:
-        raise _Misfit(f"row is {_told(row)}, not one of {', '.join(kinds.methods)}")
-    config, hyper = kinds.methods[row]
+    method = given["method"]
+    known = kinds(method) if isinstance(method, str) else None
+    if known is None:
+        raise _Misfit(f"method is {_told(method)}, which is none that is known")
     sweep = _check(given["sweep"], tuple[str, ...], "sweep")
     seeds = _check(given["seeds"], tuple[int, ...], "seeds", largest=2**32 - 1)
     for name, values in (("sweep", sweep), ("seeds", seeds)):
@@ -123,11 +114,10 @@ def _recipe(given: Any, kinds: Kinds) -> Recipe:
             raise _Misfit(f"{name} is {given[name]}")
     return Recipe(
         name=_label(given["name"], "name"),
-        row=row,
-        method=_fields(given["method"], config, "method"),
-        net=_fields(given["net"], kinds.net, "net"),
-        stream=_fields(given["stream"], kinds.stream, "stream"),
-        hyper=_fields(given["hyper"], hyper, "hyper"),
+        method=method,
+        arguments=_fields(given["arguments"], known, "arguments"),
+        net=_fields(given["net"], _hints(net), "net"),
+        stream=_fields(given["stream"], _hints(stream), "stream"),
         sweep=tuple(_label(label, "sweep") if label else "" for label in sweep),
         seeds=seeds,
         shape=shape,
@@ -144,13 +134,18 @@ def _label(text: Any, name: str) -> str:
     return text
 
 
-def _fields(given: Any, kind: type, where: str) -> dict[str, Any]:
-    """Every field of a dataclass, checked by its annotation."""
+def _hints(kind: type) -> dict[str, Any]:
+    """Field -> annotation of a dataclass."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind) if field.init}
+
+
+def _fields(given: Any, kinds: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Every one of ``kinds``, checked by its annotation."""
     if not isinstance(given, dict):
         raise _Misfit(f"{where} is {_told(given)}, no JSON object")
-    _same_names(given, [field.name for field in fields(kind) if field.init], where)
-    hints = typing.get_type_hints(kind)
-    return {name: _check(value, hints[name], f"{where}.{name}") for name, value in given.items()}
+    _same_names(given, list(kinds), where)
+    return {name: _check(value, kinds[name], f"{where}.{name}") for name, value in given.items()}
 
 
 def _same_names(given: Mapping[str, Any], wanted: Sequence[str], where: str) -> None:

@@ -1,6 +1,6 @@
 """Flags that were typed and would change nothing: each is refused, with the reason."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from cls_jax.core.errors import InputError
@@ -10,13 +10,15 @@ OWN_PERCEPTRON = {"hopsupsup", "den"}
 """Methods whose network has the form of an mlp, whatever --net says."""
 
 
-def check_used(config: Any, typed: Collection[str], methods: Iterable[tuple[str, Any]]) -> None:
+def check_used(
+    config: Any, typed: Collection[str], methods: Iterable[tuple[str, Mapping[str, Any]]]
+) -> None:
     """Raises InputError for a flag of the stream or the network that no method would look at.
 
     Args:
       config: has ``net``.
       typed: names of the flags on the command line.
-      methods: (row of the table, Config) of all that will run.
+      methods: (name, arguments) of all that will run.
     """
     methods = list(methods)
     names = ", ".join(name for name, _ in methods)
@@ -41,19 +43,19 @@ def check_used(config: Any, typed: Collection[str], methods: Iterable[tuple[str,
 
 
 def check_taken(
-    typed: Collection[str], flags: Any, used: Collection[Any], prefix: str = ""
+    typed: Collection[str], flags: Any, used: Collection[Mapping[str, Any]], prefix: str = ""
 ) -> None:
     """Raises InputError for a flag whose value no method has in the end.
 
     Args:
       typed: names of the flags on the command line.
-      flags: the Config or Hyper that the flags with ``prefix`` set.
-      used: Configs or Hypers of the methods that will run, some with values of their own.
+      flags: the dataclass that the flags with ``prefix`` set.
+      used: arguments of the methods that will run, some with values of their own.
       prefix: "ucir." of --ucir.decays.
     """
     for name in vars(flags):
         value = getattr(flags, name)
-        if prefix + name in typed and all(getattr(one, name, None) != value for one in used):
+        if prefix + name in typed and all(one.get(name) != value for one in used):
             refuse(prefix + name, value, "what will run has no such setting or its own value")
 
 
@@ -66,8 +68,12 @@ def check_named(flag: str, given: Collection[str], known: Collection[str]) -> No
 
 
 def check_of(*rows: str) -> Callable[[Any, Collection[str]], None]:
-    """The ``check`` of a script whose ``config.method`` is the Config of each of ``rows``."""
-    return lambda config, typed: check_used(config, typed, [(row, config.method) for row in rows])
+    """The ``check`` of a script whose ``config.method`` are the flags of each of ``rows``."""
+
+    def check(config: Any, typed: Collection[str]) -> None:
+        check_used(config, typed, [(row, vars(config.method)) for row in rows])
+
+    return check
 
 
 def refuse(flag: str, value: object, why: str) -> None:
@@ -75,8 +81,8 @@ def refuse(flag: str, value: object, why: str) -> None:
     raise InputError(f"{flag} is {value}, which changes nothing: {why}; leave --{dashed(flag)} out")
 
 
-def _has_views(row: str, config: Any) -> bool:
-    return row == "dualnet" or getattr(config, "learner", None) == "contrastive"
+def _has_views(name: str, arguments: Mapping[str, Any]) -> bool:
+    return name == "dualnet" or arguments.get("learner") == "contrastive"
 
 
 def dashed(flag: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cls_jax.core.checks import check_hyper, check_literal, plain_value
+from cls_jax.core.checks import check_hyper, check_literal, plain_value, whole
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import (
     Array,
@@ -238,7 +238,8 @@ class Factory:
         for name, value in values.items():
             check_literal(name, value, known[name].kind)
         check_hyper(hyper)
-        fixed = tuple(values.items())
+        sizes = {n: whole(n, getattr(problem, n), 1) for n in ("num_classes", "num_tasks")}
+        problem, fixed = problem._replace(**sizes), tuple(values.items())
         return make_method(
             self.name, _At(self.build, problem, fixed), hyper, self.name, dict(fixed)
         )

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import NamedTuple
 
+from cls_jax.core.checks import plain
 from cls_jax.core.errors import InputError
 from cls_jax.nets.base import Net
 from cls_jax.nets.config import NetConfig as NetConfig
@@ -35,9 +36,17 @@ class Networks(NamedTuple):
     dtype: str
 
 
-@lru_cache
 def networks(config: NetConfig) -> Networks:
-    """The choice that a config's words make; equal words give the same object."""
+    """The choice that a config's words make; equal words give the same object.
+
+    Raises:
+      InputError: for a number that is none.
+    """
+    return _networks(plain(config))
+
+
+@lru_cache
+def _networks(config: NetConfig) -> Networks:
     return Networks(
         partial(make_net, config),
         partial(make_extractor, config),

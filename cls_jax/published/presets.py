@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from cls_jax.core.errors import InputError
-from cls_jax.methods import METHODS
+from cls_jax.methods import signature
 from cls_jax.nets.config import NetConfig
 from cls_jax.published.hyperparameters import (
     CHOSEN,
@@ -41,7 +41,7 @@ class Preset(NamedTuple):
       method: row of the table of methods.
       memory_size: slots, or 0 for a method without a memory.
       stream, net: what it learns, with what.
-      config, hyper: the method's own.
+      arguments: the method's own.
       source: field -> where its value comes from.
     """
 
@@ -50,12 +50,11 @@ class Preset(NamedTuple):
     memory_size: int
     stream: StreamConfig
     net: NetConfig
-    config: Any
-    hyper: Any
+    arguments: Mapping[str, Any]
     source: Mapping[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Change:
     """Departures from a published setting, which its table then tells; none by default.
 
@@ -75,7 +74,7 @@ class Change:
 def s_mnist(method: str, memory_size: int = 0) -> Preset:
     """Split MNIST: 5 tasks x 2 classes in label order, one pass, batch 10, perceptron."""
     stream = StreamConfig(
-        "mnist", batch_size=10, class_order="label", drop_last=True, normalisation="none"
+        data="mnist", batch_size=10, class_order="label", drop_last=True, normalisation="none"
     )
     return _preset("s_mnist", S_MNIST, stream, MLP, method, memory_size)
 
@@ -94,13 +93,13 @@ def r_mnist(method: str, memory_size: int = 0) -> Preset:
 
 def mnist_360(method: str, memory_size: int = 0) -> Preset:
     """MNIST-360: nine slowly turning digits in pairs, one stream, batch 16, perceptron."""
-    stream = StreamConfig("mnist", scenario="mnist360", batch_size=16, normalisation="none")
+    stream = StreamConfig(data="mnist", scenario="mnist360", batch_size=16, normalisation="none")
     return _preset("mnist_360", MNIST_360, stream, MLP, method, memory_size)
 
 
 def s_cifar10(method: str, memory_size: int = 0) -> Preset:
     """Split CIFAR-10: 5 tasks x 2 classes in label order, 50 epochs, batch 32, ResNet-18."""
-    stream = StreamConfig("cifar10", epochs=50, normalisation="cifar10", **_PICTURES)
+    stream = StreamConfig(data="cifar10", epochs=50, normalisation="cifar10", **_PICTURES)
     return _preset("s_cifar10", S_CIFAR10, stream, RESNET, method, memory_size)
 
 
@@ -110,7 +109,7 @@ def s_tinyimagenet(method: str, memory_size: int = 0) -> Preset:
     The data is a folder of 64x64 pictures, one folder a class; give yours with --data folder:DIR.
     """
     own = {"tasks": 10, "epochs": 100, "image_size": 64, "normalisation": "tinyimagenet"}
-    stream = StreamConfig("folder:tiny-imagenet-200", **own, **_PICTURES)
+    stream = StreamConfig(data="folder:tiny-imagenet-200", **own, **_PICTURES)
     return _preset("s_tinyimagenet", S_TINYIMAGENET, stream, RESNET, method, memory_size)
 
 
@@ -130,7 +129,7 @@ def gcil_cifar100(
     """
     pictures = {key: value for key, value in _PICTURES.items() if key != "class_order"}
     stream = StreamConfig(
-        "cifar100",
+        data="cifar100",
         scenario="gcil",
         tasks=20,
         epochs=100,
@@ -176,7 +175,7 @@ def cells(
     _check_once("memory_sizes", memory_sizes)
     found = []
     for method in methods or rows:
-        sized = method in rows and "memory_size" in _names(METHODS[method].config)
+        sized = method in rows and "memory_size" in signature(method).arguments
         sizes = (memory_sizes or rows[method]) if sized else (0,)
         found += [cell(method, size) for size in sizes]
     if memory_sizes and not any(one.memory_size for one in found):
@@ -207,22 +206,22 @@ def ablations(labels: Sequence[str] = (), slots: Sequence[int] = ()) -> list[tup
       InputError: for a row or a size that is not there, or named twice.
     """
     whole = s_mnist("clser", 500)
-    hyper = whole.hyper
-    single = {
-        "learning_rate": hyper.learning_rate,
-        "consistency_weight": hyper.consistency_weight,
-        "ema_rate": hyper.stable_rate,
-        "ema_decay": hyper.stable_decay,
+    own = whole.arguments
+    single = {name: own[name] for name in ("memory_size", "replay_size", "learning_rate")}
+    single |= {
+        "consistency_weight": own["consistency_weight"],
+        "ema_rate": own["stable_rate"],
+        "ema_decay": own["stable_decay"],
     }
-    sizes = {"memory_size": 500, "replay_size": whole.config.replay_size}
-    row = METHODS["mean_er"]
+
+    def with_values(**changes: float) -> Preset:
+        return whole._replace(arguments={**own, **changes})
+
     changed = {
         "clser": whole,
-        "clser weight 0": whole._replace(hyper=hyper.replace(consistency_weight=0.0)),
-        "clser rates 1": whole._replace(hyper=hyper.replace(stable_rate=1.0, plastic_rate=1.0)),
-        "mean_er": whole._replace(
-            method="mean_er", config=row.config(**sizes), hyper=row.hyper(**single)
-        ),
+        "clser weight 0": with_values(consistency_weight=0.0),
+        "clser rates 1": with_values(stable_rate=1.0, plastic_rate=1.0),
+        "mean_er": whole._replace(method="mean_er", arguments=_complete("mean_er", single)),
         "er": s_mnist("er", 500),
     }
     _check_once("methods", labels)
@@ -236,7 +235,10 @@ def ablations(labels: Sequence[str] = (), slots: Sequence[int] = ()) -> list[tup
 
 def changed(preset: Preset, changes: Mapping[str, Any]) -> Preset:
     """The cell with some fields of its stream or net replaced; they are "ours" then."""
-    mine = lambda part: {k: v for k, v in changes.items() if k in _names(part)}  # noqa: E731
+
+    def mine(part: Any) -> dict[str, Any]:
+        return {name: value for name, value in changes.items() if name in _names(part)}
+
     return preset._replace(
         stream=replace(preset.stream, **mine(preset.stream)),
         net=replace(preset.net, **mine(preset.net)),
@@ -256,16 +258,19 @@ _PICTURES |= {"crop_padding": 4, "flip": True}
 
 
 def _domains(scenario: str) -> StreamConfig:
-    return StreamConfig("mnist", scenario=scenario, tasks=20, batch_size=128, normalisation="none")
+    return StreamConfig(
+        data="mnist", scenario=scenario, tasks=20, batch_size=128, normalisation="none"
+    )
 
 
 def _preset(
     table: str, rows: Rows, stream: StreamConfig, net: NetConfig, method: str, memory_size: int
 ) -> Preset:
-    """The cell; numbers go to the config, the hyper or the stream, whichever has the field."""
+    """The cell; numbers go to the method or the stream, whichever has the name."""
     if method not in rows:
         raise InputError(f"{table} has no row {method!r}; use one of {', '.join(rows)}")
-    numbers, sized = rows[method], "memory_size" in _names(METHODS[method].config)
+    known = signature(method).arguments
+    numbers, sized = rows[method], "memory_size" in known
     if sized:
         if memory_size not in numbers:
             sizes = ", ".join(map(str, numbers))
@@ -275,21 +280,30 @@ def _preset(
         numbers = {**numbers[memory_size], "memory_size": memory_size}
     elif memory_size:
         raise InputError(f"{method} has no memory; leave out memory_size={memory_size}")
-    chosen = CHOSEN.get((table, method), {})
-    parts = {"stream": stream, "config": METHODS[method].config(), "hyper": METHODS[method].hyper()}
-    source = {}
-    for part, value in parts.items():
-        mine = {name: number for name, number in numbers.items() if name in _names(value)}
-        if part == "hyper":
-            mine = {name: float(number) for name, number in mine.items()}
-        here = {name: v for name, v in chosen.items() if name in _names(value)}
-        parts[part] = replace(value, **mine, **here)
-        told = f"NeurAI-Lab/CLS-ER, datasets ({table})" if part == "stream" else OURS
-        source |= {f"{part}.{name}": BEST_ARGS if name in mine else told for name in _names(value)}
+    chosen, source = CHOSEN.get((table, method), {}), {}
+    for part, names, usual in (
+        ("stream", _names(stream), f"NeurAI-Lab/CLS-ER, datasets ({table})"),
+        ("method", known, OURS),
+    ):
+        source |= {f"{part}.{n}": BEST_ARGS if n in numbers else usual for n in names}
+    values = {**numbers, **chosen}
     source["net"] = "NeurAI-Lab/CLS-ER, backbone"
     return Preset(
-        table, method, memory_size, parts["stream"], net, *list(parts.values())[1:], source
+        table=table,
+        method=method,
+        memory_size=memory_size,
+        stream=replace(stream, **{n: v for n, v in values.items() if n in _names(stream)}),
+        net=net,
+        arguments=_complete(method, {n: v for n, v in values.items() if n in known}),
+        source=source,
     )
+
+
+def _complete(method: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of a method: those given, and the defaults of the rest."""
+    known = signature(method).arguments
+    whole = {name: values.get(name, one.default) for name, one in known.items()}
+    return {n: float(v) if known[n].kind is float else v for n, v in whole.items()}
 
 
 def _names(config: Any) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Literal
 from cls_jax.core.choices import Kind, Normalisation, TaskOrder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StreamConfig:
     """What is seen when, and how images become inputs.
 

@@ -11,7 +11,7 @@ from cls_jax.core.types import Array
 from cls_jax.methods.base import Method
 from cls_jax.streams.stream import Stream
 from cls_jax.train.evaluate import hidden_task
-from cls_jax.train.steps import Run, abstract_run, example_batch
+from cls_jax.train.steps import Run, Shapes, abstract_run, example_batch, shapes_of
 
 
 def capacities(method: Method, stream: Stream, runs: list[Run]) -> dict[str, np.ndarray]:
@@ -27,7 +27,7 @@ def capacities(method: Method, stream: Stream, runs: list[Run]) -> dict[str, np.
     def kept(run: Run) -> Mapping[str, Array]:
         capacity = method.at(run.hyper).capacity
         if capacity is None:
-            return {"bits": jnp.float32(bits_read(method, stream))}
+            return {"bits": jnp.float32(bits_read(method, shapes_of(stream)))}
         return capacity(run.state)
 
     def after_each(value: Array) -> np.ndarray:
@@ -37,10 +37,10 @@ def capacities(method: Method, stream: Stream, runs: list[Run]) -> dict[str, np.
     return {name: np.stack([after_each(one[name]) for one in every]) for name in every[0]}
 
 
-def bits_read(method: Method, stream: Stream) -> int:
+def bits_read(method: Method, shapes: Shapes) -> int:
     """Bits of all leaves of the state that ``predict`` reads; 1 of a bool."""
-    state, x = abstract_run(method, stream).state, example_batch(stream).x
-    program = jax.make_jaxpr(method.predict)(state, x, hidden_task(stream.num_classes)).jaxpr
+    state, x = abstract_run(method, shapes).state, example_batch(shapes).x
+    program = jax.make_jaxpr(method.predict)(state, x, hidden_task(shapes.num_classes)).jaxpr
     _, read = dce_jaxpr(program, [True] * len(program.outvars))
     leaves = jax.tree.leaves(state)
     return sum(_bits(leaf) for leaf, used in zip(leaves, read, strict=False) if used)

@@ -1,6 +1,7 @@
 """The train loop: a group of trials from its first state to its last score, by segments."""
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
@@ -43,6 +44,7 @@ from cls_jax.train.steps import (
     init_run,
     make_advance,
     make_boundary,
+    shapes_of,
 )
 
 _SCHEDULE = 0  # a purpose of a seed's key; steps.py has the others
@@ -80,6 +82,7 @@ class TrainLoop(NamedTuple):
       evaluate: see evaluate.make_evaluate.
       write: (matrix, accuracy, row) -> the matrix with that row.
       loaders: number of trials -> those of the training and of the test split.
+      counter: of all chunks so far; the first one compiles, so its time does not count.
     """
 
     method: Method
@@ -92,6 +95,7 @@ class TrainLoop(NamedTuple):
     evaluate: EvaluateFn
     write: Callable[..., Array]
     loaders: Callable[[int], list[Loader]]
+    counter: Iterator[int]
 
     def abstract(self) -> Run:
         """One trial's Run, as shapes, dtypes and shardings."""
@@ -100,7 +104,7 @@ class TrainLoop(NamedTuple):
         def placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
-        return jax.tree.map(placed, abstract_run(self.method, self.stream))
+        return jax.tree.map(placed, abstract_run(self.method, shapes_of(self.stream)))
 
 
 _LOOPS: dict[tuple, TrainLoop] = {}
@@ -147,7 +151,7 @@ def _compiled(method: Method, stream: Stream, plan: Plan) -> TrainLoop:
         stream=stream,
         plan=plan,
         parallelism=parallelism,
-        start=parallelism.compile(partial(init_run, method, stream), (0, 0)),
+        start=parallelism.compile(partial(init_run, method, shapes_of(stream)), (0, 0)),
         advance=[
             make_advance(method, stream, number, parallelism, mode=plan.mode)
             for number in range(len(method.phases))
@@ -156,6 +160,7 @@ def _compiled(method: Method, stream: Stream, plan: Plan) -> TrainLoop:
         evaluate=make_evaluate(method, stream, parallelism),
         write=parallelism.compile(write, (0, 0, None)),
         loaders=loaders,
+        counter=itertools.count(),
     )
 
 
@@ -298,7 +303,6 @@ class _Chunks:
     def __init__(self, loop: TrainLoop, group: _Group, todo: Sequence[Segment]) -> None:
         self.loop, self.group = loop, group
         self.coming = prefetch(group.training, _parts(loop, group, todo))
-        self.number = 0
         self.timed = min(1, sum(segment.kind == "steps" for segment in todo) - 1)
         """The first chunk whose time counts, since the one before compiles; or the only one."""
         self.metrics: dict[str, float] = {}
@@ -310,16 +314,16 @@ class _Chunks:
         loop, group, plan = self.loop, self.group, self.loop.plan
         examples, part = next(self.coming)
         told = told_task(group.schedule, segment.task, trials=loop.parallelism.stacked)
-        num_steps, start = segment.stop - segment.start, time.perf_counter()
-        with _profiled(plan.profile if self.number == self.timed else None):
+        number, num_steps = next(loop.counter), segment.stop - segment.start
+        start = time.perf_counter()
+        with _profiled(plan.profile if number == self.timed else None):
             run, found = loop.advance[segment.phase](run, examples, part, told, num_steps)
             found = jax.device_get(found)
         self.metrics, each = _collect(found, part, group.seeds, segment.task, self.metrics)
         seconds = time.perf_counter() - start
-        if self.number >= self.timed:
+        if number >= self.timed:
             active = int(part.active[..., :num_steps].sum())
             cost = cost._replace(steps=cost.steps + active, stepping=cost.stepping + seconds)
-        self.number += 1
         served = int((part.index[..., :num_steps, :] >= 0).sum())
         made, total = _updates(group.sizes, segment), _updates(group.sizes, None)
         name = loop.method.phases[segment.phase].name

@@ -12,7 +12,7 @@ from cls_jax.data.checked import checked
 from cls_jax.methods.base import Method
 from cls_jax.streams.stream import Stream
 from cls_jax.train.prefetch import CHUNK_BYTES, DEVICE_BYTES, num_bytes
-from cls_jax.train.steps import is_convolutional
+from cls_jax.train.steps import is_convolutional, shapes_of
 
 
 class Plan(NamedTuple):
@@ -76,7 +76,9 @@ def resolve(plan: Plan, method: Method, stream: Stream, num_trials: int) -> Plan
             raise InputError(f"{name} must be one of {choices}, got {getattr(plan, name)!r}")
     mode, over_seeds, devices, data = plan.mode, plan.over_seeds, plan.devices, plan.data
     if mode == "auto":
-        slow_in_loops = jax.default_backend() == "cpu" and is_convolutional(method, stream)
+        slow_in_loops = jax.default_backend() == "cpu" and is_convolutional(
+            method, shapes_of(stream)
+        )
         mode = "loop" if slow_in_loops else "scan"
     devices = _num_devices(plan, num_trials)
     if over_seeds == "auto":

@@ -10,7 +10,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.host_memory import check_bytes, check_schedule
 from cls_jax.methods.base import Method
 from cls_jax.streams.stream import Stream
-from cls_jax.train.steps import abstract_run
+from cls_jax.train.steps import abstract_run, shapes_of
 
 LARGEST = 2**31 - 1
 """Most places of an array's axis."""
@@ -24,7 +24,7 @@ def check_held(method: Method, stream: Stream, words: Mapping[str, Any], num_tri
       words: the Learner's recipe, whose largest number of the right kind is named.
       num_trials: runs that are held at once.
     """
-    for part in ("method", "net", "stream"):
+    for part in ("arguments", "net", "stream"):
         for name, value in _numbers(words[part]):
             if value > LARGEST:
                 raise InputError(f"{name} is {value}; give at most {LARGEST}")
@@ -32,7 +32,7 @@ def check_held(method: Method, stream: Stream, words: Mapping[str, Any], num_tri
     for phase in method.phases:
         if phase.epochs is not None:
             check_schedule(_flag(words, phase.epochs, "epochs"), phase.epochs, examples)
-    made = jax.tree_util.tree_leaves_with_path(abstract_run(method, stream))
+    made = jax.tree_util.tree_leaves_with_path(abstract_run(method, shapes_of(stream)))
     kept = [(_bytes(leaf), jax.tree_util.keystr(path)) for path, leaf in made]
     name, value = _culprit(words, max(kept)[1])
     runs = f" in {num_trials} runs" if num_trials > 1 else ""
@@ -50,7 +50,7 @@ def _bytes(leaf: jax.ShapeDtypeStruct) -> int:
 
 def _culprit(words: Mapping[str, Any], path: str) -> tuple[str, int]:
     """The flag that makes the leaf at ``path`` large, and its value."""
-    own = _numbers(words["method"])
+    own = _numbers(words["arguments"])
     if "matrix" in path:
         found = [("tasks", int(words["num_tasks"]))]
     elif "memory" in path and any("memory" in name for name, _ in own):
@@ -73,6 +73,6 @@ def _numbers(fields: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 def _flag(words: Mapping[str, Any], value: int, ending: str) -> str:
-    """The field of the method's Config that ends so and has that value."""
-    names = [name for name, one in words["method"].items() if one == value]
+    """The argument of the method that ends so and has that value."""
+    names = [name for name, one in words["arguments"].items() if one == value]
     return next((name for name in names if name.endswith(ending)), ending)

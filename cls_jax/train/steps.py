@@ -8,7 +8,7 @@ data, so chunks of any length give the same bits from one compilation.
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -47,45 +47,61 @@ class Run:
     matrix: Array
 
 
-def example_batch(stream: Stream) -> Batch:
+class Shapes(NamedTuple):
+    """What a state's shapes depend on, beside the method.
+
+    Attributes:
+      batch: (b, ...) of raw examples.
+      dtype: of theirs.
+      num_classes, num_tasks: of the stream.
+    """
+
+    batch: tuple[int, ...]
+    dtype: str
+    num_classes: int
+    num_tasks: int
+
+
+def shapes_of(stream: Stream) -> Shapes:
+    """Of a stream."""
+    x = stream.source.train.x
+    batch = (stream.batch_size, *x.shape[1:])
+    return Shapes(batch, x.dtype.name, stream.num_classes, stream.num_tasks)
+
+
+def example_batch(shapes: Shapes) -> Batch:
     """A batch of zeros, of which only shapes and dtypes matter."""
-    b, x = stream.batch_size, stream.source.train.x
+    b, dtype = shapes.batch[0], shapes.dtype
     yes, zero = jnp.ones((b,), bool), jnp.zeros((b,), jnp.int32)
-    return Batch(jnp.zeros((b, *x.shape[1:]), x.dtype), y=zero, task=zero, valid=yes, labelled=yes)
+    return Batch(jnp.zeros(shapes.batch, dtype), y=zero, task=zero, valid=yes, labelled=yes)
 
 
-def init_run(method: Method, stream: Stream, hyper: Mapping[str, Array], seed: Array) -> Run:
+def init_run(method: Method, shapes: Shapes, hyper: Mapping[str, Array], seed: Array) -> Run:
     """A trial's Run before anything was learned.
 
     Args:
       method: whose ``init`` makes the state.
-      stream: the shapes of its batches and the number of its tasks.
+      shapes: of its batches.
       hyper, seed: of the trial.
     """
-    return new_run(method, example_batch(stream), stream.num_tasks, hyper, seed)
-
-
-def new_run(
-    method: Method, example: Batch, num_tasks: int, hyper: Mapping[str, Array], seed: Array
-) -> Run:
-    """``init_run`` where only an example batch and the number of tasks are known."""
-    key = jax.random.key(seed)
+    key, t = jax.random.key(seed), shapes.num_tasks
+    example = example_batch(shapes)
     return Run(
         state=method.at(hyper).init(jax.random.fold_in(key, INIT), example),
         hyper=dict(hyper),
         key=key,
         step=jnp.int32(0),
-        matrix=jnp.full((len(view_names(method)), 2, num_tasks + 1, num_tasks), jnp.nan),
+        matrix=jnp.full((len(view_names(method)), 2, t + 1, t), jnp.nan),
     )
 
 
-def abstract_run(method: Method, stream: Stream) -> Run:
+def abstract_run(method: Method, shapes: Shapes) -> Run:
     """A trial's Run as shapes and dtypes; nothing is computed, equal questions are one trace."""
-    x, shape = stream.source.train.x, (stream.batch_size, *stream.source.train.x.shape[1:])
-    key = (method.at, view_names(method), shape, x.dtype.name, stream.num_tasks)
+    key = (method.at, view_names(method), shapes)
     if key not in _ABSTRACT:
-        hyper = {name: jnp.float32(value) for name, value in method.hyper.items()}
-        _ABSTRACT[key] = jax.eval_shape(partial(init_run, method, stream), hyper, np.uint32(0))
+        hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in method.hyper}
+        seed = jax.ShapeDtypeStruct((), jnp.uint32)
+        _ABSTRACT[key] = jax.eval_shape(partial(init_run, method, shapes), hyper, seed)
         while len(_ABSTRACT) > _MOST_ABSTRACT:
             del _ABSTRACT[next(iter(_ABSTRACT))]
     return _ABSTRACT[key]
@@ -95,10 +111,10 @@ _ABSTRACT: dict[tuple, Run] = {}
 _MOST_ABSTRACT = 64
 
 
-def is_convolutional(method: Method, stream: Stream) -> bool:
+def is_convolutional(method: Method, shapes: Shapes) -> bool:
     """Whether there are convolutions in the network that answers, and so in the steps."""
-    state, x = abstract_run(method, stream).state, example_batch(stream).x
-    program = jax.make_jaxpr(method.predict)(state, x, hidden_task(stream.num_classes))
+    state, x = abstract_run(method, shapes).state, example_batch(shapes).x
+    program = jax.make_jaxpr(method.predict)(state, x, hidden_task(shapes.num_classes))
     return "conv_general_dilated" in str(program)
 
 

@@ -265,12 +265,6 @@ for call in calls:
     flag = call[1].removeprefix("--").replace("-", "[-_]")
     assert re.search(flag, told.getvalue()), (call, told.getvalue())
 
-sys.meta_path.pop(0)  # what was made without JAX is data as soon as there is JAX
-from cls_jax.methods import METHODS
-hypers = [row.hyper() for row in METHODS.values()]
-from cls_jax.core.checks import check_hyper
-for hyper in hypers:
-    check_hyper(hyper)
 """
 
 

@@ -15,7 +15,6 @@ from cls_jax.app.main import check_execution
 from cls_jax.app.run_config import RunConfig
 from cls_jax.core.errors import InputError
 from cls_jax.core.host_memory import check_schedule
-from cls_jax.methods import METHODS
 from cls_jax.nets.registry import NetConfig
 from cls_jax.report.console import tensorboard
 from cls_jax.runtime import distributed as processes
@@ -83,7 +82,7 @@ REFUSED = {
     ),
     "a field twice": (
         "clser_mnist",
-        "--sweep stable_rate 1 --sweep hyper.stable_rate 0.5",
+        "--sweep stable_rate 1 --sweep stable_rate 0.5",
         "name each field once",
     ),
     "sweep of no choice": ("clser_mnist", "--sweep warmup never", "give steps, updates"),
@@ -209,31 +208,30 @@ def test_the_coordinator_that_nobody_answers_for_is_told_in_time(monkeypatch):
 @pytest.fixture(scope="module")
 def learner():
     plan = StreamConfig(image_size=8)
-    row, net = METHODS["er"], NetConfig("mlp", hidden=(8,))
-    return make_learner("er", row.config(), row.hyper(), make_stream(plan), plan, net)
+    return make_learner("er", {}, make_stream(plan), plan, NetConfig(net="mlp", hidden=(8,)))
 
 
 def test_a_sweep_over_several_fields_is_a_grid(learner):
-    """Fields of the Hyper side by side in one program, those of the Config a learner each."""
-    asked = ("learning_rate", "0.1", "1e-2"), ("method.memory_size", "40", "60")
+    """Hyper-parameters side by side in one program, what fixes a program a learner each."""
+    asked = ("learning_rate", "0.1", "1e-2"), ("memory_size", "40", "60")
     found = grid(learner, asked)
     assert [one.method.name for one, _ in found] == ["er memory_size=40", "er memory_size=60"]
-    assert [one.recipe["method"]["memory_size"] for one, _ in found] == [40, 60]
+    assert [one.recipe["arguments"]["memory_size"] for one, _ in found] == [40, 60]
     for _, hypers in found:
-        rates = {label: hyper.learning_rate for label, hyper in hypers.items()}
+        rates = {label: hyper["learning_rate"] for label, hyper in hypers.items()}
         assert rates == {"learning_rate=0.1": 0.1, "learning_rate=1e-2": 0.01}
     ((same, hypers),) = grid(learner, ())
     assert same is learner
-    assert hypers == {"": learner.hyper}
+    assert hypers == {"": learner.method.hyper}
 
 
 def test_labels_of_a_grid_tell_all_values():
-    plan, row = StreamConfig(image_size=8), METHODS["clser"]
-    kinds = row.config(), row.hyper(), make_stream(plan), plan, NetConfig("mlp", hidden=(8,))
-    axes = ("stable_rate", "0.5", "1"), ("hyper.plastic_rate", "0.5")
-    ((_, hypers),) = grid(make_learner("clser", *kinds), axes)
+    plan = StreamConfig(image_size=8)
+    given = {}, make_stream(plan), plan, NetConfig(net="mlp", hidden=(8,))
+    axes = ("stable_rate", "0.5", "1"), ("plastic_rate", "0.5")
+    ((_, hypers),) = grid(make_learner("clser", *given), axes)
     assert list(hypers) == ["stable_rate=0.5 plastic_rate=0.5", "stable_rate=1 plastic_rate=0.5"]
-    assert hypers["stable_rate=1 plastic_rate=0.5"].stable_rate == 1
+    assert hypers["stable_rate=1 plastic_rate=0.5"]["stable_rate"] == 1
 
 
 def test_two_learners_of_one_name_are_refused(learner):
@@ -246,7 +244,7 @@ def test_compare_takes_the_memory_of_one_method(call, monkeypatch):
     seen = {}
 
     def execute(learners, run, config):
-        seen.update({one.recipe["row"]: one.recipe["method"] for one in learners})
+        seen.update({one.recipe["method"]: one.recipe["arguments"] for one in learners})
         raise InputError("enough")
 
     monkeypatch.setattr("cls_jax.app.main.execute", execute)

@@ -20,7 +20,6 @@ from cls_jax.app.saved_scores import results, score
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Task
 from cls_jax.data.load import load as load_data
-from cls_jax.methods import METHODS
 from cls_jax.nets.registry import NetConfig
 from cls_jax.report.summary import write
 
@@ -43,10 +42,7 @@ def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "w"
     stream = make_stream(STREAM)
     config = RunConfig(seeds=(3, 1), workdir=str(folder))
-    learners = [
-        make_learner(name, METHODS[name].config(), METHODS[name].hyper(), stream, STREAM, NET)
-        for name in ("sgd", "clser")
-    ]
+    learners = [make_learner(name, {}, stream, STREAM, NET) for name in ("sgd", "clser")]
     found = execute(learners, config, Record(("sgd", "clser"), config))
     return folder, stream, found
 
@@ -218,12 +214,12 @@ def test_of_what_is_left_the_rest_is_loaded(copied, capsys):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"row": "mine"}, "row is 'mine', not one of sgd, joint"),
-        ({"hyper": {"later": 1.0}}, "no recipe that this cls_jax can use .*later"),
+        ({"method": "mine"}, "method is 'mine', which is none that is known"),
+        ({"arguments": {"later": 1.0}}, "no recipe that this cls_jax can use .*later"),
         ({"stream": {"data": "digits", "later": 2}}, "no recipe that this cls_jax .*later"),
         ({"seeds": None}, "seeds is None"),
         ({"shape": [8, -8, 3]}, r"shape is \[8, -8, 3\]"),
-        ({"version": 99}, "its version is 99, later than 1"),
+        ({"version": 99}, "its version is 99, later than 2"),
     ],
 )
 def test_beside_a_method_that_is_unknown_the_others_load(copied, capsys, change, told):
@@ -237,7 +233,7 @@ def test_beside_a_method_that_is_unknown_the_others_load(copied, capsys, change,
         load(copied, method="sgd")
 
 
-@pytest.mark.parametrize("content", ["", "[", "[" * 100_000, "3", "\0", '{"row": ["sgd"]}'])
+@pytest.mark.parametrize("content", ["", "[", "[" * 100_000, "3", "\0", '{"method": ["sgd"]}'])
 def test_a_recipe_that_is_none_is_told(copied, capsys, content):
     (copied / "checkpoints" / "sgd" / "recipe.json").write_text(content)
     assert load(copied).name == "clser"
@@ -259,8 +255,7 @@ def evaluated(workdir, **how):
 
 def learner_on(flags, label=None, name="sgd"):
     """A method on digits."""
-    row, stream = METHODS[name], make_stream(flags)
-    return make_learner(name, row.config(), row.hyper(), stream, flags, NET, label=label)
+    return make_learner(name, {}, make_stream(flags), flags, NET, label=label)
 
 
 def test_base_classes_and_phases_are_evaluated(tmp_path, capsys):
@@ -343,8 +338,7 @@ def test_the_package_loads_nothing_until_it_is_asked(workdir):
 def test_values_of_a_sweep_are_told_apart(tmp_path):
     stream = make_stream(STREAM)
     config = RunConfig(workdir=str(tmp_path / "w"), sweep=("learning_rate", "0.01", "0.1"))
-    row = METHODS["sgd"]
-    learner = make_learner("sgd", row.config(), row.hyper(), stream, STREAM, NET)
+    learner = make_learner("sgd", {}, stream, STREAM, NET)
     found = execute([learner], config, Record(("sgd",), config))
     loaded = load_all(tmp_path / "w")
     assert [one.name for one in loaded] == ["sgd learning_rate=0.01", "sgd learning_rate=0.1"]
@@ -379,8 +373,7 @@ def test_evaluate_scores_other_data_and_redraws(workdir, tmp_path):
 def test_a_run_of_one_method_has_its_figures_drawn_again(tmp_path):
     stream = make_stream(STREAM)
     config = RunConfig(workdir=str(tmp_path / "w"))
-    row = METHODS["sgd"]
-    learner = make_learner("sgd", row.config(), row.hyper(), stream, STREAM, NET)
+    learner = make_learner("sgd", {}, stream, STREAM, NET)
     record = Record(("sgd",), config)
     (result,) = execute([learner], config, record)
     write(tmp_path / "w", asdict(record), result)

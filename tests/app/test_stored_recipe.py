@@ -6,39 +6,49 @@ from dataclasses import asdict
 import pytest
 
 from cls_jax.app.build import StreamConfig
-from cls_jax.app.stored_recipe import Kinds, read_recipe, write_recipe
+from cls_jax.app.stored_recipe import read_recipe, write_recipe
 from cls_jax.core.errors import InputError
-from cls_jax.methods import METHODS
+from cls_jax.methods import METHODS, signature
 from cls_jax.nets.registry import NetConfig
 
-KINDS = Kinds({n: (r.config, r.hyper) for n, r in METHODS.items()}, NetConfig, StreamConfig)
+
+def kinds(method):
+    """Of the arguments of a method."""
+    known = signature(method).arguments if method in METHODS else None
+    return known and {name: one.kind for name, one in known.items()}
 
 
-def words(row="er", **changes):
+def defaults(method):
+    """Its arguments if none is given."""
+    return {name: one.default for name, one in signature(method).arguments.items()}
+
+
+KINDS = kinds, NetConfig, StreamConfig
+
+
+def words(method="er", **changes):
     """What a run writes."""
     return {
-        "row": row,
-        "method": asdict(METHODS[row].config()),
+        "method": method,
+        "arguments": defaults(method),
         "net": asdict(NetConfig()),
         "stream": asdict(StreamConfig(tasks=(4, 3, 3))),
-        "hyper": asdict(METHODS[row].hyper()),
         "shape": (8, 8, 3),
         "dtype": "uint8",
         "num_classes": 10,
         "num_tasks": 3,
-        "name": row,
+        "name": method,
         "sweep": [""],
         "seeds": (0, 1),
         **changes,
     }
 
 
-@pytest.mark.parametrize("row", METHODS)
-def test_what_is_written_is_read(row, tmp_path):
-    write_recipe(tmp_path, words(row))
-    recipe = read_recipe(tmp_path / "recipe.json", KINDS)
-    assert METHODS[row].config(**recipe.method) == METHODS[row].config()
-    assert METHODS[row].hyper(**recipe.hyper) == METHODS[row].hyper()
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_written_is_read(method, tmp_path):
+    write_recipe(tmp_path, words(method))
+    recipe = read_recipe(tmp_path / "recipe.json", *KINDS)
+    assert recipe.arguments == defaults(method)
     assert StreamConfig(**recipe.stream) == StreamConfig(tasks=(4, 3, 3))
     assert NetConfig(**recipe.net) == NetConfig()
     assert (recipe.shape, recipe.seeds, recipe.sweep) == ((8, 8, 3), (0, 1), ("",))
@@ -56,21 +66,22 @@ def put(*path, value):
     return change
 
 
+RATE, SIZE = ("arguments", "learning_rate"), ("arguments", "memory_size")
 DAMAGE = {
-    "no version": (lambda r: r.pop("version"), "its version is None, not 1"),
-    "a later version": (put("version", value=2), "its version is 2, later than 1"),
+    "no version": (lambda r: r.pop("version"), "its version is None, not 2"),
+    "a later version": (put("version", value=3), "its version is 3, later than 2"),
     "version true": (put("version", value=True), "its version is True"),
     "a later field": (put("ema", value=1), "it has a field 'ema', which is not known"),
     "a later flag": (put("stream", "ema", value=1), "stream has a field 'ema'"),
     "no seeds": (lambda r: r.pop("seeds"), "it has no seeds"),
-    "no rate": (lambda r: r["hyper"].pop("learning_rate"), "hyper has no learning_rate"),
-    "another row": (put("row", value="../er"), "row is '../er', not one of"),
-    "a row that is a list": (put("row", value=[1]), "row is"),
-    "a rate that is text": (put("hyper", "learning_rate", value="1"), "hyper.learning_rate is '1'"),
-    "a rate that is not": (put("hyper", "learning_rate", value=None), "learning_rate is None"),
-    "text as size": (put("method", "memory_size", value="9"), "method.memory_size is '9', not"),
-    "half a size": (put("method", "memory_size", value=1.5), "method.memory_size is 1.5"),
-    "a huge size": (put("method", "memory_size", value=10**12), "memory_size is 1000000000000"),
+    "no rate": (lambda r: r["arguments"].pop("learning_rate"), "arguments has no learning_rate"),
+    "another method": (put("method", value="../er"), "method is '../er', which is none"),
+    "a method that is a list": (put("method", value=[1]), "method is"),
+    "a rate that is text": (put(*RATE, value="1"), "arguments.learning_rate is '1'"),
+    "a rate that is not": (put(*RATE, value=None), "learning_rate is None"),
+    "text as size": (put(*SIZE, value="9"), "arguments.memory_size is '9', not"),
+    "half a size": (put(*SIZE, value=1.5), "arguments.memory_size is 1.5"),
+    "a huge size": (put(*SIZE, value=10**12), "memory_size is 1000000000000"),
     "a flag": (put("stream", "flip", value=1), "stream.flip is 1, not"),
     "no scenario": (put("stream", "scenario", value="x"), "stream.scenario is 'x', not class_il "),
     "net": (put("net", value=[]), r"net is \[\], no JSON object"),
@@ -97,7 +108,7 @@ def test_whatever_does_not_fit_is_one_sentence(case, tmp_path):
     change(recipe)
     path.write_text(json.dumps(recipe))
     with pytest.raises(InputError, match=told) as caught:
-        read_recipe(path, KINDS)
+        read_recipe(path, *KINDS)
     assert str(caught.value).startswith(f"{path} is no recipe that this cls_jax can use (")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 800
@@ -107,4 +118,4 @@ def test_whatever_does_not_fit_is_one_sentence(case, tmp_path):
 def test_what_is_no_recipe_at_all(text, tmp_path):
     (tmp_path / "recipe.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match="is no recipe that this cls_jax can use"):
-        read_recipe(tmp_path / "recipe.json", KINDS)
+        read_recipe(tmp_path / "recipe.json", *KINDS)

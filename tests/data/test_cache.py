@@ -177,10 +177,8 @@ def test_a_run_on_maps_is_a_run_on_arrays(source, tmp_path):
 
     mapped = cached(tmp_path / "it", "digits6", make)
     assert isinstance(mapped.train.x, np.memmap)
-    method, hyper = small_method("sgd")
-    results = [
-        run(method, class_il(data, tasks=TASKS, batch_size=4), hyper) for data in (source, mapped)
-    ]
+    method = small_method("sgd")
+    results = [run(method, class_il(data, tasks=TASKS, batch_size=4)) for data in (source, mapped)]
     np.testing.assert_array_equal(results[0].matrix, results[1].matrix)
 
 

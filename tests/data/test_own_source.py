@@ -1,7 +1,6 @@
 """A data set built in Python passes one door, in every scenario: right, converted or refused."""
 
 import json
-from dataclasses import asdict
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +8,13 @@ import numpy as np
 import pytest
 
 from cls_jax.app.build import StreamConfig, make_learner, make_stream
-from cls_jax.core.checks import check_hyper, check_seeds, plain
+from cls_jax.core.checks import check_hyper, check_seeds
 from cls_jax.core.errors import InputError
 from cls_jax.data.checked import checked
 from cls_jax.data.dataset import Dataset, Split
 from cls_jax.data.load import load
 from cls_jax.data.scramble import scrambled
-from cls_jax.methods import METHODS
-from cls_jax.methods.baselines.sgd import SgdHyper
-from cls_jax.methods.cls.clser import ClsErHyper
+from cls_jax.methods import METHODS, signature
 from cls_jax.nets.registry import NetConfig
 from cls_jax.streams.blurry import blurry
 from cls_jax.streams.class_il import class_il
@@ -27,7 +24,7 @@ from cls_jax.streams.mnist360 import mnist360
 from cls_jax.streams.stream import pooled
 from cls_jax.streams.task_order import in_order
 from cls_jax.train.runner import Plan, check_run, run, sweep
-from tests.conftest import SMALL_CONFIG, small_method, small_setting
+from tests.conftest import SMALL, small_method
 from tests.support.schedules import assert_same
 
 CLASSES = 9
@@ -285,20 +282,20 @@ def test_what_is_no_number_is_named(changes, sentence):
     ],
 )
 def test_what_no_run_can_use_is_named(stream, changes, sentence):
-    method, hyper = small_method("sgd")
+    method = small_method("sgd")
     with pytest.raises(InputError, match=sentence):
-        run(method, stream, hyper, **changes)
+        run(method, stream, **changes)
 
 
 def test_a_stream_put_together_by_hand_has_the_door_too(stream, source):
-    method, hyper = small_method("sgd")
+    method = small_method("sgd")
     longer = np.r_[source.train.y, 0].astype(np.int32)
     spoiled = stream._replace(source=source._replace(train=Split(source.train.x, longer)))
     with pytest.raises(InputError, match=r"train.x has 66 examples but train.y has 67 labels"):
-        run(method, spoiled, hyper)
+        run(method, spoiled)
     as_list = source._replace(train=Split(source.train.x, source.train.y.tolist()))
     with pytest.raises(InputError, match=r"holds a source that no scenario has converted"):
-        run(method, stream._replace(source=as_list), hyper)
+        run(method, stream._replace(source=as_list))
 
 
 @pytest.mark.parametrize("seeds", [np.arange(2), [0, np.uint8(1)], range(2), jnp.arange(2)])
@@ -309,8 +306,8 @@ def test_seeds_of_any_sequence(seeds):
 
 
 def test_numbers_of_a_plan_become_pythons(stream):
-    method, hyper = small_method("sgd")
-    plan = check_run(method, stream, hyper, np.arange(2), Plan(np.int64(5), devices=np.array(1)))
+    method = small_method("sgd")
+    plan = check_run(method, stream, np.arange(2), Plan(np.int64(5), devices=np.array(1)))
     assert (plan.chunk, plan.devices) == (5, 1)
     assert type(plan.chunk) is type(plan.devices) is int
 
@@ -319,33 +316,33 @@ def test_numbers_of_a_plan_become_pythons(stream):
     "rate", [np.float32(0.1), np.float64(0.1), np.array(0.1), jnp.float32(0.1)]
 )
 def test_rates_of_numpy_and_jax_are_rates(rate):
-    check_hyper(SgdHyper(learning_rate=rate))
-    check_hyper(SgdHyper(learning_rate=jnp.bfloat16(0.1)))
+    check_hyper({"learning_rate": rate})
+    check_hyper({"learning_rate": jnp.bfloat16(0.1)})
 
 
 @pytest.mark.parametrize(
     ("hyper", "sentence"),
     [
-        (SgdHyper(learning_rate="0.1"), r"learning_rate is '0.1'; give a number"),
-        (SgdHyper(learning_rate=True), r"learning_rate is True; give a number"),
-        (SgdHyper(learning_rate=1j), r"learning_rate is 1j; give a number"),
+        ({"learning_rate": "0.1"}, r"learning_rate is '0.1'; give a number"),
+        ({"learning_rate": True}, r"learning_rate is True; give a number"),
+        ({"learning_rate": 1j}, r"learning_rate is 1j; give a number"),
         (
-            SgdHyper(learning_rate=1e39),
+            {"learning_rate": 1e39},
             r"learning_rate is 1e\+39, which is inf in float32; give a n",
         ),
         (
-            SgdHyper(learning_rate=1e-50),
+            {"learning_rate": 1e-50},
             r"learning_rate is 1e-50, which is 0 in float32; give a nu",
         ),
         (
-            SgdHyper(learning_rate=np.array([0.1, 0.2])),
-            r"learning_rate is array\(\[0.1, 0.2\]\), 2 numbers where one belongs; give sweep\(\)",
+            {"learning_rate": np.array([0.1, 0.2])},
+            r"learning_rate is array\(\[0.1, 0.2\]\); give a number",
         ),
         (
-            ClsErHyper(plastic_decay=1 - 1e-12),
+            {"plastic_decay": 1 - 1e-12},
             r"plastic_decay is 0.999999999999, which is 1 in float32",
         ),
-        (object(), r"hyper is <object object.*; give a number"),
+        ({"learning_rate": object()}, r"learning_rate is <object object.*; give a number"),
     ],
 )
 def test_rates_that_are_none_are_named(hyper, sentence):
@@ -353,12 +350,12 @@ def test_rates_that_are_none_are_named(hyper, sentence):
         check_hyper(hyper)
 
 
-def test_a_sweep_takes_hypers_of_one_structure(stream):
-    method, hyper = small_method("sgd")
-    with pytest.raises(InputError, match=r"hypers is SgdHyper.*; give a sequence of Hypers"):
-        sweep(method, stream, hyper)
-    with pytest.raises(InputError, match=r"give Hypers of one structure"):
-        sweep(method, stream, [hyper, {"learning_rate": 0.1}])
+def test_a_sweep_takes_mappings_of_known_hyper_parameters(stream):
+    method = small_method("sgd")
+    with pytest.raises(InputError, match=r"hypers is \{'learning_rate.*; give a sequence of map"):
+        sweep(method, stream, {"learning_rate": 0.1})
+    with pytest.raises(InputError, match=r"hypers holds 0.1; the method's are learning_rate"):
+        sweep(method, stream, [0.1])
 
 
 def test_a_size_of_numpy_is_a_size_and_one_beyond_memory_is_refused(monkeypatch):
@@ -375,51 +372,43 @@ def test_a_size_of_numpy_is_a_size_and_one_beyond_memory_is_refused(monkeypatch)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_settings_of_every_method_may_be_numpys(name):
-    """Each field of its Config; a number that is none is named before anything is built."""
-    row = METHODS[name]
-    settings = {**asdict(row.config()), **SMALL_CONFIG.get(name, {})}
+def test_arguments_of_every_method_may_be_numpys(name):
+    """A number that is none is named before anything is built."""
+    usual = {k: one.default for k, one in signature(name).arguments.items()}
+    given = {**usual, **SMALL.get(name, {})}
     numpys = {int: np.int64, float: np.float64, bool: np.bool_, tuple: list}
-    given = {k: numpys[type(v)](v) for k, v in settings.items() if type(v) in numpys}
-    wanted = row.config(**SMALL_CONFIG.get(name, {}))
-    assert json.dumps(asdict(plain(row.config(**given)))) == json.dumps(asdict(wanted))
-    for field, value in settings.items():
+    converted = {k: numpys[type(v)](v) for k, v in given.items() if type(v) in numpys}
+    one, other = small_method(name, **given), small_method(name, **{**given, **converted})
+    words = [json.dumps([m.fixed, m.hyper]) for m in (one, other)]
+    assert words[0] == words[1]
+    for field, value in given.items():
         for kind, wrong in ((int, 2.5), (int, "20"), (float, "0.5"), (bool, "no"), (tuple, (0.5,))):
             if type(value) is kind:
-                config = row.config(**{**settings, field: wrong})
                 with pytest.raises(InputError, match=rf"{field}(\[0\])? is .*; give (a|True)"):
-                    row.build(config, small_setting())
+                    small_method(name, **{**given, field: wrong})
 
 
 def test_a_memory_of_numpys_size_learns_the_same(stream):
     results = []
     for whole in (int, np.int64):
-        method, hyper = small_method("er", memory_size=whole(24), replay_size=whole(6))
-        results.append(run(method, stream, hyper))
+        method = small_method("er", memory_size=whole(24), replay_size=whole(6))
+        results.append(run(method, stream))
     np.testing.assert_array_equal(results[0].matrix, results[1].matrix)
 
 
 def test_a_recipe_of_numpys_numbers_is_written_as_pythons():
     config = StreamConfig(image_size=np.int64(8), tasks=np.array([4, 6]), batch_size=np.int32(50))
     net = NetConfig(net="mlp", hidden=np.array([8]))
-    er = METHODS["er"]
-    parts = er.config(memory_size=np.int64(24), replay_size=6), er.hyper(), make_stream(config)
-    recipe = make_learner("er", *parts, config, net).recipe
+    own = {"memory_size": np.int64(24), "replay_size": 6}
+    recipe = make_learner("er", own, make_stream(config), config, net).recipe
     assert json.loads(json.dumps(recipe))["stream"]["tasks"] == [4, 6]
     assert json.loads(json.dumps(recipe))["net"]["hidden"] == [8]
 
 
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"num_classes": 6.0}, r"num_classes is 6.0; give a whole number"),
-        ({"num_tasks": 0}, r"num_tasks is 0; give a value at least 1"),
-        ({"net": NetConfig(net="mlp", hidden=(8.5,))}, r"hidden\[0\] is 8.5; give a whole number"),
-    ],
-)
-def test_a_setting_that_is_none_is_named(change, sentence):
-    row = METHODS["er"]
-    with pytest.raises(InputError, match=sentence):
-        row.build(row.config(memory_size=24, replay_size=6), small_setting(**change))
-    with pytest.raises(InputError, match=r"config is SgdHyper\(.*; give a ErConfig"):
-        row.build(SgdHyper(), small_setting())
+def test_arguments_that_are_none_are_named():
+    with pytest.raises(
+        InputError, match=r"er has no argument 'memory'; it has memory_size, replay"
+    ):
+        small_method("er", memory=24)
+    with pytest.raises(InputError, match=r"head is 'round'; use one of cosine, linear"):
+        small_method("er_ace", head="round")

@@ -15,6 +15,7 @@ from cls_jax.train.plan import Plan
 from cls_jax.train.runner import run, sweep
 from tests.conftest import CLASSES, TASKS, small_method, small_source
 from tests.runtime.test_checkpoint import After, assert_same
+from tests.support.methods import exchanged
 from tests.train.test_runner import flat_method, uneven_source
 
 FLOATS = {"rtol": 2e-3, "atol": 2e-4}
@@ -50,9 +51,9 @@ def assert_close(one, other):
 
 @pytest.mark.parametrize(("name", "devices"), [("clser", 8), ("derpp", 2), ("ewc_online", 4)])
 def test_a_batch_over_devices_is_the_batch_on_one(flat, name, devices):
-    method, hyper = flat_method(name)
-    one = run(method, flat, hyper, seeds=(3,), plan=Plan(chunk=7))
-    many = run(method, flat, hyper, seeds=(3,), plan=Plan(chunk=7, devices=devices))
+    method = flat_method(name)
+    one = run(method, flat, seeds=(3,), plan=Plan(chunk=7))
+    many = run(method, flat, seeds=(3,), plan=Plan(chunk=7, devices=devices))
     assert_close(many.states, one.states)
     np.testing.assert_allclose(many.matrix, one.matrix, atol=0.2)
     assert many.details["devices"] == devices
@@ -77,9 +78,9 @@ def test_batch_statistics_are_those_of_the_whole_batch(pictures, train):
 
 
 def test_dualnet_over_devices_is_dualnet_on_one(pictures):
-    method, hyper = small_method("dualnet")
+    method = small_method("dualnet")
     plans = [Plan(chunk=4), Plan(chunk=4, devices=4)]
-    one, many = (run(method, pictures, hyper, seeds=(1,), plan=plan) for plan in plans)
+    one, many = (run(method, pictures, seeds=(1,), plan=plan) for plan in plans)
     assert_close(many.states, one.states)
 
 
@@ -105,25 +106,25 @@ def test_the_work_is_really_split(flat):
 
 @pytest.mark.parametrize(("name", "seeds"), [("clser", range(10)), ("gdumb", range(3))])
 def test_a_seed_a_device_is_the_single_run_bit_for_bit(flat, name, seeds):
-    method, hyper = flat_method(name, **({"cutmix": False} if name == "gdumb" else {}))
-    hyper = hyper.replace(learning_rate=0.02)
+    changes = {"cutmix": False} if name == "gdumb" else {}
+    method = flat_method(name, learning_rate=0.02, **changes)
     plans = [Plan(chunk=7, over_seeds=over) for over in ("sequential", "devices")]
-    one, many = (run(method, flat, hyper, seeds=seeds, plan=plan) for plan in plans)
+    one, many = (run(method, flat, seeds=seeds, plan=plan) for plan in plans)
     assert_same([many], [one])
     assert many.details["devices"] == min(8, len(seeds))
 
 
 def test_dualnet_seeds_on_devices_are_the_single_runs(pictures):
     """To rounding: XLA may choose other layouts for convolutions there. Memory to the bit."""
-    method, hyper = small_method("dualnet")
+    method = small_method("dualnet")
     plans = [Plan(chunk=4, over_seeds=over) for over in ("sequential", "devices")]
-    one, many = (run(method, pictures, hyper, seeds=(0, 1), plan=plan) for plan in plans)
+    one, many = (run(method, pictures, seeds=(0, 1), plan=plan) for plan in plans)
     assert_close(many.states, one.states)
 
 
 def test_a_sweep_fills_the_devices_in_rounds(flat):
-    method, hyper = flat_method("er")
-    hypers = [hyper.replace(learning_rate=rate) for rate in (0.003, 0.01, 0.02)]
+    method = flat_method("er")
+    hypers = [{"learning_rate": rate} for rate in (0.003, 0.01, 0.02)]
     how = {"method": method, "stream": flat, "hypers": hypers, "seeds": (0, 1, 2)}
     one = sweep(**how, plan=Plan(over_seeds="sequential"))
     assert_same(sweep(**how, plan=Plan(over_seeds="devices", devices=4)), one)
@@ -141,9 +142,8 @@ def lives(folder, plans, number, **how):
 
 
 def test_seeds_move_from_eight_devices_to_one_and_back(tmp_path, flat):
-    method, hyper = flat_method("clser")
-    hyper = hyper.replace(learning_rate=0.02)
-    how = {"method": method, "stream": flat, "hypers": [hyper], "seeds": tuple(range(8))}
+    method = flat_method("clser", learning_rate=0.02)
+    how = {"method": method, "stream": flat, "hypers": [{}], "seeds": tuple(range(8))}
     plans = [
         Plan(chunk=5, over_seeds="devices"),
         Plan(chunk=5, over_seeds="sequential"),
@@ -154,8 +154,8 @@ def test_seeds_move_from_eight_devices_to_one_and_back(tmp_path, flat):
 
 
 def test_a_split_batch_moves_from_eight_devices_to_one_and_back(tmp_path, flat):
-    method, hyper = flat_method("clser")
-    how = {"method": method, "stream": flat, "hypers": [hyper], "seeds": (2,)}
+    method = flat_method("clser")
+    how = {"method": method, "stream": flat, "hypers": [{}], "seeds": (2,)}
     plans = [Plan(chunk=5, devices=devices) for devices in (8, 1, 4)]
     (found,) = lives(tmp_path, plans, 5, **how)
     (whole,) = sweep(**how)
@@ -163,8 +163,8 @@ def test_a_split_batch_moves_from_eight_devices_to_one_and_back(tmp_path, flat):
 
 
 def test_a_saved_mesh_run_has_the_fingerprint_of_its_bytes(flat):
-    method, hyper = flat_method("sgd")
-    state = run(method, flat, hyper, plan=Plan(devices=8)).states[0]
+    method = flat_method("sgd")
+    state = run(method, flat, plan=Plan(devices=8)).states[0]
     assert len(state.model.vars.params["fc1"]["kernel"].sharding.device_set) == 8
     assert fingerprint(state) == fingerprint(
         jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), state)
@@ -172,7 +172,7 @@ def test_a_saved_mesh_run_has_the_fingerprint_of_its_bytes(flat):
 
 
 def test_one_trace_for_all_tasks_on_a_mesh(flat):
-    method, hyper = flat_method("er")
+    method = flat_method("er")
     traces = 0
 
     def step(*given):
@@ -180,8 +180,8 @@ def test_one_trace_for_all_tasks_on_a_mesh(flat):
         traces += 1
         return method.phases[0].step(*given)
 
-    counted = method._replace(phases=(method.phases[0]._replace(step=step),))
-    run(counted, flat, hyper, plan=Plan(chunk=5, devices=4))
+    counted = exchanged(method, step=step)
+    run(counted, flat, plan=Plan(chunk=5, devices=4))
     assert traces <= 2  # the shape of the metrics is asked once
 
 
@@ -196,15 +196,14 @@ def test_one_trace_for_all_tasks_on_a_mesh(flat):
     ],
 )
 def test_impossible_devices_are_named(flat, plan, seeds, message):
-    method, hyper = flat_method("sgd")
+    method = flat_method("sgd")
     with pytest.raises(InputError, match=message):
-        run(method, flat, hyper, seeds=seeds, plan=plan)
+        run(method, flat, seeds=seeds, plan=plan)
 
 
 @pytest.mark.parametrize("over_seeds", ["sequential", "devices"])
 def test_examples_from_the_host_are_the_same(flat, over_seeds):
-    method, hyper = flat_method("clser")
-    hyper = hyper.replace(learning_rate=0.02)
+    method = flat_method("clser", learning_rate=0.02)
     plans = [Plan(chunk=5, over_seeds=over_seeds, data=data) for data in ("device", "host")]
-    one, other = (run(method, flat, hyper, seeds=(0, 1), plan=plan) for plan in plans)
+    one, other = (run(method, flat, seeds=(0, 1), plan=plan) for plan in plans)
     assert_same([one], [other])

@@ -76,7 +76,7 @@ def test_clser_sweeps_from_flags_to_files(tmp_path):
     """Two values by two seeds in one program: a row each, matrices of both."""
     flags = ["--data", f"npz:{tiny_npz(tmp_path / 'tiny.npz')}", "--tasks", "2", "--batch-size"]
     flags += ["4", "--memory-size", "8", "--replay-size", "4", "--seeds", "0", "1"]
-    flags += ["--sweep", "hyper.consistency_weight", "0.5", "2", "--workdir", "out"]
+    flags += ["--sweep", "consistency_weight", "0.5", "2", "--workdir", "out"]
     code, out, err = call(CLSER, *flags, cwd=tmp_path)
     assert code == 0, err
     for value in ("0.5", "2"):
@@ -191,8 +191,8 @@ WRONG_ELSEWHERE = {
     "decay 1": (CLSER, ["--plastic-decay", "1"], "plastic_decay is 1.0; give a value at least 0"),
     "sweep unknown": (
         CLSER,
-        ["--sweep", "hyper.temperature", "1", "2"],
-        "sweep names 'hyper.temperature'; the method has learning_rate",
+        ["--sweep", "temperature", "1", "2"],
+        "sweep names 'temperature'; the method has learning_rate",
     ),
     "sweep no number": (CLSER, ["--sweep", "stable_rate", "often"], "give numbers"),
     "sweep without values": (CLSER, ["--sweep", "stable_rate"], "give each once, at least one"),

@@ -1,7 +1,7 @@
 """The laws of design.md section 3, on every method of the table."""
 
 import inspect
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import chex
@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 
 from cls_jax.core.types import Batch, Task
-from cls_jax.methods import METHODS
+from cls_jax.methods import METHODS, signature
 from cls_jax.methods.base import Method
+from cls_jax.streams.class_il import class_il
+from cls_jax.train.capacity import capacities
 from cls_jax.train.evaluate import hidden_task
+from cls_jax.train.steps import Run
 from tests.conftest import CLASSES, TASKS, small_method, small_source
 
 METHOD_NAMES = sorted(METHODS)
-PHASES = [(name, i) for name in METHOD_NAMES for i in range(len(small_method(name)[0].phases))]
+PHASES = [(name, i) for name in METHOD_NAMES for i in range(len(small_method(name).phases))]
 """Every phase of every method, by its number."""
 
 BATCH = 4
@@ -30,7 +33,7 @@ class Built(NamedTuple):
 
     method: Method
     steps: list
-    born: object
+    first: object
     states: list
 
     @property
@@ -41,10 +44,11 @@ class Built(NamedTuple):
 
 @cache
 def built(name):
-    method, hyper = small_method(name)
-    hyper = jax.tree.map(jnp.float32, hyper)
-    steps = [jax.jit(phase.step) for phase in method.phases]
-    state = born = jax.jit(method.init)(jax.random.key(0), batch_of(0), hyper)
+    method = small_method(name)
+    steps = [
+        partial(jax.jit(step_at(method, i)), hyper_of(method)) for i in range(len(method.phases))
+    ]
+    state = first = jax.jit(method.init)(jax.random.key(0), batch_of(0))
     states = []
     for number in range(2):
         key, told, data = jax.random.key(number), task_of(number), data_of(method, number)
@@ -57,7 +61,17 @@ def built(name):
             states.append(state)
         if number == 0:
             state = jax.jit(method.end_task)(jax.random.key(2), state, told, data["end"])
-    return Built(method, steps, born, states[len(steps) :])
+    return Built(method, steps, first, states[len(steps) :])
+
+
+def hyper_of(method, **changes):
+    """float32[] each, as in a run."""
+    return {name: jnp.float32(value) for name, value in {**method.hyper, **changes}.items()}
+
+
+def step_at(method, phase):
+    """The step of a phase as a run has it: the hyper-parameters are arguments."""
+    return lambda hyper, *given: method.at(hyper).phases[phase].step(*given)
 
 
 def task_of(number):
@@ -103,11 +117,11 @@ def told_batch(name, **kind):
 @every_phase
 def test_a_step_is_pure(name, phase):
     step, state = built(name).steps[phase], built(name).states[phase]
-    before = jax.tree.map(np.array, state.replace(hyper=None))
+    before = jax.tree.map(np.array, state)
     one = step(jax.random.key(5), state, told_batch(name))
     two = step(jax.random.key(5), state, told_batch(name))
     chex.assert_trees_all_equal(one, two)
-    chex.assert_trees_all_equal(jax.tree.map(np.array, state.replace(hyper=None)), before)
+    chex.assert_trees_all_equal(jax.tree.map(np.array, state), before)
 
 
 @every_method
@@ -219,7 +233,7 @@ LEARNS_UNLABELLED = {"dualnet": {"semi_supervised": True}}
 
 @every_method
 def test_the_label_of_an_unlabelled_row_has_no_influence(name):
-    method, _ = small_method(name, **LEARNS_UNLABELLED.get(name, {}))
+    method = small_method(name, **LEARNS_UNLABELLED.get(name, {}))
     assert method.needs.unlabelled == (name in LEARNS_UNLABELLED)
     if not method.needs.unlabelled:
         return
@@ -235,11 +249,11 @@ def test_the_label_of_an_unlabelled_row_has_no_influence(name):
 @every_method
 def test_under_x64_the_state_keeps_its_dtypes(name):
     """Told without compute: where JAX counts in int64 and float64, nothing that is kept widens."""
-    method, hyper = small_method(name)
+    method = small_method(name)
     with jax.enable_x64(True):
-        hyper, key = jax.tree.map(jnp.float32, hyper), jax.random.key(0)
+        key = jax.random.key(0)
         task, data, told = task_of(1), data_of(method, 1), method.needs.told_task
-        state = jax.eval_shape(method.init, key, batch_of(0), hyper)
+        state = jax.eval_shape(method.init, key, batch_of(0))
         batch, outs = batch_of(1, told=told), []
         for phase in method.phases:
             outs += [jax.eval_shape(phase.step, key, state, batch)[0]]
@@ -279,17 +293,19 @@ def test_an_answer_depends_on_its_company_only_where_that_is_said(name):
 @every_method
 def test_what_must_be_kept_to_answer_is_known(name):
     method, state = built(name).method, built(name).state
-    capacity = jax.jit(method.capacity)(state)
+    stream = class_il(small_source(), tasks=TASKS, batch_size=BATCH)
+    run = Run(state, hyper_of(method), jax.random.key(0), jnp.int32(0), jnp.zeros(()))
+    capacity = capacities(method, stream, [run])
     for value in capacity.values():
-        assert value.shape in ((), (TASKS,))
-        assert jnp.isfinite(value).all()
+        assert value.shape == (1, TASKS)
+        assert np.isfinite(value).all()
     assert (capacity["bits"] > 0).any()
 
 
 @every_method
 def test_signatures_say_key_first(name):
     method = built(name).method
-    assert list(inspect.signature(method.init).parameters) == ["key", "example", "hyper"]
+    assert list(inspect.signature(method.init).parameters) == ["key", "example"]
     for phase in method.phases:
         assert list(inspect.signature(phase.step).parameters) == ["key", "state", "batch"]
     for fn in (method.begin_task, method.end_task, *(p.enter for p in method.phases)):
@@ -306,18 +322,23 @@ NO_CHANGE = {"den": {"head_l1_weight": 0}}
 
 
 @every_method
+def test_its_signature_is_read_without_it(name):
+    """What a command line offers is what the factory takes, though its module is not loaded."""
+    assert signature(name) == METHODS[name].signature
+    assert METHODS[name].name == name
+
+
+@every_method
 def test_hyper_is_data(name):
     """Another rate is another value: same program, another result."""
     method, steps, _, states = built(name)
     learns = next(i for i, phase in enumerate(method.phases) if phase.name not in STILL)
-    step, state = steps[learns], states[learns]
-    rates = {"learning_rate": 0, **NO_CHANGE.get(name, {})}
-    zeros = {field: jnp.float32(value) for field, value in rates.items()}
-    other = state.replace(hyper=state.hyper.replace(**zeros))
-    programs = step._cache_size()
-    moved, _ = step(jax.random.key(4), state, told_batch(name))
-    still, _ = step(jax.random.key(4), other, told_batch(name))
-    assert step._cache_size() == programs
+    program, state = steps[learns].func, states[learns]
+    zeros = hyper_of(method, **{"learning_rate": 0, **NO_CHANGE.get(name, {})})
+    programs = program._cache_size()
+    moved, _ = program(hyper_of(method), jax.random.key(4), state, told_batch(name))
+    still, _ = program(zeros, jax.random.key(4), state, told_batch(name))
+    assert program._cache_size() == programs
     # Of DualNet the fast tree: the slow one also learns without labels.
     trees = "fast", "working", "model", "extractor"
     trained = next(tree for tree in trees if hasattr(state, tree))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cls_jax.methods import METHODS
-from cls_jax.nets.registry import NetConfig
-from tests.conftest import SMALL_CONFIG, small_method, small_setting
+from cls_jax.nets.registry import NetConfig, networks
+from tests.conftest import SMALL, small_method, small_problem
 from tests.laws.test_laws import batch_of, data_of, enter_data, task_of
 
 FULL, LOW = jnp.dtype("float32"), jnp.dtype("bfloat16")
@@ -20,18 +20,17 @@ NETS = {"den": "mlp", **dict.fromkeys(("spb", "spb_i", "spb_m", "ucir"), "resnet
 
 def convolutional(name, dtype):
     """The method on the narrowest networks that the command line can ask for."""
-    row = METHODS[name]
-    net = NetConfig(NETS.get(name, "resnet18"), width=1, dtype=dtype)
-    return row.build(row.config(**SMALL_CONFIG.get(name, {})), small_setting(net=net)), row.hyper()
+    net = networks(NetConfig(net=NETS.get(name, "resnet18"), width=1, dtype=dtype))
+    return METHODS[name](small_problem(net), **SMALL.get(name, {}))
 
 
-def training(method, hyper, run):
+def training(method, run):
     """The state in the midst of the second task, and the metrics of every step on the way.
 
     ``run(fn, *arguments)`` computes, or only tells shapes and dtypes.
     """
-    told, hyper = method.needs.told_task, jax.tree.map(jnp.float32, hyper)
-    state = run(method.init, jax.random.key(0), batch_of(0), hyper)
+    told = method.needs.told_task
+    state = run(method.init, jax.random.key(0), batch_of(0))
     every = []
     for number in range(2):
         key, task, data = jax.random.key(number), task_of(number), data_of(method, number)
@@ -61,12 +60,12 @@ def test_state_and_metrics_are_kept_in_float32(name):
     """Parameters, statistics, optimizer states, memory, logits and losses, told without compute."""
     found = {}
     for dtype in (FULL.name, LOW.name):
-        method, hyper = convolutional(name, dtype)
-        state, metrics = training(method, hyper, jax.eval_shape)
+        method = convolutional(name, dtype)
+        state, metrics = training(method, jax.eval_shape)
         x = batch_of(0).x
         predicts = (method.predict, *method.views.values())
         logits = [jax.eval_shape(predict, state, x, task_of(0)) for predict in predicts]
-        found[dtype] = kinds((state.replace(hyper=None), metrics, logits))
+        found[dtype] = kinds((state, metrics, logits))
         floats = {leaf.dtype for leaf in jax.tree.leaves((metrics, logits))}
         assert floats == {FULL}
     assert found[LOW.name] == found[FULL.name]
@@ -75,8 +74,8 @@ def test_state_and_metrics_are_kept_in_float32(name):
 @every_method
 def test_bfloat16_trains_and_its_metrics_are_finite(name):
     """A little off the float32 run, since its forwards are rounded, and never far."""
-    state, every = training(*small_method(name, dtype=LOW.name), compute)
-    full, full_every = training(*small_method(name), compute)
+    state, every = training(small_method(name, dtype=LOW.name), compute)
+    full, full_every = training(small_method(name), compute)
     assert kinds(state) == kinds(full)
     for metrics in every:
         for value in metrics.values():

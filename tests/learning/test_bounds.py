@@ -24,8 +24,8 @@ def scores(name, net, size, views, arguments, seeds, epochs):
     source = load("digits", size=size)
     stream = class_il(source, tasks=TASKS, batch_size=10, epochs=epochs)
     augment = recipe((size, size, 3), normalisation="half", views=views, view_flip=False)
-    problem = Problem(networks(net), augment, CLASSES, TASKS)
-    result = run(METHODS[name](problem, **arguments), stream, seeds=seeds)
+    method = METHODS[name](Problem(networks(net), augment, CLASSES, TASKS), **arguments)
+    result = run(method, stream, seeds=seeds)
     return average_accuracy(result.matrix[:, 0, :, 1:])
 
 
@@ -42,9 +42,9 @@ REPLAY = {"memory_size": 100, "replay_size": 10}
 @cache
 def mlp_scores(name, dtype="float32"):
     """Three passes over each task of 287 examples, batches of 10, 8x8 pixels."""
-    sizes = REPLAY if "memory_size" in signature(name).arguments else {}
-    net, arguments = NetConfig(net="mlp", dtype=dtype), {"learning_rate": 0.05, **sizes}
-    return scores(name, net, 8, None, {**arguments, **AVERAGES.get(name, {})}, (0, 1, 2), 3)
+    own = REPLAY if "memory_size" in signature(name).arguments else {}
+    net, own = NetConfig(net="mlp", dtype=dtype), {**own, **AVERAGES.get(name, {})}
+    return scores(name, net, 8, None, {**own, "learning_rate": 0.05}, (0, 1, 2), 3)
 
 
 def test_sgd_forgets_all_tasks_but_the_last_and_not_how_to_tell_their_classes_apart():
@@ -84,8 +84,8 @@ def test_a_resnet_remembers_in_both_dtypes(dtype):
     Task-IL is above .94 in both; class-IL of sgd at a rate of .05, seeds 0 and 1, .189 to .197. At
     .05 one seed of five ends at .503 on one kind of processor and at .8 on another.
     """
-    net, arguments = NetConfig(width=4, dtype=dtype), {"learning_rate": 0.03, **REPLAY}
-    class_il_score, task_il_score = scores("er", net, 16, None, arguments, (0, 1), 1).T
+    net, own = NetConfig(width=4, dtype=dtype), {**REPLAY, "learning_rate": 0.03}
+    class_il_score, task_il_score = scores("er", net, 16, None, own, (0, 1), 1).T
     assert class_il_score.min() > 0.6
     assert task_il_score.min() > 0.9
 

@@ -6,7 +6,9 @@ import pytest
 from cls_jax.core.augment import recipe
 from cls_jax.core.errors import InputError
 from cls_jax.core.metrics import Summary
-from cls_jax.methods import METHODS, Setting
+from cls_jax.methods import METHODS
+from cls_jax.methods.problem import Problem
+from cls_jax.nets.registry import networks
 from cls_jax.published.compare import read_published, standard_errors
 from cls_jax.published.hyperparameters import GCIL, S_MNIST
 from cls_jax.published.presets import (
@@ -33,9 +35,11 @@ def test_every_cell_of_every_table_builds():
         for cell in cells(table):
             normalisation = cell.stream.normalisation
             augment = recipe(shapes[cell.net.net], normalisation=normalisation)
-            method = METHODS[cell.method].build(cell.config, Setting(cell.net, augment, 10, 5))
+            method = METHODS[cell.method](
+                Problem(networks(cell.net), augment, 10, 5), **cell.arguments
+            )
             assert method.name == cell.method
-            assert getattr(cell.config, "memory_size", 0) == cell.memory_size
+            assert cell.arguments.get("memory_size", 0) == cell.memory_size
             seen += 1
     assert seen > 100
 
@@ -82,51 +86,51 @@ def test_every_cell_of_every_table_builds():
 def test_clser_has_the_numbers_of_the_card(cell, hyper, replay_size, stream):
     names = ("learning_rate", "consistency_weight", "stable_rate", "stable_decay")
     names += ("plastic_rate", "plastic_decay")
-    assert tuple(getattr(cell.hyper, name) for name in names) == hyper
-    assert cell.config.replay_size == replay_size
+    assert tuple(cell.arguments[name] for name in names) == hyper
+    assert cell.arguments["replay_size"] == replay_size
     assert {name: getattr(cell.stream, name) for name in stream} == stream
 
 
 def test_rivals_have_the_numbers_of_the_card():
     derpp = s_mnist("derpp", 5120)
-    assert derpp.config.replay_size == 64
-    assert (derpp.hyper.learning_rate, derpp.hyper.logit_weight) == (0.1, 0.2)
-    assert derpp.hyper.label_weight == 0.5
-    assert s_mnist("er", 200).hyper.learning_rate == 0.01
-    assert s_mnist("sgd").hyper.learning_rate == 0.03
+    assert derpp.arguments["replay_size"] == 64
+    assert (derpp.arguments["learning_rate"], derpp.arguments["logit_weight"]) == (0.1, 0.2)
+    assert derpp.arguments["label_weight"] == 0.5
+    assert s_mnist("er", 200).arguments["learning_rate"] == 0.01
+    assert s_mnist("sgd").arguments["learning_rate"] == 0.03
     assert mnist_360("er", 1000).stream.batch_size == 4
     assert mnist_360("er", 500).stream.batch_size == 1
     assert s_tinyimagenet("er", 500).stream.epochs == 100
-    assert r_mnist("derpp", 500).hyper.label_weight == 1
+    assert r_mnist("derpp", 500).arguments["label_weight"] == 1
 
 
 def test_what_the_published_code_multiplies_is_the_sum_of_squares():
     """Its wd_reg of 5e-4 is a weight decay of 1e-3, since the gradient of r w^2 is 2 r w."""
     for table in (s_mnist, s_cifar10, s_tinyimagenet):
         cell = table("lwf")
-        assert cell.hyper.weight_decay == 2 * 5e-4
-        assert "best_args" in cell.source["hyper.weight_decay"]
-    assert s_cifar10("icarl", 200).hyper.l2_weight == 1e-5
+        assert cell.arguments["weight_decay"] == 2 * 5e-4
+        assert "best_args" in cell.source["method.weight_decay"]
+    assert s_cifar10("icarl", 200).arguments["l2_weight"] == 1e-5
 
 
 def test_icarl_draws_enough_exemplars_and_mirrors_no_digit():
     """A step has batch * exemplars / task of them in expectation; of 5120, 16 beside 32."""
     for table, task in ((s_mnist, 11_263), (s_cifar10, 10_000), (s_tinyimagenet, 10_000)):
         cell = table("icarl", 5120)
-        assert cell.config.replay_size >= cell.stream.batch_size * 5120 / task
-        assert cell.config.mirror == (table is not s_mnist)
-    assert "best_args" in s_mnist("icarl", 200).source["config.replay_size"]
-    assert s_cifar10("icarl", 200).source["config.replay_size"] == OURS
-    assert s_mnist("icarl", 200).source["config.mirror"] == OURS
+        assert cell.arguments["replay_size"] >= cell.stream.batch_size * 5120 / task
+        assert cell.arguments["mirror"] == (table is not s_mnist)
+    assert "best_args" in s_mnist("icarl", 200).source["method.replay_size"]
+    assert s_cifar10("icarl", 200).source["method.replay_size"] == OURS
+    assert s_mnist("icarl", 200).source["method.mirror"] == OURS
 
 
 def test_every_number_has_a_source():
     cell = s_mnist("clser", 500)
-    assert cell.source["hyper.stable_rate"] == cell.source["config.replay_size"]
-    assert "best_args" in cell.source["hyper.stable_rate"]
-    assert cell.source["config.warmup"] == OURS
-    for part in ("stream", "config", "hyper"):
-        for name in vars(getattr(cell, part)):
+    assert cell.source["method.stable_rate"] == cell.source["method.replay_size"]
+    assert "best_args" in cell.source["method.stable_rate"]
+    assert cell.source["method.warmup"] == OURS
+    for part, names in (("stream", vars(cell.stream)), ("method", cell.arguments)):
+        for name in names:
             assert cell.source[f"{part}.{name}"], name
     ours = changed(cell, {"epochs": 2, "width": 8})
     assert (ours.stream.epochs, ours.net.width) == (2, 8)
@@ -138,8 +142,9 @@ def test_ablations_change_one_thing_each():
     whole, *others = (cell for _, cell in ablations())
     assert whole == s_mnist("clser", 500)
     for cell in others[:2]:
-        assert cell._replace(hyper=whole.hyper) == whole
-        assert cell.hyper != whole.hyper
+        assert cell._replace(arguments=whole.arguments) == whole
+        assert cell.arguments.keys() == whole.arguments.keys()
+        assert cell.arguments != whole.arguments
     assert {label for label, _ in ablations()} >= {"clser weight 0", "clser rates 1", "mean_er"}
 
 

@@ -28,6 +28,7 @@ from cls_jax.train.plan import Plan
 from cls_jax.train.runner import run, sweep
 from cls_jax.train.segments import NoCheckpoints
 from tests.conftest import TASKS
+from tests.support.methods import exchanged
 from tests.train.test_runner import flat_method, uneven_source
 
 ALWAYS = Interval(steps=1)
@@ -80,8 +81,8 @@ def assert_same(one, other):
     [("sgd", 1), ("clser", 5), ("gdumb", 5), ("ewc_online", 5), ("icarl", 5), ("joint", 5)],
 )
 def test_a_run_stopped_again_and_again_is_the_run_that_was_not(tmp_path, uneven, name, number):
-    method, hyper = flat_method(name, **({"cutmix": False} if name == "gdumb" else {}))
-    how = {"method": method, "stream": uneven, "hypers": [hyper], "seeds": (4,)}
+    method = flat_method(name, **({"cutmix": False} if name == "gdumb" else {}))
+    how = {"method": method, "stream": uneven, "hypers": [{}], "seeds": (4,)}
     lives, found = stopped_runs(tmp_path, number, **how)
     assert lives >= 2
     assert_same(found, sweep(**how, plan=Plan(chunk=5)))
@@ -89,8 +90,8 @@ def test_a_run_stopped_again_and_again_is_the_run_that_was_not(tmp_path, uneven,
 
 @pytest.mark.parametrize("over_seeds", ["sequential", "vmap"])
 def test_all_lanes_of_a_sweep_come_back(tmp_path, uneven, over_seeds):
-    method, hyper = flat_method("er")
-    hypers = [hyper, hyper.replace(learning_rate=0.01)]
+    method = flat_method("er")
+    hypers = [{}, {"learning_rate": 0.01}]
     how = {"method": method, "stream": uneven, "hypers": hypers, "seeds": (1, 2)}
     plan = Plan(chunk=4, over_seeds=over_seeds)
     lives, found = stopped_runs(tmp_path, 11, plans=(plan,), **how)
@@ -99,8 +100,8 @@ def test_all_lanes_of_a_sweep_come_back(tmp_path, uneven, over_seeds):
 
 
 def test_lanes_go_on_grouped_in_another_way(tmp_path, uneven):
-    method, hyper = flat_method("er")
-    how = {"method": method, "stream": uneven, "hypers": [hyper], "seeds": (1, 2, 3)}
+    method = flat_method("er")
+    how = {"method": method, "stream": uneven, "hypers": [{}], "seeds": (1, 2, 3)}
     plans = [Plan(chunk=4, over_seeds=over) for over in ("vmap", "sequential")]
     lives, found = stopped_runs(tmp_path, 6, plans=plans, **how)
     assert lives > 2
@@ -111,14 +112,14 @@ def test_lanes_go_on_grouped_in_another_way(tmp_path, uneven):
 
 
 def test_a_finished_run_is_read_not_repeated(tmp_path, uneven, capsys):
-    method, hyper = flat_method("sgd")
-    first = run(method, uneven, hyper, keep=After(tmp_path, 0))
+    method = flat_method("sgd")
+    first = run(method, uneven, keep=After(tmp_path, 0))
 
     def never(*args):
         raise AssertionError("a step was made")
 
-    idle = method._replace(phases=(method.phases[0]._replace(step=never),))
-    second = run(idle, uneven, hyper, keep=After(tmp_path, 0))
+    idle = exchanged(method, step=never)
+    second = run(idle, uneven, keep=After(tmp_path, 0))
     assert_same([first], [second])
     assert second.seconds == pytest.approx(first.seconds, rel=0.2)
     assert "it is finished in" in capsys.readouterr().err
@@ -126,28 +127,28 @@ def test_a_finished_run_is_read_not_repeated(tmp_path, uneven, capsys):
 
 def test_a_resumed_run_compiles_no_program_of_its_own(tmp_path, uneven, monkeypatch):
     """Its states are bound to no device, as those of a newborn run."""
-    method, hyper = flat_method("clser")
+    method = flat_method("clser")
     with pytest.raises(Stopped):
-        run(method, uneven, hyper, keep=After(tmp_path, 4), plan=Plan(chunk=2))
-    resumed = run(method, uneven, hyper, keep=After(tmp_path, 0), plan=Plan(chunk=2))
-    newborn = run(method, uneven, hyper, plan=Plan(chunk=2))
+        run(method, uneven, keep=After(tmp_path, 4), plan=Plan(chunk=2))
+    resumed = run(method, uneven, keep=After(tmp_path, 0), plan=Plan(chunk=2))
+    newborn = run(method, uneven, plan=Plan(chunk=2))
     bound = lambda result: {leaf.committed for leaf in jax.tree.leaves(result.states[0])}  # noqa: E731
     assert bound(resumed) == bound(newborn) == {False}
 
 
 def test_only_the_last_few_stay_and_never_is_only_the_end(tmp_path, uneven):
-    method, hyper = flat_method("sgd")
-    run(method, uneven, hyper, keep=After(tmp_path / "a", 0, last=3), plan=Plan(chunk=2))
+    method = flat_method("sgd")
+    run(method, uneven, keep=After(tmp_path / "a", 0, last=3), plan=Plan(chunk=2))
     assert len([p for p in (tmp_path / "a" / "seed0").iterdir() if p.name.isdigit()]) == 3
-    run(method, uneven, hyper, keep=After(tmp_path / "b", 0, every=interval("never")))
+    run(method, uneven, keep=After(tmp_path / "b", 0, every=interval("never")))
     assert [p.name for p in (tmp_path / "b" / "seed0").iterdir()] == ["1"]
 
 
 def test_steps_count_anew_for_every_seed(tmp_path, uneven):
-    method, hyper = flat_method("sgd")
+    method = flat_method("sgd")
     keep = After(tmp_path, 0, every=Interval(steps=4), last=99)
     plan = Plan(chunk=2, over_seeds="sequential")
-    run(method, uneven, hyper, seeds=(4, 5, 6), keep=keep, plan=plan)
+    run(method, uneven, seeds=(4, 5, 6), keep=keep, plan=plan)
     saves = [len([p for p in path.iterdir() if p.name.isdigit()]) for path in tmp_path.iterdir()]
     assert len(saves) == 3
     assert min(saves) > 3
@@ -168,34 +169,34 @@ def broken(path, how):
 
 @pytest.mark.parametrize("how", ["cut", "lost", "flipped"])
 def test_a_torn_checkpoint_gives_way_to_the_one_before(tmp_path, uneven, capsys, how):
-    method, hyper = flat_method("clser")
+    method = flat_method("clser")
     with pytest.raises(Stopped):
-        run(method, uneven, hyper, keep=After(tmp_path, 8), plan=Plan(chunk=2))
+        run(method, uneven, keep=After(tmp_path, 8), plan=Plan(chunk=2))
     newest = max((tmp_path / "seed0").iterdir(), key=lambda p: int(p.name))
     broken(newest, how)
-    resumed = run(method, uneven, hyper, keep=After(tmp_path, 0), plan=Plan(chunk=2))
+    resumed = run(method, uneven, keep=After(tmp_path, 0), plan=Plan(chunk=2))
     told = capsys.readouterr().err
     assert f"warning: checkpoint seed0/{newest.name} cannot be read" in told
     assert "it goes on from" in told
-    assert_same([resumed], [run(method, uneven, hyper, plan=Plan(chunk=2))])
+    assert_same([resumed], [run(method, uneven, plan=Plan(chunk=2))])
 
 
 def test_where_nothing_can_be_read_nothing_begins_anew(tmp_path, uneven, capsys):
-    method, hyper = flat_method("sgd")
+    method = flat_method("sgd")
     with pytest.raises(Stopped):
-        run(method, uneven, hyper, keep=After(tmp_path, 3, every=interval("never")))
+        run(method, uneven, keep=After(tmp_path, 3, every=interval("never")))
     broken(tmp_path / "seed0" / "1", "lost")
     before = sorted(tmp_path.rglob("*"))
     told = r"has saves of seed0, but none can be read \(.*\); .* only --restart begins anew"
     with pytest.raises(InputError, match=told):
-        run(method, uneven, hyper, keep=After(tmp_path, 0))
+        run(method, uneven, keep=After(tmp_path, 0))
     assert sorted(tmp_path.rglob("*")) == before
     assert "there is none before it" in capsys.readouterr().err
 
 
 def test_lanes_that_are_whole_in_another_group_go_on(tmp_path, uneven, capsys):
-    method, hyper = flat_method("sgd")
-    how = {"method": method, "stream": uneven, "hypers": [hyper], "seeds": (1, 2)}
+    method = flat_method("sgd")
+    how = {"method": method, "stream": uneven, "hypers": [{}], "seeds": (1, 2)}
     plans = [Plan(chunk=4, over_seeds=over) for over in ("vmap", "sequential")]
     with pytest.raises(Stopped):
         sweep(**how, plan=plans[0], keep=After(tmp_path, 5))
@@ -214,7 +215,7 @@ def test_lanes_that_are_whole_in_another_group_go_on(tmp_path, uneven, capsys):
 class Saved:
     """Two saves of a run, to be harmed: their folder, one trial as shapes, and what they hold."""
 
-    def __init__(self, folder, method, hyper, stream):
+    def __init__(self, folder, method, stream):
         keep, restore = After(folder / "m", 5), Checkpoints.restore
 
         def noted(names, like):
@@ -223,7 +224,7 @@ class Saved:
 
         keep.restore = noted
         with pytest.raises(Stopped):
-            run(method, stream, hyper, keep=keep, plan=Plan(chunk=2))
+            run(method, stream, keep=keep, plan=Plan(chunk=2))
         self.folder = folder
         self.newest, before = saves_of(folder / "m" / "seed0")
         self.newer = self.read(folder)
@@ -244,7 +245,7 @@ class Saved:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory, uneven):
-    return Saved(tmp_path_factory.mktemp("saved"), *flat_method("sgd"), uneven)
+    return Saved(tmp_path_factory.mktemp("saved"), flat_method("sgd"), uneven)
 
 
 def changed_words(change):
@@ -340,14 +341,14 @@ def test_what_is_beside_the_saves_is_let_be(tmp_path, saved, capfd):
 @pytest.mark.parametrize("name", ["proj [a]", "{x,y} 100% $HOME #1 [!z]"])
 def test_a_path_is_no_pattern(tmp_path, uneven, capfd, name):
     """Orbax looks for what it wrote with the path as a pattern: [a] would be an a."""
-    method, hyper = flat_method("sgd")
+    method = flat_method("sgd")
     folder = tmp_path / name / "m"
     with pytest.raises(Stopped):
-        run(method, uneven, hyper, keep=After(folder, 4), plan=Plan(chunk=2))
-    resumed = run(method, uneven, hyper, keep=After(folder, 0), plan=Plan(chunk=2))
+        run(method, uneven, keep=After(folder, 4), plan=Plan(chunk=2))
+    resumed = run(method, uneven, keep=After(folder, 0), plan=Plan(chunk=2))
     assert "it goes on from" in (told := capfd.readouterr().err)
     assert "warning" not in told
-    assert_same([resumed], [run(method, uneven, hyper, plan=Plan(chunk=2))])
+    assert_same([resumed], [run(method, uneven, plan=Plan(chunk=2))])
 
 
 def test_no_folder_is_a_cloud():
@@ -362,13 +363,13 @@ def test_the_first_save_is_read_back_before_it_counts(tmp_path, uneven, monkeypa
         raise ValueError("NOT_FOUND: it is not there")
 
     monkeypatch.setattr(checkpoint, "read", torn)
-    method, hyper = flat_method("sgd")
+    method = flat_method("sgd")
     told = r"the run could not be saved in task 1 \(what was written cannot be read back: NOT_FOUND"
     with pytest.raises(SaveFailed, match=told):
-        run(method, uneven, hyper, keep=After(tmp_path, 0), plan=Plan(chunk=2))
+        run(method, uneven, keep=After(tmp_path, 0), plan=Plan(chunk=2))
     assert saves_of(tmp_path / "seed0") == []
     monkeypatch.undo()
-    run(method, uneven, hyper, keep=After(tmp_path, 0), plan=Plan(chunk=2))
+    run(method, uneven, keep=After(tmp_path, 0), plan=Plan(chunk=2))
 
 
 def test_what_began_and_was_not_saved_is_told(tmp_path, capsys):
@@ -405,18 +406,18 @@ def test_a_place_where_nothing_can_be_saved_is_told_at_once(tmp_path, monkeypatc
 
 
 def test_a_full_disk_is_one_sentence_and_what_was_saved_stays(tmp_path, uneven, monkeypatch):
-    method, hyper = flat_method("sgd")
+    method = flat_method("sgd")
     with pytest.raises(Stopped):
-        run(method, uneven, hyper, keep=After(tmp_path, 4), plan=Plan(chunk=2))
+        run(method, uneven, keep=After(tmp_path, 4), plan=Plan(chunk=2))
     before = sorted(p.name for p in (tmp_path / "seed0").iterdir())
     real = shutil.disk_usage
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: SimpleNamespace(free=4096))
     with pytest.raises(SaveFailed, match=r"are needed and 0\.0 are free.*run the same command"):
-        run(method, uneven, hyper, keep=After(tmp_path, 0), plan=Plan(chunk=2))
+        run(method, uneven, keep=After(tmp_path, 0), plan=Plan(chunk=2))
     assert sorted(p.name for p in (tmp_path / "seed0").iterdir()) == before
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", real)
-    resumed = run(method, uneven, hyper, keep=After(tmp_path, 0), plan=Plan(chunk=2))
-    assert_same([resumed], [run(method, uneven, hyper)])
+    resumed = run(method, uneven, keep=After(tmp_path, 0), plan=Plan(chunk=2))
+    assert_same([resumed], [run(method, uneven)])
 
 
 def test_a_save_that_fails_behind_the_run_is_told_too(tmp_path, uneven, monkeypatch):
@@ -427,9 +428,9 @@ def test_a_save_that_fails_behind_the_run_is_told_too(tmp_path, uneven, monkeypa
         raise ValueError("RESOURCE_EXHAUSTED: No space left on device [os_error_code='28']")
 
     monkeypatch.setattr(ocp.CheckpointManager, "check_for_errors", full)
-    method, hyper = flat_method("sgd")
+    method = flat_method("sgd")
     with pytest.raises(SaveFailed, match="no space is left on the disk"):
-        run(method, uneven, hyper, keep=After(tmp_path, 0), plan=Plan(chunk=2))
+        run(method, uneven, keep=After(tmp_path, 0), plan=Plan(chunk=2))
 
 
 @pytest.mark.parametrize(
@@ -468,8 +469,8 @@ def test_time_decides_when_to_save(tmp_path, uneven, monkeypatch):
         saves.append(keep._saved_at != before)
 
     keep.maybe_save = count
-    method, hyper = flat_method("sgd")
-    run(method, uneven, hyper, keep=keep, plan=Plan(chunk=2))
+    method = flat_method("sgd")
+    run(method, uneven, keep=keep, plan=Plan(chunk=2))
     assert saves[:9] == [False, False, True] * 3
     assert saves[-1]
 

@@ -155,9 +155,9 @@ def test_it_runs(name):
 
 def test_tasks_cannot_be_pooled():
     stream = rotated(small_source(), tasks=2, batch_size=6)  # as many as a matrix has numbers
-    method, hyper = small_method("joint")
+    method = small_method("joint")
     with pytest.raises(InputError, match=r"transforms each task differently.*leave joint out"):
-        run(method, stream, hyper)
+        run(method, stream)
 
 
 @pytest.mark.parametrize("name", MAKE)

@@ -15,7 +15,7 @@ from cls_jax.streams.mnist360 import mnist360
 from cls_jax.streams.rotation import rotation
 from cls_jax.streams.stream import pooled
 from cls_jax.train.runner import run
-from tests.conftest import small_setting, small_source
+from tests.conftest import small_problem, small_source
 from tests.support.schedules import check_runs, check_schedules
 
 MNIST_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851]
@@ -208,9 +208,8 @@ def test_joint_keeps_the_angle_of_each_example():
     np.testing.assert_array_equal(*[rows[np.argsort(rows[:, 0])] for rows in (before, after)])
     assert len(set(stream.source.train.y[joint.index[0]])) > 2  # more than a pair
 
-    setting = small_setting(num_classes=10, num_tasks=1)
-    method = METHODS["joint"].build(METHODS["joint"].config(), setting)
-    result = run(method, mnist360(small_digits(), batch_size=8), METHODS["joint"].hyper())
+    method = METHODS["joint"](small_problem()._replace(num_classes=10, num_tasks=1))
+    result = run(method, mnist360(small_digits(), batch_size=8))
     assert np.isfinite(result.matrix[0, 0, 0, -1, 0])
 
 

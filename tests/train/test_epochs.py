@@ -79,9 +79,9 @@ def test_rates_fall_at_the_streams_own_milestones(name, kind, monkeypatch):
 
     monkeypatch.setattr(module, "step_decay", spied)
     decays = {"decays": milestones, **({"base_decays": (2,)} if name == "spb" else {})}
-    method, hyper = small_method(name, **decays)
+    method = small_method(name, **decays)
     stream = UNEVEN(small_source(), **kind)
-    run(method, stream, hyper, plan=Plan(mode="loop", chunk=100, score="end"))
+    run(method, stream, plan=Plan(mode="loop", chunk=100, score="end"))
     jax.effects_barrier()
 
     at_birth = [1.0] if name == "spb" else []

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from cls_jax.data.dataset import Dataset, Split
-from cls_jax.methods.base import Method, Phase
 from cls_jax.streams.class_il import class_il
 from cls_jax.train import evaluate
 from cls_jax.train.runner import Plan, run
 from tests.conftest import TASKS, small_method, small_source
+from tests.support.methods import exchanged, method_of
 
 
 def test_padding_is_filled_from_the_front():
@@ -40,11 +40,11 @@ def test_a_padded_batch_holds_its_own_task_alone(monkeypatch, data):
     def step(key, state, batch):
         return state, {"loss": jnp.float32(0)}
 
-    method = Method(
-        "largest", lambda key, example, hyper: {"a": jnp.zeros(1)}, (Phase("train", step),), predict
+    method = method_of(
+        "largest", init=lambda key, example: {"a": jnp.zeros(1)}, step=step, predict=predict
     )
     monkeypatch.setattr(evaluate, "EVAL_BATCH", 4)
-    result = run(method, stream, {}, plan=Plan(data=data))
+    result = run(method, stream, plan=Plan(data=data))
     np.testing.assert_allclose(result.matrix[0, 0, 0, -1], [0.5, 0.5])
 
 
@@ -70,7 +70,7 @@ def test_rows_are_put_in_order_and_padding_stays_last():
 TOGETHER = {
     "hopsupsup": {"recovery_steps": 6, "recovery_batch_size": 4},
     "supsup": {"num_outputs": 12},
-    "supsup, not told": {"num_outputs": 12, "told_task": False, "decide_every": 3},
+    "supsup_nns": {"num_outputs": 12, "decide_every": 3},
 }
 """Methods that take test images together."""
 
@@ -81,7 +81,7 @@ def test_the_order_of_the_test_file_decides_nothing(name):
 
     Accuracies of a few images are coarse, so what was asked and answered is compared as well.
     """
-    method, hyper = small_method(name.split(",")[0], **TOGETHER[name])
+    method = small_method(name, **TOGETHER[name])
     source, found = small_source(), []
     y = source.test.y
     shuffled = np.random.default_rng(0).permutation(len(y))
@@ -96,7 +96,7 @@ def test_the_order_of_the_test_file_decides_nothing(name):
             return logits
 
         plan = Plan(score="end")
-        result = run(method._replace(predict=predict), stream, hyper, plan=plan)
+        result = run(exchanged(method, predict=predict), stream, plan=plan)
         jax.effects_barrier()
         found.append((result.matrix, asked))
     for matrix, asked in found[1:]:

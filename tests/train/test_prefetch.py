@@ -38,18 +38,18 @@ def test_renumbered_rows_read_what_the_whole_split_reads(numbers):
 @pytest.mark.parametrize("over_seeds", ["sequential", "vmap"])
 def test_both_roads_give_the_same_run(name, over_seeds):
     stream = class_il(uneven_source(), tasks=TASKS, batch_size=4, epochs=2)
-    method, hyper = flat_method(name, **({"cutmix": False} if name == "gdumb" else {}))
+    method = flat_method(name, **({"cutmix": False} if name == "gdumb" else {}))
     plans = [Plan(chunk=5, over_seeds=over_seeds, data=data) for data in ("device", "host")]
-    one, other = (run(method, stream, hyper, seeds=(0, 1), plan=plan) for plan in plans)
+    one, other = (run(method, stream, seeds=(0, 1), plan=plan) for plan in plans)
     assert one.details["data"] == "device"
     assert other.details["data"] == "host"
     assert_same([one], [other])
 
 
 def test_pictures_come_from_the_host_too(stream):
-    method, hyper = small_method("er")
+    method = small_method("er")
     plans = [Plan(chunk=2, data=data) for data in ("device", "host")]
-    assert_same(*([run(method, stream, hyper, plan=plan)] for plan in plans))
+    assert_same(*([run(method, stream, plan=plan)] for plan in plans))
 
 
 def test_a_part_is_gathered_while_the_one_before_is_used():
@@ -71,8 +71,11 @@ def test_a_part_is_gathered_while_the_one_before_is_used():
 
 def test_large_data_stay_on_the_host_and_their_chunks_are_short(monkeypatch):
     stream = class_il(uneven_source(), tasks=TASKS, batch_size=4)
-    method, hyper = flat_method("sgd")
-    plan = lambda **given: check_run(method, stream, hyper, (0,), Plan(**given))  # noqa: E731
+    method = flat_method("sgd")
+
+    def plan(**given):
+        return check_run(method, stream, (0,), Plan(**given))
+
     assert num_bytes(stream.source.train) == 54 * 12 * 4
     assert plan().data == "device"
     assert plan(data="host").data == "host"
@@ -90,9 +93,9 @@ def test_a_memory_map_will_do(tmp_path):
     mapped = source._replace(
         train=Split(np.load(tmp_path / "x.npy", mmap_mode="r"), source.train.y)
     )
-    method, hyper = flat_method("sgd")
+    method = flat_method("sgd")
     runs = [
-        run(method, class_il(one, tasks=TASKS, batch_size=4), hyper, plan=Plan(data=data))
+        run(method, class_il(one, tasks=TASKS, batch_size=4), plan=Plan(data=data))
         for one, data in ((source, "device"), (mapped, "device"), (mapped, "host"))
     ]
     assert len({fingerprint(one.states[0]) for one in runs}) == 1

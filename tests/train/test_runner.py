@@ -9,11 +9,12 @@ from flax import struct
 
 from cls_jax.core.errors import InputError
 from cls_jax.data.dataset import Dataset, Split
-from cls_jax.methods.base import Method, Needs, Phase, unchanged
+from cls_jax.methods.base import Needs, Phase, unchanged
 from cls_jax.streams.class_il import class_il
 from cls_jax.train.events import Evaluated, Progress, Started
 from cls_jax.train.runner import Diverged, Plan, run, sweep
 from tests.conftest import CLASSES, TASKS, small_method
+from tests.support.methods import exchanged, method_of
 
 
 def uneven_source() -> Dataset:
@@ -27,11 +28,10 @@ def flat_method(name, **changes):
     """A method of the table over flat vectors."""
     from cls_jax.core.augment import recipe
     from cls_jax.methods import METHODS
-    from tests.conftest import SMALL_CONFIG, small_setting
+    from tests.conftest import SMALL, small_problem
 
-    row = METHODS[name]
-    setting = small_setting(augment=recipe((12,), normalisation="none"))
-    return row.build(row.config(**{**SMALL_CONFIG.get(name, {}), **changes}), setting), row.hyper()
+    problem = small_problem()._replace(augment=recipe((12,), normalisation="none"))
+    return METHODS[name](problem, **{**SMALL.get(name, {}), **changes})
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +48,15 @@ class Spy:
     largest_task: jax.Array
     smallest_y: jax.Array
     boundaries: jax.Array
-    hyper: float
+    total: jax.Array
 
 
 def spy_method(needs=Needs(), phases=None, metric=None):  # noqa: B008
     """Learns nothing; its metric is the number of the step unless told otherwise."""
 
-    def init(key, example, hyper):
+    def init(key, example):
         zero = jnp.int32(0)
-        return Spy(zero, zero, jnp.int32(-9), jnp.int32(9), zero, hyper)
+        return Spy(zero, zero, jnp.int32(-9), jnp.int32(9), zero, jnp.float32(0))
 
     def step(key, state, batch):
         value = state.steps if metric is None else metric(state)
@@ -74,11 +74,11 @@ def spy_method(needs=Needs(), phases=None, metric=None):  # noqa: B008
     def predict(state, x, task):
         return jnp.zeros((x.shape[0], CLASSES))
 
-    return Method(
+    return method_of(
         "spy",
-        init,
-        phases(step, boundary) if phases else (Phase("train", step),),
-        predict,
+        init=init,
+        phases=phases(step, boundary) if phases else (Phase("train", step),),
+        predict=predict,
         begin_task=boundary,
         end_task=boundary,
         needs=needs,
@@ -90,9 +90,9 @@ def spy_method(needs=Needs(), phases=None, metric=None):  # noqa: B008
 
 @pytest.mark.parametrize("mode", ["scan", "loop"])
 def test_chunks_of_any_length_give_the_same_bits(uneven, mode):
-    method, hyper = flat_method("er")
+    method = flat_method("er")
     results = [
-        run(method, uneven, hyper, seeds=(3,), plan=Plan(chunk=chunk, mode=mode))
+        run(method, uneven, seeds=(3,), plan=Plan(chunk=chunk, mode=mode))
         for chunk in (1, 16, 10_000)
     ]
     for other in results[1:]:
@@ -101,15 +101,15 @@ def test_chunks_of_any_length_give_the_same_bits(uneven, mode):
 
 
 def test_dualnet_chunks_give_the_same_bits(stream):
-    method, hyper = small_method("dualnet")
-    results = [run(method, stream, hyper, plan=Plan(chunk=chunk)) for chunk in (1, 16)]
+    method = small_method("dualnet")
+    results = [run(method, stream, plan=Plan(chunk=chunk)) for chunk in (1, 16)]
     chex.assert_trees_all_equal(results[0].states, results[1].states)
     np.testing.assert_array_equal(results[0].matrix, results[1].matrix)
 
 
 def test_scan_and_loop_agree_to_rounding(uneven):
-    method, hyper = flat_method("er")
-    scan, loop = (run(method, uneven, hyper, plan=Plan(mode=mode)) for mode in ("scan", "loop"))
+    method = flat_method("er")
+    scan, loop = (run(method, uneven, plan=Plan(mode=mode)) for mode in ("scan", "loop"))
     chex.assert_trees_all_equal(scan.states[0].memory, loop.states[0].memory)
     chex.assert_trees_all_close(scan.states, loop.states, rtol=1e-4, atol=1e-5)
 
@@ -133,10 +133,10 @@ def with_empty_rows(stream):
 
 @pytest.mark.parametrize("mode", ["scan", "loop"])
 def test_empty_batches_change_no_bit(uneven, mode):
-    method, hyper = flat_method("er")
+    method = flat_method("er")
     plan = Plan(mode=mode, over_seeds="sequential")
-    plain = run(method, uneven, hyper, seeds=(0, 1, 2), plan=plan)
-    padded = run(method, with_empty_rows(uneven), hyper, seeds=(0, 1, 2), plan=plan)
+    plain = run(method, uneven, seeds=(0, 1, 2), plan=plan)
+    padded = run(method, with_empty_rows(uneven), seeds=(0, 1, 2), plan=plan)
     chex.assert_trees_all_equal(plain.states, padded.states)
     np.testing.assert_array_equal(plain.matrix, padded.matrix)
 
@@ -151,10 +151,9 @@ def test_lanes_of_unequal_length_equal_their_own_runs(uneven, name):
         index = uneven.schedule(key).index
         lengths.add(int((index >= 0).any(1).sum()))
     assert len(lengths) > 1, "the seeds must differ in length for this test to mean anything"
-    method, hyper = flat_method(name)
-    hyper = hyper.replace(learning_rate=0.01)
-    single = run(method, uneven, hyper, seeds=seeds, plan=Plan(over_seeds="sequential"))
-    trials = run(method, uneven, hyper, seeds=seeds, plan=Plan(over_seeds="vmap"))
+    method = flat_method(name, learning_rate=0.01)
+    single = run(method, uneven, seeds=seeds, plan=Plan(over_seeds="sequential"))
+    trials = run(method, uneven, seeds=seeds, plan=Plan(over_seeds="vmap"))
     for mine, theirs in zip(trials.states, single.states, strict=True):
         chex.assert_trees_all_equal(mine.memory, theirs.memory)
         chex.assert_trees_all_close(mine, theirs, rtol=1e-3, atol=1e-4)
@@ -164,13 +163,14 @@ def test_lanes_of_unequal_length_equal_their_own_runs(uneven, name):
 @pytest.mark.parametrize("over_seeds", ["sequential", "vmap"])
 def test_a_sweep_is_the_runs_it_is_made_of(uneven, over_seeds):
     """Values by seeds, one program: bitwise in turn, to rounding side by side."""
-    method, hyper = flat_method("clser")
-    hypers = [hyper.replace(learning_rate=0.01, consistency_weight=w) for w in (0.0, 1.0)]
+    method = flat_method("clser", learning_rate=0.01)
+    hypers = [{"consistency_weight": w} for w in (0.0, 1.0)]
     plan = Plan(over_seeds=over_seeds)
     results = sweep(method, uneven, hypers, seeds=(0, 7), plan=plan)
     assert [result.seeds for result in results] == [(0, 7), (0, 7)]
     for mine, value in zip(results, hypers, strict=True):
-        alone = run(method, uneven, value, seeds=(0, 7), plan=Plan(over_seeds="sequential"))
+        one = flat_method("clser", learning_rate=0.01, **value)
+        alone = run(one, uneven, seeds=(0, 7), plan=Plan(over_seeds="sequential"))
         if over_seeds == "sequential":
             chex.assert_trees_all_equal(mine.states, alone.states)
         for one, other in zip(mine.states, alone.states, strict=True):
@@ -195,7 +195,7 @@ def test_seeds_side_by_side_share_the_data_set():
             if isinstance(event, Progress):
                 held[len(seeds)] = sum(array.nbytes for array in jax.live_arrays())
 
-        run(method, stream, {}, seeds=seeds, plan=Plan(chunk=50), observe=observe)
+        run(method, stream, seeds=seeds, plan=Plan(chunk=50), observe=observe)
 
     look((0, 1))
     look((0, 1, 2, 3, 4, 5))
@@ -204,20 +204,21 @@ def test_seeds_side_by_side_share_the_data_set():
 
 
 def test_a_sweep_over_nothing_is_refused(uneven):
-    method, hyper = flat_method("er")
+    method = flat_method("er")
     with pytest.raises(InputError, match="hypers is empty"):
         sweep(method, uneven, [])
     with pytest.raises(InputError, match="learning_rate is -1"):
-        sweep(method, uneven, [hyper, hyper.replace(learning_rate=-1.0)])
+        sweep(method, uneven, [{}, {"learning_rate": -1.0}])
+    with pytest.raises(InputError, match=r"hypers holds {'rate': 1}; the method's are le"):
+        sweep(method, uneven, [{"rate": 1}])
 
 
 def test_a_run_repeats_and_leaves_its_arguments_alone(uneven):
-    method, hyper = flat_method("er")
-    hyper = jax.tree.map(jnp.float32, hyper)
-    one, two = (run(method, uneven, hyper, seeds=(5,)) for _ in range(2))
+    method = flat_method("er")
+    one, two = (run(method, uneven, seeds=(5,)) for _ in range(2))
     chex.assert_trees_all_equal(one.states, two.states)
-    assert float(hyper.learning_rate) == pytest.approx(0.1)
-    other = run(method, uneven, hyper, seeds=(6,))
+    assert method.hyper == {"learning_rate": 0.1}
+    other = run(method, uneven, seeds=(6,))
     assert not np.array_equal(other.states[0].memory.slots["y"], one.states[0].memory.slots["y"])
 
 
@@ -237,27 +238,28 @@ def test_tasks_seeds_and_chunks_share_one_trace(uneven, mode, over_seeds):
 
         return wrapped
 
-    method = method._replace(
+    method = exchanged(
+        method,
         phases=(method.phases[0]._replace(step=counted("step", method.phases[0].step)),),
         predict=counted("predict", method.predict),
         begin_task=counted("begin", method.begin_task),
     )
     plan = Plan(chunk=3, mode=mode, over_seeds=over_seeds)
-    run(method, uneven, {"rate": 0.1}, seeds=(0, 1, 2), plan=plan)
-    assert traces == {"step": 1, "predict": 1, "begin": 1}
+    run(method, uneven, seeds=(0, 1, 2), plan=plan)
+    assert traces == {"step": 1, "predict": 2, "begin": 1}  # predict: and what it reads
 
 
 # --- what a method is told ------------------------------------------------------------------------
 
 
 def test_a_method_that_is_not_told_gets_minus_one(uneven):
-    hidden = run(spy_method(Needs(boundaries=True)), uneven, {}).states[0]
+    hidden = run(spy_method(Needs(boundaries=True)), uneven).states[0]
     assert int(hidden.largest_task) == -1
     assert int(hidden.boundaries) == 111111  # begin and end of three tasks, index -1 each
-    told = run(spy_method(Needs(told_task=True, boundaries=True)), uneven, {}).states[0]
+    told = run(spy_method(Needs(told_task=True, boundaries=True)), uneven).states[0]
     assert int(told.largest_task) == TASKS - 1
     assert int(told.boundaries) == 223344
-    assert int(run(spy_method(), uneven, {}).states[0].boundaries) == 0
+    assert int(run(spy_method(), uneven).states[0].boundaries) == 0
 
 
 def test_unlabelled_rows_are_padding_or_have_no_label():
@@ -266,9 +268,9 @@ def test_unlabelled_rows_are_padding_or_have_no_label():
     table = half.schedule(key)
     labelled = int(((table.index >= 0) & table.labelled).sum())
     assert 0 < labelled < 54
-    without = run(spy_method(), half, {}).states[0]
+    without = run(spy_method(), half).states[0]
     assert int(without.rows) == labelled
-    with_them = run(spy_method(Needs(unlabelled=True)), half, {}).states[0]
+    with_them = run(spy_method(Needs(unlabelled=True)), half).states[0]
     assert int(with_them.rows) == 54
     assert int(with_them.smallest_y) == -1
 
@@ -283,19 +285,20 @@ def test_boundaries_get_every_example_of_the_task_once(uneven):
         assert data.x.shape[0] == data.y.shape[0] == data.valid.shape[0]
         total = jnp.where(data.valid, data.x.sum(axis=1), 0.0).sum()
         return state.replace(
-            boundaries=state.boundaries + data.valid.sum(dtype=jnp.int32), hyper=state.hyper + total
+            boundaries=state.boundaries + data.valid.sum(dtype=jnp.int32), total=state.total + total
         )
 
-    method = method._replace(begin_task=count, end_task=count)
+    method = exchanged(method, begin_task=count, end_task=count)
     for seeds in ((0,), (0, 1)):
-        result = run(method, uneven, jnp.float32(0), seeds=seeds)
+        result = run(method, uneven, seeds=seeds)
         for state in result.states:
             assert int(state.boundaries) == 2 * 54
             whole = 2 * uneven.source.train.x.sum()
-            np.testing.assert_allclose(state.hyper, whole, rtol=1e-4)
+            np.testing.assert_allclose(state.total, whole, rtol=1e-4)
     assert len(shapes) == 2  # one trace a run, for all tasks and both boundaries
-    quiet = method._replace(needs=Needs(boundaries=True, end_data=True), begin_task=unchanged)
-    assert int(run(quiet, uneven, jnp.float32(0)).states[0].boundaries) == 54
+    needs = Needs(boundaries=True, end_data=True)
+    quiet = exchanged(method, needs=needs, begin_task=unchanged)
+    assert int(run(quiet, uneven).states[0].boundaries) == 54
 
 
 def test_a_phase_may_begin_with_every_example_of_the_task(uneven):
@@ -308,16 +311,16 @@ def test_a_phase_may_begin_with_every_example_of_the_task(uneven):
     def count(key, state, task, data):
         assert data.x.shape[0] == data.valid.shape[0]
         total = jnp.where(data.valid, data.x.sum(axis=1), 0.0).sum()
-        return state.replace(rows=state.rows + 1000 * data.valid.sum(), hyper=state.hyper + total)
+        return state.replace(rows=state.rows + 1000 * data.valid.sum(), total=state.total + total)
 
     def phases(step, boundary):
         last = Phase("again", step, enter=count, num_steps=1, enter_data=True)
         return (Phase("train", step, enter=bare, epochs=1), last)
 
     method = spy_method(phases=phases)
-    for state in run(method, uneven, jnp.float32(0), seeds=(0, 1)).states:
+    for state in run(method, uneven, seeds=(0, 1)).states:
         assert int(state.rows) == 54 + 1000 * 54
-        np.testing.assert_allclose(state.hyper, uneven.source.train.x.sum(), rtol=1e-4)
+        np.testing.assert_allclose(state.total, uneven.source.train.x.sum(), rtol=1e-4)
 
 
 def test_phases_follow_one_another_in_every_task(uneven):
@@ -329,7 +332,7 @@ def test_phases_follow_one_another_in_every_task(uneven):
 
     events = []
     method = spy_method(Needs(told_task=True), phases)
-    result = run(method, uneven, {}, plan=Plan(chunk=5), observe=events.append)
+    result = run(method, uneven, plan=Plan(chunk=5), observe=events.append)
     names = [event.phase for event in events if isinstance(event, Progress)]
     changes = [name for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
     assert changes == ["train", "replay"] * TASKS
@@ -341,8 +344,8 @@ def test_phases_follow_one_another_in_every_task(uneven):
 
 
 def test_joint_training_is_scored_once_at_the_end(uneven):
-    method, hyper = flat_method("joint")
-    matrix = run(method, uneven, hyper).matrix[0, 0]
+    method = flat_method("joint")
+    matrix = run(method, uneven).matrix[0, 0]
     assert np.isfinite(matrix[:, 0]).all()
     assert np.isfinite(matrix[:, -1]).all()
     assert np.isnan(matrix[:, 1:-1]).all()
@@ -350,15 +353,15 @@ def test_joint_training_is_scored_once_at_the_end(uneven):
 
 def test_scores_at_the_end_alone_are_those_of_every_task(uneven):
     """The last row is the same to the bit, the others are not measured."""
-    method, hyper = flat_method("sgd")
-    each, end = (run(method, uneven, hyper, plan=Plan(score=s)).matrix for s in ("each", "end"))
+    method = flat_method("sgd")
+    each, end = (run(method, uneven, plan=Plan(score=s)).matrix for s in ("each", "end"))
     np.testing.assert_array_equal(each[..., -1, :], end[..., -1, :])
     assert np.isnan(end[..., :-1, :]).all()
 
 
 def test_a_result_says_what_must_be_kept_and_how_much_was_tested(uneven):
-    method, hyper = flat_method("sgd")
-    result = run(method, uneven, hyper, seeds=(0, 1))
+    method = flat_method("sgd")
+    result = run(method, uneven, seeds=(0, 1))
     params = jax.tree.leaves(result.states[0].model.vars.params)
     bits = np.full((2, uneven.num_tasks), 32 * sum(leaf.size for leaf in params))
     np.testing.assert_array_equal(result.capacity["bits"], bits)
@@ -371,7 +374,7 @@ def test_a_result_says_what_must_be_kept_and_how_much_was_tested(uneven):
 
 def test_observers_see_everything_in_order(uneven):
     events = []
-    result = run(spy_method(), uneven, {}, plan=Plan(chunk=4), observe=events.append)
+    result = run(spy_method(), uneven, plan=Plan(chunk=4), observe=events.append)
     assert isinstance(events[0], Started)
     assert events[0].headline == (
         "uneven, 3 tasks x 2 classes (6 in all); 54 training and 27 test examples of 12 float32"
@@ -399,16 +402,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(uneven, over_seeds):
         message = rf"step 9 \(task \d, seed 4\); last finite metrics: loss {last};"
         plan = Plan(chunk=chunk, mode="scan", over_seeds=over_seeds)
         with pytest.raises(Diverged, match=message):
-            run(spy_method(metric=metric), uneven, {}, seeds=(4, 5), plan=plan)
+            run(spy_method(metric=metric), uneven, seeds=(4, 5), plan=plan)
     first = spy_method(metric=lambda state: jnp.log(state.steps - 1.0))
     with pytest.raises(Diverged, match=r"step 0 \(task 1, seed 0\); last finite metrics: none;"):
-        run(first, uneven, {})
+        run(first, uneven)
 
 
 def test_a_real_divergence_is_caught(uneven):
-    method, hyper = flat_method("sgd")
     with pytest.raises(Diverged, match="stopped being finite at step"):
-        run(method, uneven, hyper.replace(learning_rate=1e30))
+        run(flat_method("sgd", learning_rate=1e30), uneven)
 
 
 @pytest.mark.parametrize(
@@ -423,9 +425,9 @@ def test_a_real_divergence_is_caught(uneven):
 )
 def test_bad_arguments_are_named_before_any_compute(uneven, bad, message):
     events = []
-    method, hyper = flat_method("sgd")
+    method = flat_method("sgd")
     with pytest.raises(InputError, match=message):
-        run(method, uneven, hyper, observe=events.append, **bad)
+        run(method, uneven, observe=events.append, **bad)
     assert events == []
 
 
@@ -438,22 +440,23 @@ def test_bad_arguments_are_named_before_any_compute(uneven, bad, message):
     ],
 )
 def test_bad_hyper_parameters_are_named(uneven, value, message):
-    method, hyper = flat_method("sgd")
     with pytest.raises(InputError, match=message):
-        run(method, uneven, hyper.replace(learning_rate=value))
+        flat_method("sgd", learning_rate=value)
+    with pytest.raises(InputError, match=message):
+        sweep(flat_method("sgd"), uneven, [{"learning_rate": value}])
 
 
 @pytest.mark.parametrize("chunk", [3, 500])
 def test_a_profile_is_written_of_one_chunk(uneven, tmp_path, chunk):
     """Of the second, since the first compiles; with chunks as long as tasks too."""
-    method, hyper = flat_method("sgd")
-    run(method, uneven, hyper, plan=Plan(chunk=chunk, profile=str(tmp_path / "trace")))
+    method = flat_method("sgd")
+    run(method, uneven, plan=Plan(chunk=chunk, profile=str(tmp_path / "trace")))
     assert list((tmp_path / "trace").rglob("*.xplane.pb"))
 
 
 def test_a_single_chunk_has_a_speed_and_a_profile_too(tmp_path):
     stream = class_il(uneven_source(), tasks=1, batch_size=4)
-    method, hyper = flat_method("sgd")
-    result = run(method, stream, hyper, plan=Plan(profile=str(tmp_path)))
+    method = flat_method("sgd")
+    result = run(method, stream, plan=Plan(profile=str(tmp_path)))
     assert result.steps_per_second > 0
     assert list(tmp_path.rglob("*.xplane.pb"))

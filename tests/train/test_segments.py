@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cls_jax.methods.base import Method, Needs, Phase
 from cls_jax.train.segments import START, Position, chunks, end, remaining_segments
+from tests.support.methods import method_of
 
 SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=3)
 
@@ -15,7 +16,7 @@ SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=3)
 def two_phases(**needs) -> Method:
     """Of a method only the boundaries and phases count here."""
     phases = (Phase("train", None), Phase("finetune", None))
-    return Method("spy", None, phases, None, needs=Needs(**needs))
+    return method_of("spy", init=None, phases=phases, predict=None, needs=Needs(**needs))
 
 
 def rows_of(some) -> list:
