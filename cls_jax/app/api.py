@@ -14,7 +14,7 @@ from cls_jax.app.build import Learner, fit_problem, recipe_words
 from cls_jax.app.grid import grid
 from cls_jax.app.main import saving
 from cls_jax.app.run_config import RunConfig
-from cls_jax.core.checks import check_seeds, shown
+from cls_jax.core.checks import check_seeds, short_repr
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import PyTree
 from cls_jax.methods.base import Method
@@ -205,7 +205,7 @@ def _learner(method: Method, stream: Stream) -> Learner:
 def _check_sweep(method: Method, sweep: Mapping[str, Sequence[float]]) -> None:
     if not isinstance(sweep, Mapping):
         raise InputError(
-            f"sweep is {shown(sweep)}; give a mapping, e.g. {{'learning_rate': [0.1, 0.3]}}"
+            f"sweep is {short_repr(sweep)}; give a mapping, e.g. {{'learning_rate': [0.1, 0.3]}}"
         )
     for name in sweep:
         if name not in method.hyper:

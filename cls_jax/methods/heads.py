@@ -15,7 +15,6 @@ import optax
 
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array, PyTree, Task, Variables
-from cls_jax.methods.checks import check_annealing as check_annealing
 from cls_jax.nets.base import Net
 
 
@@ -69,10 +68,10 @@ def for_task(vars: Variables, head: str, task: Array) -> Variables:
       head: name of the last layer.
       task: int32[].
     """
-    return vars.replace(params={**vars.params, head: row(vars.params[head], task)})
+    return vars.replace(params={**vars.params, head: index_tree(vars.params[head], task)})
 
 
-def row(stacked: PyTree, task: Array) -> PyTree:
+def index_tree(stacked: PyTree, task: Array) -> PyTree:
     """What one task has of leaves [T, ...]."""
     return jax.tree.map(lambda leaf: leaf[task], stacked)
 
@@ -93,7 +92,7 @@ def head_numbers(heads: PyTree, classes: Array) -> Array:
     return sum(leaf[0].size // num_classes for leaf in jax.tree.leaves(heads)) * classes.sum(-1)
 
 
-def asked(task: Task, last: Array) -> Array:
+def told_or_last_task(task: Task, last: Array) -> Array:
     """int32[]: the task that is told, or ``last``, the one learned last, if none is.
 
     Args:
@@ -117,5 +116,8 @@ def annealed_adam(
 
     Source: apd card, oracle 7: 1e-3 with 0.95 is 3.773536e-4 in the 20th interval.
     """
-    rate = lambda step: learning_rate * annealing_rate ** (step // annealing_steps)  # noqa: E731
+
+    def rate(step: Array) -> Array:
+        return learning_rate * annealing_rate ** (step // annealing_steps)
+
     return optax.adam(rate)

@@ -94,6 +94,28 @@ def gradient_step(
     return apply_gradient(model, optimizer, gradient, stats), value
 
 
+def torch_sgd(
+    learning_rate: Array,
+    momentum: Array | None,
+    weight_decay: Array,
+    undecayed: tuple[str, ...] = (),
+) -> optax.GradientTransformation:
+    """SGD as torch.optim.SGD has it: the decay is part of the gradient, before the momentum.
+
+    Args:
+      learning_rate, momentum, weight_decay: float32[]; momentum None: plain SGD.
+      undecayed: entries at the top of the parameter tree that are not decayed.
+    """
+
+    def decayed(tree: PyTree) -> PyTree:
+        return {name: name not in undecayed for name in tree}
+
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, decayed if undecayed else None),
+        optax.sgd(learning_rate, momentum),
+    )
+
+
 def forward_each(
     net: Net, vars: Variables, xs: Sequence[Array], valids: Sequence[Array]
 ) -> tuple[list[Array], PyTree]:

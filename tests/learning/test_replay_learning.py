@@ -22,9 +22,9 @@ WEIGHTS = {
 @cache
 def class_il(name):
     """Final class-IL accuracy of each seed."""
-    config = {} if name == "sgd" else REPLAY
-    hyper = {"learning_rate": 0.05, **WEIGHTS.get(name, {})}
-    return scores(name, NetConfig(net="mlp"), 8, None, config, hyper, (0, 1, 2), 20)[:, 0]
+    sizes = {} if name == "sgd" else REPLAY
+    arguments = {"learning_rate": 0.05, **sizes, **WEIGHTS.get(name, {})}
+    return scores(name, NetConfig(net="mlp"), 8, None, arguments, (0, 1, 2), 20)[:, 0]
 
 
 @pytest.mark.slow

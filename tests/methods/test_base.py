@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from cls_jax.core.losses import cross_entropy
-from cls_jax.methods.base import (
+from cls_jax.methods.steps import (
     apply_gradient,
     forward_each,
     gradient_of,

@@ -26,20 +26,26 @@ def test_it_traces_with_64_bits(variant):
     x = small_source().test.x[:5]
 
     def states():
-        method, hyper = small_method(name, **VARIANTS[variant])
-        key, hyper = jax.random.key(0), jax.tree.map(jnp.float32, hyper)
-        told, data = task_of(1), data_of(method, 1)
+        method = small_method(name, **VARIANTS[variant])
+        key, hyper = jax.random.key(0), jax.tree.map(jnp.float32, dict(method.hyper))
+        task, data = task_of(1), data_of(method, 1)
         batch = batch_of(1, told=method.needs.told_task)
-        born = jax.eval_shape(method.init, key, batch, hyper)
-        yield born
-        yield jax.eval_shape(method.begin_task, key, born, told, data["begin"])
-        for phase in method.phases:
-            yield jax.eval_shape(phase.step, key, born, batch)[0]
-        yield jax.eval_shape(method.end_task, key, born, told, data["end"])
-        logits = jax.eval_shape(method.predict, born, jnp.asarray(x), told)
+
+        def traced(part, *args):
+            """What a function of the Algorithm gives; its hyper-parameters are traced as well."""
+            return jax.eval_shape(lambda hyper, *args: part(method.at(hyper))(*args), hyper, *args)
+
+        new = traced(lambda algorithm: algorithm.init, key, batch)
+        yield new
+        yield traced(lambda algorithm: algorithm.begin_task, key, new, task, data["begin"])
+        for i in range(len(method.phases)):
+            yield traced(lambda algorithm, i=i: algorithm.phases[i].step, key, new, batch)[0]
+        yield traced(lambda algorithm: algorithm.end_task, key, new, task, data["end"])
+        logits = traced(lambda algorithm: algorithm.predict, new, jnp.asarray(x), task)
         assert (logits.shape, logits.dtype) == ((5, CLASSES), jnp.float32)
-        for kept in jax.eval_shape(method.capacity, born).values():
-            assert kept.shape in ((), (TASKS,))
+        if method.algorithm.capacity is not None:
+            for value in traced(lambda algorithm: algorithm.capacity, new).values():
+                assert value.shape in ((), (TASKS,))
 
     narrow = kinds(next(states()))
     with jax.enable_x64(True):

@@ -5,17 +5,6 @@ less than its share takes the place of a random one of the largest class. When t
 a fresh network is fitted to the memory, so whatever the stream did, nothing but the memory matters:
 a check on how much a stream's difficulty says about learning.
 
-| symbol | name | default | where from |
-|---|---|---|---|
-| eta | learning_rate | 0.05 | official code: highest rate |
-| | min_learning_rate | 0.0005 | official code: lowest rate |
-| | momentum | 0.9 | official code |
-| | weight_decay | 1e-6 | official code, added to the gradient |
-| k | memory_size | 500 | the middle of the three published for CIFAR-10 |
-| | fit_epochs | 256 | official script for CIFAR-10; 128 for MNIST |
-| | fit_batch_size | 16 | official code |
-| | cutmix | True | official script for CIFAR-10: alpha 1, p 0.5; without for MNIST |
-
 Source: Prabhu, Torr, Dokania 2020 (ECCV), algorithm 1; drimpossible/GDumb, src/main.py and
 src/utils.py: one epoch at a tenth of the rate, then cosine cycles of 1, 2, 4, … epochs; gradients
 are clipped to norm 10.
@@ -29,22 +18,14 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from cls_jax.core.augment import Augment
 from cls_jax.core.errors import InputError
 from cls_jax.core.losses import cross_entropy
 from cls_jax.core.memory import Memory, class_balanced
 from cls_jax.core.sync import select
 from cls_jax.core.types import Array, Batch, Metrics, Task, Trainable, Variables
-from cls_jax.methods.base import (
-    Method,
-    Phase,
-    gradient_step,
-    init_model,
-    parameter_bits,
-    predict_with,
-)
-from cls_jax.methods.replay.replay_config import GdumbConfig, GdumbHyper
-from cls_jax.nets.base import Net
+from cls_jax.methods.base import Algorithm, Phase, method
+from cls_jax.methods.problem import Problem
+from cls_jax.methods.steps import gradient_step, init_model, predict_with, torch_sgd
 
 _LARGEST_NORM = 10.0
 _CUTMIX_RATE = 0.5
@@ -59,51 +40,67 @@ class GdumbState:
       memory: slots {x, y}.
       order: int32[memory_size] slots in the order of this epoch, filled ones in front.
       fit_step: int32[] steps of this fit.
-      hyper: GdumbHyper.
     """
 
     model: Trainable
     memory: Memory
     order: Array
     fit_step: Array
-    hyper: GdumbHyper
 
 
-def gdumb(config: GdumbConfig, net: Net, *, augment: Augment, num_classes: int) -> Method:
-    """Greedy sampler and dumb learner.
+@method
+def gdumb(
+    problem: Problem,
+    *,
+    memory_size: int = 500,
+    fit_epochs: int = 256,
+    fit_batch_size: int = 16,
+    cutmix: bool = True,
+    learning_rate: float = 0.05,
+    min_learning_rate: float = 0.0005,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-6,
+) -> Algorithm:
+    """Greedy sampler and dumb learner; its phase "collect" learns nothing, so its loss is 0.
 
     Args:
-      config: sizes, and whether CutMix is used.
-      net: outputs float32[b, num_classes] logits.
-      augment: ``train`` makes the inputs of the fit, ``test`` those of ``predict``.
-      num_classes: of the stream.
-
-    Returns:
-      The method; its hyper is GdumbHyper. Its phases are "collect", whose loss is 0 since nothing
-      is learned, and "fit".
+      memory_size: k, slots; the middle of the three published for CIFAR-10.
+      fit_epochs: passes over the memory after each task; official script for CIFAR-10 (128 for
+        MNIST).
+      fit_batch_size: examples a step of them; official code.
+      cutmix: half of those steps paste a box of other images into each image, so images only;
+        official script for CIFAR-10: alpha 1, p 0.5 (without for MNIST).
+      learning_rate: eta, where a cosine cycle starts, >= 0; official code.
+      min_learning_rate: what the cycle falls to, >= 0; official code.
+      momentum: of SGD, in [0, 1); official code.
+      weight_decay: times the parameters, added to the gradient, >= 0; official code.
 
     Raises:
-      InputError: if a size is below 1, or (from ``init``) if CutMix is asked for vectors.
+      InputError: if a size is below 1, or (from ``init``) if CutMix is to mix vectors.
     """
-    for name in ("fit_epochs", "fit_batch_size"):
-        if getattr(config, name) < 1:
-            raise InputError(f"{name}={getattr(config, name)} fits nothing; give at least 1")
-    num_slots, size = config.memory_size, min(config.fit_batch_size, config.memory_size)
-    policy = class_balanced(num_slots, num_classes)
+    for name, value in (("fit_epochs", fit_epochs), ("fit_batch_size", fit_batch_size)):
+        if value < 1:
+            raise InputError(f"{name}={value} fits nothing; give at least 1")
+    net, augment = problem.net(), problem.augment
+    num_slots, size = memory_size, min(fit_batch_size, memory_size)
+    policy = class_balanced(num_slots, problem.num_classes)
     epoch_steps = -(-num_slots // size)
 
-    def newborn(key: Array, x: Array, hyper: GdumbHyper) -> Trainable:
-        return init_model(key, net, augment.test(x), optimizer(hyper, jnp.int32(0)))
+    def optimizer_of(epoch: Array) -> optax.GradientTransformation:
+        rate = learning_rate_of(epoch, learning_rate, min_learning_rate)
+        return clipped_sgd(rate, momentum, weight_decay)
 
-    def init(key: Array, example: Batch, hyper: GdumbHyper) -> GdumbState:
-        if config.cutmix and augment.test(example.x).ndim != 4:
+    def new_model(key: Array, x: Array) -> Trainable:
+        return init_model(key, net, augment.test(x), optimizer_of(jnp.int32(0)))
+
+    def init(key: Array, example: Batch) -> GdumbState:
+        if cutmix and augment.test(example.x).ndim != 4:
             raise InputError("cutmix=True mixes images and these are vectors; give cutmix=False")
         return GdumbState(
-            model=newborn(key, example.x, hyper),
+            model=new_model(key, example.x),
             memory=policy.init({"x": example.x, "y": example.y}),
             order=jnp.arange(num_slots, dtype=jnp.int32),
             fit_step=jnp.int32(0),
-            hyper=hyper,
         )
 
     def collect(key: Array, state: GdumbState, batch: Batch) -> tuple[GdumbState, Metrics]:
@@ -111,7 +108,7 @@ def gdumb(config: GdumbConfig, net: Net, *, augment: Augment, num_classes: int) 
         return state.replace(memory=memory), {"loss": jnp.float32(0)}
 
     def begin_fit(key: Array, state: GdumbState, task: Task, data: Batch | None) -> GdumbState:
-        model = newborn(key, state.memory.slots["x"][:1], state.hyper)
+        model = new_model(key, state.memory.slots["x"][:1])
         return state.replace(model=model, fit_step=jnp.int32(0))
 
     def fit(key: Array, state: GdumbState, batch: Batch) -> tuple[GdumbState, Metrics]:
@@ -120,16 +117,19 @@ def gdumb(config: GdumbConfig, net: Net, *, augment: Augment, num_classes: int) 
 
         # The next batch of a pass over the filled slots, shuffled as the epoch begins.
         filled = policy.filled(state.memory)
-        noise = lambda: ~filled + jax.random.uniform(key_order, filled.shape)  # noqa: E731
-        shuffled = lambda: jnp.argsort(noise()).astype(jnp.int32)  # noqa: E731
+
+        def shuffled() -> Array:
+            noise = ~filled + jax.random.uniform(key_order, filled.shape)
+            return jnp.argsort(noise).astype(jnp.int32)
+
         order = jax.lax.cond(place == 0, shuffled, lambda: state.order)
         row = place * size + jnp.arange(size)
         slot, valid = order[jnp.minimum(row, num_slots - 1)], row < filled.sum()
         x, y = state.memory.slots["x"][slot], state.memory.slots["y"][slot]
 
         x, other, share = augment.train(key_augment, x), jnp.arange(size), 1.0
-        if config.cutmix:
-            x, other, share = cutmix(key_mix, x, valid)
+        if cutmix:
+            x, other, share = cutmix_batch(key_mix, x, valid)
 
         def loss(vars: Variables):
             logits, stats = net.apply(vars, x, train=True, valid=valid)
@@ -137,50 +137,40 @@ def gdumb(config: GdumbConfig, net: Net, *, augment: Augment, num_classes: int) 
             pasted = cross_entropy(logits, y[other], valid=valid)
             return share * own + (1 - share) * pasted, stats
 
-        model, value = gradient_step(state.model, optimizer(state.hyper, epoch), loss)
+        model, value = gradient_step(state.model, optimizer_of(epoch), loss)
         model = select(valid.any(), model, state.model)  # a memory not yet full: no step
         return state.replace(model=model, order=order, fit_step=state.fit_step + 1), {"loss": value}
 
     phases = (
         Phase("collect", collect, epochs=1),
-        Phase("fit", fit, enter=begin_fit, num_steps=config.fit_epochs * epoch_steps),
+        Phase("fit", fit, enter=begin_fit, num_steps=fit_epochs * epoch_steps),
     )
-    predict = predict_with(net, augment)
-    return Method(
-        "gdumb",
-        init,
-        phases,
-        predict,
-        convolutional=net.convolutional,
-        capacity=parameter_bits("model"),
-    )
+    return Algorithm(init=init, phases=phases, predict=predict_with(net, augment))
 
 
-def optimizer(hyper: GdumbHyper, epoch: Array) -> optax.GradientTransformation:
-    """SGD with momentum, gradients clipped and then decayed, at the rate of ``epoch``."""
-    return optax.chain(
-        optax.clip_by_global_norm(_LARGEST_NORM),
-        optax.add_decayed_weights(hyper.weight_decay),
-        optax.sgd(learning_rate_of(epoch, hyper), momentum=hyper.momentum),
-    )
+def clipped_sgd(
+    learning_rate: Array, momentum: Array, weight_decay: Array
+) -> optax.GradientTransformation:
+    """SGD with momentum, gradients clipped and then decayed."""
+    clip = optax.clip_by_global_norm(_LARGEST_NORM)
+    return optax.chain(clip, torch_sgd(learning_rate, momentum, weight_decay))
 
 
-def learning_rate_of(epoch: Array, hyper: GdumbHyper) -> Array:
+def learning_rate_of(epoch: Array, high: Array, low: Array) -> Array:
     """float32[]: a tenth of the highest in epoch 0; then cycles that begin at epochs 1, 2, 4, 8, …
 
     In a cycle of n epochs, the i-th from 0 has ``low + (high - low) (1 + cos(pi i / n)) / 2``.
 
     Args:
       epoch: int32[].
-      hyper: high is ``learning_rate``, low ``min_learning_rate``.
+      high, low: float32[].
     """
-    high, low = hyper.learning_rate, hyper.min_learning_rate
     length = 1 << (31 - jax.lax.clz(jnp.maximum(epoch, 1)))
     cosine = jnp.cos(jnp.pi * (epoch - length) / length)
     return jnp.where(epoch == 0, 0.1 * high, low + (high - low) * (1 + cosine) / 2)
 
 
-def cutmix(key: Array, x: Array, valid: Array) -> tuple[Array, Array, Array]:
+def cutmix_batch(key: Array, x: Array, valid: Array) -> tuple[Array, Array, Array]:
     """With probability 1/2, one box of each image comes from another image of the batch.
 
     The box covers a share ``1 - lambda`` of the image, lambda uniform in [0, 1), about a uniform

@@ -5,12 +5,6 @@ of the last task, F is one running importance for all tasks. After each task
 ``F <- gamma F + F_t``, where ``F_t = mean_i p(y_i | x_i) (d log p(y_i | x_i) / d theta)^2`` takes
 each example by itself, and theta* <- theta. No example is stored.
 
-| symbol | name | default | where from |
-|---|---|---|---|
-| eta | learning_rate | 0.03 | DER's grid search for Seq-MNIST and Seq-CIFAR-10 |
-| lambda | penalty_weight | 90.0 | the same for Seq-MNIST (10 for Seq-CIFAR-10) |
-| gamma | fisher_keep_rate | 1.0 | the same |
-
 Source: Schwarz et al. 2018 (ICML; arXiv 1805.06370), online EWC; aimagelab/mammoth,
 models/ewc_on.py: the factor p(y | x), which the paper lacks, and no factor 1/2 in the penalty,
 which it has; the labels of the data, not of the model; one pass over the task, augmented, in
@@ -25,21 +19,11 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from cls_jax.core.augment import Augment
 from cls_jax.core.losses import cross_entropy
 from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
-from cls_jax.methods.base import (
-    Method,
-    Needs,
-    Phase,
-    gradient_of,
-    gradient_step,
-    init_model,
-    parameter_bits,
-    predict_with,
-)
-from cls_jax.methods.regularization.memoryless_config import EwcOnlineHyper
-from cls_jax.nets.base import Net
+from cls_jax.methods.base import Algorithm, Needs, Phase, method
+from cls_jax.methods.problem import Problem
+from cls_jax.methods.steps import gradient_of, gradient_step, init_model, predict_with
 
 
 @struct.dataclass
@@ -52,7 +36,6 @@ class EwcOnlineState:
       fisher: importance of each parameter, a tree like ``anchor``; zeros in the first task.
       fisher_sum: F_t of this task before its division, a tree like ``anchor``.
       count: int32[] examples in that sum.
-      hyper: EwcOnlineHyper.
     """
 
     model: Trainable
@@ -60,23 +43,32 @@ class EwcOnlineState:
     fisher: PyTree
     fisher_sum: PyTree
     count: Array
-    hyper: EwcOnlineHyper
 
 
-def ewc_online(net: Net, *, augment: Augment) -> Method:
+@method
+def ewc_online(
+    problem: Problem,
+    *,
+    learning_rate: float = 0.03,
+    penalty_weight: float = 90.0,
+    fisher_keep_rate: float = 1.0,
+) -> Algorithm:
     """Online elastic weight consolidation.
 
+    Its phase "fisher" moves nothing, and holds as many gradients as a batch has rows.
+
     Args:
-      net: outputs float32[b, num_classes] logits.
-      augment: ``train`` makes the inputs of both phases, ``test`` those of ``predict``.
-
-    Returns:
-      The method; its hyper is EwcOnlineHyper. Phases: "train", then "fisher", one pass that moves
-      nothing and holds as many gradients as a batch has rows.
+      learning_rate: eta, step length of plain SGD, >= 0; DER's grid search for Seq-MNIST and
+        Seq-CIFAR-10.
+      penalty_weight: lambda, of the penalty beside the cross-entropy, >= 0; DER's grid search for
+        Seq-MNIST (10 for Seq-CIFAR-10).
+      fisher_keep_rate: gamma, share of the earlier importance kept as a task ends, in [0, 1]; DER's
+        grid search for Seq-MNIST and Seq-CIFAR-10.
     """
+    net, augment, optimizer = problem.net(), problem.augment, optax.sgd(learning_rate)
 
-    def init(key: Array, example: Batch, hyper: EwcOnlineHyper) -> EwcOnlineState:
-        model = init_model(key, net, augment.test(example.x), optax.sgd(hyper.learning_rate))
+    def init(key: Array, example: Batch) -> EwcOnlineState:
+        model = init_model(key, net, augment.test(example.x), optimizer)
         params = model.vars.params
         return EwcOnlineState(
             model=model,
@@ -84,19 +76,18 @@ def ewc_online(net: Net, *, augment: Augment) -> Method:
             fisher=jax.tree.map(jnp.zeros_like, params),
             fisher_sum=jax.tree.map(jnp.zeros_like, params),
             count=jnp.int32(0),
-            hyper=hyper,
         )
 
     def step(key: Array, state: EwcOnlineState, batch: Batch) -> tuple[EwcOnlineState, Metrics]:
-        hyper, x = state.hyper, augment.train(key, batch.x)
+        x = augment.train(key, batch.x)
 
         def loss(vars: Variables):
             logits, stats = net.apply(vars, x, train=True, valid=batch.valid)
             learned = cross_entropy(logits, batch.y, valid=batch.valid)
             pull = penalty(vars.params, state.anchor, state.fisher)
-            return learned + hyper.penalty_weight * pull, stats
+            return learned + penalty_weight * pull, stats
 
-        model, value = gradient_step(state.model, optax.sgd(hyper.learning_rate), loss)
+        model, value = gradient_step(state.model, optimizer, loss)
         return state.replace(model=model), {"loss": value}
 
     def forget_sum(
@@ -133,21 +124,22 @@ def ewc_online(net: Net, *, augment: Augment) -> Method:
     def end_task(
         key: Array, state: EwcOnlineState, task: Task, data: Batch | None
     ) -> EwcOnlineState:
-        keep, num = state.hyper.fisher_keep_rate, jnp.maximum(state.count, 1)
+        num = jnp.maximum(state.count, 1)
+
+        def merged(fisher: Array, fisher_sum: Array) -> Array:
+            return fisher_keep_rate * fisher + fisher_sum / num
+
         return state.replace(
-            fisher=jax.tree.map(lambda f, s: keep * f + s / num, state.fisher, state.fisher_sum),
+            fisher=jax.tree.map(merged, state.fisher, state.fisher_sum),
             anchor=jax.tree.map(jnp.copy, state.model.vars.params),
         )
 
-    return Method(
-        "ewc_online",
-        init,
-        (Phase("train", step), Phase("fisher", fisher_step, enter=forget_sum, epochs=1)),
-        predict_with(net, augment),
+    return Algorithm(
+        init=init,
+        phases=(Phase("train", step), Phase("fisher", fisher_step, enter=forget_sum, epochs=1)),
+        predict=predict_with(net, augment),
         end_task=end_task,
         needs=Needs(boundaries=True),
-        convolutional=net.convolutional,
-        capacity=parameter_bits("model"),
     )
 
 

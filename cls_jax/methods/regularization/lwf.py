@@ -3,47 +3,29 @@
 From the second task on, the new classes' columns of the head are trained first, on the features of
 the frozen rest. Then everything is trained: cross-entropy over the classes seen, plus the
 distillation ``-sum_c s_c(old) log s_c(new)`` over past classes, where ``old`` is the network as it
-was before, looking at the same images un-augmented. No example is stored.
-
-| symbol | name | default | where from |
-|---|---|---|---|
-| eta | learning_rate | 0.03 | DER's grid search for Seq-MNIST (0.01 for Seq-CIFAR-10) |
-| alpha | distill_weight | 1.0 | the same (3 for Seq-CIFAR-10) |
-| T | temperature | 2.0 | the paper and aimagelab/mammoth |
-| | weight_decay | 5e-4 | ours; DER's grid search amounts to 1e-3, see ``best_args`` |
+was before, given the same images un-augmented. No example is stored.
 
 Source: Li and Hoiem 2017 (PAMI; arXiv 1606.09282), section 3; aimagelab/mammoth,
 models/lwf.py: plain SGD in both phases, weight decay in the second alone; the head is warmed up on
 augmented images with the network in evaluation mode, and so are the old logits taken.
-Departs: the old network is kept and asked anew at each step, and looks at images normalised as the
-others are. mammoth and NeurAI-Lab/CLS-ER store its logits, and take them of images that are not
-normalised; on MNIST, where nothing is, the numbers are the same. A class that comes back in a later
-task counts as past: it is distilled and learned from labels, but its column is not warmed up;
-mammoth knows disjoint tasks only. A row of a class not told so far is padding. The first phase of
-the first task runs without effect, as phases are the same in every task.
+Departs: the old network is kept and run anew at each step, on images normalised as the others are.
+mammoth and NeurAI-Lab/CLS-ER store its logits, and take them of images that are not normalised; on
+MNIST, where nothing is, the numbers are the same. A class that comes back in a later task counts as
+past: it is distilled and learned from labels, but its column is not warmed up; mammoth knows
+disjoint tasks only. A row of a class not told so far is padding. The first phase of the first task
+runs without effect, as phases are the same in every task.
 """
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
-from cls_jax.core.augment import Augment
 from cls_jax.core.errors import InputError
 from cls_jax.core.losses import cross_entropy, mask_logits
 from cls_jax.core.types import Array, Batch, Metrics, Task, Trainable, Variables
-from cls_jax.methods.base import (
-    Method,
-    Needs,
-    Phase,
-    gradient_step,
-    init_model,
-    parameter_bits,
-    predict_with,
-    told_rows,
-)
-from cls_jax.methods.regularization.memoryless_config import LwfHyper
-from cls_jax.nets.base import Net
+from cls_jax.methods.base import Algorithm, Needs, Phase, method
+from cls_jax.methods.problem import Problem
+from cls_jax.methods.steps import gradient_step, init_model, predict_with, told_rows, torch_sgd
 
 
 @struct.dataclass
@@ -54,41 +36,52 @@ class LwfState:
       model: the network.
       old: the network as it was when it began to learn the task; only its logits are used.
       past, seen: bool[num_classes] classes of earlier tasks, and those with this task's.
-      hyper: LwfHyper.
     """
 
     model: Trainable
     old: Variables
     past: Array
     seen: Array
-    hyper: LwfHyper
 
 
-def lwf(net: Net, *, augment: Augment) -> Method:
+@method
+def lwf(
+    problem: Problem,
+    *,
+    learning_rate: float = 0.03,
+    distill_weight: float = 1.0,
+    temperature: float = 2.0,
+    weight_decay: float = 5e-4,
+) -> Algorithm:
     """Learning without forgetting.
 
     Args:
-      net: outputs float32[b, num_classes] logits; has ``features`` and ``head``.
-      augment: ``train`` makes the inputs of the network, ``test`` those of the old one and of
-        ``predict``.
-
-    Returns:
-      The method; its hyper is LwfHyper. Phases: "head", then "train".
+      learning_rate: eta, step length of plain SGD, >= 0; DER's grid search for Seq-MNIST (0.01 for
+        Seq-CIFAR-10).
+      distill_weight: alpha, of the distillation beside the cross-entropy, >= 0; DER's grid search
+        for Seq-MNIST (3 for Seq-CIFAR-10).
+      temperature: T, by which the logits are divided in the distillation, > 0; the paper and
+        aimagelab/mammoth.
+      weight_decay: added to the gradient, times the parameters, after the head's phase, >= 0; ours:
+        DER's grid search amounts to 1e-3, see ``best_args``.
 
     Raises:
       InputError: if the network does not tell its last layer from the rest.
     """
+    net, augment = problem.net(), problem.augment
     if net.features is None or net.head is None:
         raise InputError(
             f"lwf trains the last layer by itself and the network names none (head={net.head!r}); "
             "use mlp or resnet18"
         )
 
-    def init(key: Array, example: Batch, hyper: LwfHyper) -> LwfState:
-        model = init_model(key, net, augment.test(example.x), _sgd(hyper))
+    optimizer = torch_sgd(learning_rate, None, weight_decay)
+
+    def init(key: Array, example: Batch) -> LwfState:
+        model = init_model(key, net, augment.test(example.x), optimizer)
         none = jnp.zeros(model.vars.params[net.head]["bias"].shape, bool)
         old = jax.tree.map(jnp.copy, model.vars)
-        return LwfState(model=model, old=old, past=none, seen=jnp.copy(none), hyper=hyper)
+        return LwfState(model=model, old=old, past=none, seen=jnp.copy(none))
 
     def begin_task(key: Array, state: LwfState, task: Task, data: Batch | None) -> LwfState:
         return state.replace(past=state.seen, seen=state.seen | task.classes)
@@ -103,8 +96,7 @@ def lwf(net: Net, *, augment: Augment) -> Method:
             return cross_entropy(logits, batch.y, valid=counted, classes=new)
 
         value, gradient = jax.value_and_grad(loss)(vars.params[net.head])
-        rate = state.hyper.learning_rate
-        head = jax.tree.map(lambda p, g: p - rate * g, vars.params[net.head], gradient)
+        head = jax.tree.map(lambda p, g: p - learning_rate * g, vars.params[net.head], gradient)
         vars = vars.replace(params={**vars.params, net.head: head})
         return state.replace(model=state.model.replace(vars=vars)), {"loss": value}
 
@@ -112,28 +104,25 @@ def lwf(net: Net, *, augment: Augment) -> Method:
         return state.replace(old=jax.tree.map(jnp.copy, state.model.vars))
 
     def step(key: Array, state: LwfState, batch: Batch) -> tuple[LwfState, Metrics]:
-        hyper, x = state.hyper, augment.train(key, batch.x)
+        x = augment.train(key, batch.x)
         old_logits, _ = net.apply(state.old, augment.test(batch.x), train=False)
         counted = told_rows(batch, state.seen)
 
         def loss(vars: Variables):
             logits, stats = net.apply(vars, x, train=True, valid=counted)
             learned = cross_entropy(logits, batch.y, valid=counted, classes=state.seen)
-            kept = distillation(logits, old_logits, state.past, hyper.temperature, counted)
-            return learned + hyper.distill_weight * kept, stats
+            held = distillation(logits, old_logits, state.past, temperature, counted)
+            return learned + distill_weight * held, stats
 
-        model, value = gradient_step(state.model, _sgd(hyper), loss)
+        model, value = gradient_step(state.model, optimizer, loss)
         return state.replace(model=model), {"loss": value}
 
-    return Method(
-        "lwf",
-        init,
-        (Phase("head", head_step), Phase("train", step, enter=remember)),
-        predict_with(net, augment),
+    return Algorithm(
+        init=init,
+        phases=(Phase("head", head_step), Phase("train", step, enter=remember)),
+        predict=predict_with(net, augment),
         begin_task=begin_task,
         needs=Needs(told_task=True, boundaries=True),
-        convolutional=net.convolutional,
-        capacity=parameter_bits("model"),
     )
 
 
@@ -177,10 +166,3 @@ def distillation(
     old, new = smoothed(old_logits, past, temperature), smoothed(logits, past, temperature)
     counted = valid[:, None] & past
     return -jnp.where(counted, jnp.exp(old) * new, 0).sum() / jnp.maximum(valid.sum(), 1)
-
-
-def _sgd(hyper: LwfHyper) -> optax.GradientTransformation:
-    """SGD with the L2 weight decay of torch.optim.SGD: the decay is part of the gradient."""
-    return optax.chain(
-        optax.add_decayed_weights(hyper.weight_decay), optax.sgd(hyper.learning_rate)
-    )

@@ -5,12 +5,6 @@ Each step credits a parameter with its share of the fall of the loss,
 ``Omega_k <- Omega_k + w_k / ((theta_k - theta*_k)^2 + xi)``, w starts again at 0, and
 theta* <- theta. The loss is ``CE + c sum_k Omega_k (theta_k - theta*_k)^2``. No example is stored.
 
-| symbol | name | default | where from |
-|---|---|---|---|
-| eta | learning_rate | 0.1 | DER's grid search for Seq-MNIST (0.03 for Seq-CIFAR-10) |
-| c | penalty_weight | 1.0 | the same (0.5 for Seq-CIFAR-10) |
-| xi | damping | 0.9 | the same (1 for Seq-CIFAR-10) |
-
 Source: Zenke et al. 2017 (ICML; arXiv 1703.04200), equations 3 to 5; ganguli-lab/pathint,
 pathint/protocols.py: g without the penalty's part; aimagelab/mammoth, models/si.py: plain SGD along
 the whole gradient, each component of it clipped to [-1, 1].
@@ -25,22 +19,12 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from cls_jax.core.augment import Augment
 from cls_jax.core.losses import cross_entropy
 from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
-from cls_jax.methods.base import (
-    Method,
-    Needs,
-    Phase,
-    apply_gradient,
-    gradient_of,
-    init_model,
-    parameter_bits,
-    predict_with,
-)
+from cls_jax.methods.base import Algorithm, Needs, method
+from cls_jax.methods.problem import Problem
 from cls_jax.methods.regularization.ewc_online import penalty
-from cls_jax.methods.regularization.memoryless_config import SiHyper
-from cls_jax.nets.base import Net
+from cls_jax.methods.steps import apply_gradient, gradient_of, init_model, predict_with
 
 
 @struct.dataclass
@@ -52,75 +36,75 @@ class SiState:
       anchor: the parameters at the end of the last task; the initial ones in the first.
       credit: w, what each parameter did for the loss since then.
       importance: Omega; zeros in the first task.
-      hyper: SiHyper.
     """
 
     model: Trainable
     anchor: PyTree
     credit: PyTree
     importance: PyTree
-    hyper: SiHyper
 
 
-def si(net: Net, *, augment: Augment) -> Method:
+@method
+def si(
+    problem: Problem,
+    *,
+    learning_rate: float = 0.1,
+    penalty_weight: float = 1.0,
+    damping: float = 0.9,
+) -> Algorithm:
     """Synaptic intelligence.
 
     Args:
-      net: outputs float32[b, num_classes] logits.
-      augment: ``train`` makes the inputs of the loss, ``test`` those of ``predict``.
-
-    Returns:
-      The method; its hyper is SiHyper.
+      learning_rate: eta, step length of plain SGD, >= 0; DER's grid search for Seq-MNIST (0.03 for
+        Seq-CIFAR-10).
+      penalty_weight: c, of the penalty beside the cross-entropy, >= 0; DER's grid search for
+        Seq-MNIST (0.5 for Seq-CIFAR-10).
+      damping: xi, bounds the importance of a parameter that hardly moved, > 0; DER's grid search
+        for Seq-MNIST (1 for Seq-CIFAR-10).
     """
+    net, augment, optimizer = problem.net(), problem.augment, optax.sgd(learning_rate)
 
-    def init(key: Array, example: Batch, hyper: SiHyper) -> SiState:
-        model = init_model(key, net, augment.test(example.x), optax.sgd(hyper.learning_rate))
+    def init(key: Array, example: Batch) -> SiState:
+        model = init_model(key, net, augment.test(example.x), optimizer)
         params = model.vars.params
         return SiState(
             model=model,
             anchor=jax.tree.map(jnp.copy, params),
             credit=jax.tree.map(jnp.zeros_like, params),
             importance=jax.tree.map(jnp.zeros_like, params),
-            hyper=hyper,
         )
 
     def step(key: Array, state: SiState, batch: Batch) -> tuple[SiState, Metrics]:
-        hyper, before = state.hyper, state.model.vars.params
-        x = augment.train(key, batch.x)
+        before, x = state.model.vars.params, augment.train(key, batch.x)
 
         def loss(vars: Variables):
             logits, stats = net.apply(vars, x, train=True, valid=batch.valid)
             return cross_entropy(logits, batch.y, valid=batch.valid), stats
 
         def held(params: PyTree) -> Array:
-            return hyper.penalty_weight * penalty(params, state.anchor, state.importance)
+            return penalty_weight * penalty(params, state.anchor, state.importance)
 
         (learned, stats), gradient = gradient_of(loss, state.model.vars)
         pull, pull_gradient = jax.value_and_grad(held)(before)
         whole = jax.tree.map(lambda g, p: jnp.clip(g + p, -1, 1), gradient, pull_gradient)
-        model = apply_gradient(state.model, optax.sgd(hyper.learning_rate), whole, stats)
+        model = apply_gradient(state.model, optimizer, whole, stats)
         credit = credited(state.credit, gradient, before, model.vars.params)
         return state.replace(model=model, credit=credit), {"loss": learned + pull}
 
     def end_task(key: Array, state: SiState, task: Task, data: Batch | None) -> SiState:
         params = state.model.vars.params
         return state.replace(
-            importance=consolidated(
-                state.importance, state.credit, params, state.anchor, state.hyper.damping
-            ),
+            importance=consolidated(state.importance, state.credit, params, state.anchor, damping),
             credit=jax.tree.map(jnp.zeros_like, params),
             anchor=jax.tree.map(jnp.copy, params),
         )
 
-    return Method(
-        "si",
-        init,
-        (Phase("train", step),),
-        predict_with(net, augment),
+    return Algorithm(
+        init=init,
+        step=step,
+        predict=predict_with(net, augment),
         end_task=end_task,
         needs=Needs(boundaries=True),
-        convolutional=net.convolutional,
-        capacity=parameter_bits("model"),
     )
 
 
@@ -134,7 +118,10 @@ def credited(credit: PyTree, gradient: PyTree, before: PyTree, after: PyTree) ->
 
     Source: equation 3; baselines card, O4: g = .2 and a step of -.02 earn .004.
     """
-    earned = lambda w, g, old, new: w + g * (old - new)  # noqa: E731
+
+    def earned(w: Array, g: Array, old: Array, new: Array) -> Array:
+        return w + g * (old - new)
+
     return jax.tree.map(earned, credit, gradient, before, after)
 
 
@@ -149,7 +136,10 @@ def consolidated(
       params, anchor: parameters as the task ends and as it began.
       damping: xi, float32[] > 0.
 
-    Source: equation 5; baselines card, O4: w = .004 over a way of -.02 at xi = .9: .0044425.
+    Source: equation 5; baselines card, O4: w = .004 over a move of -.02 at xi = .9: .0044425.
     """
-    added = lambda o, w, p, a: o + w / (jnp.square(p - a) + damping)  # noqa: E731
+
+    def added(o: Array, w: Array, p: Array, a: Array) -> Array:
+        return o + w / (jnp.square(p - a) + damping)
+
     return jax.tree.map(added, importance, credit, params, anchor)

@@ -4,12 +4,6 @@
 along ``g - (g.r / r.r) r``, which is orthogonal to ``r``. The memory takes an equal share of
 examples of each task as it ends.
 
-| symbol | name | default | where from |
-|---|---|---|---|
-| eta | learning_rate | 0.1 | DER's grid search for Seq-MNIST (0.03 for Seq-CIFAR-10) |
-| M | memory_size | 500 | the middle of DER's three published buffers; M // T slots a task |
-| m | replay_size | 128 | DER's grid search for Seq-MNIST |
-
 Source: Chaudhry et al. 2019 (ICLR; arXiv 1812.00420); aimagelab/mammoth, models/agem.py: the stream
 goes forward before the replay; replayed images are augmented anew.
 Departs: M // T examples of each task are stored, drawn uniformly without replacement, and slots
@@ -21,67 +15,62 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from cls_jax.core.augment import Augment
 from cls_jax.core.errors import InputError
 from cls_jax.core.losses import cross_entropy
 from cls_jax.core.memory import Memory, ring_per_task
 from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
-from cls_jax.methods.base import (
-    Method,
-    Needs,
-    Phase,
-    apply_gradient,
-    check_replay,
-    gradient_of,
-    init_model,
-    parameter_bits,
-    predict_with,
-)
-from cls_jax.methods.replay.replay_config import AgemConfig, AgemHyper
-from cls_jax.nets.base import Net
+from cls_jax.methods.base import Algorithm, Needs, method
+from cls_jax.methods.checks import check_replay
+from cls_jax.methods.problem import Problem
+from cls_jax.methods.steps import apply_gradient, gradient_of, init_model, predict_with
 
 
 @struct.dataclass
 class AgemState:
-    """model: the network; memory: slots {x, y}; hyper: AgemHyper."""
+    """model: the network; memory: slots {x, y}."""
 
     model: Trainable
     memory: Memory
-    hyper: AgemHyper
 
 
-def agem(config: AgemConfig, net: Net, *, augment: Augment, num_tasks: int) -> Method:
-    """Averaged gradient episodic memory.
+@method
+def agem(
+    problem: Problem,
+    *,
+    memory_size: int = 500,
+    replay_size: int = 128,
+    learning_rate: float = 0.1,
+) -> Algorithm:
+    """Averaged gradient episodic memory; its metric "projected" is 1 where the step was bent.
 
     Args:
-      config: sizes.
-      net: outputs float32[b, num_classes] logits.
-      augment: ``train`` makes the inputs of the losses, ``test`` those of ``predict``.
-      num_tasks: of the stream.
-
-    Returns:
-      The method; its hyper is AgemHyper. Its metric "projected" is 1 where the step was bent.
+      memory_size: M, slots, of which each of T tasks gets M // T; the middle of DER's three
+        published buffers.
+      replay_size: m, examples replayed a step; DER's grid search for Seq-MNIST.
+      learning_rate: eta, step length of plain SGD, >= 0; DER's grid search for Seq-MNIST (0.03 for
+        Seq-CIFAR-10).
 
     Raises:
       InputError: if a task gets no slot, or the memory is smaller than one replay draw.
     """
-    if config.memory_size < num_tasks:
+    num_tasks = problem.num_tasks
+    if memory_size < num_tasks:
         raise InputError(
-            f"memory_size={config.memory_size} gives none of the {num_tasks} tasks a slot of its "
+            f"memory_size={memory_size} gives none of the {num_tasks} tasks a slot of its "
             f"own; use at least {num_tasks}"
         )
-    per_task = config.memory_size // num_tasks
-    check_replay(num_tasks * per_task, config.replay_size)
-    policy = ring_per_task(num_tasks, per_task)
+    per_task = memory_size // num_tasks
+    check_replay(num_tasks * per_task, replay_size)
+    policy, optimizer = ring_per_task(num_tasks, per_task), optax.sgd(learning_rate)
+    net, augment = problem.net(), problem.augment
 
-    def init(key: Array, example: Batch, hyper: AgemHyper) -> AgemState:
-        model = init_model(key, net, augment.test(example.x), optax.sgd(hyper.learning_rate))
-        memory = policy.init({"x": example.x, "y": example.y})
-        return AgemState(model=model, memory=memory, hyper=hyper)
+    def init(key: Array, example: Batch) -> AgemState:
+        model = init_model(key, net, augment.test(example.x), optimizer)
+        return AgemState(model, policy.init({"x": example.x, "y": example.y}))
 
     def step(key: Array, state: AgemState, batch: Batch) -> tuple[AgemState, Metrics]:
         key_draw, key_augment = jax.random.split(key)
-        replay = policy.sample(key_draw, state.memory, config.replay_size)
+        replay = policy.sample(key_draw, state.memory, replay_size)
         x = augment.train(key_augment, jnp.concatenate([batch.x, replay.items["x"]]))
         new, old = jnp.split(x, [len(batch.x)])
 
@@ -97,7 +86,7 @@ def agem(config: AgemConfig, net: Net, *, augment: Augment, num_tasks: int) -> M
         remembered = loss(old, replay.items["y"], replay.valid)
         (_, stats), reference = gradient_of(remembered, vars.replace(stats=stats))
         gradient, projected = project(gradient, reference)
-        model = apply_gradient(state.model, optax.sgd(state.hyper.learning_rate), gradient, stats)
+        model = apply_gradient(state.model, optimizer, gradient, stats)
         metrics = {"loss": value, "projected": projected.astype(jnp.float32)}
         return state.replace(model=model), metrics
 
@@ -108,15 +97,12 @@ def agem(config: AgemConfig, net: Net, *, augment: Augment, num_tasks: int) -> M
         items = {"x": data.x[chosen], "y": data.y[chosen], "task": data.task[chosen]}
         return state.replace(memory=policy.add(key_add, state.memory, items, score >= 0))
 
-    return Method(
-        "agem",
-        init,
-        (Phase("train", step),),
-        predict_with(net, augment),
+    return Algorithm(
+        init=init,
+        step=step,
+        predict=predict_with(net, augment),
         end_task=end_task,
         needs=Needs(told_task=True, boundaries=True, end_data=True),
-        convolutional=net.convolutional,
-        capacity=parameter_bits("model"),
     )
 
 

@@ -1,4 +1,4 @@
-"""GDumb: the rate of every epoch, passes over the memory, steps by hand, CutMix, born anew."""
+"""GDumb: the rate of every epoch, passes over the memory, steps by hand, CutMix, a new start."""
 
 import chex
 import jax
@@ -9,12 +9,10 @@ import pytest
 from cls_jax.core.augment import Augment
 from cls_jax.core.errors import InputError
 from cls_jax.methods.baselines.gdumb import (
-    GdumbConfig,
-    GdumbHyper,
-    cutmix,
+    clipped_sgd,
+    cutmix_batch,
     gdumb,
     learning_rate_of,
-    optimizer,
 )
 from cls_jax.nets.mlp import mlp
 from cls_jax.streams.class_il import class_il
@@ -23,19 +21,22 @@ from tests.conftest import small_method, small_source
 from tests.learning.test_bounds import NetConfig, scores
 from tests.support.by_hand import CLASSES, batch, ce, telling_net
 from tests.support.flat_nets import flat_augment
+from tests.support.problems import own_problem
 
-HYPER = GdumbHyper(0.4, 0.04, 0.5, 0.01)
+RATE, LOW, MOMENTUM, DECAY = 0.4, 0.04, 0.5, 0.01
+HYPER = {"learning_rate": RATE, "min_learning_rate": LOW}
+HYPER |= {"momentum": MOMENTUM, "weight_decay": DECAY}
 SLOTS, SIZE = 16, 5
 STEPS = 4  # of an epoch: ceil(16 / 5)
 
 
-def learner(net=None, augment=None, hyper=HYPER, **changes):
+def learner(net=None, augment=None, **changes):
     """(method, its state as task 0 begins, {"collect", "fit"} compiled)."""
     sizes = {"memory_size": SLOTS, "fit_epochs": 3, "fit_batch_size": SIZE, "cutmix": False}
-    config = GdumbConfig(**{**sizes, **changes})
     augment = augment or flat_augment()
-    method = gdumb(config, net or telling_net(), augment=augment, num_classes=CLASSES)
-    state = method.init(jax.random.key(0), batch([0, 1, 2]), jax.tree.map(jnp.float32, hyper))
+    problem = own_problem(net or telling_net(), augment=augment, num_classes=CLASSES)
+    method = gdumb(problem, **{**HYPER, **sizes, **changes})
+    state = method.init(jax.random.key(0), batch([0, 1, 2]))
     return method, state, {phase.name: jax.jit(phase.step) for phase in method.phases}
 
 
@@ -75,8 +76,9 @@ def slow_rates(num_epochs, high, low):
 
 
 def test_every_epoch_has_the_official_rate():
-    hyper = GdumbHyper()
-    found = jax.vmap(lambda epoch: learning_rate_of(epoch, hyper))(jnp.arange(256))
+    hyper = small_method("gdumb").hyper
+    ends = hyper["learning_rate"], hyper["min_learning_rate"]
+    found = jax.vmap(lambda epoch: learning_rate_of(epoch, *ends))(jnp.arange(256))
     np.testing.assert_allclose(found, slow_rates(256, 0.05, 0.0005), rtol=1e-4)
     np.testing.assert_allclose(found[:4], [0.005, 0.05, 0.05, 0.02525], rtol=1e-5)
 
@@ -86,7 +88,7 @@ def test_every_epoch_has_the_official_rate():
 
 def test_gradients_are_clipped_then_decayed_then_gathered():
     """A gradient of norm 50 becomes one of norm 10; epoch 1 has the highest rate."""
-    rule = optimizer(HYPER, jnp.int32(1))
+    rule = clipped_sgd(learning_rate_of(jnp.int32(1), RATE, LOW), MOMENTUM, DECAY)
     params = {"w": jnp.array([1.0, -2.0])}
     opt = rule.init(params)
     first, opt = rule.update({"w": jnp.array([30.0, 40.0])}, opt, params)
@@ -172,11 +174,11 @@ def test_a_fit_begins_from_nothing():
 
 def test_a_run_collects_once_and_fits_as_long_as_it_should():
     """Three epochs of the stream offer each example once; 3 tasks x (6 + 3 x 3) steps."""
-    method, hyper = small_method("gdumb")
+    method = small_method("gdumb")
     source = small_source()
     stream = class_il(source, tasks=3, batch_size=4, epochs=3)
     seen = []
-    result = run(method, stream, hyper, observe=seen.append)
+    result = run(method, stream, observe=seen.append)
     state = result.states[0]
     assert seen[0].num_steps == 3 * (6 + 3 * 3)
     assert state.memory.seen.tolist() == [4] * 6
@@ -197,7 +199,7 @@ def test_cutmix_pastes_one_box_among_valid_images():
     valid = jnp.arange(6) < 4
     keys = jax.random.split(jax.random.key(0), 2000)
     mixed, other, share = map(
-        np.asarray, jax.jit(jax.vmap(lambda key: cutmix(key, x, valid)))(keys)
+        np.asarray, jax.jit(jax.vmap(lambda key: cutmix_batch(key, x, valid)))(keys)
     )
     np.testing.assert_array_equal(np.sort(other[:, :4]), np.tile(np.arange(4), (2000, 1)))
     moved = other != np.arange(6)
@@ -236,7 +238,10 @@ def slow_shares(height, width, draws=20000):
 
 def test_cutmix_weighs_both_labels():
     """The loss of a step: share * CE(own label) + (1 - share) * CE(the other's)."""
-    plain = lambda x: x.astype(jnp.float32).repeat(4, 1).repeat(4, 2) / 255  # noqa: E731
+
+    def plain(x):
+        return x.astype(jnp.float32).repeat(4, 1).repeat(4, 2) / 255
+
     augment = Augment(train=lambda key, x: plain(x), test=plain)
     net = mlp(CLASSES, hidden=(7,))
     _, state, steps = filled_with(range(0, 119, 8), net=net, augment=augment, cutmix=True)
@@ -246,7 +251,7 @@ def test_cutmix_weighs_both_labels():
         after, metrics = steps["fit"](key, state, batch([0, 0], 0))
         rows = after.order[:SIZE]
         x, y = plain(state.memory.slots["x"][rows]), np.asarray(state.memory.slots["y"][rows])
-        x, other, share = cutmix(jax.random.split(key, 3)[2], x, jnp.ones(SIZE, bool))
+        x, other, share = cutmix_batch(jax.random.split(key, 3)[2], x, jnp.ones(SIZE, bool))
         logits, _ = net.apply(state.model.vars, x, train=True)
         log_probs = np.asarray(jax.nn.log_softmax(logits), np.float64)
         both = [-log_probs[np.arange(SIZE), labels].mean() for labels in (y, y[other])]
@@ -272,6 +277,6 @@ def test_vectors_cannot_be_mixed():
 
 def test_it_learns_from_memory_alone():
     """100 of 1257 digits, 16 epochs. Seeds 0 and 1: class-IL .861 and .858 (sgd: .2)."""
-    config = {"memory_size": 100, "fit_epochs": 16, "cutmix": False}
-    class_il_score = scores("gdumb", NetConfig(net="mlp"), 8, None, config, {}, (0, 1), 1)[:, 0]
+    sizes = {"memory_size": 100, "fit_epochs": 16, "cutmix": False}
+    class_il_score = scores("gdumb", NetConfig(net="mlp"), 8, None, sizes, (0, 1), 1)[:, 0]
     assert (class_il_score > 0.75).all()

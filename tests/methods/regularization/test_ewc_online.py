@@ -7,18 +7,15 @@ import numpy as np
 import pytest
 
 from cls_jax.core.types import Trainable, Variables
-from cls_jax.methods.regularization.ewc_online import (
-    EwcOnlineHyper,
-    EwcOnlineState,
-    ewc_online,
-    penalty,
-)
+from cls_jax.methods.regularization.ewc_online import EwcOnlineState, ewc_online, penalty
 from cls_jax.nets.mlp import mlp
 from cls_jax.streams.class_il import class_il
 from cls_jax.train.runner import run
 from tests.conftest import TASKS, small_method, small_source
 from tests.support.by_hand import CLASSES, batch, label_of
+from tests.support.flat_nets import flat_augment
 from tests.support.phased import Course, by_letter, ce, seen_in_training, task_of
+from tests.support.problems import own_problem
 from tests.support.toy_nets import normed_net
 
 RATE, WEIGHT, KEEP = 0.1, 3.0, 0.5
@@ -26,7 +23,8 @@ FIRST, SECOND = ([0, 20, 1, 21], [2, 22, 3, 23]), ([40, 60, 41, 61], [42, 62, 43
 
 
 def course(net=None):
-    return Course(ewc_online, EwcOnlineHyper(RATE, WEIGHT, KEEP), net)
+    weights = {"penalty_weight": WEIGHT, "fisher_keep_rate": KEEP}
+    return Course(ewc_online, net, learning_rate=RATE, **weights)
 
 
 def fisher_by_hand(params, names):
@@ -55,7 +53,8 @@ def test_oracle_of_the_penalty():
 
 def test_oracle_of_the_merge():
     """The card's O3: F = (1, 4) kept by half, F_t = (0, 2) from four examples: (.5, 4)."""
-    method = ewc_online(mlp(CLASSES), augment=None)
+    problem = own_problem(mlp(CLASSES), augment=flat_augment(), num_classes=CLASSES)
+    method = ewc_online(problem, fisher_keep_rate=0.5)
     theta = {"w": jnp.array([3.0, -2.0])}
     state = EwcOnlineState(
         model=Trainable(vars=Variables(params=theta, stats={}), opt=()),
@@ -63,7 +62,6 @@ def test_oracle_of_the_merge():
         fisher={"w": jnp.array([1.0, 4.0])},
         fisher_sum={"w": jnp.array([0.0, 8.0])},
         count=jnp.int32(4),
-        hyper=EwcOnlineHyper(fisher_keep_rate=0.5),
     )
     after = method.end_task(jax.random.key(0), state, task_of(0), None)
     assert after.fisher["w"].tolist() == [0.5, 4.0]
@@ -174,10 +172,10 @@ def test_batch_statistics_are_those_of_one_image_and_stay():
 
 def test_a_run_shows_it_every_example_once():
     """Three passes to learn, one for F; the task's number is never told."""
-    method, hyper = small_method("ewc_online")
+    method = small_method("ewc_online")
     assert not method.needs.told_task
     stream = class_il(small_source(), tasks=TASKS, batch_size=4, epochs=3)
-    state = run(method, stream, hyper).states[0]
+    state = run(method, stream).states[0]
     assert state.count == 22
     assert all((leaf >= 0).all() for leaf in jax.tree.leaves(state.fisher))
     chex.assert_trees_all_equal(state.anchor, state.model.vars.params)

@@ -11,26 +11,21 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.losses import half_squared
 from cls_jax.core.types import Task
 from cls_jax.methods.heads import annealed_adam, with_heads
-from cls_jax.methods.regularization.l2_transfer import (
-    L2TransferConfig,
-    L2TransferHyper,
-    l2_transfer,
-)
+from cls_jax.methods.regularization.l2_transfer import l2_transfer
 from cls_jax.nets.base import Net
 from cls_jax.nets.mlp import mlp
 from tests.support.by_hand import CLASSES, HIDDEN, batch
 from tests.support.flat_nets import flat_augment
 from tests.support.phased import Course, ce, task_of
+from tests.support.problems import own_problem
 
 TASKS, RATE, ANNEALING, WEIGHT = 3, 0.01, 0.5, 4.0
 FIRST, SECOND = ([0, 20, 1, 21], [2, 22, 3, 23]), ([40, 60, 41, 61], [42, 62, 43, 63])
 
 
-def course(config=L2TransferConfig(annealing_steps=1), weight=WEIGHT):  # noqa: B008
-    def factory(net, augment):
-        return l2_transfer(config, net, augment=augment, num_classes=CLASSES, num_tasks=TASKS)
-
-    return Course(factory, L2TransferHyper(RATE, ANNEALING, weight))
+def course(annealing_steps=1, weight=WEIGHT):
+    rates = {"learning_rate": RATE, "annealing_rate": ANNEALING, "penalty_weight": weight}
+    return Course(l2_transfer, num_tasks=TASKS, annealing_steps=annealing_steps, **rates)
 
 
 def letters(state, task):
@@ -87,16 +82,16 @@ def test_the_heads_of_other_tasks_stay_bit_for_bit():
 
 @pytest.mark.parametrize(("weight", "moves"), [(0.0, True), (1e6, False)])
 def test_the_weight_decides_whether_the_shared_weights_may_go(weight, moves):
-    """The first step of a task sees no way yet and goes about RATE; then the pull holds."""
-    learner = course(L2TransferConfig(annealing_steps=100), weight)
+    """The first step of a task feels no pull yet and goes about RATE; then the pull holds."""
+    learner = course(100, weight)
     run_task(learner, 0, FIRST)
     before = letters(learner.state, 1)
     run_task(learner, 1, SECOND * 10)
-    way = np.abs(letters(learner.state, 1)["w1"] - before["w1"]).max()
-    assert (way > 5 * RATE) == moves, way
+    distance = np.abs(letters(learner.state, 1)["w1"] - before["w1"]).max()
+    assert (distance > 5 * RATE) == moves, distance
 
 
-def test_half_of_the_squared_way():
+def test_half_of_the_squared_distance():
     a = {"x": jnp.array([1.0, 2.0]), "y": jnp.array(3.0)}
     assert half_squared(a, {"x": jnp.array([0.0, 4.0]), "y": jnp.array(0.0)}) == 7.0
 
@@ -135,12 +130,13 @@ def test_the_told_task_answers_and_where_it_is_hidden_the_last_one():
     np.testing.assert_array_equal(logits[1], logits[2])
 
 
-def test_what_cannot_be_is_told():
-    def make(config, net):
-        return l2_transfer(config, net, augment=flat_augment(), num_classes=2, num_tasks=2)
+def test_what_cannot_be_is_refused():
+    def make(net, **changes):
+        problem = own_problem(net, augment=flat_augment(), num_classes=2, num_tasks=2)
+        return l2_transfer(problem, **changes)
 
     net = mlp(2)
     with pytest.raises(InputError, match=r"annealing_steps=0 is no interval; give at least 1"):
-        make(L2TransferConfig(annealing_steps=0), net)
+        make(net, annealing_steps=0)
     with pytest.raises(InputError, match="l2_transfer gives each task a last layer"):
-        make(L2TransferConfig(), Net(net.init, net.apply))
+        make(Net(net.init, net.apply))

@@ -8,7 +8,7 @@ import pytest
 
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Variables
-from cls_jax.methods.regularization.lwf import LwfHyper, distillation, lwf, smoothed
+from cls_jax.methods.regularization.lwf import distillation, lwf, smoothed
 from cls_jax.nets.base import Net
 from tests.support.by_hand import CLASSES, batch, inputs, telling_net
 from tests.support.phased import (
@@ -24,12 +24,13 @@ from tests.support.phased import (
 )
 
 RATE, WEIGHT, HEAT, DECAY = 0.2, 1.5, 2.0, 0.01
-HYPER = LwfHyper(RATE, WEIGHT, HEAT, DECAY)
+HYPER = {"learning_rate": RATE, "distill_weight": WEIGHT}
+HYPER |= {"temperature": HEAT, "weight_decay": DECAY}
 FIRST, SECOND = ([0, 20, 1, 21], [2, 22, 3, 23]), ([40, 60, 41, 61], [42, 62, 43, 63])
 
 
 def course(net=None):
-    return Course(lwf, HYPER, net)
+    return Course(lwf, net, **HYPER)
 
 
 def in_second_task(net=None):
@@ -98,7 +99,7 @@ def test_the_first_task_learns_over_its_own_classes():
     learner.enter("head", task_of(0))
     for names in FIRST:
         assert learner.step("head", names) == 0
-    chex.assert_trees_all_equal(learner.state.replace(hyper=None), before.replace(hyper=None))
+    chex.assert_trees_all_equal(learner.state, before)
     learner.enter("train", task_of(0))
     params = learner.params
     for names, num_valid in zip(FIRST, (4, 3), strict=True):
@@ -128,7 +129,7 @@ def test_later_tasks_warm_up_new_columns_and_leave_the_rest_bit_for_bit():
 
 
 def test_later_tasks_keep_what_the_old_network_said():
-    """Four classes seen, two past; the old network looks at images that are not augmented."""
+    """Four classes seen, two past; the old network gets images that are not augmented."""
     learner = in_second_task()
     learner.step("head", SECOND[0])
     learner.enter("train", task_of(1))

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cls_jax.core.checks import check_hyper
 from cls_jax.core.errors import InputError
 from cls_jax.methods.regularization.ewc_online import penalty
-from cls_jax.methods.regularization.si import SiHyper, consolidated, credited, si
+from cls_jax.methods.regularization.si import consolidated, credited, si
+from tests.conftest import small_method
 from tests.support.by_hand import CLASSES, batch
 from tests.support.phased import Course, by_letter, ce, task_of
 from tests.support.toy_nets import normed_net
@@ -19,7 +19,7 @@ NAMES = ([0, 20, 1, 21], [2, 22, 3, 23]), ([40, 60, 41, 61], [42, 62, 43, 63])
 
 
 def course(net=None):
-    return Course(si, SiHyper(RATE, WEIGHT, DAMPING), net)
+    return Course(si, net, learning_rate=RATE, penalty_weight=WEIGHT, damping=DAMPING)
 
 
 def test_oracle():
@@ -121,6 +121,6 @@ def test_no_two_trees_share_a_buffer():
 
 @pytest.mark.parametrize("damping", [0.0, -0.1, float("nan")])
 def test_damping_is_above_zero(damping):
-    check_hyper(SiHyper(damping=1e-6))
+    assert small_method("si", damping=1e-6).hyper["damping"] == 1e-6
     with pytest.raises(InputError, match="damping is"):
-        check_hyper(SiHyper(damping=damping))
+        small_method("si", damping=damping)

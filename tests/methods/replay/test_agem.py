@@ -8,17 +8,18 @@ import pytest
 
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Task
-from cls_jax.methods.replay.agem import AgemConfig, AgemHyper, agem, project
+from cls_jax.methods.replay.agem import agem, project
 from tests.support.by_hand import CLASSES, Pupil, batch, ce, descended, label_of
 from tests.support.flat_nets import flat_augment
+from tests.support.problems import own_problem
 from tests.support.toy_nets import normed_net
 
 RATE, TASKS = 0.2, 3
 
 
 def pupil(memory_size=14, replay_size=3, **changes):
-    config = AgemConfig(memory_size, replay_size)
-    return Pupil(agem, config, AgemHyper(RATE), num_tasks=TASKS, **changes)
+    sizes = {"memory_size": memory_size, "replay_size": replay_size}
+    return Pupil(agem, num_tasks=TASKS, learning_rate=RATE, **sizes, **changes)
 
 
 # --- the projection -------------------------------------------------------------------------------
@@ -98,12 +99,12 @@ def test_later_steps_do_not_climb_the_loss_on_replay(tells):
 
 def test_batch_statistics_see_the_stream_then_the_replay():
     net, augment = normed_net(CLASSES), flat_augment()
-    method = agem(AgemConfig(12, 4), net, augment=augment, num_tasks=TASKS)
-    hyper = jax.tree.map(jnp.float32, AgemHyper(RATE))
-    state = method.init(jax.random.key(0), batch([0, 1, 2, 3]), hyper)
-    told = Task(jnp.int32(0), jnp.ones(CLASSES, bool), jnp.ones(CLASSES, bool))
+    problem = own_problem(net, augment=augment, num_classes=CLASSES, num_tasks=TASKS)
+    method = agem(problem, memory_size=12, replay_size=4, learning_rate=RATE)
+    state = method.init(jax.random.key(0), batch([0, 1, 2, 3]))
+    task = Task(jnp.int32(0), jnp.ones(CLASSES, bool), jnp.ones(CLASSES, bool))
     first, second = batch([0, 20, 1, 21], task=0), batch([40, 60, 41, 61], 3, task=1)
-    state = method.end_task(jax.random.key(1), state, told, first)
+    state = method.end_task(jax.random.key(1), state, task, first)
     after, _ = jax.jit(method.phases[0].step)(jax.random.key(2), state, second)
     vars = state.model.vars
     _, stats = net.apply(vars, augment.test(second.x), train=True, valid=second.valid)
@@ -131,10 +132,10 @@ def test_each_task_gets_its_share():
 
 def test_what_is_stored_is_a_uniform_draw():
     learner, runs = pupil(), 600
-    told = Task(jnp.int32(1), jnp.ones(CLASSES, bool), jnp.ones(CLASSES, bool))
+    task = Task(jnp.int32(1), jnp.ones(CLASSES, bool), jnp.ones(CLASSES, bool))
     keys = jax.random.split(jax.random.key(3), runs)
     end = jax.vmap(learner.end_fn, in_axes=(0, None, None, None))
-    states = end(keys, learner.state, told, batch(range(1, 13), num_valid=10, task=1))
+    states = end(keys, learner.state, task, batch(range(1, 13), num_valid=10, task=1))
     held = np.asarray(states.memory.slots["x"])[:, 4:8, 0, 0, 0]
     often = np.bincount(held.ravel(), minlength=13) / runs
     assert often[0] == often[11] == often[12] == 0

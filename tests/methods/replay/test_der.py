@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cls_jax.core.errors import InputError
-from cls_jax.methods.replay.der import DerConfig, DerHyper, DerppHyper, der, derpp
+from cls_jax.methods.replay.der import der, derpp
 from tests.support.by_hand import (
     CLASSES,
     NAMES,
@@ -20,19 +20,20 @@ from tests.support.by_hand import (
     mse,
 )
 from tests.support.flat_nets import flat_augment
+from tests.support.problems import own_problem
 from tests.support.toy_nets import normed_net
 
 RATE, ALPHA, BETA = 0.4, 0.3, 0.7
 KINDS = {
-    "der": (der, DerHyper(RATE, ALPHA), 1),
-    "derpp": (derpp, DerppHyper(RATE, ALPHA, BETA), 2),
+    "der": (der, {"learning_rate": RATE, "logit_weight": ALPHA}, 1),
+    "derpp": (derpp, {"learning_rate": RATE, "logit_weight": ALPHA, "label_weight": BETA}, 2),
 }
-"""factory, hyper, replay draws a step."""
+"""factory, hyper-parameters, replay draws a step."""
 
 
 def pupil(kind, memory_size=8, replay_size=3, **changes):
     factory, hyper, _ = KINDS[kind]
-    return Pupil(factory, DerConfig(memory_size, replay_size), hyper, **changes)
+    return Pupil(factory, memory_size=memory_size, replay_size=replay_size, **hyper, **changes)
 
 
 def by_hand(kind, params, stream, draws, kept):
@@ -147,9 +148,10 @@ def test_batch_statistics_see_the_stream_then_each_draw(kind):
     """The draws are the whole memory here; the stored logits are the stream's among themselves."""
     factory, hyper, draws = KINDS[kind]
     net, augment = normed_net(CLASSES), flat_augment()
-    method = factory(DerConfig(8, 8), net, augment=augment)
+    problem = own_problem(net, augment=augment, num_classes=CLASSES)
+    method = factory(problem, memory_size=8, replay_size=8, **hyper)
     step = jax.jit(method.phases[0].step)
-    state = method.init(jax.random.key(0), batch([0, 1, 2, 3]), jax.tree.map(jnp.float32, hyper))
+    state = method.init(jax.random.key(0), batch([0, 1, 2, 3]))
     for number, names in enumerate(([0, 21, 42, 63], [84, 105, 6, 27])):
         state, _ = step(jax.random.key(number), state, batch(names))
     new = batch([NAMES - 1, 50, 70, 90], num_valid=3)

@@ -6,14 +6,17 @@ import numpy as np
 
 from cls_jax.core.augment import Augment
 from cls_jax.core.types import Batch
-from cls_jax.methods.replay.er import ErConfig, ErHyper, er
+from cls_jax.methods.replay.er import er
 from cls_jax.nets.mlp import mlp
+from tests.support.problems import own_problem
 
 
 def test_oracle_9_batch_and_replay_are_one_mean_of_twenty():
     """Baselines card, O9: 10 + 10 rows; the replay is all of a memory of 10, so it is known."""
     net = mlp(4, (6,))
-    method = er(ErConfig(10, 10), net, augment=Augment(lambda key, x: x, lambda x: x))
+    augment = Augment(lambda key, x: x, lambda x: x)
+    problem = own_problem(net, augment=augment, num_classes=4)
+    method = er(problem, memory_size=10, replay_size=10, learning_rate=0.5)
     rng = np.random.default_rng(0)
 
     def batch():
@@ -22,7 +25,7 @@ def test_oracle_9_batch_and_replay_are_one_mean_of_twenty():
         return Batch(x, y, jnp.full(10, -1, jnp.int32), yes, yes)
 
     first, second = batch(), batch()
-    state = method.init(jax.random.key(0), first, ErHyper(jnp.float32(0.5)))
+    state = method.init(jax.random.key(0), first)
     state, _ = method.phases[0].step(jax.random.key(1), state, first)
     vars = state.model.vars
     _, metrics = method.phases[0].step(jax.random.key(2), state, second)

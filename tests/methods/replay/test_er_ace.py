@@ -7,18 +7,21 @@ import numpy as np
 import pytest
 
 from cls_jax.core.errors import InputError
-from cls_jax.methods.replay.er_ace import ErAceConfig, ErAceHyper, er_ace
+from cls_jax.methods.replay.er_ace import er_ace
 from cls_jax.nets.mlp import mlp
 from tests.support.by_hand import CLASSES, HIDDEN, Pupil, batch, ce, descended, inputs, label_of
 from tests.support.flat_nets import flat_augment
+from tests.support.problems import own_problem
 
 RATE = 0.4
 
 
-def pupil(memory_size=8, replay_size=3, **changes):
+SIZES = {"memory_size": 8, "replay_size": 3}
+
+
+def pupil(**changes):
     """With the network's own last layer, whose gradient is written down by hand."""
-    config = ErAceConfig(memory_size, replay_size, head="linear")
-    return Pupil(er_ace, config, ErAceHyper(RATE), **changes)
+    return Pupil(er_ace, learning_rate=RATE, **{**SIZES, "head": "linear", **changes})
 
 
 STREAM = [([0, 21, 5, 30], 4), ([41, 1, 62, 103], 3), ([80, 81, 42, 43], 4), ([100, 101, 2, 3], 4)]
@@ -100,9 +103,11 @@ def cosines(params, names):
 
 def test_the_default_head_is_ten_times_the_cosine_without_bias():
     """As in both published codes; the loss of the first step, and an answer, by hand."""
-    method = er_ace(ErAceConfig(8, 3), mlp(CLASSES, (HIDDEN,)), augment=flat_augment())
+    net = mlp(CLASSES, (HIDDEN,))
+    problem = own_problem(net, augment=flat_augment(), num_classes=CLASSES)
+    method = er_ace(problem, learning_rate=RATE, **SIZES)
     names = [0, 21, 41, 62]
-    state = method.init(jax.random.key(0), batch(names), ErAceHyper(jnp.float32(RATE)))
+    state = method.init(jax.random.key(0), batch(names))
     before = state.model.vars.params
     assert set(before["fc2"]) == {"kernel"}
     state, metrics = jax.jit(method.phases[0].step)(jax.random.key(1), state, batch(names))
@@ -123,7 +128,7 @@ def test_the_default_head_is_ten_times_the_cosine_without_bias():
 )
 def test_a_head_that_cannot_be_is_refused(head, sentence):
     with pytest.raises(InputError, match=sentence):
-        Pupil(er_ace, ErAceConfig(8, 3, head=head), ErAceHyper(RATE))
+        pupil(head=head)
 
 
 def test_a_draw_larger_than_the_memory_is_refused():
