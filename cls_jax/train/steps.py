@@ -17,12 +17,11 @@ from flax import struct
 
 from cls_jax.core.sharding import gathered, spread
 from cls_jax.core.sync import select
-from cls_jax.core.types import Array, Batch, BoundaryFn, Metrics, PyTree, Task
+from cls_jax.core.types import Array, Batch, BoundaryFn, Metrics, PredictFn, PyTree, Task
 from cls_jax.data.dataset import Split
-from cls_jax.methods.base import Algorithm, Method
+from cls_jax.methods.base import Algorithm, Method, hidden_task
 from cls_jax.streams.stream import Stream
 from cls_jax.train.batches import BatchTable
-from cls_jax.train.evaluate import hidden_task, view_names
 from cls_jax.train.parallel import DATA, Parallelism
 
 INIT, STEPS, BOUNDARIES = 1, 2, 3  # purposes of a run's key; loop.py has 0
@@ -75,14 +74,14 @@ def new_run(
         hyper=dict(hyper),
         key=key,
         step=jnp.int32(0),
-        matrix=jnp.full((len(view_names(method)), 2, num_tasks + 1, num_tasks), jnp.nan),
+        matrix=jnp.full((1 + len(method.views), 2, num_tasks + 1, num_tasks), jnp.nan),
     )
 
 
 def abstract_run(method: Method, stream: Stream) -> Run:
     """A trial's Run as shapes and dtypes; nothing is computed, equal questions are one trace."""
     x, shape = stream.source.train.x, (stream.batch_size, *stream.source.train.x.shape[1:])
-    key = (method.at, view_names(method), shape, x.dtype.name, stream.num_tasks)
+    key = (method.at, *method.views, shape, x.dtype.name, stream.num_tasks)
     if key not in _ABSTRACT:
         hyper = {name: jnp.float32(value) for name, value in method.hyper.items()}
         _ABSTRACT[key] = jax.eval_shape(partial(init_run, method, stream), hyper, np.uint32(0))
@@ -98,7 +97,12 @@ _MOST_ABSTRACT = 64
 def is_convolutional(method: Method, stream: Stream) -> bool:
     """Whether there are convolutions in the network that answers, and so in the steps."""
     state, x = abstract_run(method, stream).state, example_batch(stream).x
-    program = jax.make_jaxpr(method.predict)(state, x, hidden_task(stream.num_classes))
+    return convolves(method.predict, state, x, stream.num_classes)
+
+
+def convolves(predict: PredictFn, state: PyTree, x: Array, num_classes: int) -> bool:
+    """``is_convolutional`` where a state, concrete or abstract, and raw examples are known."""
+    program = jax.make_jaxpr(predict)(state, x, hidden_task(num_classes))
     return "conv_general_dilated" in str(program)
 
 
