@@ -265,11 +265,11 @@ def test_predictions_are_finite_logits_over_all_classes(name):
 
 @every_method
 def test_an_answer_depends_on_its_company_only_where_that_is_said(name):
-    """Each image alone beside others: the same logits, or ``needs.transductive``."""
+    """Each image alone beside others: the same logits, or ``needs.test_group``."""
     method, state = built(name).method, built(name).state
     x = jnp.asarray(small_source().test.x[::7][:5])
     for predict in (method.predict, *method.views.values()):
-        if not method.needs.transductive:
+        if method.needs.test_group is None:
             predict, fill = jax.jit(predict), jnp.full_like(x, 255)
             whole = predict(state, x, hidden_task(CLASSES))
             alone = predict(state, fill.at[3].set(x[1]), hidden_task(CLASSES))
