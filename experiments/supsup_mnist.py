@@ -75,7 +75,7 @@ def main(config: Config) -> None:
     learner = make_learner(*chosen(config), stream, config.stream, config.net)
     results = execute([learner], config.run, config)
     report(config, results)
-    report_inference(config, learner, results)
+    report_inference(learner.method, learner.stream, results, config.inferences, config.run.workdir)
 
 
 if __name__ == "__main__":

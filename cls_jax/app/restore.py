@@ -16,12 +16,12 @@ from cls_jax.core.checks import as_trained_on
 from cls_jax.core.errors import InputError
 from cls_jax.core.paths import check_readable
 from cls_jax.core.types import Array, PyTree, Task
-from cls_jax.methods.base import Algorithm, Method
+from cls_jax.methods.base import Algorithm, Method, hidden_task
 from cls_jax.runtime.saves import groups_in, read_trials
 from cls_jax.runtime.workdir import CHECKPOINTS
-from cls_jax.train.evaluate import EVAL_BATCH, content_places, hidden_task
+from cls_jax.train.evaluate import EVAL_BATCH, answers, batch_size, content_places
 from cls_jax.train.segments import Position
-from cls_jax.train.steps import Run
+from cls_jax.train.steps import Run, convolves
 
 
 class SavedRun(NamedTuple):
@@ -67,8 +67,8 @@ class SavedRun(NamedTuple):
     def predict(self, x: np.ndarray, task: Task | None = None) -> np.ndarray:
         """float32[n, num_classes] logits of the method's answer.
 
-        Where an answer depends on the examples asked beside it, give those of one task; what a
-        method takes together is then split off in an order of their pixels, not in that of ``x``.
+        Where a method finds out the task of a group of examples (``Needs.test_group``), give those
+        of one task; they are grouped in an order of their pixels, not in that of ``x``.
 
         Args:
           x: raw examples as the stream has them, never scaled or normalised. Where those are images
@@ -82,15 +82,18 @@ class SavedRun(NamedTuple):
         x = as_trained_on(x, self.shape, self.dtype, self.name)
         self._check_task(task)
         task = hidden_task(self.num_classes) if task is None else task
-        needs, logits, place = self.method.needs, [], np.arange(len(x))
-        if needs.transductive:
+        predict, group = self.method.predict, self.method.needs.test_group
+        logits, place, convolutional, size = [], np.arange(len(x)), False, EVAL_BATCH
+        if group is not None and len(x):
             place = content_places(x)
             x = x[np.argsort(place)]
-        size = min(needs.test_batch, len(x)) if needs.test_batch else EVAL_BATCH
-        for start in range(0, len(x), size or 1):
+            convolutional = convolves(predict, self.state, x[:1], self.num_classes)
+            size = min(batch_size(group, convolutional), len(x))
+        for start in range(0, len(x), size):
             part = x[start : start + size]
             padded = part[np.arange(size) % len(part)]
-            answer = _answer(self.method.at, self.run.hyper, self.state, padded, task)
+            how = self.method.at, self.run.hyper, group, convolutional
+            answer = _answers(*how, self.state, padded, task)
             logits.append(np.asarray(answer)[: len(part)])
         if not logits:
             return np.zeros((0, self.num_classes), np.float32)
@@ -112,12 +115,18 @@ class SavedRun(NamedTuple):
                 )
 
 
-@partial(jax.jit, static_argnums=0)
-def _answer(
-    at: Callable[[PyTree], Algorithm], hyper: PyTree, state: PyTree, x: Array, task: Task
+@partial(jax.jit, static_argnums=(0, 2, 3))
+def _answers(
+    at: Callable[[PyTree], Algorithm],
+    hyper: PyTree,
+    group: int | None,
+    convolutional: bool,
+    state: PyTree,
+    x: Array,
+    task: Task,
 ) -> Array:
-    """Of ``predict``; equal methods share the program."""
-    return at(hyper).predict(state, x, task)
+    """``evaluate.answers`` of the method's answer; equal methods share the program."""
+    return answers(at(hyper).predict, group, convolutional, state, x, task)
 
 
 def load(workdir: str | Path, *, method: str | None = None, seed: int | None = None) -> SavedRun:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from cls_jax.core.checks import check_hyper, check_literal, plain_value, whole
@@ -37,7 +38,7 @@ def no_advice(num_steps: int) -> str:
 
 
 WHOLE = 2**31 - 1
-"""As ``Needs.test_batch``: all test examples of a task at once."""
+"""As ``Needs.test_group``: all test examples of a task."""
 
 
 class Needs(NamedTuple):
@@ -53,10 +54,10 @@ class Needs(NamedTuple):
       pooled: the upper bound: all tasks at once, shuffled, in place of the stream.
       begin_data, end_data: ``begin_task``, ``end_task`` get every example of the task once, as one
         Batch of n_max rows; the rest of them are padding. Needs ``boundaries``.
-      test_batch: how many test examples at most ``predict`` is given at a time, e.g. WHOLE; None:
-        as evaluate has it.
-      transductive: an answer depends on the examples that are asked beside it. They are then given
-        in an order that their pixels alone decide, so the order of a file decides nothing.
+      test_group: examples that ``predict`` must be given together: they are of one task, and the
+        method finds out which; at most so many, e.g. WHOLE. They are grouped in an order that their
+        pixels alone decide, so the order of a file decides nothing. None: each answer depends on
+        its own example alone.
     """
 
     told_task: bool = False
@@ -66,8 +67,13 @@ class Needs(NamedTuple):
     pooled: bool = False
     begin_data: bool = False
     end_data: bool = False
-    test_batch: int | None = None
-    transductive: bool = False
+    test_group: int | None = None
+
+
+def hidden_task(num_classes: int) -> Task:
+    """The Task that a method sees when it is not told: -1, and every class possible."""
+    every = jnp.ones((num_classes,), bool)
+    return Task(index=jnp.int32(-1), classes=every, seen=every)
 
 
 class Phase(NamedTuple):

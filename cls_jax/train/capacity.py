@@ -8,9 +8,8 @@ import numpy as np
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from cls_jax.core.types import Array
-from cls_jax.methods.base import Method
+from cls_jax.methods.base import Method, hidden_task
 from cls_jax.streams.stream import Stream
-from cls_jax.train.evaluate import hidden_task
 from cls_jax.train.steps import Run, Shapes, abstract_run, example_batch, shapes_of
 
 

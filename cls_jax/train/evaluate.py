@@ -1,6 +1,7 @@
 """Whole test sets, exact counts: class-IL and task-IL accuracy of every network of a method."""
 
 import hashlib
+from functools import partial
 from typing import Protocol
 
 import jax
@@ -8,13 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from cls_jax.core.sharding import spread
-from cls_jax.core.types import Array, PyTree, Task
-from cls_jax.methods.base import Method
+from cls_jax.core.types import Array, PredictFn, PyTree, Task
+from cls_jax.methods.base import Method, hidden_task
 from cls_jax.streams.stream import Schedule, Stream, look_up
 from cls_jax.train.parallel import DATA, Parallelism
 from cls_jax.train.prefetch import Loader
+from cls_jax.train.steps import is_convolutional, shapes_of
 
 EVAL_BATCH = 256
+"""Test examples that one program answers."""
+
+GROUPS = 40
+"""Groups of test examples (``Needs.test_group``) that one program answers side by side: what does
+not depend on the examples, such as the mixture of all masks, is computed once for all of them."""
 
 
 class EvaluateFn(Protocol):
@@ -29,12 +36,6 @@ class EvaluateFn(Protocol):
     def __call__(
         self, state: PyTree, hyper: PyTree, schedule: Schedule, loader: Loader, upto: int
     ) -> np.ndarray: ...
-
-
-def hidden_task(num_classes: int) -> Task:
-    """The Task that a method sees when it is not told: -1, and every class possible."""
-    every = jnp.ones((num_classes,), bool)
-    return Task(index=jnp.int32(-1), classes=every, seen=every)
 
 
 def view_names(method: Method) -> tuple[str, ...]:
@@ -57,8 +58,9 @@ def make_evaluate(method: Method, stream: Stream, parallelism: Parallelism) -> E
     Returns:
       An EvaluateFn.
     """
-    told = method.needs.told_task_at_test
-    place = content_places(stream.source.test.x) if method.needs.transductive else None
+    told, group = method.needs.told_task_at_test, method.needs.test_group
+    place = None if group is None else content_places(stream.source.test.x)
+    convolutional = group is not None and is_convolutional(method, shapes_of(stream))
 
     def count(state, hyper, data, index, valid, classes, number, context):
         """int32[views, 2]: right answers among the valid rows of ``index``."""
@@ -69,8 +71,9 @@ def make_evaluate(method: Method, stream: Stream, parallelism: Parallelism) -> E
         task = Task(index=number, classes=classes, seen=hidden.seen) if told else hidden
         scores, algorithm = [], method.at(hyper)
         for predict in (algorithm.predict, *algorithm.views.values()):
-            logits = predict(state, x, task)
-            free = predict(state, x, hidden) if told else logits
+            answer = partial(answers, predict, group, convolutional, state, x)
+            logits = answer(task)
+            free = answer(hidden) if told else logits
             masked = jnp.where(classes, logits, -jnp.inf)
             right = [jnp.argmax(z, axis=-1) == y for z in (free, masked)]
             scores.append(jnp.stack([jnp.sum(r & valid) for r in right]))
@@ -83,7 +86,7 @@ def make_evaluate(method: Method, stream: Stream, parallelism: Parallelism) -> E
     ) -> np.ndarray:
         index = schedule.test_index if place is None else in_order(schedule.test_index, place)
         width = index.shape[-1]
-        batch = min(method.needs.test_batch or EVAL_BATCH, width)
+        batch = min(batch_size(group, convolutional), width)
         starts = range(0, width, batch)
         index, valid = refilled(index, len(starts) * batch)
         rows: list[Array | float] = []
@@ -107,6 +110,47 @@ def make_evaluate(method: Method, stream: Stream, parallelism: Parallelism) -> E
         return np.stack(rows, axis=-1).astype(np.float32)
 
     return evaluate
+
+
+def batch_size(group: int | None, convolutional: bool) -> int:
+    """How many test examples at most one program answers; arguments as of ``answers``."""
+    if group is None:
+        return EVAL_BATCH
+    return max(EVAL_BATCH, group) if convolutional else GROUPS * group
+
+
+def answers(
+    predict: PredictFn,
+    group: int | None,
+    convolutional: bool,
+    state: PyTree,
+    x: Array,
+    task: Task,
+) -> Array:
+    """The logits of all of ``x``, by ``predict`` of one group at a time.
+
+    Args:
+      predict: of a method.
+      group: its ``Needs.test_group``: every so many examples are a group, and the rest are one.
+      convolutional: one group after another, since each may have kernels of its own, and
+        convolutions side by side with different kernels are slow; else side by side.
+      state, task: as for ``predict``.
+      x: raw examples of one task.
+
+    Returns:
+      float32[n, num_classes].
+    """
+    if group is None or len(x) <= group:
+        return predict(state, x, task)
+    if convolutional:
+        parts = jnp.split(x, range(group, len(x), group))
+        return jnp.concatenate([predict(state, part, task) for part in parts])
+    whole = len(x) // group * group
+    groups = x[:whole].reshape(-1, group, *x.shape[1:])
+    logits = jnp.concatenate(jax.vmap(predict, (None, 0, None))(state, groups, task))
+    if whole == len(x):
+        return logits
+    return jnp.concatenate([logits, predict(state, x[whole:], task)])
 
 
 def content_places(x: np.ndarray) -> np.ndarray:

@@ -18,11 +18,10 @@ from flax import struct
 from cls_jax.core.keys import RunKey
 from cls_jax.core.sharding import gathered, spread
 from cls_jax.core.sync import select
-from cls_jax.core.types import Array, Batch, BoundaryFn, Metrics, PyTree, Task
-from cls_jax.methods.base import Algorithm, Method
+from cls_jax.core.types import Array, Batch, BoundaryFn, Metrics, PredictFn, PyTree, Task
+from cls_jax.methods.base import Algorithm, Method, hidden_task
 from cls_jax.streams.stream import Stream, look_up
 from cls_jax.train.batches import BatchTable
-from cls_jax.train.evaluate import hidden_task, view_names
 from cls_jax.train.parallel import DATA, Examples, Parallelism
 
 
@@ -89,13 +88,13 @@ def init_run(method: Method, shapes: Shapes, hyper: Mapping[str, Array], seed: A
         hyper=dict(hyper),
         key=key,
         step=jnp.int32(0),
-        matrix=jnp.full((len(view_names(method)), 2, t + 1, t), jnp.nan),
+        matrix=jnp.full((1 + len(method.views), 2, t + 1, t), jnp.nan),
     )
 
 
 def abstract_run(method: Method, shapes: Shapes) -> Run:
     """A trial's Run as shapes and dtypes; nothing is computed, equal questions are one trace."""
-    key = (method.at, view_names(method), shapes)
+    key = (method.at, *method.views, shapes)
     if key not in _ABSTRACT:
         hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in method.hyper}
         seed = jax.ShapeDtypeStruct((), jnp.uint32)
@@ -112,7 +111,12 @@ _MOST_ABSTRACT = 64
 def is_convolutional(method: Method, shapes: Shapes) -> bool:
     """Whether there are convolutions in the network that answers, and so in the steps."""
     state, x = abstract_run(method, shapes).state, example_batch(shapes).x
-    program = jax.make_jaxpr(method.predict)(state, x, hidden_task(shapes.num_classes))
+    return convolves(method.predict, state, x, shapes.num_classes)
+
+
+def convolves(predict: PredictFn, state: PyTree, x: Array, num_classes: int) -> bool:
+    """``is_convolutional`` where a state, concrete or abstract, and raw examples are known."""
+    program = jax.make_jaxpr(predict)(state, x, hidden_task(num_classes))
     return "conv_general_dilated" in str(program)
 
 

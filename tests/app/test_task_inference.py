@@ -1,15 +1,19 @@
-"""Shares of test images whose task is found, against counts by hand; the words for a way."""
+"""Shares of test images whose task is found, against counts by hand; the words for an inference."""
+
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cls_jax.app.task_inference import Way, make_identification, parse_ways
+from cls_jax.app.task_inference import Inference, make_identification, parse_inferences, report
 from cls_jax.core.errors import InputError
-from cls_jax.data.load import Dataset, Split
+from cls_jax.data.dataset import Dataset, Split
 from cls_jax.streams.class_il import class_il
 from cls_jax.train.evaluate import content_places
+from cls_jax.train.runner import Plan, run
+from tests.conftest import TASKS, small_method, small_source
 
 SIZES = 5, 3, 4  # test images of the three classes, one a task
 
@@ -26,7 +30,7 @@ def counting_stream():
 
 @pytest.mark.parametrize(("probe", "group"), [(1, 1), (1, 2), (2, 2), (1, 4), (3, 4)])
 def test_shares_by_hand(probe, group):
-    """The task is the sum of the images looked at modulo 3; labels of even images are right."""
+    """The task is the sum of a group's first images modulo 3; labels of even images are right."""
     stream = counting_stream()
 
     def predict(state, x, task):
@@ -37,9 +41,9 @@ def test_shares_by_hand(probe, group):
     def identify(state, x, valid):
         return jnp.where(valid, x[:, 0, 0, 0].astype(jnp.int32), 0).sum() % 3
 
-    way = Way("one_shot", "H", probe, group)
+    inference = Inference("one_shot", "H", probe, group)
     schedule = stream.schedule(jax.random.key(0))
-    found = make_identification(predict, identify, stream, way)((), schedule)
+    found = make_identification(predict, identify, stream, inference)((), schedule)
     start = 0
     for task, size in enumerate(SIZES):
         numbers = np.arange(start, start + size)
@@ -53,19 +57,32 @@ def test_shares_by_hand(probe, group):
             ]
         )
         np.testing.assert_allclose(found.task[task], own.mean(), atol=1e-6)
-        np.testing.assert_allclose(found.told[task], right.mean(), atol=1e-6)
+        np.testing.assert_allclose(found.label[task], right.mean(), atol=1e-6)
         np.testing.assert_allclose(found.both[task], (own & right).mean(), atol=1e-6)
 
 
-def test_ways_by_their_words():
+def test_inferences_by_their_words():
     words = ("one_shot:G:1:128", "binary:H:128:128")
-    ways = [Way("one_shot", "G", 1, 128), Way("binary", "H", 128, 128)]
-    assert parse_ways(words) == dict(zip(words, ways, strict=True))
+    found = [Inference("one_shot", "G", 1, 128), Inference("binary", "H", 128, 128)]
+    assert parse_inferences(words) == dict(zip(words, found, strict=True))
 
 
 @pytest.mark.parametrize(
     "words", ["one_shot", "twice:H:1:1", "binary:J:1:1", "binary:H:2:1", "binary:H:a:1"]
 )
-def test_words_for_no_way_are_told(words):
+def test_words_for_no_inference_are_refused(words):
     with pytest.raises(InputError, match=r"one_shot\|binary:H\|G:PROBE:GROUP"):
-        parse_ways([words])
+        parse_inferences([words])
+
+
+def test_the_report_asks_the_method_for_its_network(tmp_path, capsys):
+    """An inference as the method's own finds what evaluate has found; the table and the file."""
+    stream = class_il(small_source(), tasks=TASKS, batch_size=4)
+    method = small_method("supsup", learning_rate=0.01)
+    result = run(method, stream, plan=Plan(score="end"))
+    report(method, stream, [result], ("one_shot:H:1:128", "one_shot:G:2:3"), str(tmp_path))
+    found = json.loads((tmp_path / "identification.json").read_text())
+    assert [one["inference"] for one in found] == ["one_shot:H:1:128", "one_shot:G:2:3"]
+    np.testing.assert_allclose(found[0]["label"], result.matrix[0, 0, 1, -1], atol=1e-6)
+    np.testing.assert_allclose(found[0]["both"], result.matrix[0, 0, 0, -1], atol=1e-6)
+    assert "Which task is it?" in capsys.readouterr().out

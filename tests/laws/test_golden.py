@@ -25,7 +25,8 @@ VARIANTS = {
 }
 """Further programs of a row of the table."""
 
-TREES = ("model", "slow", "fast", "working", "plastic", "stable", "extractor", "classifier")
+TREES = ("model", "scores", "slow", "fast", "working", "plastic", "stable")
+TREES += ("extractor", "classifier")
 """What the networks of a state are called."""
 
 LEARNERS = {**{name: (name, {}) for name in METHODS}, **VARIANTS}

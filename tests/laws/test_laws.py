@@ -12,10 +12,9 @@ import pytest
 
 from cls_jax.core.types import Batch, Task
 from cls_jax.methods import METHODS, signature
-from cls_jax.methods.base import Method
+from cls_jax.methods.base import Method, hidden_task
 from cls_jax.streams.class_il import class_il
 from cls_jax.train.capacity import capacities
-from cls_jax.train.evaluate import hidden_task
 from cls_jax.train.steps import Run
 from tests.conftest import CLASSES, TASKS, small_method, small_source
 
@@ -279,11 +278,11 @@ def test_predictions_are_finite_logits_over_all_classes(name):
 
 @every_method
 def test_an_answer_depends_on_its_company_only_where_that_is_said(name):
-    """Each image alone beside others: the same logits, or ``needs.transductive``."""
+    """Each image alone beside others: the same logits, or ``needs.test_group``."""
     method, state = built(name).method, built(name).state
     x = jnp.asarray(small_source().test.x[::7][:5])
     for predict in (method.predict, *method.views.values()):
-        if not method.needs.transductive:
+        if method.needs.test_group is None:
             predict, fill = jax.jit(predict), jnp.full_like(x, 255)
             whole = predict(state, x, hidden_task(CLASSES))
             alone = predict(state, fill.at[3].set(x[1]), hidden_task(CLASSES))

@@ -14,6 +14,7 @@ import pytest
 from cls_jax.core.losses import mask_logits
 from cls_jax.core.types import Batch, Task
 from cls_jax.data.load import load
+from cls_jax.methods.base import hidden_task
 from cls_jax.streams.blurry import blurry
 from cls_jax.streams.class_il import class_il
 from cls_jax.streams.domain_il import dihedral, permuted, rotated
@@ -21,7 +22,6 @@ from cls_jax.streams.gcil import gcil
 from cls_jax.streams.mnist360 import mnist360
 from cls_jax.streams.stream import look_up
 from cls_jax.train.batches import live_rows
-from cls_jax.train.evaluate import hidden_task
 from tests.conftest import CLASSES, TASKS, small_source
 from tests.laws.test_laws import BATCH, built, every_method, hyper_of
 

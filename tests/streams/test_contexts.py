@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cls_jax.data.load import load
-from cls_jax.methods.base import Needs, Phase
+from cls_jax.methods.base import Needs, Phase, hidden_task
 from cls_jax.streams.blurry import blurry
 from cls_jax.streams.class_il import class_il
 from cls_jax.streams.domain_il import dihedral, permuted, rotated
@@ -18,7 +18,6 @@ from cls_jax.streams.mnist360 import mnist360
 from cls_jax.streams.stream import pooled
 from cls_jax.streams.task_order import in_order
 from cls_jax.train.batches import live_rows, slice_rows, stack_rows
-from cls_jax.train.evaluate import hidden_task
 from cls_jax.train.events import Progress
 from cls_jax.train.parallel import DATA, Parallelism
 from cls_jax.train.prefetch import make_loader, with_contexts

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cls_jax.data.dataset import Dataset, Split
+from cls_jax.methods.base import WHOLE, Needs, hidden_task
 from cls_jax.streams.class_il import class_il
 from cls_jax.train import evaluate
 from cls_jax.train.runner import Plan, run
@@ -24,10 +25,11 @@ def test_padding_is_filled_from_the_front():
 
 
 @pytest.mark.parametrize("data", ["device", "host"])
-def test_a_padded_batch_holds_its_own_task_alone(monkeypatch, data):
+@pytest.mark.parametrize("group", [None, 4])
+def test_a_padded_batch_holds_its_own_task_alone(monkeypatch, data, group):
     """Every row answers with the largest label of its batch; the data set's last label is 3.
 
-    Tasks of six test images in batches of four: two rows of the second batch are padding.
+    Tasks of six test images in batches or groups of four: two rows of the second batch are padding.
     """
     y = np.array([0, 1] * 3 + [2, 3] * 3, np.int32)
     examples = Split(np.broadcast_to(y[:, None], (12, 2)).astype(np.float32), y)
@@ -41,9 +43,14 @@ def test_a_padded_batch_holds_its_own_task_alone(monkeypatch, data):
         return state, {"loss": jnp.float32(0)}
 
     method = method_of(
-        "largest", init=lambda key, example: {"a": jnp.zeros(1)}, step=step, predict=predict
+        "largest",
+        init=lambda key, example: {"a": jnp.zeros(1)},
+        step=step,
+        predict=predict,
+        needs=Needs(test_group=group),
     )
     monkeypatch.setattr(evaluate, "EVAL_BATCH", 4)
+    monkeypatch.setattr(evaluate, "GROUPS", 1)
     result = run(method, stream, plan=Plan(data=data))
     np.testing.assert_allclose(result.matrix[0, 0, 0, -1], [0.5, 0.5])
 
@@ -67,21 +74,42 @@ def test_rows_are_put_in_order_and_padding_stays_last():
     assert found.dtype == np.int32
 
 
-TOGETHER = {
-    "hopsupsup": {"recovery_steps": 6, "recovery_batch_size": 4},
-    "supsup": {"num_outputs": 12},
-    "supsup_nns": {"num_outputs": 12, "decide_every": 3},
-}
-"""Methods that take test images together."""
+@pytest.mark.parametrize("convolutional", [False, True])
+@pytest.mark.parametrize("n", [2, 3, 7, 9])
+def test_groups_are_answered_by_themselves(n, convolutional):
+    """Groups of three and the rest: each row is answered by the sum of its group."""
+
+    def predict(state, x, task):
+        assert len(x) <= 3
+        return jnp.broadcast_to(x.sum(), (len(x), 1)) + state + task.index
+
+    x = np.arange(n, dtype=np.float32)[:, None]
+    found = evaluate.answers(predict, 3, convolutional, jnp.float32(0.5), x, hidden_task(1))
+    sums = [x[row // 3 * 3 : row // 3 * 3 + 3].sum() for row in range(n)]
+    np.testing.assert_array_equal(found[:, 0], np.array(sums) - 0.5)
 
 
-@pytest.mark.parametrize("name", TOGETHER)
+def test_so_many_are_answered_by_one_program():
+    """40 groups side by side; with convolutions a batch as of any method, or one large group."""
+    assert evaluate.batch_size(None, False) == evaluate.EVAL_BATCH
+    assert evaluate.batch_size(128, False) == 40 * 128
+    assert evaluate.batch_size(128, True) == evaluate.EVAL_BATCH
+    assert evaluate.batch_size(WHOLE, True) == WHOLE
+    assert evaluate.batch_size(WHOLE, False) >= WHOLE
+
+
+GROUPED = {"hopsupsup": {"recovery_steps": 6, "recovery_batch_size": 4}}
+"""Methods that find out the task of a group of test images, and what makes them fast."""
+
+
+@pytest.mark.parametrize("name", ["hopsupsup", "supsup", "supsup_nns"])
 def test_the_order_of_the_test_file_decides_nothing(name):
     """Labels sorted, in turn, and shuffled: the same accuracies, to the last bit.
 
     Accuracies of a few images are coarse, so what was asked and answered is compared as well.
     """
-    method = small_method(name, **TOGETHER[name])
+    method = small_method(name, **GROUPED.get(name, {}))
+    assert method.needs.test_group is not None
     source, found = small_source(), []
     y = source.test.y
     shuffled = np.random.default_rng(0).permutation(len(y))

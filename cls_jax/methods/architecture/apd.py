@@ -54,8 +54,7 @@ from cls_jax.methods.architecture.apd_weights import (
 )
 from cls_jax.methods.base import Algorithm, Needs, method
 from cls_jax.methods.checks import check_annealing
-from cls_jax.methods.heads import annealed_adam, check_head
-from cls_jax.methods.heads import told_or_last_task
+from cls_jax.methods.heads import annealed_adam, check_head, told_or_last_task
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import gradient_step, told_rows
 

@@ -13,8 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cls_jax.core.losses import magnitude
 from cls_jax.core.types import Array, PyTree, Variables
 from cls_jax.methods.architecture.apd_consolidation import Groups, group_residue
-from cls_jax.methods.heads import drawn_per_task
-from cls_jax.methods.heads import index_tree
+from cls_jax.methods.heads import drawn_per_task, index_tree
 from cls_jax.nets.base import Net
 
 Layers = dict[str, Array]

@@ -47,8 +47,7 @@ from cls_jax.methods.architecture.den_growth import (
 )
 from cls_jax.methods.base import Algorithm, Needs, Phase, method
 from cls_jax.methods.checks import check_annealing
-from cls_jax.methods.heads import annealed_adam
-from cls_jax.methods.heads import told_or_last_task
+from cls_jax.methods.heads import annealed_adam, told_or_last_task
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import apply_gradient, gradient_of
 from cls_jax.nets.den import (

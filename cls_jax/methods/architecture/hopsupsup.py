@@ -11,16 +11,6 @@ start at the mean of the stored patterns, and for t = 1 … N they descend on
 where H is the mean entropy of the answers and E(s) = -s' Psi s / 2: first they look for a mask that
 makes the network sure, then they fall into the nearest stored pattern.
 
-| symbol | name | default | where from |
-|---|---|---|---|
-| | learning_rate | 0.1 | official code, args.py |
-| | momentum | 0.9 | the same, in training and in recovery |
-| | weight_decay | 1e-4 | the same, of the scores, in both |
-| | recovery_learning_rate | 500 | official code, adaptors.py, hopfield_recovery |
-| gamma | energy_weight | 1.5e-3 | official code, experiments/GNu/SplitMNIST/hopsupsup.py |
-| N | recovery_steps | 30 | the code: as many as test batches of a task, about 32 |
-| | recovery_batch_size | 64 | official code, its test batch |
-
 Source: Wortsman et al. 2020 (NeurIPS; arXiv 2006.14769), section 3.5; RAIVNLab/supsup, adaptors.py
 and models/modules.py (FastHopMaskBN), which writes by Storkey's rule; the paper's text by Hebb's.
 Departs: the code answers in batches of 64, each normalised by itself; ours are normalised over all
@@ -39,15 +29,15 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from cls_jax.core.augment import Augment
 from cls_jax.core.checks import check_range
 from cls_jax.core.losses import cross_entropy, entropy
 from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
 from cls_jax.methods.architecture.hopfield import Hopfield, empty, energy, stored
-from cls_jax.methods.architecture.hopsupsup_config import HopSupSupConfig, HopSupSupHyper
-from cls_jax.methods.architecture.supermasks import threshold_mask
-from cls_jax.methods.base import WHOLE, Method, Needs, Phase, gradient_step
-from cls_jax.nets.base import Net
+from cls_jax.methods.architecture.supermasks import signed_constant, threshold_mask
+from cls_jax.methods.base import WHOLE, Algorithm, Needs, method
+from cls_jax.methods.problem import Problem
+from cls_jax.methods.steps import gradient_step
+from cls_jax.nets.bnnet import bnnet
 
 
 @struct.dataclass
@@ -58,55 +48,74 @@ class HopSupSupState:
       model: the scores of this task, layer -> float32[d], and their optimizer state.
       kernels: the network's frozen weights; to keep their seed would be enough.
       hopfield: the patterns of the tasks that have ended.
-      hyper: HopSupSupHyper.
     """
 
     model: Trainable
     kernels: PyTree
     hopfield: Hopfield
-    hyper: HopSupSupHyper
 
 
-def hopsupsup(config: HopSupSupConfig, net: Net, *, augment: Augment) -> Method:
+@method
+def hopsupsup(
+    problem: Problem,
+    *,
+    recovery_steps: int = 30,
+    recovery_batch_size: int = 64,
+    learning_rate: float = 0.1,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    recovery_learning_rate: float = 500.0,
+    energy_weight: float = 1.5e-3,
+) -> Algorithm:
     """Supermasks in superposition, recovered by a Hopfield network.
 
-    Args:
-      config: how masks are recovered.
-      net: a ``bnnet``, whose scales are the masks.
-      augment: ``train`` makes the inputs of training, ``test`` those of ``predict``.
+    The network is a ``bnnet`` with the hidden layers of the problem's perceptron; its scales are
+    the masks. ``predict`` recovers a mask from the images that it is given and does not use the
+    task.
 
-    Returns:
-      The method; its hyper is HopSupSupHyper. ``predict`` recovers a mask from the images that it
-      is given and does not use the task.
+    Args:
+      recovery_steps: N, of a mask, in every call of ``predict``; the code has as many as test
+        batches of a task, about 32.
+      recovery_batch_size: test images a step, one chunk after another and from the front again;
+        official code, its test batch.
+      learning_rate: of the scores in training, >= 0; official code, args.py.
+      momentum: of SGD, in training and in recovery, in [0, 1); official code, args.py.
+      weight_decay: times the scores, added to the gradient, in both, >= 0; official code, args.py.
+      recovery_learning_rate: of the scores in recovery, >= 0; official code, adaptors.py,
+        hopfield_recovery.
+      energy_weight: gamma, of the Hopfield energy at the recovery's end, >= 0; official code,
+        experiments/GNu/SplitMNIST/hopsupsup.py.
 
     Raises:
-      InputError: if the recovery has no step or no image.
+      InputError: if the recovery has no step or no image, or the network no hidden layer.
     """
-    check_range("recovery_steps", config.recovery_steps, 1)
-    check_range("recovery_batch_size", config.recovery_batch_size, 1)
+    check_range("recovery_steps", recovery_steps, 1)
+    check_range("recovery_batch_size", recovery_batch_size, 1)
+    hidden, dtype = problem.networks.hidden, problem.networks.dtype
+    net, augment = bnnet(problem.num_classes, hidden, signed_constant, dtype), problem.augment
+    optimizer = sgd(learning_rate, momentum, weight_decay)
+    recovery = sgd(recovery_learning_rate, momentum, weight_decay)
 
     def masked(kernels: PyTree, scores: PyTree) -> Variables:
         scales = jax.tree.map(threshold_mask, scores)
         return Variables(params={"kernels": kernels, "scales": scales}, stats={})
 
-    def newborn(scores: PyTree, hyper: HopSupSupHyper) -> Trainable:
+    def new_scores(scores: PyTree) -> Trainable:
         scores = jax.tree.map(jnp.zeros_like, scores)
-        opt = _sgd(hyper.learning_rate, hyper).init(scores)
-        return Trainable(vars=Variables(params=scores, stats={}), opt=opt)
+        return Trainable(Variables(params=scores, stats={}), optimizer.init(scores))
 
-    def init(key: Array, example: Batch, hyper: HopSupSupHyper) -> HopSupSupState:
+    def init(key: Array, example: Batch) -> HopSupSupState:
         params = net.init(key, augment.test(example.x)).params
         return HopSupSupState(
-            model=newborn(params["scales"], hyper),
+            model=new_scores(params["scales"]),
             kernels=params["kernels"],
             hopfield=empty({name: scale.size for name, scale in params["scales"].items()}),
-            hyper=hyper,
         )
 
     def begin_task(
         key: Array, state: HopSupSupState, task: Task, data: Batch | None
     ) -> HopSupSupState:
-        return state.replace(model=newborn(state.model.vars.params, state.hyper))
+        return state.replace(model=new_scores(state.model.vars.params))
 
     def step(key: Array, state: HopSupSupState, batch: Batch) -> tuple[HopSupSupState, Metrics]:
         x = augment.train(key, batch.x)
@@ -116,7 +125,6 @@ def hopsupsup(config: HopSupSupConfig, net: Net, *, augment: Augment) -> Method:
             logits, _ = net.apply(here, x, train=True, valid=batch.valid)
             return cross_entropy(logits, batch.y, valid=batch.valid), {}
 
-        optimizer = _sgd(state.hyper.learning_rate, state.hyper)
         model, value = gradient_step(state.model, optimizer, loss)
         return state.replace(model=model), {"loss": value}
 
@@ -128,22 +136,32 @@ def hopsupsup(config: HopSupSupConfig, net: Net, *, augment: Augment) -> Method:
 
     def predict(state: HopSupSupState, x: Array, task: Task) -> Array:
         x = augment.test(x)
-        logits_of = lambda scores, x: net.apply(masked(state.kernels, scores), x, train=False)[0]  # noqa: E731
-        path = recover(logits_of, state.hopfield, x, state.hyper, config)
+
+        def logits_of(scores: PyTree, x: Array) -> Array:
+            return net.apply(masked(state.kernels, scores), x, train=False)[0]
+
+        path = recover(
+            logits_of,
+            state.hopfield,
+            x,
+            optimizer=recovery,
+            energy_weight=energy_weight,
+            num_steps=recovery_steps,
+            batch_size=recovery_batch_size,
+        )
         return logits_of(jax.tree.map(lambda scores: scores[-1], path), x)
 
     def capacity(state: HopSupSupState) -> Mapping[str, Array]:
-        kept = state.hopfield.weights, state.hopfield.mean
-        return {"bits": jnp.float32(32 * sum(leaf.size for leaf in jax.tree.leaves(kept)))}
+        leaves = jax.tree.leaves((state.hopfield.weights, state.hopfield.mean))
+        return {"bits": jnp.float32(32 * sum(leaf.size for leaf in leaves))}
 
-    return Method(
-        "hopsupsup",
-        init,
-        (Phase("train", step),),
-        predict,
+    return Algorithm(
+        init=init,
+        step=step,
+        predict=predict,
         begin_task=begin_task,
         end_task=end_task,
-        needs=Needs(told_task=True, boundaries=True, test_batch=WHOLE, transductive=True),
+        needs=Needs(told_task=True, boundaries=True, test_group=WHOLE),
         capacity=capacity,
         class_il=True,
     )
@@ -158,31 +176,35 @@ def recover(
     logits_of: Callable[[PyTree, Array], Array],
     hopfield: Hopfield,
     x: Array,
-    hyper: HopSupSupHyper,
-    config: HopSupSupConfig,
+    *,
+    optimizer: optax.GradientTransformation,
+    energy_weight: Array,
+    num_steps: int,
+    batch_size: int,
 ) -> PyTree:
     """Scores on their way from the mean of all patterns to the one that fits ``x``.
 
     Args:
       logits_of: (scores, x) -> float32[b, C].
       hopfield: the patterns.
-      x: float32[n, ...] images of one task; each step looks at the next ``recovery_batch_size``,
-        after the last at the first again.
-      hyper: rates.
-      config: sizes.
+      x: float32[n, ...] images of one task; each step takes the next ``batch_size``, after the last
+        the first again.
+      optimizer: of the recovery.
+      energy_weight: float32[] of the energy at the end.
+      num_steps: of the recovery.
+      batch_size: images a step.
 
     Returns:
-      layer -> float32[recovery_steps, d], the scores after each step.
+      layer -> float32[num_steps, d], the scores after each step.
     """
-    size, steps = min(config.recovery_batch_size, len(x)), config.recovery_steps
-    optimizer = _sgd(hyper.recovery_learning_rate, hyper)
+    size = min(batch_size, len(x))
 
     def loss(scores: PyTree, t: Array) -> Array:
         seen = x[(t * size + jnp.arange(size)) % len(x)]
-        late = (t + 1) / steps
+        late = (t + 1) / num_steps
         valleys = jax.tree.map(lambda w, q: energy(w, pattern(q)), hopfield.weights, scores)
         return (1 - late) * entropy(logits_of(scores, seen)) + (
-            hyper.energy_weight * late * sum(jax.tree.leaves(valleys))
+            energy_weight * late * sum(jax.tree.leaves(valleys))
         )
 
     def step(carry: tuple[PyTree, PyTree], t: Array):
@@ -192,12 +214,11 @@ def recover(
         return (scores, opt), scores
 
     start = hopfield.mean, optimizer.init(hopfield.mean)
-    return jax.lax.scan(step, start, jnp.arange(steps))[1]
+    return jax.lax.scan(step, start, jnp.arange(num_steps))[1]
 
 
-def _sgd(learning_rate: Array, hyper: HopSupSupHyper) -> optax.GradientTransformation:
+def sgd(learning_rate: Array, momentum: Array, weight_decay: Array) -> optax.GradientTransformation:
     """SGD of torch.optim.SGD: the decay is part of the gradient, the momentum is not damped."""
     return optax.chain(
-        optax.add_decayed_weights(hyper.weight_decay),
-        optax.sgd(learning_rate, momentum=hyper.momentum),
+        optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum=momentum)
     )

@@ -6,13 +6,10 @@ well that mask fits. F sees the shares only through the mixture, so one gradient
 as many numbers as there are weights, and one dot product a mask give all of them:
 ``dF/d alpha_i = <dF/d mixture, M_i>``.
 
-| symbol | name | meaning |
-|---|---|---|
-| M | masks | uint8[T, ceil(n / 8)], packed rows of n bits; see supermasks.pack |
-| alpha | shares | float32[T], how the masks are mixed |
-| F = H | entropy | of the softmax over all outputs |
-| F = G | superfluous | log-sum-exp, whose gradient passes outputs that no label uses alone |
-| nu | | softmax of -dF/d alpha, see is_new |
+In the paper's letters: M are the masks, uint8[T, ceil(n / 8)], packed rows of n bits (see
+supermasks.pack); alpha the shares, float32[T]; F is H, the entropy of the softmax over all outputs,
+or G, a log-sum-exp whose gradient passes outputs that no label uses alone; nu the softmax of
+``-dF/d alpha``, see is_new.
 
 Source: Wortsman et al. 2020 (NeurIPS; arXiv 2006.14769), sections 3.3 and 3.4; RAIVNLab/supsup.
 Departs: ties are decided by the number of the mask; the official binary search gives up on them.
@@ -39,7 +36,7 @@ def entropy(logits: Array, num_labels: Array, valid: Array) -> Array:
 
     Args:
       logits: float32[p, s].
-      num_labels: int32[], not looked at; for G alone.
+      num_labels: int32[], not used; for G alone.
       valid: bool[p].
 
     Returns:
@@ -99,7 +96,10 @@ def slopes_of(uncertainty: Callable[[Array], Array], masks: Array, size: int) ->
 
     def slopes(shares: Array) -> Array:
         gradient = jax.grad(uncertainty)(superposed(masks, shares, size))
-        along = lambda bits: unpack(bits, (size,)) @ gradient  # noqa: E731
+
+        def along(bits: Array) -> Array:
+            return unpack(bits, (size,)) @ gradient
+
         return jax.lax.map(along, masks, batch_size=_MASKS_AT_A_TIME)
 
     return slopes

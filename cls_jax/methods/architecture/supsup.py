@@ -4,257 +4,209 @@ A task learns real scores, one a weight; the network runs under the mask of the 
 mask's gradient goes to the scores as it is. When the task ends the mask is kept, one bit a weight,
 so nothing that was learned can be forgotten. The weights come from a seed. If the task is not told
 at test, all masks are mixed and one gradient says which of them the outputs want; outputs that no
-label uses make that answer reliable (see superposition.py). If it is not told in training either, a
-batch that no mask stands out for gets a new one.
-
-| symbol | name | default | where from |
-|---|---|---|---|
-| | learning_rate | 1e-4 | official code, all MNIST streams (CIFAR-100, ImageNet: 1e-3) |
-| | weight_decay | 0 | official code, MNIST; 1e-4 by its default for CIFAR-100, on the scores |
-| s | num_outputs | 100 | official code, LeNet on 250 tasks; 500 with 2500 tasks |
-| s_p | density | 8 | ours; the paper has 1 to 32, larger is denser |
-| K | decide_every | 100 | the paper's Algorithm 1 |
-| | num_compared | 5 | official code: so many masks are compared, even if some are still random |
-| 1 + epsilon | new_bound | 1.125 | the paper's epsilon of 2^-3 |
-| | known_rate | 1 | ours: 1 leaves it out; 0.9 for small networks, see Departs |
+label uses make that answer reliable (see superposition.py).
 
 The paper's scenarios, by what is given in training, given at test, and whether labels are shared:
 GG, GNs and GNu train alike, so one run has all three. With the task told at test it is GG. With the
-task hidden, ``predict`` infers it for each 128 images from the first ``probe_size`` of them, which
-is GNs; test images come in an order that their pixels decide, so that of a file decides nothing.
-The share of images whose task and label are both right (GNu) is in task_inference.py. NNs is
-``told_task=False``. A class of a task is learned as its place among the task's classes, so tasks
-share their first outputs, in class-IL streams too.
+task hidden, ``predict`` infers it for the images that it is given, 128 of one task, from the first
+``probe_size`` of them, which is GNs. The share of images whose task and label are both right (GNu)
+is in task_inference.py. NNs, where training does not tell the task either, is supsup_nns.py. A
+class of a task is learned as its place among the task's classes, so tasks share their first
+outputs, in class-IL streams too.
 
 Source: Wortsman et al. 2020 (NeurIPS; arXiv 2006.14769); RAIVNLab/supsup. RMSprop as PyTorch's.
 Departs: biases are 0 and BatchNorm neither scales nor shifts, which is what layers without them do.
 With the task hidden, a network with BatchNorm uses the mean of the known tasks' statistics (the
-code: those of the batch). Tasks without an id have their own optimizer state a mask (the code
-renews all at the true boundary, which it should not know), and if none is new the best known mask
-is taken (the code may take one that is still random). Their boundaries only note how many masks
-there are, for the capacity. No running sum of the masks is kept: for 40 groups of test images at a
-time, mixing the masks costs little beside their slopes. known_rate: softmax of raw slopes is not
-free of scale, and on the small digits a bound alone merges all tasks into two or three masks.
+code: those of the batch). No running sum of the masks is kept: for many groups of test images at a
+time, mixing the masks costs little beside their slopes.
 """
+
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import optax
+from flax import struct
 
-from cls_jax.core.augment import Augment
-from cls_jax.core.losses import cross_entropy, mask_logits
+from cls_jax.core.checks import check_range
+from cls_jax.core.losses import mask_logits
 from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
 from cls_jax.methods.architecture.masked_net import (
     frozen,
-    kernels,
     mask_rule,
+    masked_loss,
+    new_scores,
     num_bits,
     packed,
-    under,
-    with_kernels,
-)
-from cls_jax.methods.architecture.supermasks import score_init
-from cls_jax.methods.architecture.superposition import is_new
-from cls_jax.methods.architecture.supsup_config import (
-    GROUPS_AT_A_TIME,
-    TOGETHER,
-    SupSupConfig,
-    SupSupHyper,
-    check,
+    score_optimizer,
 )
 from cls_jax.methods.architecture.supsup_inference import (
-    SupSupState,
+    TEST_GROUP,
+    at,
+    check_masks,
+    forward_under,
     make_identify,
-    uncertainty_slopes,
+    mask_bits,
 )
-from cls_jax.methods.base import Method, Needs, Phase, gradient_step, told_rows
-from cls_jax.nets.base import Net
-
-_TEST_GROUPS = 40
-"""Groups of test images that are answered at a time: one pass over all masks serves them all."""
+from cls_jax.methods.base import Algorithm, Needs, method
+from cls_jax.methods.problem import Problem
+from cls_jax.methods.steps import gradient_step, told_rows
 
 
+@struct.dataclass
+class SupSupState:
+    """T tasks, masks of n bits.
+
+    Attributes:
+      weights: parameters of the network; they never change.
+      scores: of the mask in training, one tree of kernels, with BatchNorm's statistics.
+      masks: uint8[T, ceil(n / 8)] of the tasks that have ended.
+      stats: BatchNorm's statistics of each mask, leaves [T, ...], or {}.
+      classes: bool[T, num_classes] of each task; all of them before it begins.
+      num_masks: int32[] tasks that have ended; the first so many of T.
+      total: sum of the scores of all masks (transfer), or {}.
+    """
+
+    weights: PyTree
+    scores: Trainable
+    masks: Array
+    stats: PyTree
+    classes: Array
+    num_masks: Array
+    total: PyTree
+
+
+@method
 def supsup(
-    config: SupSupConfig, net: Net, *, augment: Augment, num_classes: int, num_tasks: int
-) -> Method:
-    """Supermasks in superposition.
+    problem: Problem,
+    *,
+    rule: Literal["threshold", "edge_popup"] = "threshold",
+    density: int = 8,
+    inference: Literal["one_shot", "binary"] = "one_shot",
+    objective: Literal["H", "G"] = "H",
+    probe_size: int = 1,
+    num_outputs: int = 100,
+    classes_per_task: int | None = None,
+    transfer: bool = False,
+    optimizer: Literal["rmsprop", "adam"] = "rmsprop",
+    cosine_steps: int = 0,
+    learning_rate: float = 1e-4,
+    weight_decay: float = 0.0,
+) -> Algorithm:
+    """Supermasks in superposition, the task told in training.
+
+    Its answer to a task that was not learned yet is that of the mask in training.
 
     Args:
-      config: choices and sizes.
-      net: outputs float32[b, config.num_outputs]; every parameter of two axes or more is masked.
-      augment: ``train`` makes the inputs of the loss, ``test`` those of ``predict``.
-      num_classes, num_tasks: of the stream.
-
-    Returns:
-      The method; its hyper is SupSupHyper. Its answer to a task that was not learned yet is that of
-      the mask in training.
+      rule: a mask keeps scores of at least 0 (threshold), or a layer's largest (edge_popup).
+      density: s_p, of edge_popup: weights kept for each input and output of a layer, at most half;
+        larger is denser. 8 is ours; the paper has 1 to 32.
+      inference: of a task that is not told: one backward pass, or as many as halving needs.
+      objective: the uncertainty: entropy H, or G, which needs outputs that no label uses.
+      probe_size: images of each 128 that decide on the task of all, from 1 to 128.
+      num_outputs: s, of the network; those beyond the labels are never a label. The official
+        code's 100 is for LeNet on 250 tasks; it has 500 with 2500 tasks.
+      classes_per_task: of the largest task; as many as the stream has if not given.
+      transfer: a task's scores begin at the mean of the earlier tasks' instead of random.
+      optimizer: of the scores.
+      cosine_steps: steps of a task in which the rate falls to 0 along a cosine; 0: constant.
+      learning_rate: of the optimizer of the scores, >= 0; official code, all MNIST streams
+        (CIFAR-100, ImageNet: 1e-3).
+      weight_decay: times the scores, added to the gradient, >= 0; 0 is the official code's for
+        MNIST, which has 1e-4 by its default for CIFAR-100.
 
     Raises:
-      InputError: for tasks without room for a mask, labels without an output, or a size out of
-        range.
+      InputError: for labels without an output, or a size out of its range.
     """
-    num_slots = num_tasks if config.num_masks is None else config.num_masks
-    check(config, num_classes, num_tasks, num_slots)
-    mask_of = mask_rule(config.rule, config.density)
-    identify = make_identify(config, net, augment=augment)
+    num_classes, num_tasks, augment = problem.num_classes, problem.num_tasks, problem.augment
+    num_labels = num_classes if classes_per_task is None else classes_per_task
+    check_range("classes_per_task", num_labels, -(-num_classes // num_tasks), num_classes)
+    check_masks(num_outputs, num_labels, probe_size, density, cosine_steps)
+    net, mask_of = problem.net(num_outputs), mask_rule(rule, density)
+    descent = score_optimizer(optimizer, learning_rate, weight_decay, cosine_steps)
+    identify = make_identify(
+        net, augment, inference=inference, objective=objective, num_labels=most_labels
+    )
 
-    def newborn(key: Array, weights: PyTree, stats: PyTree, hyper: SupSupHyper) -> Trainable:
-        shapes = {name: kernel.shape for name, kernel in kernels(weights).items()}
-        keys = jax.random.split(key, len(shapes))
-        scores = {n: score_init(k, s) for k, (n, s) in zip(keys, shapes.items(), strict=True)}
-        return Trainable(Variables(scores, stats), _optimizer(config, hyper).init(scores))
-
-    def init(key: Array, example: Batch, hyper: SupSupHyper) -> SupSupState:
+    def init(key: Array, example: Batch) -> SupSupState:
         key_net, key_weights, key_scores = jax.random.split(key, 3)
         vars = net.init(key_net, augment.test(example.x))
         weights = frozen(key_weights, vars.params)
-        born = lambda key: newborn(key, weights, vars.stats, hyper)  # noqa: E731
-        slots, masks = {}, jnp.zeros((num_slots, -(-num_bits(weights) // 8)), jnp.uint8)
-        if not config.told_task:
-            slots = jax.vmap(born)(jax.random.split(key_scores, num_slots))
-            masks = jax.vmap(lambda scores: packed(mask_of(scores)))(slots.vars.params)
-        model = born(key_scores) if config.told_task else _at(slots, 0)
-        repeated = lambda leaf: jnp.repeat(leaf[None], num_slots, axis=0)  # noqa: E731
+        scores = new_scores(key_scores, weights)
         return SupSupState(
             weights=weights,
-            model=model,
-            masks=masks,
-            stats=jax.tree.map(repeated, vars.stats),
-            classes=jnp.ones((num_slots, num_classes), bool),
+            scores=Trainable(Variables(scores, vars.stats), descent.init(scores)),
+            masks=jnp.zeros((num_tasks, -(-num_bits(weights) // 8)), jnp.uint8),
+            stats=jax.tree.map(lambda leaf: jnp.repeat(leaf[None], num_tasks, axis=0), vars.stats),
+            classes=jnp.ones((num_tasks, num_classes), bool),
             num_masks=jnp.int32(0),
-            current=jnp.int32(0),
-            clock=jnp.int32(0),
-            masks_after=jnp.zeros(num_tasks, jnp.int32),
-            total=jax.tree.map(jnp.zeros_like, model.vars.params) if config.transfer else {},
-            slots=slots,
-            hyper=hyper,
+            total=jax.tree.map(jnp.zeros_like, scores) if transfer else {},
         )
 
     def begin_task(key: Array, state: SupSupState, task: Task, data: Batch | None) -> SupSupState:
-        if not config.told_task:
-            return state
-        # The statistics of a mask that was never kept are those of a network just born.
-        model = newborn(key, state.weights, _at(state.stats, task.index), state.hyper)
-        if config.transfer:
+        scores = new_scores(key, state.weights)
+        opt = descent.init(scores)
+        if transfer:
             mean = jax.tree.map(lambda leaf: leaf / jnp.maximum(state.num_masks, 1), state.total)
             scores = jax.tree.map(
-                lambda old, new: jnp.where(state.num_masks > 0, old, new), mean, model.vars.params
+                lambda mean, new: jnp.where(state.num_masks > 0, mean, new), mean, scores
             )
-            model = model.replace(vars=model.vars.replace(params=scores))
+        # The statistics of a task that has not ended are those of a new network.
+        vars = Variables(scores, at(state.stats, task.index))
         classes = state.classes.at[task.index].set(task.classes)
-        return state.replace(model=model, classes=classes, current=jnp.copy(task.index))
+        return state.replace(scores=Trainable(vars, opt), classes=classes)
 
     def step(key: Array, state: SupSupState, batch: Batch) -> tuple[SupSupState, Metrics]:
-        x = augment.train(key, batch.x)
-        if not config.told_task:
-            state = choose(state, x, batch.valid)
-        classes = state.classes[state.current]  # all of them where the task is not told
+        x, classes = augment.train(key, batch.x), state.classes[batch.task[0]]
         y, counted = place_of(classes)[batch.y], told_rows(batch, classes)
-
-        def loss(vars: Variables):
-            masks, weights = mask_of(vars.params), kernels(state.weights)
-            params = with_kernels(state.weights, jax.tree.map(jnp.multiply, weights, masks))
-            logits, stats = net.apply(Variables(params, vars.stats), x, train=True, valid=counted)
-            return cross_entropy(logits, y, valid=counted), stats
-
-        model, value = gradient_step(state.model, _optimizer(config, state.hyper), loss)
-        state = state.replace(model=model, clock=state.clock + 1)
-        return (state if config.told_task else keep(state)), {"loss": value}
-
-    def choose(state: SupSupState, x: Array, valid: Array) -> SupSupState:
-        """The mask to train on from here on: one that is known, or the next one."""
-        k = state.num_masks
-        compared = jnp.arange(num_slots) < jnp.maximum(k, config.num_compared)
-
-        def look() -> tuple[Array, Array]:
-            slopes = uncertainty_slopes(config, net, state, x, valid, compared)
-            found = slopes(compared / compared.sum())
-            hyper = state.hyper
-            new, nu = is_new(found, compared, hyper.new_bound, hyper.known_rate)
-            new = ((k == 0) | new) & (k < num_slots)
-            best = jnp.argmax(jnp.where(jnp.arange(num_slots) < k, nu, -1)).astype(jnp.int32)
-            return jnp.where(new, k, best), k + new
-
-        due = ((state.clock % config.decide_every == 0) | (k == 0)) & valid.any()
-        current, num_masks = jax.lax.cond(due, look, lambda: (state.current, k))
-        model = _at(state.slots, current)
-        return state.replace(current=current, num_masks=num_masks, model=model)
-
-    def keep(state: SupSupState) -> SupSupState:
-        """The mask in training written where it belongs."""
-        put = lambda leaf, new: leaf.at[state.current].set(new)  # noqa: E731
-        return state.replace(
-            masks=put(state.masks, packed(mask_of(state.model.vars.params))),
-            stats=jax.tree.map(put, state.stats, state.model.vars.stats),
-            slots=jax.tree.map(put, state.slots, state.model) if not config.told_task else {},
-        )
+        loss = masked_loss(net, state.weights, mask_of, x, y, counted)
+        scores, value = gradient_step(state.scores, descent, loss)
+        return state.replace(scores=scores), {"loss": value}
 
     def end_task(key: Array, state: SupSupState, task: Task, data: Batch | None) -> SupSupState:
-        if config.told_task:  # else nothing but the number of masks is noted
-            scores = state.model.vars.params
-            total = jax.tree.map(jnp.add, state.total, scores) if config.transfer else {}
-            num_masks = jnp.maximum(state.num_masks, state.current + 1)
-            state = keep(state).replace(num_masks=num_masks, total=total)
-        ended = (state.masks_after > 0).sum()
-        return state.replace(masks_after=state.masks_after.at[ended].set(state.num_masks))
+        def put(whole: Array, new: Array) -> Array:
+            return whole.at[task.index].set(new)
+
+        vars = state.scores.vars
+        return state.replace(
+            masks=put(state.masks, packed(mask_of(vars.params))),
+            stats=jax.tree.map(put, state.stats, vars.stats),
+            num_masks=jnp.maximum(state.num_masks, task.index + 1),
+            total=jax.tree.map(jnp.add, state.total, vars.params) if transfer else {},
+        )
 
     def answer(state: SupSupState, x: Array, index: Array) -> Array:
-        """Logits over all classes under mask ``index``."""
-        learned = index < state.num_masks
-        own, stats = packed(mask_of(state.model.vars.params)), state.model.vars.stats
-        pick = lambda kept, mine: jnp.where(learned, kept, mine)  # noqa: E731
-        bits = pick(state.masks[index], own)
-        vars = Variables(
-            under(state.weights, bits), jax.tree.map(pick, _at(state.stats, index), stats)
+        """Logits over all classes under the mask of task ``index``."""
+        ended, vars = index < state.num_masks, state.scores.vars
+        kept, current = (
+            (state.masks[index], at(state.stats, index)),
+            (packed(mask_of(vars.params)), vars.stats),
         )
-        logits, _ = net.apply(vars, augment.test(x), train=False)
+        bits, stats = jax.tree.map(lambda a, b: jnp.where(ended, a, b), kept, current)
+        logits = forward_under(net, state.weights, bits, stats, augment.test(x))
         classes = state.classes[index]
         spread = jnp.take(logits, place_of(classes), axis=1, mode="clip")
         return mask_logits(spread.astype(jnp.float32), classes)
 
-    def capacity(state: SupSupState) -> dict[str, Array]:
-        masks = state.masks_after.astype(jnp.float32)
-        size = num_bits(state.weights)
-        moments = sum(leaf[0].size for leaf in jax.tree.leaves(state.stats))
-        return {"bits": masks * (size + 32 * moments), "masks": masks, "weights": jnp.float32(size)}
-
     def predict(state: SupSupState, x: Array, task: Task) -> Array:
-        rows = jnp.arange(-(-len(x) // TOGETHER))[:, None] * TOGETHER + jnp.arange(TOGETHER)
-        real, rows = rows < len(x), jnp.minimum(rows, len(x) - 1)
-
-        def one(group: tuple[Array, Array]) -> Array:
-            return answer(state, x[group[0]], group[1])
-
-        def whose(group: tuple[Array, Array]) -> Array:
-            return identify(state, x[group[0]], group[1])
-
-        def inferred() -> Array:
-            probes = rows[:, : config.probe_size], real[:, : config.probe_size]
-            if net.convolutional:  # slow in a compiled loop on a CPU, and their batches are small
-                logits = [one((row, whose(each))) for row, *each in zip(rows, *probes, strict=True)]
-                return jnp.concatenate(logits)[: len(x)]
-            found = jax.lax.map(whose, probes, batch_size=GROUPS_AT_A_TIME)
-            return jax.lax.map(one, (rows, found)).reshape(-1, num_classes)[: len(x)]
-
         return jax.lax.cond(
-            task.index < 0, inferred, lambda: answer(state, x, jnp.maximum(task.index, 0))
+            task.index < 0,
+            lambda: answer(state, x, identify(state, x[:probe_size])),
+            lambda: answer(state, x, task.index),
         )
 
-    return Method(
-        "supsup",
-        init,
-        (Phase("train", step),),
-        predict,
+    def capacity(state: SupSupState) -> dict[str, Array]:
+        number = jnp.arange(num_tasks)
+        masks = jnp.where(number < state.num_masks, number + 1, 0).astype(jnp.float32)
+        bits = masks * mask_bits(state.weights, state.stats)
+        return {"bits": bits, "masks": masks, "weights": jnp.float32(num_bits(state.weights))}
+
+    return Algorithm(
+        init=init,
+        step=step,
+        predict=predict,
         begin_task=begin_task,
         end_task=end_task,
-        needs=Needs(
-            told_task=config.told_task,
-            told_task_at_test=config.told_task,
-            boundaries=True,
-            test_batch=None if net.convolutional else _TEST_GROUPS * TOGETHER,
-            transductive=True,
-        ),
-        convolutional=net.convolutional,
+        needs=Needs(told_task=True, told_task_at_test=True, boundaries=True, test_group=TEST_GROUP),
         capacity=capacity,
     )
 
@@ -264,19 +216,6 @@ def place_of(classes: Array) -> Array:
     return jnp.maximum(jnp.cumsum(classes) - 1, 0).astype(jnp.int32)
 
 
-def _optimizer(config: SupSupConfig, hyper: SupSupHyper) -> optax.GradientTransformation:
-    def rate(count: Array) -> Array:
-        if not config.cosine_steps:
-            return hyper.learning_rate
-        share = jnp.minimum(count / config.cosine_steps, 1)
-        return hyper.learning_rate * (1 + jnp.cos(jnp.pi * share)) / 2
-
-    kinds = {
-        "rmsprop": optax.rmsprop(rate, decay=0.99, eps=1e-8, eps_in_sqrt=False),
-        "adam": optax.adam(rate),
-    }
-    return optax.chain(optax.add_decayed_weights(hyper.weight_decay), kinds[config.optimizer])
-
-
-def _at(tree: PyTree, index: Array | int) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf[index], tree)
+def most_labels(state: SupSupState, known: Array) -> Array:
+    """int32[]: classes of the largest task whose mask is known, bool[T]."""
+    return jnp.where(known, state.classes.sum(axis=1), 0).max()

@@ -14,29 +14,27 @@ from cls_jax.core.losses import cross_entropy, entropy
 from cls_jax.core.types import Batch, Task, Variables
 from cls_jax.data.load import load
 from cls_jax.methods.architecture.hopfield import empty, stored
-from cls_jax.methods.architecture.hopsupsup import (
-    HopSupSupConfig,
-    HopSupSupHyper,
-    hopsupsup,
-    pattern,
-    recover,
-)
+from cls_jax.methods.architecture.hopsupsup import hopsupsup, pattern, recover, sgd
 from cls_jax.methods.architecture.supermasks import signed_constant
 from cls_jax.nets.bnnet import bnnet
+from tests.support.problems import own_problem
 
 KEY = jax.random.key(0)
-HYPER = HopSupSupHyper(learning_rate=0.3, momentum=0.8, weight_decay=0.01)
-
-
-SIZES = {"recovery_steps": 4}
-NET = bnnet(10, (12, 9), signed_constant)
+HIDDEN = (12, 9)
+SMALL = {"recovery_steps": 4, "learning_rate": 0.3, "momentum": 0.8, "weight_decay": 0.01}
+NET = bnnet(10, HIDDEN, signed_constant)
 AUGMENT = recipe((8, 8, 3), normalisation="half")
+
+
+def digits_problem(hidden=HIDDEN):
+    """8x8 digits and a perceptron of these hidden layers."""
+    return own_problem(augment=AUGMENT, num_classes=10, hidden=hidden)
 
 
 def small(**changes):
     """(method, its state before the first task) on 8x8 digits."""
-    method = hopsupsup(HopSupSupConfig(**{**SIZES, **changes}), NET, augment=AUGMENT)
-    return method, method.init(KEY, batch_of(np.arange(6)), jax.tree.map(jnp.float32, HYPER))
+    method = hopsupsup(digits_problem(), **{**SMALL, **changes})
+    return method, method.init(KEY, batch_of(np.arange(6)))
 
 
 def batch_of(index, valid=None):
@@ -126,14 +124,14 @@ def test_recovery_by_hand():
     hopfield = empty({"fc1": 7})
     for z in patterns:
         hopfield = stored(hopfield, tree(z))
-    hyper = HYPER.replace(recovery_learning_rate=rate, energy_weight=gamma)
-    config = HopSupSupConfig(recovery_steps=steps, recovery_batch_size=2)
+    how = {"optimizer": sgd(rate, 0.8, 0.01), "energy_weight": gamma}
+    sizes = {"num_steps": steps, "batch_size": 2}
 
     def logits_of(scores, x):
         mask = (pattern(scores["fc1"]) + 1) / 2
         return jnp.einsum("bi,iuc,u->bc", x, jnp.asarray(w, jnp.float32), mask)
 
-    found = recover(logits_of, hopfield, jnp.asarray(x, jnp.float32), hyper, config)["fc1"]
+    found = recover(logits_of, hopfield, jnp.asarray(x, jnp.float32), **how, **sizes)["fc1"]
     psi, q = np.asarray(hopfield.weights["fc1"], np.float64), patterns.mean(0)
     speed = np.zeros(7)
     for t in range(steps):
@@ -152,6 +150,17 @@ def test_recovery_by_hand():
     assert found.shape == (steps, 7)
 
 
+def as_published():
+    """How the method recovers a mask if nothing is changed."""
+    given = {name: one.default for name, one in hopsupsup.signature.arguments.items()}
+    return {
+        "optimizer": sgd(given["recovery_learning_rate"], given["momentum"], given["weight_decay"]),
+        "energy_weight": given["energy_weight"],
+        "num_steps": given["recovery_steps"],
+        "batch_size": given["recovery_batch_size"],
+    }
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_corrupted_mask_is_recovered_by_the_energy_alone(seed):
     """Answers that say nothing: from a fifth of wrong signs, exactly, in both layers."""
@@ -165,14 +174,13 @@ def test_a_corrupted_mask_is_recovered_by_the_energy_alone(seed):
             lambda scores, x: jnp.zeros((len(x), 3)),
             hopfield.replace(mean=flip),
             jnp.zeros((4, 2)),
-            HopSupSupHyper(),
-            HopSupSupConfig(),
+            **as_published(),
         )
         assert any((flip[k] != z[k]).any() for k in z)
         chex.assert_trees_all_equal(jax.tree.map(lambda q: pattern(q[-1]), path), z)
 
 
-def test_predict_looks_at_no_task_and_works_on_any_number_of_images():
+def test_predict_uses_no_task_and_works_on_any_number_of_images():
     method, state = small()
     state = method.end_task(KEY, state, None, None)
     every = jnp.ones(10, bool)
@@ -189,7 +197,7 @@ def test_predict_looks_at_no_task_and_works_on_any_number_of_images():
 def test_capacity_is_one_matrix_and_one_mean_a_layer():
     method, state = small()
     for _ in range(2):
-        assert method.capacity(state)["bits"] == 32 * (12**2 + 9**2 + 12 + 9)
+        assert method.algorithm.capacity(state)["bits"] == 32 * (12**2 + 9**2 + 12 + 9)
         state = method.end_task(KEY, state, None, None)
 
 
@@ -209,11 +217,12 @@ def test_it_finds_the_masks_of_most_tasks_on_digits():
     Seeds 0, 1, 2: the masks of 3, 4 and 5 of the five tasks; under a task's own mask the worst of
     15 scores .958, under the recovered ones the mean is .840. A wrong mask is often another task's.
     """
-    config = HopSupSupConfig(recovery_steps=120)
-    hyper = HopSupSupHyper(recovery_learning_rate=200.0, energy_weight=7.5e-3)
-    hyper, source = jax.tree.map(jnp.float32, hyper), load("digits", size=8)
-    net = bnnet(10, (512, 512), signed_constant)
-    method = hopsupsup(config, net, augment=AUGMENT)
+    changed = {"recovery_steps": 120, "recovery_learning_rate": 200.0, "energy_weight": 7.5e-3}
+    source, hidden = load("digits", size=8), (512, 512)
+    net = bnnet(10, hidden, signed_constant)
+    method = hopsupsup(digits_problem(hidden), **changed)
+    how = {**as_published(), "optimizer": sgd(200.0, 0.9, 1e-4)}
+    how |= {"energy_weight": changed["energy_weight"], "num_steps": changed["recovery_steps"]}
     step, predict = jax.jit(method.phases[0].step), jax.jit(method.predict)
 
     @jax.jit
@@ -223,14 +232,16 @@ def test_it_finds_the_masks_of_most_tasks_on_digits():
 
     @jax.jit
     def recovered(state, x):
-        logits_of = lambda scores, x: under(state.kernels, scores, x)  # noqa: E731
-        path = recover(logits_of, state.hopfield, x, hyper, config)
+        def logits_of(scores, x):
+            return under(state.kernels, scores, x)
+
+        path = recover(logits_of, state.hopfield, x, **how)
         return jax.tree.map(lambda scores: scores[-1], path)
 
     told, found, exact = [], [], []
     for seed in (0, 1, 2):
         rng, learned = np.random.default_rng(seed), []
-        state = method.init(jax.random.key(seed), batch_of(np.arange(32)), hyper)
+        state = method.init(jax.random.key(seed), batch_of(np.arange(32)))
         for task in range(5):
             state, mine = method.begin_task(KEY, state, None, None), source.train.y // 2 == task
             for order in (rng.permutation(np.flatnonzero(mine)) for _ in range(5)):

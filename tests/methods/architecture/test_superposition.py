@@ -136,7 +136,10 @@ def test_without_further_outputs_g_always_says_the_first():
 @pytest.mark.parametrize("infer", [sp.one_shot, sp.binary])
 def test_only_known_masks_are_chosen(infer):
     """The best slopes belong to masks that nothing was learned under."""
-    slopes = lambda shares: jnp.array([3.0, 1.0, 2.0, -9.0, -9.0])  # noqa: E731
+
+    def slopes(shares):
+        return jnp.array([3.0, 1.0, 2.0, -9.0, -9.0])
+
     assert infer(slopes, jnp.arange(5) < 3) == 1
     assert infer(slopes, jnp.arange(5) < 1) == 0
     assert infer(slopes, jnp.zeros(5, bool)) == 0

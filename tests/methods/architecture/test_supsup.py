@@ -1,6 +1,6 @@
 """SupSup: steps by hand, what is kept, which task is answered, and tasks without an id."""
 
-from functools import cache
+from functools import cache, partial
 
 import chex
 import jax
@@ -13,18 +13,21 @@ from cls_jax.core.losses import FLOOR
 from cls_jax.core.types import Task, Variables
 from cls_jax.methods.architecture.masked_net import frozen, kernels, num_bits, under
 from cls_jax.methods.architecture.supermasks import unpack
-from cls_jax.methods.architecture.supsup import place_of, supsup
-from cls_jax.methods.architecture.supsup_config import SupSupConfig, SupSupHyper
-from cls_jax.methods.architecture.supsup_inference import make_identify
+from cls_jax.methods.architecture.supsup import most_labels, place_of, supsup
+from cls_jax.methods.architecture.supsup_inference import TEST_GROUP, make_identify
+from cls_jax.methods.architecture.supsup_nns import supsup_nns
+from cls_jax.methods.base import hidden_task
 from cls_jax.nets.base import Net
 from cls_jax.nets.mlp import mlp
+from cls_jax.train.evaluate import answers
 from tests.support.by_hand import CLASSES, batch, inputs
 from tests.support.flat_nets import flat_augment
 from tests.support.phased import task_of
+from tests.support.problems import own_problem
 
 OUTPUTS, RATE, TASKS = 8, 0.05, 3
 EVERY = jnp.ones(CLASSES, bool)
-HIDDEN = Task(jnp.int32(-1), EVERY, EVERY)
+HIDDEN = hidden_task(CLASSES)
 FAST = {"xla_backend_optimization_level": 0}  # half the time to compile
 
 
@@ -33,43 +36,61 @@ def shared_task(number):
     return Task(jnp.int32(number), EVERY, EVERY)
 
 
+def small_problem(net=None):
+    """A perceptron of 16 units, or ``net()``."""
+    make = (lambda outputs: mlp(outputs, (16,))) if net is None else (lambda outputs: net())
+    return own_problem(make, augment=flat_augment(), num_classes=CLASSES, num_tasks=TASKS)
+
+
 @cache
-def built(net, changes):
-    """(config, net, method, its functions compiled once each)."""
-    config = SupSupConfig(**{"num_outputs": OUTPUTS, **dict(changes)})
-    net = mlp(config.num_outputs, (16,)) if net is None else net()
-    sizes = {"num_classes": CLASSES, "num_tasks": TASKS}
-    method = supsup(config, net, augment=flat_augment(), **sizes)
-    names = ("init", "begin_task", "end_task", "predict", "capacity")
-    fn = {name: jax.jit(getattr(method, name), compiler_options=FAST) for name in names}
-    return config, net, method, fn | {"step": jax.jit(method.phases[0].step, compiler_options=FAST)}
+def built(factory, net, changes):
+    """(method, its functions of (hyper, ...), compiled once each)."""
+    method = factory(small_problem(net), **{"num_outputs": OUTPUTS, **dict(changes)})
+
+    def compiled(name):
+        def fn(hyper, *given):
+            return getattr(method.at(hyper), name)(*given)
+
+        return jax.jit(fn, compiler_options=FAST)
+
+    names = ("init", "begin_task", "step", "end_task", "predict", "capacity")
+    return method, {name: compiled(name) for name in names}
 
 
 class Course:
     """A state, and what moves it on."""
 
-    def __init__(self, net=None, hyper=(), **changes):
-        self.config, self.net, self.method, self.fn = built(net, tuple(sorted(changes.items())))
-        hyper = jax.tree.map(jnp.float32, SupSupHyper(**{"learning_rate": RATE, **dict(hyper)}))
-        self.state = self.fn["init"](jax.random.key(0), batch([0, 1, 2, 3]), hyper)
-        self.clock = 0
+    def __init__(self, net=None, factory=supsup, **changes):
+        hyper = {"learning_rate": RATE, **{k: changes.pop(k) for k in RATES & changes.keys()}}
+        self.method, self.compiled = built(factory, net, tuple(sorted(changes.items())))
+        hyper = {k: jnp.float32(v) for k, v in {**self.method.hyper, **hyper}.items()}
+        self.fn = {name: partial(fn, hyper) for name, fn in self.compiled.items()}
+        self.state = self.fn["init"](jax.random.key(0), batch([0, 1, 2, 3]))
+        self.clock, self.number = 0, 0
+
+    def begin(self, key, told):
+        self.number = int(told.index)
+        self.state = self.fn["begin_task"](key, self.state, told, None)
 
     def step(self, names, num_valid=None):
         self.clock += 1
-        key = jax.random.key(self.clock)
-        self.state, metrics = self.fn["step"](key, self.state, batch(names, num_valid))
+        key, examples = jax.random.key(self.clock), batch(names, num_valid, self.number)
+        self.state, metrics = self.fn["step"](key, self.state, examples)
         return float(metrics["loss"])
 
     def task(self, told, *batches):
         """A whole task; ``told`` is what the runner says of it."""
         key = jax.random.key(100 + self.clock)
-        self.state = self.fn["begin_task"](key, self.state, told, None)
+        self.begin(key, told)
         for names in batches:
             self.step(names)
         self.state = self.fn["end_task"](key, self.state, told, None)
 
     def logits(self, names, told):
         return self.fn["predict"](self.state, batch(names).x, told)
+
+
+RATES = {"learning_rate", "weight_decay", "new_bound", "known_rate"}
 
 
 @cache
@@ -81,12 +102,20 @@ def three_tasks(**changes):
     return course
 
 
+def at(tree, index):
+    """One of several stacked trees."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
 # --- a step by hand -------------------------------------------------------------------------------
 
 
 def linear_net():
     """Logits x W: what a mask does can be written down."""
-    init = lambda key, x: Variables({"w": jnp.zeros((x.shape[1], OUTPUTS))}, {})  # noqa: E731
+
+    def init(key, x):
+        return Variables({"w": jnp.zeros((x.shape[1], OUTPUTS))}, {})
+
     return Net(init, lambda vars, x, *, train, valid=None: (x @ vars.params["w"], {}))
 
 
@@ -106,7 +135,7 @@ def test_steps_are_rmsprop_on_the_scores(rule):
     """As torch.optim.RMSprop: the square root first, then epsilon; the loss is over all outputs."""
     course = Course(linear_net, rule=rule, density=2)
     weights = np.asarray(course.state.weights["w"], np.float64)
-    scores = np.asarray(course.state.model.vars.params["w"], np.float64)
+    scores = np.asarray(course.state.scores.vars.params["w"], np.float64)
     second = np.zeros_like(scores)
     for names, num_valid in BATCHES:
         if rule == "threshold":
@@ -120,16 +149,15 @@ def test_steps_are_rmsprop_on_the_scores(rule):
         second = 0.99 * second + 0.01 * gradient**2
         scores = scores - RATE * gradient / (np.sqrt(second) + 1e-8)
         np.testing.assert_allclose(course.step(names, num_valid), value, rtol=1e-5)
-        found = course.state.model.vars.params["w"]
+        found = course.state.scores.vars.params["w"]
         np.testing.assert_allclose(found, scores, rtol=1e-4, atol=1e-6)
 
 
 def test_weight_decay_is_part_of_the_gradient_and_adam_follows_a_cosine():
     """Two steps of Adam at rates r and r / 2; in the third the rate is 0."""
-    hyper = {"weight_decay": 0.3}
-    course = Course(linear_net, hyper, optimizer="adam", cosine_steps=2)
+    course = Course(linear_net, weight_decay=0.3, optimizer="adam", cosine_steps=2)
     weights = np.asarray(course.state.weights["w"], np.float64)
-    scores = np.asarray(course.state.model.vars.params["w"], np.float64)
+    scores = np.asarray(course.state.scores.vars.params["w"], np.float64)
     first, second = np.zeros_like(scores), np.zeros_like(scores)
     for count, (names, num_valid) in enumerate(BATCHES):
         gradient, _ = slope_of(weights, scores >= 0, names[:num_valid])
@@ -139,7 +167,7 @@ def test_weight_decay_is_part_of_the_gradient_and_adam_follows_a_cosine():
         rate = RATE * (1 + np.cos(np.pi * count / 2)) / 2
         scores = scores - rate * first / (1 - 0.9 ** (count + 1)) / size
         course.step(names, num_valid)
-        found = course.state.model.vars.params["w"]
+        found = course.state.scores.vars.params["w"]
         np.testing.assert_allclose(found, scores, rtol=1e-4, atol=1e-6)
 
 
@@ -165,12 +193,14 @@ def test_a_task_is_answered_bit_for_bit_as_when_it_ended():
     for number in range(TASKS):
         np.testing.assert_array_equal(course.logits(names, shared_task(number)), answers[number])
     assert not np.array_equal(answers[0], answers[1])
-    assert {course.fn[name]._cache_size() for name in ("begin_task", "step", "end_task")} == {1}
+    assert {course.compiled[name]._cache_size() for name in ("begin_task", "step", "end_task")} == {
+        1
+    }
 
 
 def test_the_kept_mask_is_that_of_the_scores():
     course = three_tasks()
-    scores = course.state.model.vars.params
+    scores = course.state.scores.vars.params
     flat = jnp.concatenate([scores["fc1/kernel"].ravel(), scores["fc2/kernel"].ravel()])
     size = num_bits(course.state.weights)
     np.testing.assert_array_equal(unpack(course.state.masks[2], (size,)), flat >= 0)
@@ -183,12 +213,12 @@ def test_every_task_begins_anew_or_at_the_mean_of_the_scores():
         course, ended = Course(transfer=transfer), []
         for number in range(2):
             course.task(shared_task(number), [0, 20, 40, 60], [1, 21, 41, 61])
-            ended.append(course.state.model.vars.params)
+            ended.append(course.state.scores.vars.params)
         key, told = jax.random.key(9), shared_task(2)
         state = course.fn["begin_task"](key, course.state, told, None)
-        assert jax.tree.all(jax.tree.map(lambda leaf: (leaf == 0).all(), state.model.opt))
+        assert jax.tree.all(jax.tree.map(lambda leaf: (leaf == 0).all(), state.scores.opt))
         mean = jax.tree.map(lambda a, b: (a + b) / 2, *ended)
-        scores = state.model.vars.params
+        scores = state.scores.vars.params
         close = jax.tree.map(lambda a, b: bool(jnp.allclose(a, b, atol=1e-6)), mean, scores)
         assert all(jax.tree.leaves(close)) == transfer
         assert (jnp.abs(scores["fc1/kernel"]).max() < 12**-0.5) != transfer
@@ -227,7 +257,7 @@ def test_every_task_has_statistics_of_its_own():
     for number in range(2):
         course.task(shared_task(number), [0, 20, 40, 60], [1, 21, 41, 61])
         ended.append(
-            (course.state.model.vars.stats["mean"], course.logits(names, shared_task(number)))
+            (course.state.scores.vars.stats["mean"], course.logits(names, shared_task(number)))
         )
     np.testing.assert_array_equal(course.state.stats["mean"][:2], [mean for mean, _ in ended])
     np.testing.assert_array_equal(course.state.stats["mean"][2], jnp.ones(9))
@@ -249,7 +279,7 @@ def test_a_class_is_learned_as_its_place_in_the_task():
 
 def test_tasks_with_classes_of_their_own_share_the_first_outputs():
     """Two outputs are enough for three tasks of two classes each; others are at the floor."""
-    course = Course(hyper={"learning_rate": 0.005}, num_outputs=2, classes_per_task=2)
+    course = Course(learning_rate=0.005, num_outputs=2, classes_per_task=2)
     for number in range(TASKS):
         course.task(task_of(number), *(150 * [[40 * number + i for i in (0, 3, 21, 24)]]))
     for number in range(TASKS):
@@ -264,7 +294,7 @@ def test_a_task_of_more_classes_than_outputs_stops_the_run():
     """The runner ends a run whose loss is not finite."""
     course = Course(num_outputs=2, classes_per_task=2)
     told = task_of(0, (0, 1, 2))
-    course.state = course.fn["begin_task"](jax.random.key(0), course.state, told, None)
+    course.begin(jax.random.key(0), told)
     assert np.isfinite(course.step([0, 20, 1, 21]))
     assert np.isnan(course.step([0, 20, 40, 21]))
 
@@ -272,42 +302,53 @@ def test_a_task_of_more_classes_than_outputs_stops_the_run():
 # --- which task -----------------------------------------------------------------------------------
 
 
+def identify_of(course, inference="one_shot", objective="H"):
+    """The function from (state, images, which count) to the number of a mask."""
+    net, how = mlp(OUTPUTS, (16,)), {"inference": inference, "objective": objective}
+    labels = most_labels if hasattr(course.state, "classes") else lambda state, known: CLASSES
+    return jax.jit(make_identify(net, flat_augment(), **how, num_labels=labels))
+
+
+def in_groups(course, names, *, convolutional=False):
+    """The logits of images in the groups that evaluate makes, of a task that is not told."""
+    predict, group = course.fn["predict"], course.method.needs.test_group
+    return answers(predict, group, convolutional, course.state, batch(names).x, HIDDEN)
+
+
 def test_the_first_images_of_each_128_decide():
     """300 images: three groups, of which the last has 44; each is answered under its own mask."""
     names = np.arange(300) % 120
+    assert Course().method.needs.test_group == TEST_GROUP == 128
     for probe_size in (1, 128):
         course = three_tasks(probe_size=probe_size)
-        identify = jax.jit(make_identify(course.config, course.net, augment=flat_augment()))
-        found, x = course.logits(names, HIDDEN), batch(names).x
-        chosen = []
+        identify, x = identify_of(course), batch(names).x
+        found, chosen = in_groups(course, names), []
         for start, stop in [(0, 128), (128, 256), (256, 300)]:
             probe = x[start : min(start + probe_size, stop)]
-            chosen.append(int(identify(course.state, probe, jnp.ones(len(probe), bool))))
+            chosen.append(int(identify(course.state, probe)))
             told = course.logits(names[start:stop], shared_task(chosen[-1]))
             np.testing.assert_allclose(found[start:stop], told, rtol=1e-5, atol=1e-6)
-    one = [int(identify(course.state, x[i : i + 1], jnp.ones(1, bool))) for i in range(120)]
+    one = [int(identify(course.state, x[i : i + 1])) for i in range(120)]
     assert len(set(one)) > 1, "every image is given to one task: the test above says little"
 
 
-def convolutional_net():
-    """Says that it is."""
-    return mlp(OUTPUTS, (16,))._replace(convolutional=True)
+def test_rows_that_do_not_count_decide_nothing():
+    course = three_tasks()
+    identify, x = identify_of(course), batch(np.arange(120)).x
+    valid = jnp.arange(2) < 1
+    padded = [int(identify(course.state, x[jnp.array([i, 119 - i])], valid)) for i in range(60)]
+    assert padded == [int(identify(course.state, x[i : i + 1])) for i in range(60)]
 
 
-def test_networks_with_convolutions_answer_the_same_without_a_loop():
+def test_networks_with_convolutions_answer_the_same_one_group_after_another():
     names, course = np.arange(200) % 120, three_tasks()
-    other = three_tasks(net=convolutional_net)
-    assert other.method.convolutional
-    assert other.method.needs.test_batch is None
-    np.testing.assert_allclose(
-        course.logits(names, HIDDEN), other.logits(names, HIDDEN), rtol=1e-5, atol=1e-6
-    )
+    other = in_groups(course, names, convolutional=True)
+    np.testing.assert_allclose(in_groups(course, names), other, rtol=1e-5, atol=1e-6)
 
 
 def test_before_a_task_is_learned_the_mask_in_training_answers():
     course = Course()
-    told = course.fn["begin_task"](jax.random.key(5), course.state, shared_task(0), None)
-    course.state = told
+    course.begin(jax.random.key(5), shared_task(0))
     before = course.logits([0, 30, 60], shared_task(0))
     course.step([0, 20, 40, 60])
     after = course.logits([0, 30, 60], shared_task(0))
@@ -319,22 +360,21 @@ def test_before_a_task_is_learned_the_mask_in_training_answers():
 
 # --- tasks without an id --------------------------------------------------------------------------
 
-FREE = {"told_task": False, "num_masks": 4, "num_compared": 2, "decide_every": 3}
+FREE = {"factory": supsup_nns, "num_masks": 4, "num_compared": 2, "decide_every": 3}
 ALWAYS, NEVER = {"new_bound": 1e6}, {"new_bound": 0.0}
 NAMES = [0, 20, 40, 60]
 
 
 def test_a_new_mask_every_few_steps_until_there_is_no_room():
     """K = 3: masks 0, 0, 0, 1, 1, 1, ...; after the fourth the best of the known ones."""
-    course, current = Course(hyper=ALWAYS, **FREE), []
+    course, current = Course(**ALWAYS, **FREE), []
     for _ in range(12):
         course.step(NAMES)
         current.append(int(course.state.current))
     assert current == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert course.state.num_masks == 4
     for names in ([5, 105, 85, 65], [7, 27, 47, 67], NAMES):
-        identify = make_identify(course.config, course.net, augment=flat_augment())
-        best = int(identify(course.state, batch(names).x, jnp.ones(4, bool)))
+        best = int(identify_of(course)(course.state, batch(names).x))
         for _ in range(3):
             course.step(names)
             assert course.state.current == best
@@ -342,26 +382,26 @@ def test_a_new_mask_every_few_steps_until_there_is_no_room():
 
 
 def test_one_mask_where_nothing_is_new():
-    course = Course(hyper=NEVER, **FREE)
+    course = Course(**NEVER, **FREE)
     for _ in range(8):
         course.step(NAMES)
     assert (course.state.num_masks, course.state.current) == (1, 0)
     assert course.method.needs.told_task is False
 
 
-def test_a_slot_has_its_own_scores_and_optimizer_state_from_its_birth():
+def test_a_slot_has_its_own_scores_and_optimizer_state_from_the_start():
     """Another slot's training does not touch it; what is stored is what is in training."""
-    course = Course(hyper=ALWAYS, **FREE)
-    born = course.state.slots
+    course = Course(**ALWAYS, **FREE)
+    new = course.state.slots
     for _ in range(4):
         course.step(NAMES)
-    slots, at = course.state.slots, lambda tree, i: jax.tree.map(lambda leaf: leaf[i], tree)
-    chex.assert_trees_all_equal(at(slots, 1), course.state.model)
+    slots = course.state.slots
+    chex.assert_trees_all_equal(at(slots, 1), course.state.scores)
     for untouched in (2, 3):
-        chex.assert_trees_all_equal(at(slots, untouched), at(born, untouched))
+        chex.assert_trees_all_equal(at(slots, untouched), at(new, untouched))
     assert jax.tree.all(jax.tree.map(lambda leaf: (leaf == 0).all(), at(slots, 2).opt))
     # The first slot: three steps alone, as a task that was told would have made.
-    alone = Course(hyper=NEVER, **FREE)
+    alone = Course(**NEVER, **FREE)
     for _ in range(3):
         alone.step(NAMES)
     chex.assert_trees_all_equal(at(slots, 0), at(alone.state.slots, 0))
@@ -371,8 +411,8 @@ def test_a_slot_has_its_own_scores_and_optimizer_state_from_its_birth():
         np.testing.assert_array_equal(unpack(course.state.masks[slot], (320,)), flat >= 0)
 
 
-def test_padding_and_lanes_do_not_disturb_the_choice():
-    course = Course(hyper=ALWAYS, **FREE)
+def test_padding_and_trials_do_not_disturb_the_choice():
+    course = Course(**ALWAYS, **FREE)
     clean = batch(NAMES, 3)
     garbage = clean.replace(x=clean.x.at[3].set(255), y=clean.y.at[3].set(5))
     key = jax.random.key(0)
@@ -387,40 +427,41 @@ def test_padding_and_lanes_do_not_disturb_the_choice():
     for trial in range(2):
         mine = jax.tree.map(lambda leaf, i=trial: leaf[i], trials)
         chex.assert_trees_all_close(mine, single, rtol=1e-4, atol=1e-5)
-    like = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
-    assert like(single) == like(course.state)
+    assert jax.eval_shape(lambda: single) == jax.eval_shape(lambda: course.state)
 
 
 # --- wrong input ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("factory", "changes", "message"),
     [
+        (supsup, {"num_outputs": 5}, r"num_outputs=5 is less than the 6 classes of a task"),
         (
-            {"num_masks": 2},
-            r"num_masks=2 leaves some of the 3 tasks without a mask; .* 3",
+            supsup,
+            {"num_outputs": 2, "classes_per_task": 3},
+            r"num_outputs=2 is less than the 3 classes",
         ),
-        ({"num_outputs": 5}, r"num_outputs=5 is less than the 6 classes of a task"),
-        ({"num_outputs": 2, "classes_per_task": 3}, r"num_outputs=2 is less than the 3 classes"),
-        ({"classes_per_task": 1}, r"classes_per_task is 1; give a value at least 2"),
-        ({"classes_per_task": 7}, r"classes_per_task is 7.*at most 6"),
-        ({"probe_size": 0}, r"probe_size is 0"),
-        ({"probe_size": 129}, r"probe_size is 129.*at most 128"),
-        ({"decide_every": 0}, r"decide_every is 0"),
-        ({"num_compared": 1}, r"num_compared is 1"),
-        ({"density": 0}, r"density is 0"),
-        ({"objective": "J"}, r"objective='J'; use one of H, G"),
-        ({"rule": "magnitude"}, r"rule='magnitude'; use one of threshold, edge_popup"),
-        ({"told_task": False, "transfer": True}, r"transfer=True needs to know where a task ends"),
-        ({"told_task": False, "num_masks": 0}, r"num_masks=0 leaves.*give at least 1"),
+        (supsup, {"classes_per_task": 1}, r"classes_per_task is 1; give a value at least 2"),
+        (supsup, {"classes_per_task": 7}, r"classes_per_task is 7.*at most 6"),
+        (supsup, {"probe_size": 0}, r"probe_size is 0"),
+        (supsup, {"probe_size": 129}, r"probe_size is 129.*at most 128"),
+        (supsup, {"density": 0}, r"density is 0"),
+        (supsup, {"cosine_steps": -1}, r"cosine_steps is -1"),
+        (supsup, {"objective": "J"}, r"objective is 'J'; use one of H, G"),
+        (supsup, {"rule": "magnitude"}, r"rule is 'magnitude'; use one of threshold, edge_popup"),
+        (supsup, {"num_masks": 2}, r"supsup has no argument 'num_masks'"),
+        (supsup_nns, {"transfer": True}, r"supsup_nns has no argument 'transfer'"),
+        (supsup_nns, {"num_masks": 0}, r"num_masks=0 leaves.*give at least 1"),
+        (supsup_nns, {"num_outputs": 5}, r"num_outputs=5 is less than the 6 classes of a task"),
+        (supsup_nns, {"probe_size": 129}, r"probe_size is 129.*at most 128"),
+        (supsup_nns, {"decide_every": 0}, r"decide_every is 0"),
+        (supsup_nns, {"num_compared": 1}, r"num_compared is 1"),
     ],
 )
-def test_wrong_input_is_told(changes, told):
-    config = SupSupConfig(**{"num_outputs": OUTPUTS, **changes})
-    sizes = {"num_classes": CLASSES, "num_tasks": TASKS}
-    with pytest.raises(InputError, match=told):
-        supsup(config, mlp(OUTPUTS, (4,)), augment=flat_augment(), **sizes)
+def test_wrong_input_is_refused(factory, changes, message):
+    with pytest.raises(InputError, match=message):
+        factory(small_problem(), **{"num_outputs": OUTPUTS, **changes})
 
 
 def test_biases_and_what_is_no_kernel():
