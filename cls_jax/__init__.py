@@ -30,7 +30,7 @@ _NAMES = {
     "streams.domain_il": ("dihedral", "permuted", "rotated"),
     "streams.gcil": ("gcil",),
     "streams.mnist360": ("mnist360",),
-    "train.plan": ("Plan",),
+    "training.plan": ("Plan",),
 }
 """Module -> what of it is public under its own name."""
 

@@ -34,8 +34,8 @@ def main(config: Config) -> None:
     from cls_jax.core.paths import check_place, writing
     from cls_jax.report.summary import render_figures
     from cls_jax.report.tables import TextTable, rich_table, show
-    from cls_jax.train.evaluate import view_names
-    from cls_jax.train.events import scenario_names
+    from cls_jax.training.evaluate import view_names
+    from cls_jax.training.events import scenario_names
 
     workdir = check_place(config.workdir) if config.figures else Path(config.workdir)
     found, left = read_all(workdir)

@@ -16,19 +16,20 @@ from cls_jax.app.main import saving
 from cls_jax.app.run_config import RunConfig
 from cls_jax.core.checks import check_seeds, short_repr
 from cls_jax.core.errors import InputError
+from cls_jax.core.files import write_all
 from cls_jax.core.types import PyTree
 from cls_jax.methods.base import Method
 from cls_jax.methods.problem import Problem
 from cls_jax.nets.base import Net
 from cls_jax.nets.config import NetConfig, check_known
 from cls_jax.nets.registry import networks, networks_of
-from cls_jax.report.result_tables import comparison_sheet, result_sheet
+from cls_jax.report.summary import render, table_of
 from cls_jax.report.tables import rich_table
 from cls_jax.streams.config import InputConfig
 from cls_jax.streams.stream import Stream
-from cls_jax.train import events
-from cls_jax.train.plan import Plan
-from cls_jax.train.runner import sweep as run_sweep
+from cls_jax.training import events
+from cls_jax.training.plan import Plan
+from cls_jax.training.runner import sweep as run_sweep
 
 SCORES = {"class_il": 0, "task_il": 1}
 """Name of a score -> its place in ``events.Result.matrix``."""
@@ -108,9 +109,8 @@ class Result(NamedTuple):
 
     def table(self) -> str:
         """The scores of one run, or several values side by side, as text."""
-        sheet = result_sheet(self.runs[0]) if len(self.runs) == 1 else comparison_sheet(self.runs)
         out = io.StringIO()
-        Console(file=out, width=120).print(rich_table(sheet))
+        Console(file=out, width=120).print(rich_table(table_of(self.runs)))
         return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
     @property
@@ -142,8 +142,8 @@ def train(
       sweep: hyper-parameters and their values; every combination gets all seeds, in one program.
       plan: how to execute.
       observe: called between chunks with Started, Progress and Evaluated.
-      workdir: where runs are saved; the same call goes on where a killed one was, bit for bit, and
-        ``load`` reads them back. Nothing is written if not given.
+      workdir: where runs are saved and results written; the same call goes on where a killed one
+        was, bit for bit, and ``load`` reads it back. Nothing is written if not given.
       save_every: how often: "60s", "5m", "200steps" or "never".
 
     Raises:
@@ -178,11 +178,13 @@ def train(
             observe=observe,
             keep=keep,
         )
-    labelled = [
-        one._replace(method=f"{method.name} {label}".strip())
-        for label, one in zip(values, found, strict=True)
-    ]
-    return Result(tuple(labelled), tuple(values.values()))
+        labelled = tuple(
+            one._replace(method=f"{method.name} {label}".strip())
+            for label, one in zip(values, found, strict=True)
+        )
+        if workdir is not None:
+            write_all(Path(workdir), render(labelled))
+    return Result(labelled, tuple(values.values()))
 
 
 @dataclass(frozen=True)

@@ -33,11 +33,11 @@ from cls_jax.runtime.distributed import is_primary as is_primary
 from cls_jax.runtime.preemption import catch_signals
 from cls_jax.runtime.provenance import software
 from cls_jax.runtime.workdir import CHECKPOINTS, CONFIG, claim
-from cls_jax.train.events import Result
-from cls_jax.train.plan import Plan, check_run
-from cls_jax.train.runner import sweep
-from cls_jax.train.segments import Checkpointer, NoCheckpoints
-from cls_jax.train.sizes import check_held
+from cls_jax.training.events import Result
+from cls_jax.training.plan import Plan, check_run
+from cls_jax.training.runner import sweep
+from cls_jax.training.segments import Checkpointer, NoCheckpoints
+from cls_jax.training.sizes import check_held
 
 
 def begin(config: RunConfig) -> None:

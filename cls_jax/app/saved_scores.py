@@ -12,13 +12,13 @@ from cls_jax.app.build import StreamConfig, make_stream, without_dir
 from cls_jax.app.restore import SavedRun
 from cls_jax.core.errors import InputError
 from cls_jax.streams.stream import Stream
-from cls_jax.train.capacity import capacities
-from cls_jax.train.evaluate import make_evaluate, view_names
-from cls_jax.train.events import Result
-from cls_jax.train.group import schedules_of
-from cls_jax.train.parallel import Parallelism
-from cls_jax.train.prefetch import make_loader, with_contexts
-from cls_jax.train.runner import test_examples
+from cls_jax.training.capacity import capacities
+from cls_jax.training.evaluate import make_evaluate, view_names
+from cls_jax.training.events import Result
+from cls_jax.training.group import schedules_of
+from cls_jax.training.parallel import Parallelism
+from cls_jax.training.prefetch import make_loader, with_contexts
+from cls_jax.training.runner import test_examples
 
 
 def streams_of(

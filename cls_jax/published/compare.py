@@ -11,7 +11,7 @@ from cls_jax.core.files import json_text, safe_names
 from cls_jax.core.metrics import Summary, scores, summarise
 from cls_jax.report.matrices import labelled, matrices_csv
 from cls_jax.report.tables import TextTable, markdown_page
-from cls_jax.train.events import Result
+from cls_jax.training.events import Result
 
 
 class Published(NamedTuple):

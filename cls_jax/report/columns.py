@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from cls_jax.core.metrics import Summary, accuracy_by_phase, old_and_new, scores, summarise
-from cls_jax.train.events import SCENARIOS, Result, leading, task_aware
+from cls_jax.training.events import SCENARIOS, Result, leading, task_aware
 
 Columns = Mapping[str, tuple[int, Callable[[Result, int], Summary]]]
 """Header -> whether the highest (1) or the lowest (-1) is best, and (result, number of the network)

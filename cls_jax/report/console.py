@@ -13,7 +13,7 @@ from rich.text import Text
 from cls_jax.core.errors import InputError
 from cls_jax.core.files import safe_name
 from cls_jax.report.tables import visible
-from cls_jax.train.events import SCENARIOS, Evaluated, Observer, Progress, Started
+from cls_jax.training.events import SCENARIOS, Evaluated, Observer, Progress, Started
 
 MAX_METRICS = 3
 """How many of a step's metrics fit on the live line."""

@@ -15,7 +15,7 @@ import numpy as np
 from cls_jax.core.metrics import accuracy_by_phase, accuracy_by_task
 from cls_jax.report.columns import in_order, phased
 from cls_jax.report.tables import visible
-from cls_jax.train.events import Result
+from cls_jax.training.events import Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,7 +17,7 @@ import numpy as np
 
 from cls_jax.core.errors import InputError
 from cls_jax.report.tables import visible
-from cls_jax.train.events import Result
+from cls_jax.training.events import Result
 
 BEFORE = "before"
 """The moment of a matrix's first row."""

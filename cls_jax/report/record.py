@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from cls_jax.report.columns import phased
-from cls_jax.train.events import Result
+from cls_jax.training.events import Result
 
 
 class Unlike(ValueError):

@@ -15,7 +15,7 @@ from cls_jax.report.columns import aware, columns_of, in_order, phased, summarie
 from cls_jax.report.figures import stream_names
 from cls_jax.report.matrices import scenario_key
 from cls_jax.report.tables import TextTable, percent, visible
-from cls_jax.train.events import Result
+from cls_jax.training.events import Result
 
 COLUMNS = {
     "ACC": "average_accuracy",

@@ -21,7 +21,7 @@ from cls_jax.core.paths import check_readable, resolved
 from cls_jax.report.columns import phased
 from cls_jax.report.matrices import Label, labelled, matrices_csv, read_matrices, scenario_key
 from cls_jax.report.record import Unlike, result_of
-from cls_jax.train.events import Result
+from cls_jax.training.events import Result
 
 RUN, COMPARISON = "results.json", "comparison.json"
 

@@ -18,7 +18,7 @@ from cls_jax.report.result_tables import (
 )
 from cls_jax.report.results import comparison_files, run_files
 from cls_jax.report.tables import TextTable, markdown_page, rich_table, show, visible
-from cls_jax.train.events import Result
+from cls_jax.training.events import Result
 
 
 def table_of(results: Sequence[Result]) -> TextTable:

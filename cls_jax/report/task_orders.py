@@ -23,7 +23,7 @@ from cls_jax.report import figures
 from cls_jax.report.matrices import Label, labelled, matrices_csv, order_text
 from cls_jax.report.summary import write
 from cls_jax.report.tables import TextTable, markdown_page, percent, rich_table, show
-from cls_jax.train.events import Result
+from cls_jax.training.events import Result
 
 _TOLD = 1  # of axis 2 of a matrix: the score with the task told
 

@@ -38,7 +38,7 @@ from cls_jax.runtime.saves import (
     shapes_of,
     words_on,
 )
-from cls_jax.train.segments import Cost, Position, Restored
+from cls_jax.training.segments import Cost, Position, Restored
 
 __all__ = ["Checkpoints", "Interval", "check_saves", "fingerprint", "interval"]
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from cls_jax.core.types import PyTree
 from cls_jax.runtime.distributed import is_primary
-from cls_jax.train.segments import Cost, Position, Restored
+from cls_jax.training.segments import Cost, Position, Restored
 
 GROUP = re.compile(r"(value\d+_)?seed-?\d+(\+[\w+-]+)?")
 """The names of groups' folders; whatever else lies beside them is not ours."""

@@ -26,7 +26,7 @@ from cls_jax.app.flags import run_main
 from cls_jax.core.files import write_json
 from cls_jax.core.paths import check_file, writing
 from cls_jax.runtime.provenance import provenance
-from cls_jax.train.events import Progress
+from cls_jax.training.events import Progress
 
 if TYPE_CHECKING:
     from parts import Twins
@@ -53,7 +53,7 @@ def measure(config: Config) -> dict[str, float | str | None]:
 def _measure(config: Config) -> dict[str, float | str | None]:
     from parts import Laps, ceilings, peak_bytes, step_flops
 
-    from cls_jax.train.runner import run
+    from cls_jax.training.runner import run
 
     method, stream, plan = build(config)
     flops = step_flops(method, stream)

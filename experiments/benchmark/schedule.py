@@ -22,8 +22,8 @@ from cls_jax.nets.registry import NetConfig
 from cls_jax.runtime.provenance import provenance
 from cls_jax.streams.domain_il import permuted
 from cls_jax.streams.stream import Stream
-from cls_jax.train.events import Progress
-from cls_jax.train.runner import Plan, run
+from cls_jax.training.events import Progress
+from cls_jax.training.runner import Plan, run
 
 
 @dataclass(frozen=True)

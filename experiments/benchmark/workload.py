@@ -19,7 +19,7 @@ from cls_jax.nets.config import NetConfig
 if TYPE_CHECKING:
     from cls_jax.methods.base import Method
     from cls_jax.streams.stream import Stream
-    from cls_jax.train.runner import Plan
+    from cls_jax.training.runner import Plan
 
 TWINS = {
     ("sgd", "resnet18"): ("resnet_step", ("width", "batch_size")),
@@ -85,8 +85,8 @@ def build(config: Config) -> "tuple[Method, Stream, Plan]":
 
     from cls_jax.app.build import fit_method
     from cls_jax.streams.config import StreamConfig
-    from cls_jax.train.runner import Plan, check_run
-    from cls_jax.train.sizes import check_held
+    from cls_jax.training.runner import Plan, check_run
+    from cls_jax.training.sizes import check_held
 
     for name in ("batch_size", "seeds", "turns", "steps", "replay_size", "memory_size"):
         if getattr(config, name) is not None:

@@ -18,7 +18,7 @@ from cls_jax.core.host_memory import check_schedule
 from cls_jax.nets.registry import NetConfig
 from cls_jax.report.console import tensorboard
 from cls_jax.runtime import distributed as processes
-from cls_jax.train.events import Evaluated, Progress, Started
+from cls_jax.training.events import Evaluated, Progress, Started
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 SMALL = "--image-size 8 --net mlp --hidden 8"

@@ -11,8 +11,8 @@ from cls_jax.app.task_inference import Inference, make_identification, parse_inf
 from cls_jax.core.errors import InputError
 from cls_jax.data.dataset import Dataset, Split
 from cls_jax.streams.class_il import class_il
-from cls_jax.train.evaluate import content_places
-from cls_jax.train.runner import Plan, run
+from cls_jax.training.evaluate import content_places
+from cls_jax.training.runner import Plan, run
 from tests.conftest import TASKS, small_method, small_source
 
 SIZES = 5, 3, 4  # test images of the three classes, one a task

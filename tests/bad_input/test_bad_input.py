@@ -28,7 +28,7 @@ def test_one_sentence_and_nothing_else(case, tmp_path, monkeypatch):
         raise AssertionError("it began to compute")
 
     monkeypatch.setattr("cls_jax.app.main.sweep", computed)
-    monkeypatch.setattr("cls_jax.train.runner.run", computed)
+    monkeypatch.setattr("cls_jax.training.runner.run", computed)
     monkeypatch.setattr("jax.distributed.initialize", computed)
     case.made(here)
     before = contents(here)

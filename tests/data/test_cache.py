@@ -17,7 +17,7 @@ from cls_jax.data.cache import Store, cache_folder, cached
 from cls_jax.data.dataset import Dataset, Split
 from cls_jax.data.load import describe, load
 from cls_jax.streams.class_il import class_il
-from cls_jax.train.runner import run
+from cls_jax.training.runner import run
 from tests.conftest import TASKS, small_method
 
 FILES = ["about.json", "test_x.npy", "test_y.npy", "train_x.npy", "train_y.npy"]

@@ -23,7 +23,7 @@ from cls_jax.streams.gcil import gcil
 from cls_jax.streams.mnist360 import mnist360
 from cls_jax.streams.stream import pooled
 from cls_jax.streams.task_order import in_order
-from cls_jax.train.runner import Plan, check_run, run, sweep
+from cls_jax.training.runner import Plan, check_run, run, sweep
 from tests.conftest import SMALL, small_method, small_problem
 from tests.support.schedules import assert_same
 

@@ -12,12 +12,12 @@ from cls_jax.runtime.checkpoint import Checkpoints, Interval, fingerprint
 from cls_jax.runtime.preemption import StopFlag
 from cls_jax.streams.class_il import class_il
 from cls_jax.streams.domain_il import permuted
-from cls_jax.train.plan import Plan
-from cls_jax.train.runner import run, sweep
+from cls_jax.training.plan import Plan
+from cls_jax.training.runner import run, sweep
 from tests.conftest import CLASSES, TASKS, small_method, small_source
 from tests.runtime.test_checkpoint import After, assert_same
 from tests.support.methods import exchanged
-from tests.train.test_runner import flat_method, uneven_source
+from tests.training.test_runner import flat_method, uneven_source
 
 FLOATS = {"rtol": 2e-3, "atol": 2e-4}
 

@@ -47,7 +47,7 @@ def main(moment: str, number: int, delay: float) -> None:
 
         ocp.CheckpointManager.save = doomed(ocp.CheckpointManager.save, number, delay)
     else:
-        from cls_jax.train import loop as journey
+        from cls_jax.training import loop as journey
 
         factory = {
             "steps": "make_advance",

@@ -14,8 +14,8 @@ import pytest
 
 from cls_jax.methods import METHODS
 from cls_jax.streams.class_il import class_il
-from cls_jax.train.events import Progress
-from cls_jax.train.runner import Plan, run
+from cls_jax.training.events import Progress
+from cls_jax.training.runner import Plan, run
 from tests.conftest import TASKS, small_method, small_source
 
 FOLDER = Path(__file__).resolve().parents[1] / "golden"

@@ -14,8 +14,8 @@ from cls_jax.core.types import Batch, Task
 from cls_jax.methods import METHODS, signature
 from cls_jax.methods.base import Method, hidden_task
 from cls_jax.streams.class_il import class_il
-from cls_jax.train.capacity import capacities
-from cls_jax.train.steps import Run
+from cls_jax.training.capacity import capacities
+from cls_jax.training.steps import Run
 from tests.conftest import CLASSES, TASKS, small_method, small_source
 
 METHOD_NAMES = sorted(METHODS)
@@ -227,7 +227,7 @@ def test_a_row_of_a_class_that_is_not_told_is_padding(name, phase):
 
 
 LEARNS_UNLABELLED = {"dualnet": {"semi_supervised": True}}
-"""For every other method the runner turns unlabelled rows into padding (tests/train)."""
+"""For every other method the runner turns unlabelled rows into padding (tests/training)."""
 
 
 @every_method

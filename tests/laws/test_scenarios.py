@@ -21,7 +21,7 @@ from cls_jax.streams.domain_il import dihedral, permuted, rotated
 from cls_jax.streams.gcil import gcil
 from cls_jax.streams.mnist360 import mnist360
 from cls_jax.streams.stream import look_up
-from cls_jax.train.batches import live_rows
+from cls_jax.training.batches import live_rows
 from tests.conftest import CLASSES, TASKS, small_source
 from tests.laws.test_laws import BATCH, built, every_method, hyper_of
 

@@ -17,8 +17,8 @@ from cls_jax.methods.problem import Problem
 from cls_jax.nets.registry import NetConfig, networks
 from cls_jax.streams.domain_il import dihedral
 from cls_jax.streams.task_order import in_order, order_of
-from cls_jax.train.group import schedule_key
-from cls_jax.train.runner import sweep
+from cls_jax.training.group import schedule_key
+from cls_jax.training.runner import sweep
 
 SEEDS = (0, 1, 2, 3, 4)
 

@@ -14,7 +14,7 @@ from cls_jax.methods import METHODS, signature
 from cls_jax.methods.problem import Problem
 from cls_jax.nets.registry import NetConfig, networks
 from cls_jax.streams.class_il import class_il
-from cls_jax.train.runner import run
+from cls_jax.training.runner import run
 
 TASKS, CLASSES = 5, 10
 

@@ -20,8 +20,8 @@ from cls_jax.methods.problem import Problem
 from cls_jax.nets.config import NetConfig
 from cls_jax.nets.registry import networks
 from cls_jax.streams.domain_il import permuted
-from cls_jax.train.group import schedule_key
-from cls_jax.train.runner import sweep
+from cls_jax.training.group import schedule_key
+from cls_jax.training.runner import sweep
 
 TASKS, CLASSES, START, ADDED = 5, 10, (64, 32), 10
 ARGUMENTS = {

@@ -9,7 +9,7 @@ from cls_jax.app.build import StreamConfig, make_learner, make_stream
 from cls_jax.nets.registry import NetConfig
 from cls_jax.published.spb_variants import VARIANTS
 from cls_jax.report.columns import columns_of
-from cls_jax.train.runner import run
+from cls_jax.training.runner import run
 
 DIGITS = StreamConfig(
     image_size=8,

@@ -20,8 +20,8 @@ from cls_jax.methods.architecture.supsup_nns import supsup_nns
 from cls_jax.methods.problem import Problem
 from cls_jax.nets.registry import NetConfig, networks
 from cls_jax.streams.domain_il import permuted
-from cls_jax.train.group import schedule_key
-from cls_jax.train.runner import Plan, run
+from cls_jax.training.group import schedule_key
+from cls_jax.training.runner import Plan, run
 
 TASKS = 10
 

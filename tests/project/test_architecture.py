@@ -17,14 +17,14 @@ MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for p
 """Module name without "cls_jax.", e.g. "methods.er" or "methods.__init__", to its file."""
 
 DOORS = (
-    *("core", "nets", "data", "streams", "methods", "train", "runtime", "report", "published"),
+    *("core", "nets", "data", "streams", "methods", "training", "runtime", "report", "published"),
     "app",
 )
 """The rooms of cls_jax, lowest first: each may import what stands before it, and itself."""
 
 NO_JAX = (
     *("core.errors", "core.keys", "core.checks", "core.choices", "core.files", "core.paths"),
-    *("core.version", "core.metrics", "nets.config", "streams.config", "train.events"),
+    *("core.version", "core.metrics", "nets.config", "streams.config", "training.events"),
     *("app.flags", "app.run_config"),
 )
 """Modules that load no JAX, beside all of report: a command line and a table need none."""
@@ -72,7 +72,7 @@ LAZY = (
 """Heavy, or not always installed: imported inside the function that needs them."""
 
 FRONT_DOOR = (
-    r"(core\.(sync|losses|memory|herding|augment|metrics)|train\.(evaluate|runner)|data\.(load|dataset)"
+    r"(core\.(sync|losses|memory|herding|augment|metrics)|training\.(evaluate|runner)|data\.(load|dataset)"
     r"|published\.(presets|compare)|report\.results|streams\.(?!__init__|config|indexing)\w+"
     r"|nets\.(mlp|lenet|resnet|dualnet)|methods\.\w+\.(?!__init__|dualnet_config|apd_config)\w+)"
 )

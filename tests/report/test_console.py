@@ -21,7 +21,7 @@ from cls_jax.report.console import (
     task_line,
     tensorboard,
 )
-from cls_jax.train.events import Evaluated, Progress, Started
+from cls_jax.training.events import Evaluated, Progress, Started
 
 HEADLINE = "cifar10, 2 tasks x 5 classes: 10 classes, 2 tasks, 100 training and 20 test examples"
 METRICS = {"ce": 0.25, "loss": 0.5, "barlow": 13.2, "kl": 0.01}

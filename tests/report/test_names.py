@@ -17,7 +17,7 @@ from cls_jax.report.result_tables import comparison_csv, comparison_table, resul
 from cls_jax.report.summary import report
 from cls_jax.report.tables import literal, markdown, markdown_page, visible
 from cls_jax.report.task_orders import Ordered, orders_table
-from cls_jax.train.events import Started
+from cls_jax.training.events import Started
 from tests.report.test_summary import make_result, phased_result, text_of
 
 NASTY = (

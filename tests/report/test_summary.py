@@ -19,7 +19,7 @@ from cls_jax.report import results as stored
 from cls_jax.report.result_tables import comparison_table, result_table
 from cls_jax.report.summary import render, report
 from cls_jax.report.tables import markdown_page, rich_table, show
-from cls_jax.train.events import Result
+from cls_jax.training.events import Result
 from tests.support.finished import finished
 
 CONFIG = {"method": "dualnet", "seeds": (0, 4, 7)}

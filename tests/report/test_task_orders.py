@@ -15,7 +15,7 @@ from cls_jax.report.task_orders import (
     report_orders,
     scores_of_orders,
 )
-from cls_jax.train.events import Result
+from cls_jax.training.events import Result
 
 ORDERS = (0, 1, 2), (2, 0, 1)
 FINAL = np.array([[0.9, 0.8, 0.7], [0.6, 0.9, 0.9]])  # by place: tasks 0 1 2, then 2 0 1

@@ -23,12 +23,12 @@ from cls_jax.runtime.checkpoint import (
 from cls_jax.runtime.preemption import StopFlag
 from cls_jax.runtime.saves import literal, read_trials, saves_of
 from cls_jax.streams.class_il import class_il
-from cls_jax.train.plan import Plan
-from cls_jax.train.runner import run, sweep
-from cls_jax.train.segments import NoCheckpoints
+from cls_jax.training.plan import Plan
+from cls_jax.training.runner import run, sweep
+from cls_jax.training.segments import NoCheckpoints
 from tests.conftest import TASKS
 from tests.support.methods import exchanged
-from tests.train.test_runner import flat_method, uneven_source
+from tests.training.test_runner import flat_method, uneven_source
 
 ALWAYS = Interval(steps=1)
 

@@ -17,12 +17,12 @@ from cls_jax.streams.gcil import gcil
 from cls_jax.streams.mnist360 import mnist360
 from cls_jax.streams.stream import pooled
 from cls_jax.streams.task_order import in_order
-from cls_jax.train.batches import live_rows, slice_rows, stack_rows
-from cls_jax.train.events import Progress
-from cls_jax.train.parallel import DATA, Parallelism
-from cls_jax.train.prefetch import make_loader, with_contexts
-from cls_jax.train.runner import Plan, run
-from cls_jax.train.steps import gather
+from cls_jax.training.batches import live_rows, slice_rows, stack_rows
+from cls_jax.training.events import Progress
+from cls_jax.training.parallel import DATA, Parallelism
+from cls_jax.training.prefetch import make_loader, with_contexts
+from cls_jax.training.runner import Plan, run
+from cls_jax.training.steps import gather
 from tests.conftest import small_method, small_source
 
 SMALL, DIGITS = small_source(), load("digits", size=8)

@@ -13,7 +13,7 @@ from cls_jax.data.load import load
 from cls_jax.streams.domain_il import dihedral, permuted, rotated
 from cls_jax.streams.rotation import rotate, rotation
 from cls_jax.streams.stream import look_up
-from cls_jax.train.runner import run
+from cls_jax.training.runner import run
 from tests.conftest import small_method, small_source
 from tests.support.schedules import check_runs, check_schedules, rows_of
 

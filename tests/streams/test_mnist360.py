@@ -14,7 +14,7 @@ from cls_jax.methods import METHODS
 from cls_jax.streams.mnist360 import mnist360
 from cls_jax.streams.rotation import rotation
 from cls_jax.streams.stream import look_up, pooled
-from cls_jax.train.runner import run
+from cls_jax.training.runner import run
 from tests.conftest import small_problem, small_source
 from tests.support.schedules import check_runs, check_schedules
 

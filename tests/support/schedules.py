@@ -5,7 +5,7 @@ import numpy as np
 
 from cls_jax.methods import METHODS
 from cls_jax.streams.stream import Schedule, Stream
-from cls_jax.train.runner import Plan, run
+from cls_jax.training.runner import Plan, run
 from tests.conftest import small_setting
 
 

@@ -19,7 +19,7 @@ from cls_jax.methods.architecture.supsup_nns import supsup_nns
 from cls_jax.methods.base import hidden_task
 from cls_jax.nets.base import Net
 from cls_jax.nets.mlp import mlp
-from cls_jax.train.evaluate import answers
+from cls_jax.training.evaluate import answers
 from tests.support.by_hand import CLASSES, batch, inputs
 from tests.support.flat_nets import flat_augment
 from tests.support.phased import task_of

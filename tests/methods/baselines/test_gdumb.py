@@ -16,7 +16,7 @@ from cls_jax.methods.baselines.gdumb import (
 )
 from cls_jax.nets.mlp import mlp
 from cls_jax.streams.class_il import class_il
-from cls_jax.train.runner import run
+from cls_jax.training.runner import run
 from tests.conftest import small_method, small_source
 from tests.learning.test_bounds import NetConfig, scores
 from tests.support.by_hand import CLASSES, batch, ce, telling_net

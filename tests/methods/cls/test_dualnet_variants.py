@@ -10,7 +10,7 @@ import pytest
 
 from cls_jax.data.dataset import Dataset, Split
 from cls_jax.streams.class_il import class_il
-from cls_jax.train.runner import run
+from cls_jax.training.runner import run
 from tests.support.flat_nets import flat_augment, flat_dualnets
 from tests.support.learner import (
     BATCH,

@@ -10,7 +10,7 @@ from cls_jax.core.types import Trainable, Variables
 from cls_jax.methods.regularization.ewc_online import EwcOnlineState, ewc_online, penalty
 from cls_jax.nets.mlp import mlp
 from cls_jax.streams.class_il import class_il
-from cls_jax.train.runner import run
+from cls_jax.training.runner import run
 from tests.conftest import TASKS, small_method, small_source
 from tests.support.by_hand import CLASSES, batch, label_of
 from tests.support.flat_nets import flat_augment

@@ -1,16 +1,16 @@
 """What a state must keep to answer for every task learned so far, in bits."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from cls_jax.core.types import Array
-from cls_jax.methods.base import Method, hidden_task
+from cls_jax.core.types import Array, PyTree
+from cls_jax.methods.base import Algorithm, Method, hidden_task
 from cls_jax.streams.stream import Stream
-from cls_jax.train.steps import Run, Shapes, abstract_run, example_batch, shapes_of
+from cls_jax.training.steps import Run, Shapes, abstract_run, example_batch, shapes_of
 
 
 def capacities(method: Method, stream: Stream, runs: list[Run]) -> dict[str, np.ndarray]:
@@ -23,17 +23,20 @@ def capacities(method: Method, stream: Stream, runs: list[Run]) -> dict[str, np.
       runs: the last of each trial.
     """
 
-    def kept(run: Run) -> Mapping[str, Array]:
-        capacity = method.at(run.hyper).capacity
-        if capacity is None:
-            return {"bits": jnp.float32(bits_read(method, shapes_of(stream)))}
-        return capacity(run.state)
-
     def after_each(value: Array) -> np.ndarray:
         return np.broadcast_to(np.float64(value), (stream.num_tasks,))
 
-    every = [jax.device_get(jax.jit(kept)(run)) for run in runs]
+    if method.algorithm.capacity is None:
+        every = [{"bits": bits_read(method, shapes_of(stream))}] * len(runs)
+    else:
+        every = [jax.device_get(_capacity(method.at, run)) for run in runs]
     return {name: np.stack([after_each(one[name]) for one in every]) for name in every[0]}
+
+
+@partial(jax.jit, static_argnums=0)
+def _capacity(at: Callable[[PyTree], Algorithm], run: Run) -> Mapping[str, Array]:
+    """What the method says; equal methods share the program."""
+    return at(run.hyper).capacity(run.state)
 
 
 def bits_read(method: Method, shapes: Shapes) -> int:

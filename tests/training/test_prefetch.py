@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from cls_jax.data.dataset import Split
 from cls_jax.runtime.checkpoint import fingerprint
 from cls_jax.streams.class_il import class_il
-from cls_jax.train import prefetch as feeds
-from cls_jax.train.batches import BatchTable
-from cls_jax.train.parallel import Parallelism
-from cls_jax.train.plan import Plan, check_run
-from cls_jax.train.prefetch import Loader, make_loader, num_bytes, prefetch, renumbered
-from cls_jax.train.runner import run
+from cls_jax.training import prefetch as feeds
+from cls_jax.training.batches import BatchTable
+from cls_jax.training.parallel import Parallelism
+from cls_jax.training.plan import Plan, check_run
+from cls_jax.training.prefetch import Loader, make_loader, num_bytes, prefetch, renumbered
+from cls_jax.training.runner import run
 from tests.conftest import TASKS, small_method
 from tests.runtime.test_checkpoint import assert_same
-from tests.train.test_runner import flat_method, uneven_source
+from tests.training.test_runner import flat_method, uneven_source
 
 DATA = Split(np.arange(60, dtype=np.uint8).reshape(10, 6), np.arange(10, dtype=np.int32))
 
@@ -79,8 +79,8 @@ def test_large_data_stay_on_the_host_and_their_chunks_are_short(monkeypatch):
     assert num_bytes(stream.source.train) == 54 * 12 * 4
     assert plan().data == "device"
     assert plan(data="host").data == "host"
-    monkeypatch.setattr("cls_jax.train.plan.DEVICE_BYTES", 54 * 12 * 4 - 1)
-    monkeypatch.setattr("cls_jax.train.plan.CHUNK_BYTES", 3 * 4 * 12 * 4)
+    monkeypatch.setattr("cls_jax.training.plan.DEVICE_BYTES", 54 * 12 * 4 - 1)
+    monkeypatch.setattr("cls_jax.training.plan.CHUNK_BYTES", 3 * 4 * 12 * 4)
     assert plan()[:1] == (3,)
     assert plan().data == "host"
     assert plan(data="device").data == "device"

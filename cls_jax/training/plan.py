@@ -11,8 +11,8 @@ from cls_jax.core.host_memory import ROW_BYTES, check_bytes
 from cls_jax.data.checked import checked
 from cls_jax.methods.base import Method
 from cls_jax.streams.stream import Stream
-from cls_jax.train.prefetch import CHUNK_BYTES, DEVICE_BYTES, num_bytes
-from cls_jax.train.steps import is_convolutional, shapes_of
+from cls_jax.training.prefetch import CHUNK_BYTES, DEVICE_BYTES, num_bytes
+from cls_jax.training.steps import is_convolutional, shapes_of
 
 
 class Plan(NamedTuple):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cls_jax.methods.base import Method, Needs, Phase
-from cls_jax.train.segments import START, Position, chunks, end, remaining_segments
+from cls_jax.training.segments import START, Position, chunks, end, remaining_segments
 from tests.support.methods import method_of
 
 SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=3)

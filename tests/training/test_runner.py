@@ -12,8 +12,8 @@ from cls_jax.data.dataset import Dataset, Split
 from cls_jax.methods.base import Needs, Phase, unchanged
 from cls_jax.streams.class_il import class_il
 from cls_jax.streams.stream import Rows, schedule_of
-from cls_jax.train.events import Evaluated, Progress, Started
-from cls_jax.train.runner import Plan, run, sweep
+from cls_jax.training.events import Evaluated, Progress, Started
+from cls_jax.training.runner import Plan, run, sweep
 from tests.conftest import CLASSES, TASKS, small_method
 from tests.support.methods import exchanged, method_of
 

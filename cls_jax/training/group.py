@@ -10,7 +10,7 @@ from cls_jax.core.keys import RunKey
 from cls_jax.core.types import Array, PyTree
 from cls_jax.methods.base import Method
 from cls_jax.streams.stream import Schedule, Stream
-from cls_jax.train.batches import (
+from cls_jax.training.batches import (
     BatchTable,
     num_active,
     slice_rows,
@@ -19,9 +19,9 @@ from cls_jax.train.batches import (
     task_rows,
     whole_tasks,
 )
-from cls_jax.train.prefetch import Loader, with_contexts
-from cls_jax.train.programs import Programs
-from cls_jax.train.segments import Segment
+from cls_jax.training.prefetch import Loader, with_contexts
+from cls_jax.training.programs import Programs
+from cls_jax.training.segments import Segment
 
 
 class Trial(NamedTuple):

@@ -8,8 +8,8 @@ import pytest
 from cls_jax.data.dataset import Dataset, Split
 from cls_jax.methods.base import WHOLE, Needs, hidden_task
 from cls_jax.streams.class_il import class_il
-from cls_jax.train import evaluate
-from cls_jax.train.runner import Plan, run
+from cls_jax.training import evaluate
+from cls_jax.training.runner import Plan, run
 from tests.conftest import TASKS, small_method, small_source
 from tests.support.methods import exchanged, method_of
 

@@ -21,8 +21,8 @@ from cls_jax.core.sync import select
 from cls_jax.core.types import Array, Batch, BoundaryFn, Metrics, PredictFn, PyTree, Task
 from cls_jax.methods.base import Algorithm, Method, hidden_task
 from cls_jax.streams.stream import Stream, look_up
-from cls_jax.train.batches import BatchTable
-from cls_jax.train.parallel import DATA, Examples, Parallelism
+from cls_jax.training.batches import BatchTable
+from cls_jax.training.parallel import DATA, Examples, Parallelism
 
 
 @struct.dataclass

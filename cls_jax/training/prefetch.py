@@ -13,8 +13,8 @@ import numpy as np
 
 from cls_jax.core.types import PyTree
 from cls_jax.data.dataset import Split
-from cls_jax.train.batches import BatchTable
-from cls_jax.train.parallel import Examples, Parallelism
+from cls_jax.training.batches import BatchTable
+from cls_jax.training.parallel import Examples, Parallelism
 
 
 class Loader(NamedTuple):

@@ -13,15 +13,15 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array
 from cls_jax.methods.base import Method
 from cls_jax.streams.stream import Schedule, Stream, headline, pooled
-from cls_jax.train.batches import num_active
-from cls_jax.train.capacity import capacities
-from cls_jax.train.evaluate import view_names
-from cls_jax.train.events import Observer, Result, Started, leading, scenario_names
-from cls_jax.train.group import Trial, schedules_of
-from cls_jax.train.loop import train_group
-from cls_jax.train.plan import Plan, check_run
-from cls_jax.train.programs import make_programs
-from cls_jax.train.segments import (
+from cls_jax.training.batches import num_active
+from cls_jax.training.capacity import capacities
+from cls_jax.training.evaluate import view_names
+from cls_jax.training.events import Observer, Result, Started, leading, scenario_names
+from cls_jax.training.group import Trial, schedules_of
+from cls_jax.training.loop import train_group
+from cls_jax.training.plan import Plan, check_run
+from cls_jax.training.programs import make_programs
+from cls_jax.training.segments import (
     Checkpointer,
     Cost,
     NoCheckpoints,
@@ -30,7 +30,7 @@ from cls_jax.train.segments import (
     end,
     trial_name,
 )
-from cls_jax.train.steps import Run
+from cls_jax.training.steps import Run
 
 __all__ = ["Plan", "check_run", "run", "sweep"]
 

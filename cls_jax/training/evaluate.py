@@ -12,9 +12,9 @@ from cls_jax.core.sharding import spread
 from cls_jax.core.types import Array, PredictFn, PyTree, Task
 from cls_jax.methods.base import Method, hidden_task
 from cls_jax.streams.stream import Schedule, Stream, look_up
-from cls_jax.train.parallel import DATA, Parallelism
-from cls_jax.train.prefetch import Loader
-from cls_jax.train.steps import is_convolutional, shapes_of
+from cls_jax.training.parallel import DATA, Parallelism
+from cls_jax.training.prefetch import Loader
+from cls_jax.training.steps import is_convolutional, shapes_of
 
 EVAL_BATCH = 256
 """Test examples that one program answers."""

@@ -15,8 +15,8 @@ from cls_jax.streams.gcil import gcil
 from cls_jax.streams.mnist360 import mnist360
 from cls_jax.streams.stream import pooled
 from cls_jax.streams.task_order import in_order
-from cls_jax.train.group import schedule_key
-from cls_jax.train.runner import Plan, run
+from cls_jax.training.group import schedule_key
+from cls_jax.training.runner import Plan, run
 from tests.conftest import TASKS, small_method, small_source
 
 UNEVEN = partial(class_il, tasks=(1, 3, 2), batch_size=4, class_order="label", epochs=4)

@@ -10,12 +10,19 @@ import numpy as np
 
 from cls_jax.core.errors import Diverged
 from cls_jax.core.types import PyTree
-from cls_jax.train.batches import BatchTable, told_task
-from cls_jax.train.events import Evaluated, Observer, Progress
-from cls_jax.train.group import Group, Trial, chunk_tables, make_group, stack_trials, updates_made
-from cls_jax.train.prefetch import prefetch
-from cls_jax.train.programs import Programs
-from cls_jax.train.segments import (
+from cls_jax.training.batches import BatchTable, told_task
+from cls_jax.training.events import Evaluated, Observer, Progress
+from cls_jax.training.group import (
+    Group,
+    Trial,
+    chunk_tables,
+    make_group,
+    stack_trials,
+    updates_made,
+)
+from cls_jax.training.prefetch import prefetch
+from cls_jax.training.programs import Programs
+from cls_jax.training.segments import (
     START,
     Checkpointer,
     Cost,
@@ -24,7 +31,7 @@ from cls_jax.train.segments import (
     end,
     remaining_segments,
 )
-from cls_jax.train.steps import Run
+from cls_jax.training.steps import Run
 
 
 def train_group(

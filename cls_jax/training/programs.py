@@ -11,11 +11,11 @@ from cls_jax.core.sharding import data_mesh
 from cls_jax.core.types import Array
 from cls_jax.methods.base import Method
 from cls_jax.streams.stream import Stream
-from cls_jax.train.evaluate import EvaluateFn, make_evaluate
-from cls_jax.train.parallel import Parallelism
-from cls_jax.train.plan import Plan
-from cls_jax.train.prefetch import Loader, make_loader
-from cls_jax.train.steps import (
+from cls_jax.training.evaluate import EvaluateFn, make_evaluate
+from cls_jax.training.parallel import Parallelism
+from cls_jax.training.plan import Plan
+from cls_jax.training.prefetch import Loader, make_loader
+from cls_jax.training.steps import (
     AdvanceFn,
     Run,
     abstract_run,
