@@ -47,14 +47,11 @@ class Config:
     run: flat(RunConfig) = RunConfig()
 
 
-PAPER = {
-    "stream": SPLIT,
-    "net": NetConfig(net="lenet"),
-    "method": Apd(annealing_steps=50, residue_scale=1.0),
-}
+PAPER = {"net": NetConfig(net="lenet"), "method": Apd(annealing_steps=50, residue_scale=1.0)}
+ALL, ORDERS = (*VARIANTS,), (*map("-".join, A_TO_E),)
 PRESETS = {
     "quick": Config(variants=("APD(1)", "APD(2)", "L2-transfer 1")),
-    "paper": Config(variants=(*VARIANTS,), orders=(*map("-".join, A_TO_E),), **PAPER),
+    "paper": Config(variants=ALL, orders=ORDERS, stream=SPLIT, **PAPER),
 }
 
 

@@ -47,11 +47,8 @@ FREE = {"num_masks": 20, "num_compared": 2, "decide_every": 99, "probe_size": 12
 GG = {"rule": "edge_popup", "num_outputs": 5, "classes_per_task": 5, "optimizer": "adam"}
 LONG = {"transfer": True, "cosine_steps": 5000, "learning_rate": 1e-3, "weight_decay": 1e-4}
 NOVELTY = {"learning_rate": 1e-3, "new_bound": 2.2, "known_rate": 0.9}
-LENET, FC, RESNET = (
-    NetConfig(net="mlp", hidden=(300, 100)),
-    NetConfig(net="mlp", hidden=(1024, 1024)),
-    NetConfig(net="resnet18", width=20),
-)
+LENET, FC = (NetConfig(net="mlp", hidden=hidden) for hidden in ((300, 100), (1024, 1024)))
+RESNET = NetConfig(net="resnet18", width=20)
 WIDE, AT_END = SupSup(num_outputs=200, inference="binary", probe_size=128), RunConfig(score="end")
 PRESETS = {
     "quick": Config(),
@@ -72,10 +69,10 @@ def main(config: Config) -> None:
     begin(config.run)
     parse_inferences(config.inferences)
     stream = make_stream(config.stream)
-    learner = make_learner(*chosen(config), stream, config.stream, config.net)
-    results = execute([learner], config.run, config)
+    one = make_learner(*chosen(config), stream, config.stream, config.net)
+    results = execute([one], config.run, config)
     report(config, results)
-    report_inference(learner.method, learner.stream, results, config.inferences, config.run.workdir)
+    report_inference(one.method, stream, results, config.inferences, config.run.workdir)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,11 @@
 """The library from Python: a problem, a run or a sweep of runs, and what came of it."""
 
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import numpy as np
-from rich.console import Console
 
 from cls_jax.app.build import Learner, fit_problem, recipe_words
 from cls_jax.app.grid import grid
@@ -20,11 +17,10 @@ from cls_jax.core.files import write_all
 from cls_jax.core.types import PyTree
 from cls_jax.methods.base import Method
 from cls_jax.methods.problem import Problem
-from cls_jax.nets.base import Net
 from cls_jax.nets.config import NetConfig, check_known
-from cls_jax.nets.registry import networks, networks_of
+from cls_jax.nets.registry import networks, networks_of, own_name
 from cls_jax.report.summary import render, table_of
-from cls_jax.report.tables import rich_table
+from cls_jax.report.tables import as_text
 from cls_jax.streams.config import InputConfig
 from cls_jax.streams.stream import Stream
 from cls_jax.training import events
@@ -37,7 +33,7 @@ SCORES = {"class_il": 0, "task_il": 1}
 
 def problem(
     stream: Stream,
-    net: str | nn.Module | Net | Callable[[int], nn.Module | Net] = "mlp",
+    net: Any = "mlp",
     *,
     width: int = 64,
     hidden: tuple[int, ...] = (100, 100),
@@ -53,36 +49,20 @@ def problem(
       width: channels of the first stage of a named network.
       hidden: units of each hidden layer of an mlp.
       dtype: compute dtype of a named network.
-      **inputs: see ``InputConfig``: normalisation="half", crop_padding, flip, views, ...
+      inputs: see ``InputConfig``: normalisation="half", crop_padding, flip, views, ...
 
     Raises:
       InputError: for a network or an augmentation that does not fit the data.
     """
+    name = net if isinstance(net, str) else own_name(net)
     config, batch = InputConfig(**inputs), (stream.batch_size, *stream.source.train.x.shape[1:])
-    chosen = NetConfig(net=_name(net), width=width, hidden=hidden, dtype=dtype)
+    chosen = NetConfig(net=name, width=width, hidden=hidden, dtype=dtype)
     if isinstance(net, str):
         check_known(net)
-        made = networks(chosen)
-    elif isinstance(net, nn.Module | Net):
-        made = networks_of(_Always(net))
-    else:
-        made = networks_of(net)
+    made = networks(chosen) if isinstance(net, str) else networks_of(net)
     sizes = stream.num_classes, stream.num_tasks
     fitted = fit_problem(config, made, batch, sizes, data=stream.source.name)
     return fitted._replace(words=(config, chosen))
-
-
-class _Always(NamedTuple):
-    """A network whatever the number of outputs; equal for equal networks."""
-
-    net: nn.Module | Net
-
-    def __call__(self, num_outputs: int) -> nn.Module | Net:
-        return self.net
-
-
-def _name(net: Any) -> str:
-    return net if isinstance(net, str) else getattr(net, "__name__", type(net).__name__)
 
 
 class Result(NamedTuple):
@@ -109,9 +89,7 @@ class Result(NamedTuple):
 
     def table(self) -> str:
         """The scores of one run, or several values side by side, as text."""
-        out = io.StringIO()
-        Console(file=out, width=120).print(rich_table(table_of(self.runs)))
-        return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+        return as_text(table_of(self.runs))
 
     @property
     def states(self) -> tuple[tuple[PyTree, ...], ...]:

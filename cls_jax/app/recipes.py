@@ -15,8 +15,8 @@ from cls_jax.methods.base import Method
 from cls_jax.nets.config import NetConfig
 from cls_jax.nets.registry import networks
 from cls_jax.streams.config import InputConfig, StreamConfig
+from cls_jax.training.run import Shapes, abstract_run
 from cls_jax.training.segments import trial_name
-from cls_jax.training.steps import Shapes, abstract_run
 
 _LARGEST_STATE = 2**38  # bytes: no device holds more
 

@@ -20,8 +20,8 @@ from cls_jax.methods.base import Algorithm, Method, hidden_task
 from cls_jax.runtime.saves import groups_in, read_trials
 from cls_jax.runtime.workdir import CHECKPOINTS
 from cls_jax.training.evaluate import EVAL_BATCH, answers, batch_size, content_places
+from cls_jax.training.run import Run, convolves
 from cls_jax.training.segments import Position
-from cls_jax.training.steps import Run, convolves
 
 
 class SavedRun(NamedTuple):

@@ -1,7 +1,8 @@
 """An ordinary Flax linen module as a network of the library."""
 
 import inspect
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -40,6 +41,21 @@ def net_from_linen(module: nn.Module) -> Net:
         return logits.astype(jnp.float32), after.get("batch_stats", vars.stats)
 
     return Net(init, apply)
+
+
+class Always(NamedTuple):
+    """A network whatever the number of outputs; equal for equal networks."""
+
+    net: nn.Module | Net
+
+    def __call__(self, num_outputs: int) -> nn.Module | Net:
+        """The network."""
+        return self.net
+
+
+def maker_of(net: nn.Module | Net | Callable[[int], Any]) -> Callable[[int], Any]:
+    """A function from the number of outputs to the network: of a network itself, that one."""
+    return Always(net) if isinstance(net, nn.Module | Net) else net
 
 
 def as_net(made: Any, name: str) -> Net:

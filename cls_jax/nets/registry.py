@@ -13,7 +13,7 @@ from cls_jax.nets.dualnet import DualNets, dualnet
 from cls_jax.nets.extractor import Extractor, flat_extractor, small_extractor
 from cls_jax.nets.lenet import lenet
 from cls_jax.nets.mlp import mlp
-from cls_jax.nets.own import as_net
+from cls_jax.nets.own import as_net, maker_of
 from cls_jax.nets.resnet import resnet18
 from cls_jax.nets.resnet32 import resnet32, resnet32_extractor
 
@@ -47,13 +47,18 @@ def networks(config: NetConfig) -> Networks:
     return _networks(plain(config), NETS.get(config.net))
 
 
-def networks_of(make: Callable[[int], Any]) -> Networks:
+def networks_of(net: Any) -> Networks:
     """The choice of a network of one's own.
 
     Args:
-      make: number of outputs -> a flax.linen module, or a Net.
+      net: a flax.linen module, a Net, or a function from the number of outputs to one of them.
     """
-    return _networks(NetConfig(net=getattr(make, "__name__", "own")), make)
+    return _networks(NetConfig(net=own_name(net)), maker_of(net))
+
+
+def own_name(net: Any) -> str:
+    """What a network of one's own is called."""
+    return getattr(net, "__name__", type(net).__name__)
 
 
 @lru_cache

@@ -79,6 +79,13 @@ def rich_table(table: TextTable) -> Table:
     return drawn
 
 
+def as_text(sheet: TextTable) -> str:
+    """The table as a terminal of 120 columns shows it, without colours."""
+    out = io.StringIO()
+    Console(file=out, width=120).print(rich_table(sheet))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
 def literal(text: str) -> str:
     """Markdown that is read as ``text`` itself, in a cell of a table too."""
     return _MARKS.sub(r"\\\g<0>", visible(text))

@@ -10,7 +10,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from cls_jax.core.types import Array, PyTree
 from cls_jax.methods.base import Algorithm, Method, hidden_task
 from cls_jax.streams.stream import Stream
-from cls_jax.training.steps import Run, Shapes, abstract_run, example_batch, shapes_of
+from cls_jax.training.run import Run, Shapes, abstract_run, example_batch, shapes_of
 
 
 def capacities(method: Method, stream: Stream, runs: list[Run]) -> dict[str, np.ndarray]:

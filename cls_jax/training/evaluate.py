@@ -14,7 +14,7 @@ from cls_jax.methods.base import Method, hidden_task
 from cls_jax.streams.stream import Schedule, Stream, look_up
 from cls_jax.training.parallel import DATA, Parallelism
 from cls_jax.training.prefetch import Loader
-from cls_jax.training.steps import is_convolutional, shapes_of
+from cls_jax.training.run import is_convolutional, shapes_of
 
 EVAL_BATCH = 256
 """Test examples that one program answers."""

@@ -124,4 +124,5 @@ def schedules_of(method: Method, stream: Stream, seed: int) -> list[Schedule]:
 
 
 def stack_trials(trees: Sequence[PyTree]) -> PyTree:
+    """Trees of NumPy arrays side by side, a leading axis for the trials."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)

@@ -22,6 +22,7 @@ from cls_jax.training.group import (
 )
 from cls_jax.training.prefetch import prefetch
 from cls_jax.training.programs import Programs
+from cls_jax.training.run import Run
 from cls_jax.training.segments import (
     START,
     Checkpointer,
@@ -31,7 +32,6 @@ from cls_jax.training.segments import (
     end,
     remaining_segments,
 )
-from cls_jax.training.steps import Run
 
 
 def train_group(

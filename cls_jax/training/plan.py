@@ -12,7 +12,7 @@ from cls_jax.data.checked import checked
 from cls_jax.methods.base import Method
 from cls_jax.streams.stream import Stream
 from cls_jax.training.prefetch import CHUNK_BYTES, DEVICE_BYTES, num_bytes
-from cls_jax.training.steps import is_convolutional, shapes_of
+from cls_jax.training.run import is_convolutional, shapes_of
 
 
 class Plan(NamedTuple):

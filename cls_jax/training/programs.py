@@ -15,15 +15,8 @@ from cls_jax.training.evaluate import EvaluateFn, make_evaluate
 from cls_jax.training.parallel import Parallelism
 from cls_jax.training.plan import Plan
 from cls_jax.training.prefetch import Loader, make_loader
-from cls_jax.training.steps import (
-    AdvanceFn,
-    Run,
-    abstract_run,
-    init_run,
-    make_advance,
-    make_boundary,
-    shapes_of,
-)
+from cls_jax.training.run import Run, abstract_run, init_run, shapes_of
+from cls_jax.training.steps import AdvanceFn, make_advance, make_boundary
 
 
 class Programs(NamedTuple):

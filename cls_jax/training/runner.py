@@ -21,6 +21,7 @@ from cls_jax.training.group import Trial, schedules_of
 from cls_jax.training.loop import train_group
 from cls_jax.training.plan import Plan, check_run
 from cls_jax.training.programs import make_programs
+from cls_jax.training.run import Run
 from cls_jax.training.segments import (
     Checkpointer,
     Cost,
@@ -30,7 +31,6 @@ from cls_jax.training.segments import (
     end,
     trial_name,
 )
-from cls_jax.training.steps import Run
 
 __all__ = ["Plan", "check_run", "run", "sweep"]
 

@@ -10,7 +10,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.host_memory import check_bytes, check_schedule
 from cls_jax.methods.base import Method
 from cls_jax.streams.stream import Stream
-from cls_jax.training.steps import abstract_run, shapes_of
+from cls_jax.training.run import abstract_run, shapes_of
 
 LARGEST = 2**31 - 1
 """Most places of an array's axis."""

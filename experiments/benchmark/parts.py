@@ -23,7 +23,7 @@ from cls_jax.methods.base import Method
 from cls_jax.nets.config import NetConfig
 from cls_jax.streams.class_il import class_il
 from cls_jax.streams.stream import Stream
-from cls_jax.training.steps import abstract_run, example_batch, shapes_of
+from cls_jax.training.run import abstract_run, example_batch, shapes_of
 
 TASKS, CLASSES = 5, 10
 HIDDEN = 100, 100

@@ -15,7 +15,7 @@ from cls_jax.methods import METHODS, signature
 from cls_jax.methods.base import Method, hidden_task
 from cls_jax.streams.class_il import class_il
 from cls_jax.training.capacity import capacities
-from cls_jax.training.steps import Run
+from cls_jax.training.run import Run
 from tests.conftest import CLASSES, TASKS, small_method, small_source
 
 METHOD_NAMES = sorted(METHODS)

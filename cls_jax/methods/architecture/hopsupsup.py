@@ -36,7 +36,7 @@ from cls_jax.methods.architecture.hopfield import Hopfield, empty, energy, store
 from cls_jax.methods.architecture.supermasks import signed_constant, threshold_mask
 from cls_jax.methods.base import WHOLE, Algorithm, Needs, method
 from cls_jax.methods.problem import Problem
-from cls_jax.methods.steps import gradient_step
+from cls_jax.methods.steps import gradient_step, torch_sgd
 from cls_jax.nets.bnnet import bnnet
 
 
@@ -93,8 +93,8 @@ def hopsupsup(
     check_range("recovery_batch_size", recovery_batch_size, 1)
     hidden, dtype = problem.networks.hidden, problem.networks.dtype
     net, augment = bnnet(problem.num_classes, hidden, signed_constant, dtype), problem.augment
-    optimizer = sgd(learning_rate, momentum, weight_decay)
-    recovery = sgd(recovery_learning_rate, momentum, weight_decay)
+    optimizer = torch_sgd(learning_rate, momentum, weight_decay)
+    recovery = torch_sgd(recovery_learning_rate, momentum, weight_decay)
 
     def masked(kernels: PyTree, scores: PyTree) -> Variables:
         scales = jax.tree.map(threshold_mask, scores)
@@ -215,10 +215,3 @@ def recover(
 
     start = hopfield.mean, optimizer.init(hopfield.mean)
     return jax.lax.scan(step, start, jnp.arange(num_steps))[1]
-
-
-def sgd(learning_rate: Array, momentum: Array, weight_decay: Array) -> optax.GradientTransformation:
-    """SGD of torch.optim.SGD: the decay is part of the gradient, the momentum is not damped."""
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum=momentum)
-    )

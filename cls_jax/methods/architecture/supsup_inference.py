@@ -117,7 +117,13 @@ def at(tree: PyTree, index: Array | int) -> PyTree:
 def check_masks(
     num_outputs: int, num_labels: int, probe_size: int, density: int, cosine_steps: int
 ) -> None:
-    """Raises InputError unless every label has an output and every size is in its range."""
+    """Raises InputError unless every label has an output and every size is in its range.
+
+    Args:
+      num_outputs: of the network.
+      num_labels: of the largest task.
+      probe_size, density, cosine_steps: as given.
+    """
     if num_outputs < num_labels:
         raise InputError(
             f"num_outputs={num_outputs} is less than the {num_labels} classes of a task; give "

@@ -9,7 +9,6 @@ Source: Hou et al. 2019 (UCIR), sections 3.1 to 3.3; Wu et al. 2021 (SPB), secti
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from cls_jax.core.choices import Weighting
 from cls_jax.core.herding import unit
@@ -204,25 +203,6 @@ def margin_ranking(
 def step_decay(epoch: Array, milestones: tuple[int, ...]) -> Array:
     """float32[], 0.1 to the number of milestones that ``epoch`` has reached."""
     return 0.1 ** (epoch >= jnp.array(milestones, jnp.int32)).sum().astype(jnp.float32)
-
-
-def l2_sgd(
-    learning_rate: Array, momentum: Array, weight_decay: Array, undecayed: tuple[str, ...] = ()
-) -> optax.GradientTransformation:
-    """SGD as torch.optim.SGD has it: the decay is part of the gradient, before the momentum.
-
-    Args:
-      learning_rate, momentum, weight_decay: float32[].
-      undecayed: entries at the top of the parameter tree that are not decayed.
-    """
-
-    def decayed(params: PyTree) -> dict[str, bool]:
-        return {name: name not in undecayed for name in params}
-
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay, decayed if undecayed else None),
-        optax.sgd(learning_rate, momentum),
-    )
 
 
 def with_params(model: Trainable, **params: Array) -> Trainable:

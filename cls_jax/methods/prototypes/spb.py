@@ -36,7 +36,6 @@ from cls_jax.methods.prototypes.cosine import (
     embedding_loss,
     imprint,
     initial_weights,
-    l2_sgd,
     loss_weights,
     step_decay,
     with_params,
@@ -47,7 +46,7 @@ from cls_jax.methods.prototypes.spb_pretext import (
     quarter_turns,
     rotate,
 )
-from cls_jax.methods.steps import apply_gradient, told_rows
+from cls_jax.methods.steps import apply_gradient, told_rows, torch_sgd
 
 SCALES = ("scale", "learner_scale")
 """Parameters of the classifier that are not decayed."""
@@ -137,7 +136,7 @@ def spb(
         base = base_learning_rate * step_decay(epoch, base_decays)
         later = step_decay(epoch, decays)
         return [
-            l2_sgd(jnp.where(first, base, later * rate), momentum, weight_decay, undecayed)
+            torch_sgd(jnp.where(first, base, later * rate), momentum, weight_decay, undecayed)
             for rate, undecayed in ((learning_rate, ()), (classifier_learning_rate, SCALES))
         ]
 

@@ -43,7 +43,6 @@ from cls_jax.methods.prototypes.cosine import (
     embedding_loss,
     imprint,
     initial_weights,
-    l2_sgd,
     margin_ranking,
     step_decay,
     with_params,
@@ -54,7 +53,7 @@ from cls_jax.methods.prototypes.exemplars import (
     no_exemplars,
     select_exemplars,
 )
-from cls_jax.methods.steps import apply_gradient, parameter_bits, told_rows
+from cls_jax.methods.steps import apply_gradient, parameter_bits, told_rows, torch_sgd
 
 
 @struct.dataclass
@@ -164,7 +163,7 @@ def ucir(
 
     def restart(state: UcirState) -> UcirState:
         """Both optimizers as new, the phase at its first step."""
-        new = l2_sgd(0.0, momentum, weight_decay).init
+        new = torch_sgd(0.0, momentum, weight_decay).init
         extractor, classifier = (
             model.replace(opt=new(model.vars.params))
             for model in (state.extractor, state.classifier)
@@ -236,7 +235,9 @@ def ucir(
 
         before = state.extractor.vars.params, state.classifier.vars.params
         (value, stats), gradient = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(*before)
-        optimizer = l2_sgd(learning_rate * step_decay(batch.epoch, decays), momentum, weight_decay)
+        optimizer = torch_sgd(
+            learning_rate * step_decay(batch.epoch, decays), momentum, weight_decay
+        )
         trunk = apply_gradient(state.extractor, optimizer, gradient[0], stats)
         head = apply_gradient(state.classifier, optimizer, gradient[1], {})
         if freeze_old_weights:
@@ -268,7 +269,7 @@ def ucir(
         value, gradient = jax.value_and_grad(loss)(model.vars.params)
         epoch = state.step // jnp.maximum(-(-state.memory.seen // balanced_size), 1)
         rate = balanced_learning_rate * step_decay(epoch, balanced_decays)
-        moved = apply_gradient(model, l2_sgd(rate, momentum, weight_decay), gradient, {})
+        moved = apply_gradient(model, torch_sgd(rate, momentum, weight_decay), gradient, {})
         moved = with_params(moved, scale=scale)
         on = state.past.any() & (epoch < balanced_epochs)
         state = state.replace(classifier=select(on, moved, model), step=state.step + 1)

@@ -14,8 +14,9 @@ from cls_jax.core.losses import cross_entropy, entropy
 from cls_jax.core.types import Batch, Task, Variables
 from cls_jax.data.load import load
 from cls_jax.methods.architecture.hopfield import empty, stored
-from cls_jax.methods.architecture.hopsupsup import hopsupsup, pattern, recover, sgd
+from cls_jax.methods.architecture.hopsupsup import hopsupsup, pattern, recover
 from cls_jax.methods.architecture.supermasks import signed_constant
+from cls_jax.methods.steps import torch_sgd
 from cls_jax.nets.bnnet import bnnet
 from tests.support.problems import own_problem
 
@@ -124,7 +125,7 @@ def test_recovery_by_hand():
     hopfield = empty({"fc1": 7})
     for z in patterns:
         hopfield = stored(hopfield, tree(z))
-    how = {"optimizer": sgd(rate, 0.8, 0.01), "energy_weight": gamma}
+    how = {"optimizer": torch_sgd(rate, 0.8, 0.01), "energy_weight": gamma}
     sizes = {"num_steps": steps, "batch_size": 2}
 
     def logits_of(scores, x):
@@ -154,7 +155,9 @@ def as_published():
     """How the method recovers a mask if nothing is changed."""
     given = {name: one.default for name, one in hopsupsup.signature.arguments.items()}
     return {
-        "optimizer": sgd(given["recovery_learning_rate"], given["momentum"], given["weight_decay"]),
+        "optimizer": torch_sgd(
+            given["recovery_learning_rate"], given["momentum"], given["weight_decay"]
+        ),
         "energy_weight": given["energy_weight"],
         "num_steps": given["recovery_steps"],
         "batch_size": given["recovery_batch_size"],
@@ -221,7 +224,7 @@ def test_it_finds_the_masks_of_most_tasks_on_digits():
     source, hidden = load("digits", size=8), (512, 512)
     net = bnnet(10, hidden, signed_constant)
     method = hopsupsup(digits_problem(hidden), **changed)
-    how = {**as_published(), "optimizer": sgd(200.0, 0.9, 1e-4)}
+    how = {**as_published(), "optimizer": torch_sgd(200.0, 0.9, 1e-4)}
     how |= {"energy_weight": changed["energy_weight"], "num_steps": changed["recovery_steps"]}
     step, predict = jax.jit(method.phases[0].step), jax.jit(method.predict)
 

@@ -18,11 +18,11 @@ from cls_jax.methods.prototypes.cosine import (
     embedding_loss,
     imprint,
     initial_weights,
-    l2_sgd,
     loss_weights,
     margin_ranking,
     step_decay,
 )
+from cls_jax.methods.steps import torch_sgd
 
 
 def unit_np(v):
@@ -263,11 +263,11 @@ def test_sgd_is_that_of_torch(undecayed):
     rng = np.random.default_rng(4)
     params = {"weights": rng.normal(size=(3, 2)), "scale": np.array(2.0)}
     found = jax.tree.map(jnp.float32, params)
-    opt = l2_sgd(0.0, 0.9, 0.01, undecayed).init(found)
+    opt = torch_sgd(0.0, 0.9, 0.01, undecayed).init(found)
     speed = {}
     for rate in (0.1, 0.1, 0.01, 0.01):
         gradient = {name: rng.normal(size=value.shape) for name, value in params.items()}
-        updates, opt = l2_sgd(rate, 0.9, 0.01, undecayed).update(
+        updates, opt = torch_sgd(rate, 0.9, 0.01, undecayed).update(
             jax.tree.map(jnp.float32, gradient), opt, found
         )
         found = optax.apply_updates(found, updates)
