@@ -147,9 +147,8 @@ def ucir(
     check_milestones("decays", decays)
     check_milestones("balanced_decays", balanced_decays)
     extractor, augment, num_classes = problem.extractor(), problem.augment, problem.num_classes
-    num_slots = max(
-        num_classes * exemplars_per_class, 1
-    )  # without exemplars one, which stays empty
+    # Without exemplars there is one slot, which stays empty.
+    num_slots = max(num_classes * exemplars_per_class, 1)
     replay_size = min(replay_size, num_slots)
     balanced_size = min(balanced_batch_size, num_slots)
 
