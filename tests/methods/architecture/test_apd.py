@@ -364,7 +364,7 @@ def test_capacity_is_counted_after_each_task_in_the_order_of_learning():
         learner.begin(task_of(number, [0, 1, 2, 3]))
         learner.step("train", batches[0])
         learner.end(task_of(number))
-        found.append(learner.method.capacity(learner.state))
+        found.append(learner.method.algorithm.capacity(learner.state))
     bits = np.asarray([one["bits"] for one in found])
     assert (bits[0] > 0).tolist() == [True, False, False]
     assert bits[1, 0] == bits[0, 0]

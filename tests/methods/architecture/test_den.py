@@ -271,7 +271,7 @@ def test_widths_grow_and_what_belongs_to_free_places_stays_zero():
     assert widths[0] == list(HIDDEN)
     for before, after in pairwise(widths):
         assert all(b < a <= b + 4 for b, a in zip(before, after, strict=True))
-    capacity = learner.method.capacity(learner.state)
+    capacity = learner.method.algorithm.capacity(learner.state)
     for n in range(2):
         assert capacity[f"units of layer {n + 1}"].tolist() == [w[n] for w in widths]
     assert capacity["refused units"].tolist() == [0, 0, 0]
@@ -377,7 +377,7 @@ def test_a_full_network_goes_on_and_says_so():
             learner.enter(phase, task_of(number))
             learner.state = learner.state.replace(losses=jnp.ones(50), num_steps=jnp.int32(50))
     assert [s.tolist() for s in learner.state.stamps] == [[1] * n + [2, 2, 3] for n in HIDDEN]
-    assert learner.method.capacity(learner.state)["refused units"].tolist() == [0, 0, 2]
+    assert learner.method.algorithm.capacity(learner.state)["refused units"].tolist() == [0, 0, 2]
     assert np.isfinite(learner.method.predict(learner.state, batch([0, 20]).x, task_of(2))).all()
     advice = learner.method.advice(100)
     assert "8 more units a layer and room=3" in advice
