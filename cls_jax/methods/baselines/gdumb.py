@@ -151,7 +151,11 @@ def gdumb(
 def clipped_sgd(
     learning_rate: Array, momentum: Array, weight_decay: Array
 ) -> optax.GradientTransformation:
-    """SGD with momentum, gradients clipped and then decayed."""
+    """SGD with momentum, gradients clipped and then decayed.
+
+    Args:
+      learning_rate, momentum, weight_decay: float32[].
+    """
     clip = optax.clip_by_global_norm(_LARGEST_NORM)
     return optax.chain(clip, torch_sgd(learning_rate, momentum, weight_decay))
 
