@@ -127,7 +127,7 @@ def test_the_order_of_the_test_file_decides_nothing(name):
             return logits
 
         def at(hyper, predict=predict):
-            return dataclasses.replace(method.at(hyper), predict=predict)
+            return dataclasses.replace(method.at(hyper), predict=predict, step=None)
 
         result = run(make_method(name, at, method.hyper), stream, plan=Plan(score="end"))
         jax.effects_barrier()
