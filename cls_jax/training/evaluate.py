@@ -143,7 +143,7 @@ def answers(
     if group is None or len(x) <= group:
         return predict(state, x, task)
     if convolutional:
-        parts = jnp.split(x, range(group, len(x), group))
+        parts = [x[start : start + group] for start in range(0, len(x), group)]
         return jnp.concatenate([predict(state, part, task) for part in parts])
     whole = len(x) // group * group
     groups = x[:whole].reshape(-1, group, *x.shape[1:])

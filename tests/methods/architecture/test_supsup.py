@@ -11,6 +11,7 @@ import pytest
 from cls_jax.core.errors import InputError
 from cls_jax.core.losses import FLOOR
 from cls_jax.core.types import Task, Variables
+from cls_jax.methods import METHODS
 from cls_jax.methods.architecture.masked_net import frozen, kernels, num_bits, under
 from cls_jax.methods.architecture.supermasks import unpack
 from cls_jax.methods.architecture.supsup import most_labels, place_of, supsup
@@ -43,9 +44,9 @@ def small_problem(net=None):
 
 
 @cache
-def built(factory, net, changes):
+def built(name, net, changes):
     """(method, its functions of (hyper, ...), compiled once each)."""
-    method = factory(small_problem(net), **{"num_outputs": OUTPUTS, **dict(changes)})
+    method = METHODS[name](small_problem(net), **{"num_outputs": OUTPUTS, **dict(changes)})
 
     def compiled(name):
         def fn(hyper, *given):
@@ -60,9 +61,9 @@ def built(factory, net, changes):
 class Course:
     """A state, and what moves it on."""
 
-    def __init__(self, net=None, factory=supsup, **changes):
+    def __init__(self, net=None, name="supsup", **changes):
         hyper = {"learning_rate": RATE, **{k: changes.pop(k) for k in RATES & changes.keys()}}
-        self.method, self.compiled = built(factory, net, tuple(sorted(changes.items())))
+        self.method, self.compiled = built(name, net, tuple(sorted(changes.items())))
         hyper = {k: jnp.float32(v) for k, v in {**self.method.hyper, **hyper}.items()}
         self.fn = {name: partial(fn, hyper) for name, fn in self.compiled.items()}
         self.state = self.fn["init"](jax.random.key(0), batch([0, 1, 2, 3]))
@@ -360,7 +361,7 @@ def test_before_a_task_is_learned_the_mask_in_training_answers():
 
 # --- tasks without an id --------------------------------------------------------------------------
 
-FREE = {"factory": supsup_nns, "num_masks": 4, "num_compared": 2, "decide_every": 3}
+FREE = {"name": "supsup_nns", "num_masks": 4, "num_compared": 2, "decide_every": 3}
 ALWAYS, NEVER = {"new_bound": 1e6}, {"new_bound": 0.0}
 NAMES = [0, 20, 40, 60]
 
