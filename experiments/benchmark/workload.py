@@ -3,7 +3,7 @@
 import importlib.util
 import math
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
@@ -83,7 +83,7 @@ def build(config: Config) -> "tuple[Method, Stream, Plan]":
     """
     from parts import CLASSES, TASKS, synthetic
 
-    from cls_jax.app.build import fit_method
+    from cls_jax.app.build import make_learner
     from cls_jax.streams.config import StreamConfig
     from cls_jax.training.runner import Plan, check_run
     from cls_jax.training.sizes import check_held
@@ -106,8 +106,8 @@ def build(config: Config) -> "tuple[Method, Stream, Plan]":
     pixels = config.batch_size * CLASSES * math.prod(shape)
     check_bytes(f"batch_size {config.batch_size}", pixels, "give a smaller --batch-size")
     stream = synthetic(config.batch_size, 1, shape)
-    sizes = stream.num_classes, stream.num_tasks
-    method = fit_method(config.method, own, StreamConfig(), config.net, shape, sizes)
+    learner = make_learner(config.method, own, stream, StreamConfig(), config.net)
+    method = learner.method
     plan = Plan(None, config.mode, config.over_seeds if config.seeds > 1 else "auto")
     plan = check_run(method, stream, range(config.seeds), plan)
     plan = plan._replace(chunk=config.steps or (2 if plan.mode == "loop" else 500))
@@ -118,8 +118,7 @@ def build(config: Config) -> "tuple[Method, Stream, Plan]":
     rows = plan.chunk * max(1 if one_by_one else 2, per_task)
     name = "turns" if per_task > plan.chunk else "steps"
     check_schedule(name, rows, TASKS * config.batch_size)
-    words = {"method": method.fixed, "net": asdict(config.net), "stream": {}, "num_tasks": TASKS}
-    check_held(method, stream, words, config.seeds)
+    check_held(method, stream, learner.recipe, config.seeds)
     return method, synthetic(config.batch_size, rows + rows % 2, shape), plan
 
 
