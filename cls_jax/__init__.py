@@ -23,6 +23,7 @@ _NAMES = {
     "core.own": ("net", "dataset", "import_file"),
     "core.types": ("Batch", "Task", "Variables", "Trainable"),
     "data.dataset": ("Dataset", "Split"),
+    "methods": ("METHODS",),
     "methods.base": ("method", "Algorithm", "Method", "Needs", "Phase"),
     "methods.problem": ("Problem",),
     "streams.blurry": ("blurry",),

@@ -9,17 +9,20 @@ import sys
 from importlib import metadata
 from typing import Any
 
+from cls_jax.core.own import FILES
 from cls_jax.core.version import PACKAGE, __version__
 
 
 def software() -> dict[str, str]:
-    """What computes: versions of the packages that fix the numbers, and a digest of our code."""
+    """What computes: versions of the packages that fix the numbers, digests of our code and of
+    every file of the user's that was imported."""
     digest = hashlib.blake2b(digest_size=8)
     package = PACKAGE
     for path in sorted(package.rglob("*.py")):
         digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-    return {name: metadata.version(name) for name in packages} | {"cls_jax": digest.hexdigest()}
+    own = {"cls_jax": digest.hexdigest(), **FILES}
+    return {name: metadata.version(name) for name in packages} | own
 
 
 def provenance() -> dict[str, Any]:
