@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import cls_jax as cls
+from cls_jax.app.saved_scores import streams_of
 from cls_jax.core import own
 from cls_jax.core.errors import InputError
 from cls_jax.methods import METHODS
@@ -35,7 +36,11 @@ def folder(tmp_path_factory):
 def command(folder, *more):
     script = [sys.executable, str(ROOT / "experiments" / "compare.py"), "--import", "my_method.py"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return [*script, *FLAGS.split(), *more], {"cwd": folder, "env": environment, "text": True}
+    return [*script, *FLAGS.split(), "--seeds", "0", "1", "2", *more], {
+        "cwd": folder,
+        "env": environment,
+        "text": True,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,7 @@ def compared(folder):
     process = subprocess.Popen(words, **how, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     saves = folder / "runs" / "checkpoints" / "mine"
     deadline = time.monotonic() + 120
-    while not list(saves.glob("*/*/run")) and process.poll() is None:
+    while len(list(saves.glob("*/[0-9]*/about"))) < 2 and process.poll() is None:
         assert time.monotonic() < deadline, "nothing was saved"
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
@@ -63,7 +68,7 @@ def test_the_command_line_compares_it_with_er_and_clser(compared, folder):
     words, how = command(folder, "--workdir", "quiet", "--epochs", "60")
     subprocess.run(words, **how, check=True, capture_output=True)
     rows = [
-        [row for row in csv.DictReader((workdir / "comparison.csv").open())]
+        list(csv.DictReader((workdir / "comparison.csv").open()))
         for workdir in (compared, folder / "quiet")
     ]
     assert rows[0] == rows[1]
@@ -134,8 +139,6 @@ def test_python_compares_saves_resumes_and_loads_it(imported, tmp_path):
     own_logits = methods[0].predict(whole.states[0][1], stream.source.test.x, None)
     np.testing.assert_allclose(logits, own_logits, rtol=1e-5, atol=1e-5)
     with pytest.raises(InputError, match="was made in Python, so its stream is not known"):
-        from cls_jax.app.saved_scores import streams_of
-
         streams_of([loaded], {}, workdir)
 
 
