@@ -27,11 +27,12 @@ from tests.support.toy_nets import toy_dualnets
 
 CACHE = os.environ["XDG_CACHE_HOME"]
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
-# Several tests compile the same convolutional step: what one compiled, the next one loads, in the
-# other processes of `pytest -n` too, which inherit the first one's environment.
-COMPILED = os.environ.setdefault("CLS_JAX_TESTS_COMPILED", os.path.join(CACHE, "jax"))
-jax.config.update("jax_compilation_cache_dir", COMPILED)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+# What one test compiled, the next one loads, in the other processes of `pytest -n` and in the next
+# run too: JAX finds a program by what it is and by the versions that made it.
+COMPILED = Path(__file__).resolve().parents[1] / ".pytest_cache" / "jax"
+COMPILED.mkdir(parents=True, exist_ok=True)
+jax.config.update("jax_compilation_cache_dir", str(COMPILED))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # the first example compiles
 hypothesis.settings.load_profile("no deadline")
@@ -105,6 +106,15 @@ def toy_networks(dtype: str) -> Networks:
     """An mlp, and DualNet's two networks as small as they can be."""
     dualnets = partial(toy_dualnets, dtype=dtype)
     return networks(NetConfig(net="mlp", dtype=dtype))._replace(dualnets=dualnets)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of one method stay on one worker of `--dist loadgroup`: it is compiled once."""
+    for item in items:
+        values = getattr(item, "callspec", None) and item.callspec.params.values()
+        named = [one for one in values or () if isinstance(one, str) and one in METHODS]
+        if named and "laws" in item.nodeid:
+            item.add_marker(pytest.mark.xdist_group(named[0]))
 
 
 @pytest.fixture(scope="module", autouse=True)
