@@ -218,7 +218,11 @@ def recover(
 
 
 def sgd(learning_rate: Array, momentum: Array, weight_decay: Array) -> optax.GradientTransformation:
-    """SGD of torch.optim.SGD: the decay is part of the gradient, the momentum is not damped."""
+    """SGD of torch.optim.SGD: the decay is part of the gradient, the momentum is not damped.
+
+    Args:
+      learning_rate, momentum, weight_decay: float32[] each.
+    """
     return optax.chain(
         optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum=momentum)
     )

@@ -117,7 +117,12 @@ def at(tree: PyTree, index: Array | int) -> PyTree:
 def check_masks(
     num_outputs: int, num_labels: int, probe_size: int, density: int, cosine_steps: int
 ) -> None:
-    """Raises InputError unless every label has an output and every size is in its range."""
+    """Raises InputError unless every label has an output and every size is in its range.
+
+    Args:
+      num_outputs, probe_size, density, cosine_steps: of supsup.
+      num_labels: classes of the largest task.
+    """
     if num_outputs < num_labels:
         raise InputError(
             f"num_outputs={num_outputs} is less than the {num_labels} classes of a task; give "
