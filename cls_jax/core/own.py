@@ -5,6 +5,7 @@ A method of one's own joins the table of methods where ``@method`` makes it.
 
 import hashlib
 import importlib.util
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ def import_file(path: str | Path) -> None:
 
 def imports_in(arguments: Sequence[str]) -> Iterator[str]:
     """The files that a command line asks for: ``--import FILE`` or ``--import=FILE``."""
-    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+    for flag, value in itertools.pairwise([*arguments, ""]):
         if flag == "--import":
             yield value
         elif flag.startswith("--import="):
