@@ -14,7 +14,7 @@ VARIANTS = {
     "hopsupsup": {},
     "supsup": {},
     "supsup, edges": {"rule": "edge_popup", "optimizer": "adam", "transfer": True},
-    "supsup_nns": {"told_task": False},
+    "supsup_nns": {},
     "l2_transfer": {},
 }
 

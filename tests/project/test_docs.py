@@ -91,7 +91,7 @@ def _costs(n: dict) -> str:
 
 def test_ci_runs_the_readmes_test_command():
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    for part in ("pip install", '-e ".[test]"', "python -m pytest"):
+    for part in ("pip install", '-e ".[test]"', "python -m pytest -n 2 --dist loadgroup"):
         assert part in ci
         assert part in README
 
@@ -112,10 +112,14 @@ def test_every_file_and_flag_that_the_readme_names_exists():
 
 
 def test_the_readmes_python_runs(tmp_path):
-    """The library example, as a reader would paste it."""
-    (code,) = re.findall(r"```python\n(# A whole run.*?)```", README, re.DOTALL)
+    """The library example, as a reader would paste it: ten lines and one import at most."""
+    (code,) = re.findall(r"```python\n(import cls_jax as cls .*?)```", README, re.DOTALL)
+    lines = [line for line in code.splitlines() if line]
+    assert len(lines) <= 10
+    assert sum("import" in line for line in lines) == 1
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    assert "class-IL" in done.stdout
+    assert "clser consistency_weight=0.5" in done.stdout
+    assert "class-IL ACC" in done.stdout
