@@ -50,11 +50,11 @@ def main(config: Config) -> None:
         except InputError as error:
             print(f"warning: no figure is redrawn: {error}", file=sys.stderr)
             trained_on = {}
-    told = any(one.method.needs.told_task_at_test for one in found)
+    told_at_test = any(one.method.needs.told_task_at_test for one in found)
     rows = []
     for one in found:
         stream = streams[one.stream]
-        names = scenario_names(stream.describe, told)
+        names = scenario_names(stream.describe, told_at_test)
         for view, of_view in zip(view_names(one.method), 100 * score(one, stream), strict=True):
             for name, row in zip(names, of_view, strict=False):
                 cells = (f"{value:.2f}" for value in (row.mean(), *row))

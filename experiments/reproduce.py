@@ -64,12 +64,12 @@ def main(config: Config) -> None:
     ]
     published = read_published()
     note = "changed: " + ", ".join(f"{k} {v}" for k, v in changes.items()) if changes else ""
-    shown = reproduction_table(
+    beside = reproduction_table(
         config.table, done, [p for p in published if p.table == config.table], note
     )
-    show(rich_table(shown))
+    show(rich_table(beside))
     if config.run.workdir is not None:
-        write(config.run.workdir, render_reproduction(shown, done))
+        write(config.run.workdir, render_reproduction(beside, done))
 
 
 if __name__ == "__main__":

@@ -110,8 +110,8 @@ def parse(
         if times > 1 and name not in MAY_REPEAT:
             flag = name.replace("_", "-")
             _stop(f"error: --{flag} is given {times} times; give it once", 2)
-    told = [f"{alias} is the same as {flag}." for alias, flag in aliases.items()]
-    description = "\n".join([description.strip(), *told]).strip()
+    same = [f"{alias} is the same as {flag}." for alias, flag in aliases.items()]
+    description = "\n".join([description.strip(), *same]).strip()
     if len(presets) == 1:
         default = presets[default_preset]
         return tyro.cli(

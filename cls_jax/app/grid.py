@@ -16,7 +16,7 @@ from cls_jax.methods import signature
 from cls_jax.methods.signatures import Argument
 from cls_jax.nets.config import NetConfig
 
-Asked = Sequence[Sequence[str]] | Sequence[str]
+Sweep = Sequence[Sequence[str]] | Sequence[str]
 """For each argument its name and its values, as words; a single one may stand alone."""
 
 
@@ -28,7 +28,7 @@ class _Axis(NamedTuple):
     values: Mapping[str, Any]
 
 
-def grid(learner: Learner, asked: Asked) -> list[tuple[Learner, dict[str, dict[str, float]]]]:
+def grid(learner: Learner, sweep: Sweep) -> list[tuple[Learner, dict[str, dict[str, float]]]]:
     """Learners, one for each combination of values that fix a program, and of each label -> hyper.
 
     Args:
@@ -40,10 +40,10 @@ def grid(learner: Learner, asked: Asked) -> list[tuple[Learner, dict[str, dict[s
       InputError: for an unknown argument, one named twice, a value that is none of its kind, equal
         values, or none.
     """
-    if asked and isinstance(asked[0], str):
-        asked = (asked,)
+    if sweep and isinstance(sweep[0], str):
+        sweep = (sweep,)
     known = signature(learner.recipe["method"]).arguments
-    axes = [_axis(words, known) for words in asked]
+    axes = [_axis(words, known) for words in sweep]
     names = [axis.name for axis in axes]
     if len(set(names)) < len(names):
         raise InputError(f"sweep names {', '.join(names)}; name each argument once")
@@ -65,8 +65,8 @@ def _axis(words: Sequence[str], known: Mapping[str, Argument]) -> _Axis:
     try:
         values = {text: _value(text, kind) for text in texts}
     except (ValueError, KeyError):
-        told = "numbers" if kind is float else _told(kind)
-        raise InputError(f"sweep over {name} has the values {texts}; give {told}") from None
+        expected = "numbers" if kind is float else _expected(kind)
+        raise InputError(f"sweep over {name} has the values {texts}; give {expected}") from None
     with np.errstate(over="ignore"):
         distinct = {np.float32(v) if isinstance(v, float) else v for v in values.values()}
     if not texts or len(distinct) < len(texts):
@@ -90,7 +90,7 @@ def _choices(kind: Any) -> dict[str, Any]:
     return {str(one): one for one in get_args(kind)} if get_origin(kind) is Literal else {}
 
 
-def _told(kind: Any) -> str:
+def _expected(kind: Any) -> str:
     names = {int: "whole numbers", str: "words"}
     choices = ", ".join(_choices(kind))
     return names.get(kind) or choices or "it as a flag, in a run for each: it cannot be swept"

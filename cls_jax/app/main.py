@@ -140,11 +140,11 @@ def execute(learners: Sequence[Learner], config: RunConfig, record: Any) -> list
     """
     plan, learners, values = check_execution(learners, config)
     _advise(learners, config.seeds)
-    results, shown = [], None
+    results, last_stream = [], None
     with fail_fast(), saving(learners, values, config, record) as keepers:
         for learner, hypers, keep in zip(learners, values, keepers, strict=True):
             logs = config.workdir if config.tensorboard and is_primary() else None
-            first_look, shown = learner.stream is not shown, learner.stream
+            first_look, last_stream = learner.stream is not last_stream, learner.stream
             labels = learner.method.name, list(hypers)
             with console(stream_line=first_look) as see, tensorboard(logs, *labels) as log:
                 found = sweep(
@@ -158,8 +158,9 @@ def execute(learners: Sequence[Learner], config: RunConfig, record: Any) -> list
                 )
             for label, result in zip(hypers, found, strict=True):
                 results.append(result._replace(method=f"{learner.method.name} {label}".strip()))
-    told = any(result.details["told_at_test"] for result in results)  # one table, equal columns
-    return [r._replace(details={**r.details, "told_at_test": told}) for r in results]
+    # One table, equal columns.
+    told_at_test = any(result.details["told_at_test"] for result in results)
+    return [r._replace(details={**r.details, "told_at_test": told_at_test}) for r in results]
 
 
 @contextmanager

@@ -150,7 +150,7 @@ def load(workdir: str | Path, *, method: str | None = None, seed: int | None = N
         there = ", ".join(f"{one.name} seed {one.seed}" for one in found)
         raise InputError(
             f"workdir {workdir} has no {method or 'run'} with seed {seed}; it has {there}"
-            + "".join(f"; {one.told}" for one in lost[:3])
+            + "".join(f"; {one.message}" for one in lost[:3])
         )
     warn(lost)
     names = list(dict.fromkeys(one.name for one in fitting))
@@ -180,7 +180,7 @@ class Left(NamedTuple):
     why: str
 
     @property
-    def told(self) -> str:
+    def message(self) -> str:
         """In a sentence."""
         return self.why if self.name is None else f"{self.name} seed {self.seed}: {self.why}"
 
@@ -200,7 +200,7 @@ def read_all(workdir: str | Path) -> tuple[list[SavedRun], list[Left]]:
             left.append(Left(None, None, f"{folder} cannot be read ({error.strerror or error})"))
     if not found and left:
         more = f"; nor can {len(left) - 1} more" if len(left) > 1 else ""
-        raise InputError(f"workdir {workdir} has no run that can be read: {left[0].told}{more}")
+        raise InputError(f"workdir {workdir} has no run that can be read: {left[0].message}{more}")
     if not found:
         raise InputError(
             f"workdir {workdir} holds no saved run; give the --workdir of a run that was saved"
@@ -211,7 +211,7 @@ def read_all(workdir: str | Path) -> tuple[list[SavedRun], list[Left]]:
 def warn(left: Sequence[Left]) -> None:
     """Tells on stderr what is left out, a line each."""
     for one in left:
-        print(f"warning: {one.told}; left out", file=sys.stderr)
+        print(f"warning: {one.message}; left out", file=sys.stderr)
 
 
 def _folders(checkpoints: Path) -> list[Path]:

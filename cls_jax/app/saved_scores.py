@@ -47,12 +47,12 @@ def streams_of(
                 f"workdir {workdir} was made in Python, so its stream is not known by flags; score "
                 "it there: cls_jax.evaluate(cls_jax.load(workdir), stream)"
             )
-        asked = replace(flags, **changes)
-        if "data" not in changes and not any(asked.data == other.data for other in streams):
-            inside = f" in {asked.data_dir}" if asked.data_dir is not None else ""
-            print(f"data {asked.data}{inside}, as {workdir} says", file=sys.stderr)
+        config = replace(flags, **changes)
+        if "data" not in changes and not any(config.data == other.data for other in streams):
+            inside = f" in {config.data_dir}" if config.data_dir is not None else ""
+            print(f"data {config.data}{inside}, as {workdir} says", file=sys.stderr)
         try:
-            streams[flags] = make_stream(asked, read_only=changes.get("data_dir") is None)
+            streams[flags] = make_stream(config, read_only=changes.get("data_dir") is None)
         except InputError as error:
             hint = "" if changes else "; --data and --data-dir say where the data are now"
             raise InputError(f"{error}{hint}") from error
@@ -106,7 +106,7 @@ def results(found: Sequence[SavedRun], stream: Stream) -> list[Result]:
     by_name: dict[str, list[SavedRun]] = {}
     for one in found:
         by_name.setdefault(one.name, []).append(one)
-    told = any(one.method.needs.told_task_at_test for one in found)  # one table, equal columns
+    told_at_test = any(one.method.needs.told_task_at_test for one in found)
     made = []
     for name, mine in by_name.items():
         method = mine[0].method
@@ -114,7 +114,7 @@ def results(found: Sequence[SavedRun], stream: Stream) -> list[Result]:
         details = {
             "stream": {"name": stream.name, **stream.describe},
             **method.task_info,
-            "told_at_test": told,
+            "told_at_test": told_at_test,
             "test_examples": test_examples([schedules_of(method, stream, s) for s in seeds]),
         }
         made.append(

@@ -87,9 +87,9 @@ def read_recipe(path: Path, kinds: Kinds) -> Recipe:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from None
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
-        told = str(error) if isinstance(error, _Misfit | NoJson) else "no JSON of cls_jax"
+        reason = str(error) if isinstance(error, _Misfit | NoJson) else "no JSON of cls_jax"
         raise InputError(
-            f"{path} is no recipe that this cls_jax can use ({told}); run the command of that "
+            f"{path} is no recipe that this cls_jax can use ({reason}); run the command of that "
             "workdir again in another --workdir, or read it with the cls_jax that wrote it"
         ) from None
 
@@ -105,14 +105,14 @@ def _recipe(given: Any, kinds: Kinds) -> Recipe:
     if type(version) is not int or version != VERSION:
         later = type(version) is int and version > VERSION
         raise _Misfit(
-            f"its version is {_told(version)}, {'later than' if later else 'not'} {VERSION}"
+            f"its version is {_short(version)}, {'later than' if later else 'not'} {VERSION}"
         )
     _same_names(given, _WORDS, "it")
     method = given["method"]
     known = kinds.arguments(method) if isinstance(method, str) else None
     if known is None:
         raise _Misfit(
-            f"method is {_told(method)}, which is none that is known; if it is yours, import its "
+            f"method is {_short(method)}, which is none that is known; if it is yours, import its "
             "file first: --import FILE, or cls_jax.import_file"
         )
     sweep = _check(given["sweep"], tuple[str, ...], "sweep")
@@ -124,7 +124,7 @@ def _recipe(given: Any, kinds: Kinds) -> Recipe:
         raise _Misfit(f"seeds holds {min(seeds)}")
     shape = _check(given["shape"], tuple[int, ...], "shape")
     if len(shape) not in (1, 3) or min(shape) < 1 or math.prod(shape) > _EXAMPLE:
-        raise _Misfit(f"shape is {_told([*shape])}, not that of an example")
+        raise _Misfit(f"shape is {_short([*shape])}, not that of an example")
     for name in ("batch_size", "num_classes", "num_tasks"):
         if _check(given[name], int, name) < 1:
             raise _Misfit(f"{name} is {given[name]}")
@@ -149,7 +149,7 @@ def _recipe(given: Any, kinds: Kinds) -> Recipe:
 def _label(text: Any, name: str) -> str:
     """A text of one line that a terminal can show."""
     if not isinstance(text, str) or not 1 <= len(text) <= 200 or not text.isprintable():
-        raise _Misfit(f"{name} is {_told(text)}, no label")
+        raise _Misfit(f"{name} is {_short(text)}, no label")
     return text
 
 
@@ -162,14 +162,14 @@ def _hints(kind: type) -> dict[str, Any]:
 def _fields(given: Any, kinds: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Every one of ``kinds``, checked by its annotation."""
     if not isinstance(given, dict):
-        raise _Misfit(f"{where} is {_told(given)}, no JSON object")
+        raise _Misfit(f"{where} is {_short(given)}, no JSON object")
     _same_names(given, list(kinds), where)
     return {name: _check(value, kinds[name], f"{where}.{name}") for name, value in given.items()}
 
 
 def _same_names(given: Mapping[str, Any], wanted: Sequence[str], where: str) -> None:
     if unknown := [name for name in given if name not in wanted]:
-        raise _Misfit(f"{where} has a field {_told(unknown[0])}, which is not known")
+        raise _Misfit(f"{where} has a field {_short(unknown[0])}, which is not known")
     if missing := [name for name in wanted if name not in given]:
         raise _Misfit(f"{where} has no {missing[0]}")
 
@@ -201,9 +201,9 @@ def _check(value: Any, kind: Any, where: str, *, largest: int = _LARGEST) -> Any
     elif type(value) is (type(None) if kind is None else kind):  # bool, None
         return value
     what = " | ".join(map(str, inner)) if origin is typing.Literal else str(kind)
-    raise _Misfit(f"{where} is {_told(value)}, not {what.removeprefix('typing.')[:100]}")
+    raise _Misfit(f"{where} is {_short(value)}, not {what.removeprefix('typing.')[:100]}")
 
 
-def _told(value: Any) -> str:
+def _short(value: Any) -> str:
     text = ascii(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -109,7 +109,7 @@ def plain_value(name: str, kind: Any, value: Any) -> Any:
 
 
 def check_literal(
-    name: str, value: Any, kind: Any, told: str = "{name} is {value!r}; use one of {listed}"
+    name: str, value: Any, kind: Any, sentence: str = "{name} is {value!r}; use one of {listed}"
 ) -> None:
     """Raises InputError if ``kind`` is a Literal, or one or None, and ``value`` not of its values.
 
@@ -132,15 +132,15 @@ def check_literal(
         return
     either, listed = " or ".join(map(repr, choices)), ", ".join(map(str, choices))
     raise InputError(
-        told.format(name=name, value=value, choices=choices, either=either, listed=listed)
+        sentence.format(name=name, value=value, choices=choices, either=either, listed=listed)
     )
 
 
-def check_literals(of: Callable[..., Any], arguments: Mapping[str, Any], told: str) -> None:
+def check_literals(of: Callable[..., Any], arguments: Mapping[str, Any], sentence: str) -> None:
     """``check_literal`` of some arguments of a function or class, by its annotations."""
     hints = typing.get_type_hints(of)
     for name, value in arguments.items():
-        check_literal(name, value, hints[name], told)
+        check_literal(name, value, hints[name], sentence)
 
 
 def short_repr(value: Any) -> str:

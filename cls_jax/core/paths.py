@@ -22,16 +22,16 @@ def user_path(text: str | os.PathLike, flag: str) -> Path:
     Raises:
       InputError: it is empty, has a zero byte, is not UTF-8, or names the home of nobody.
     """
-    told = os.fspath(text)
+    typed = os.fspath(text)
     given = f"--{flag.replace('_', '-')}"
-    if not told:
+    if not typed:
         raise InputError(f'{flag} is ""; give a path, or leave {given} out')
-    if "\0" in told:
-        raise InputError(f"{flag} {told!r} has a zero byte in it, which no path may have")
-    path = Path(os.path.expanduser(told))
+    if "\0" in typed:
+        raise InputError(f"{flag} {typed!r} has a zero byte in it, which no path may have")
+    path = Path(os.path.expanduser(typed))
     if path.parts[:1] and path.parts[0].startswith("~"):
         raise InputError(
-            f"{flag} {told}: nobody's home is {path.parts[0]}; write ./{told} if that is its name"
+            f"{flag} {typed}: nobody's home is {path.parts[0]}; write ./{typed} if that is its name"
         )
     try:
         os.fspath(path.absolute()).encode("utf-8")

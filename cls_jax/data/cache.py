@@ -103,7 +103,7 @@ class Store:
         Raises:
           InputError: where the disk is full or fails.
         """
-        return self._put(split, count, self._told(rows))
+        return self._put(split, count, self._with_progress(rows))
 
     def reordered(self, split: str, x: np.ndarray, order: np.ndarray) -> np.ndarray:
         """``x[order]``, which takes the place of the ``x`` that ``rows`` gave for this split."""
@@ -118,7 +118,7 @@ class Store:
             about["checksums"] = [_checksum(a) for e in (source.train, source.test) for a in e]
             (self._folder / "about.json").write_text(json.dumps(about))
 
-    def _told(self, rows: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    def _with_progress(self, rows: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         number = 0
         for number, row in enumerate(rows, 1):
             yield row

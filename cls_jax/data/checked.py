@@ -136,11 +136,11 @@ def _array(name: str, given: Any) -> np.ndarray:
             ) from None
     if array.dtype.hasobject:
         raise InputError(f"{name} holds Python objects; give a plain array of numbers")
-    told = f"{array.dtype}{[*array.shape]}"
+    form = f"{array.dtype}{[*array.shape]}"
     if array.ndim == 0 or len(array) == 0:
-        raise InputError(f"{name} is empty, {told}; give at least one example a class")
+        raise InputError(f"{name} is empty, {form}; give at least one example a class")
     if array.size == 0:
-        raise InputError(f"{name} is {told}, examples of 0 numbers; give at least one in each")
+        raise InputError(f"{name} is {form}, examples of 0 numbers; give at least one in each")
     return array
 
 

@@ -136,11 +136,11 @@ def _keys(path: Path, archive: zipfile.ZipFile) -> tuple[str, str, str, str]:
             f"{path} holds both {found[0][0]}, ... and {found[1][0]}, ...; save one of them"
         )
     if not found:
-        told = sorted(names)[:20]
+        listed = sorted(names)[:20]
         raise InputError(
             f"{path} must hold the arrays train_x, train_y, test_x and test_y (or x_train, "
             "..., or train_images, train_labels, ...); it holds "
-            f"{', '.join(told) or 'nothing'}{', ...' if len(names) > 20 else ''}: {_WRITE}"
+            f"{', '.join(listed) or 'nothing'}{', ...' if len(names) > 20 else ''}: {_WRITE}"
         )
     return found[0]
 

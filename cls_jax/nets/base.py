@@ -28,7 +28,6 @@ class Net(NamedTuple):
 
     Attributes:
       init, apply: the network; its outputs are float32 logits unless it says otherwise.
-      convolutional: tells the runner which loop is fast on a CPU.
       features: the same pass, ended before the last layer: float32[b, d]; None where a network has
         no single last layer.
       head: name of the last layer within ``Variables.params``: a Dense with "kernel" f32[d, C] and
@@ -37,6 +36,5 @@ class Net(NamedTuple):
 
     init: InitVarsFn
     apply: ApplyFn
-    convolutional: bool = False
     features: ApplyFn | None = None
     head: str | None = None

@@ -81,8 +81,7 @@ class DualNets(NamedTuple):
     """Pure functions over two separate trees, slow and fast.
 
     ``init_slow(key, x)`` and ``init_fast(key, x)`` give Variables for inputs shaped like ``x``;
-    ``predictor`` tells whether ``embed`` gives a ``p``, and ``convolutional`` tells the runner
-    which loop is fast on a CPU.
+    ``predictor`` tells whether ``embed`` gives a ``p``.
     """
 
     init_slow: InitVarsFn
@@ -91,7 +90,6 @@ class DualNets(NamedTuple):
     embed: EmbedFn
     classify: ClassifyFn
     predictor: bool = False
-    convolutional: bool = True
 
 
 class _Head(nn.Module):

@@ -41,12 +41,10 @@ class Extractor(NamedTuple):
 
     Attributes:
       init, apply: the network.
-      convolutional: tells the runner which loop is fast on a CPU.
     """
 
     init: InitVarsFn
     apply: ExtractFn
-    convolutional: bool = False
 
 
 class _Small(nn.Module):
@@ -77,8 +75,11 @@ def small_extractor(width: int = 16, dtype: str = "float32") -> Extractor:
     """
     check_net(1, dtype, width)
     module = _Small(width, dtype)
-    init = lambda key, x: init_linen(key, module, x)  # noqa: E731
-    return Extractor(init, partial(apply_linen, module), convolutional=True)
+
+    def init(key: Array, x: Array) -> Variables:
+        return init_linen(key, module, x)
+
+    return Extractor(init, partial(apply_linen, module))
 
 
 class _Flat(nn.Module):
@@ -108,5 +109,8 @@ def flat_extractor(hidden: tuple[int, ...] = (100, 100), dtype: str = "float32")
     if not hidden or min(hidden) < 1:
         raise InputError(f"hidden = {tuple(hidden)}: give at least one layer of at least 1 unit.")
     module = _Flat(tuple(hidden), dtype)
-    init = lambda key, x: init_linen(key, module, x)  # noqa: E731
+
+    def init(key: Array, x: Array) -> Variables:
+        return init_linen(key, module, x)
+
     return Extractor(init, partial(apply_linen, module))

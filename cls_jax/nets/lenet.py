@@ -76,6 +76,9 @@ def lenet(num_classes: int, dtype: str = "float32") -> Net:
     """
     check_net(num_classes, dtype)
     module = _LeNet(num_classes, dtype)
-    init = lambda key, x: init_linen(key, module, x)  # noqa: E731
+
+    def init(key: Array, x: Array) -> Variables:
+        return init_linen(key, module, x)
+
     apply = partial(apply_linen, module)
-    return Net(init, apply, True, partial(apply, features=True), "fc3")
+    return Net(init, apply, features=partial(apply, features=True), head="fc3")

@@ -63,6 +63,9 @@ def resnet18(
     """
     check_net(num_classes, dtype, width)
     module = _ResNet18(num_classes, width, dtype, unbiased_running)
-    init = lambda key, x: init_linen(key, module, x)  # noqa: E731
+
+    def init(key: Array, x: Array) -> Variables:
+        return init_linen(key, module, x)
+
     apply = partial(apply_linen, module)
-    return Net(init, apply, True, features=partial(apply, features=True), head="linear")
+    return Net(init, apply, features=partial(apply, features=True), head="linear")

@@ -72,9 +72,12 @@ def resnet32(num_classes: int, width: int = 16, dtype: str = "float32") -> Net:
     """
     check_net(num_classes, dtype, width)
     module = _Classifier(num_classes, width, dtype)
-    init = lambda key, x: init_linen(key, module, x)  # noqa: E731
+
+    def init(key: Array, x: Array) -> Variables:
+        return init_linen(key, module, x)
+
     apply = partial(apply_linen, module)
-    return Net(init, apply, True, features=partial(apply, features=True), head="linear")
+    return Net(init, apply, features=partial(apply, features=True), head="linear")
 
 
 def resnet32_extractor(width: int = 16, dtype: str = "float32") -> Extractor:
@@ -92,5 +95,8 @@ def resnet32_extractor(width: int = 16, dtype: str = "float32") -> Extractor:
     """
     check_net(1, dtype, width)
     module = _Trunk(width, dtype, last_relu=False)
-    init = lambda key, x: init_linen(key, module, x)  # noqa: E731
-    return Extractor(init, partial(apply_linen, module), convolutional=True)
+
+    def init(key: Array, x: Array) -> Variables:
+        return init_linen(key, module, x)
+
+    return Extractor(init, partial(apply_linen, module))

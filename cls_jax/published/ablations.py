@@ -42,8 +42,8 @@ def ablations(labels: Sequence[str] = (), slots: Sequence[int] = ()) -> list[tup
     }
     check_once("methods", labels)
     if unknown := [label for label in labels if label not in changed]:
-        told = ", ".join(map(repr, changed))
-        raise InputError(f"s_mnist_ablations has no row {unknown[0]!r}; use one of {told}")
+        listed_rows = ", ".join(map(repr, changed))
+        raise InputError(f"s_mnist_ablations has no row {unknown[0]!r}; use one of {listed_rows}")
     if tuple(slots) not in ((), (500,)):
         raise InputError(f"memory_sizes is {listed(slots)}; s_mnist_ablations has 500 alone")
     return [(label, changed[label]) for label in labels or changed]

@@ -103,10 +103,10 @@ def reproduction_table(
             row = (cell.label, size, scenario, theirs, mine, distance)
             rows.append((*row, f"{cell.result.seconds:.0f}" if s == 0 else ""))
     seeds = sorted({len(cell.result.seeds) for cell in cells})
-    told = f"final average accuracy in percent, mean ± sample std over {_and(seeds)} seeds"
-    told += "; SE: standard errors of the difference; seconds: all seeds of a cell together"
+    legend = f"final average accuracy in percent, mean ± sample std over {_and(seeds)} seeds"
+    legend += "; SE: standard errors of the difference; seconds: all seeds of a cell together"
     header = ("method", "buffer", "score", "published", "ours", "difference", "seconds")
-    return TextTable(title, header, tuple(rows), f"{told}{'; ' if note else ''}{note}")
+    return TextTable(title, header, tuple(rows), f"{legend}{'; ' if note else ''}{note}")
 
 
 def render_reproduction(table: TextTable, cells: Sequence[Cell]) -> dict[str, str]:
@@ -124,7 +124,7 @@ def render_reproduction(table: TextTable, cells: Sequence[Cell]) -> dict[str, st
     for cell, name in zip(cells, names, strict=True):
         matrices = {of: cell.result.matrix[place] for of, place in labelled(cell.result)}
         files[f"accuracy_{name}.csv"] = matrices_csv(matrices)
-    return {**files, "cells.json": json_text([_told(cell) for cell in cells])}
+    return {**files, "cells.json": json_text([_cell_json(cell) for cell in cells])}
 
 
 def _published(
@@ -138,7 +138,7 @@ def _published(
     return None
 
 
-def _told(cell: Cell) -> dict[str, Any]:
+def _cell_json(cell: Cell) -> dict[str, Any]:
     result = cell.result
     by_view = {
         view: {

@@ -179,8 +179,8 @@ def cells(
         sizes = (memory_sizes or rows[method]) if sized else (0,)
         found += [cell(method, size) for size in sizes]
     if memory_sizes and not any(one.memory_size for one in found):
-        told = f"memory_sizes is {listed(memory_sizes)}, but {listed(methods)} has no memory"
-        raise InputError(f"{told}; leave --memory-sizes out")
+        message = f"memory_sizes is {listed(memory_sizes)}, but {listed(methods)} has no memory"
+        raise InputError(f"{message}; leave --memory-sizes out")
     return found
 
 
@@ -210,9 +210,9 @@ def changed(preset: Preset, changes: Mapping[str, Any]) -> Preset:
 
 def settings(preset: Preset) -> dict[str, Any]:
     """All of a cell as plain data, for its record; where the data lies is left out."""
-    told = {k: asdict(v) if is_dataclass(v) else v for k, v in preset._asdict().items()}
-    told["stream"].pop("data_dir")
-    return told
+    whole = {k: asdict(v) if is_dataclass(v) else v for k, v in preset._asdict().items()}
+    whole["stream"].pop("data_dir")
+    return whole
 
 
 _PICTURES = {"batch_size": 32, "class_order": "label", "drop_last": True}

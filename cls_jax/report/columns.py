@@ -39,9 +39,9 @@ def in_order(results: Sequence[Result]) -> list[tuple[int, str]]:
       results: one run, or several of the same scores.
     """
     first, names = leads(results), results[0].scenarios
-    told = " (task told)" if first and names[first] == SCENARIOS[1] else ""
+    note = " (task told)" if first and names[first] == SCENARIOS[1] else ""
     places = sorted(range(len(names)), key=lambda s: s != first)
-    return [(s, names[s] + (told if s == first else "")) for s in places]
+    return [(s, names[s] + (note if s == first else "")) for s in places]
 
 
 def aware(results: Sequence[Result]) -> bool:
@@ -70,10 +70,10 @@ def _of_tasks(results: Sequence[Result]) -> tuple[Columns, str]:
         return {**acc, **lost, **learning}, f"forgetting and LA are {names[of]}"
     first, name = f"{names[of]} ACC", "clipped forgetting"
     lost = {name: (-1, lambda r, v: summaries(r, v, of)["forgetting_clipped"])}
-    told = f"{name} and LA are {names[of]}, clipped: never below 0"
+    note = f"{name} and LA are {names[of]}, clipped: never below 0"
     knowing = [result.method for result in results if result.details.get("told_task")]
-    told += f"; told the task in training: {', '.join(knowing)}" if knowing else ""
-    return {first: acc[first], **lost, **learning, **acc}, told
+    note += f"; told the task in training: {', '.join(knowing)}" if knowing else ""
+    return {first: acc[first], **lost, **learning, **acc}, note
 
 
 def _of_phases() -> tuple[Columns, str]:
@@ -90,5 +90,5 @@ def _of_phases() -> tuple[Columns, str]:
         "old classes": (1, lambda r, v: summarise(last(r, v).old)),
         "new classes": (1, lambda r, v: summarise(last(r, v).new)),
     }
-    told = "class-IL, over all test images of the classes seen; average: over all phases"
-    return columns, f"{told}; old and new: after the last"
+    note = "class-IL, over all test images of the classes seen; average: over all phases"
+    return columns, f"{note}; old and new: after the last"

@@ -154,12 +154,12 @@ def _curve(axes: "Axes", result: Result, scenario: int, *, label: str, style: in
 def _line(axes: "Axes", curves: np.ndarray, *, label: str, style: int) -> None:
     """The mean of float[seeds, T], with a band of one sample std."""
     tasks, mean = np.arange(1, curves.shape[1] + 1), curves.mean(0)
-    look, size = _look(style), 4.5 if len(tasks) <= _LEGIBLE else 2
-    axes.plot(tasks, mean, label=label, markersize=size, **look)
+    line, size = _look(style), 4.5 if len(tasks) <= _LEGIBLE else 2
+    axes.plot(tasks, mean, label=label, markersize=size, **line)
     if len(curves) > 1:
         std = curves.std(0, ddof=1)
         axes.fill_between(
-            tasks, mean - std, mean + std, color=look["color"], alpha=0.18, linewidth=0
+            tasks, mean - std, mean + std, color=line["color"], alpha=0.18, linewidth=0
         )
 
 
@@ -205,14 +205,14 @@ def _short(names: Iterable[str]) -> list[str]:
 
     One that begins with "_" has a space before it: matplotlib leaves such names out.
     """
-    shown: list[str] = []
+    names_so_far: list[str] = []
     for name in map(_drawable, names):
         short = _cut(f" {name}" if name.startswith("_") else name, 60)
         copies = (f"{short} ({n})" for n in itertools.count(2))
-        shown.append(
-            next(label for label in itertools.chain([short], copies) if label not in shown)
+        names_so_far.append(
+            next(label for label in itertools.chain([short], copies) if label not in names_so_far)
         )
-    return shown
+    return names_so_far
 
 
 def _figure(width: float, height: float) -> "Figure":
@@ -248,11 +248,11 @@ def _drawable(name: str) -> str:
 
     font = get_font(findfont(FontProperties()))
 
-    def shown(c: str) -> str:
+    def names_so_far(c: str) -> str:
         known = font.get_char_index(ord(c))
         return c if known else c.encode("ascii", "backslashreplace").decode()
 
-    return "".join(map(shown, visible(name)))
+    return "".join(map(names_so_far, visible(name)))
 
 
 def _look(style: int) -> dict[str, str]:

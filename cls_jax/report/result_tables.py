@@ -75,7 +75,7 @@ def _rate(result: Result) -> str:
 
 def result_table(result: Result) -> TextTable:
     """The scores of one run: a row a network and scenario, mean ± sample std over the seeds."""
-    columns, told = columns_of([result])
+    columns, legend = columns_of([result])
     names = AWARE if aware([result]) else COLUMNS
     header, rows = ("network", "scenario", *names), []
     for v, view in enumerate(result.views):
@@ -96,7 +96,7 @@ def result_table(result: Result) -> TextTable:
         title=result.method + (f" on {stream}" if stream else ""),
         header=header,
         rows=tuple(rows),
-        note=f"percent, {_over(result)}; {told + '; ' if phased(result) else ''}{speed}",
+        note=f"percent, {_over(result)}; {legend + '; ' if phased(result) else ''}{speed}",
     )
 
 
@@ -107,7 +107,7 @@ def comparison_table(results: Sequence[Result]) -> TextTable:
       InputError: two of one name, or none.
     """
     check_distinct(results)
-    columns, told = columns_of(results)
+    columns, legend = columns_of(results)
     sized = all("bits" in result.capacity for result in results)
     bold = set()
     texts = [[result.method] for result in results]
@@ -127,7 +127,7 @@ def comparison_table(results: Sequence[Result]) -> TextTable:
         title=stream_names(results) or "comparison",
         header=("method", *columns, *["KiB"] * sized, "seconds", "steps/s"),
         rows=tuple(map(tuple, texts)),
-        note=f"percent, {note}; {told}; best in bold{'; ' + KIB if sized else ''}",
+        note=f"percent, {note}; {legend}; best in bold{'; ' + KIB if sized else ''}",
         bold=frozenset(bold),
     )
 

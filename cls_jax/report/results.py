@@ -70,9 +70,9 @@ def read(workdir: str | Path) -> list[Result]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        told = str(error) if isinstance(error, Unlike | NoJson) else "not a record of cls_jax"
+        reason = str(error) if isinstance(error, Unlike | NoJson) else "not a record of cls_jax"
         raise InputError(
-            f"{path} is damaged ({told}); run the command of that workdir again"
+            f"{path} is damaged ({reason}); run the command of that workdir again"
         ) from None
     prefixes = ["accuracy"] if path.name == RUN else _prefixes([bare for bare, _ in found])
     return [
@@ -185,11 +185,11 @@ def _record(result: Result) -> dict[str, Any]:
 def _check_alike(found: Sequence[tuple[str, Result]]) -> None:
     """Raises InputError unless all have the same scores over as many tasks."""
 
-    def told(workdir: str, result: Result) -> str:
+    def reason(workdir: str, result: Result) -> str:
         tasks, of = result.matrix.shape[-1], "base classes and phases, " * phased(result)
         return f"{workdir} has {of}{' and '.join(result.scenarios)} over {tasks} tasks"
 
     kinds = [(phased(r), r.scenarios, r.matrix.shape[-1]) for _, r in found]
     for kind, other in zip(kinds, found, strict=True):
         if kind != kinds[0]:
-            raise InputError(f"{told(*found[0])}, {told(*other)}; compare runs of one kind")
+            raise InputError(f"{reason(*found[0])}, {reason(*other)}; compare runs of one kind")

@@ -34,12 +34,12 @@ def visible(text: str) -> str:
     A name that a user gave can then be shown, and written as UTF-8, wherever it goes.
     """
 
-    def shown(c: str) -> str:
+    def escaped(c: str) -> str:
         if c.isprintable():
             return c
         return c.encode("unicode_escape", "backslashreplace").decode("ascii")
 
-    return "".join(map(shown, text))
+    return "".join(map(escaped, text))
 
 
 def percent(summary: Summary) -> str:

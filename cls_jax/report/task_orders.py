@@ -132,8 +132,8 @@ def report_orders(
     for i, label in enumerate(labels):
         mine = results[i * each * values : (i + 1) * each * values]
         for value in range(values):
-            told = mine[value].method.removeprefix(f"{label} {orders[0]}") if values > 1 else ""
-            every.append(Ordered(f"{label}{told}", parsed, tuple(mine[value::values])))
+            facts = mine[value].method.removeprefix(f"{label} {orders[0]}") if values > 1 else ""
+            every.append(Ordered(f"{label}{facts}", parsed, tuple(mine[value::values])))
     table = orders_table(results[0].stream_name.split(", in order")[0], every)
     show(rich_table(table))
     if folder is not None:
@@ -150,18 +150,18 @@ def render_orders(table: TextTable, every: Sequence[Ordered]) -> dict[str, str |
       table: of ``orders_table``.
       every: the same.
     """
-    told = {"stream": {"name": table.title}}
+    facts = {"stream": {"name": table.title}}
     merged = [
-        one.results[0]._replace(method=one.label, capacity=capacity_of_orders(one), details=told)
+        one.results[0]._replace(method=one.label, capacity=capacity_of_orders(one), details=facts)
         for one in every
     ]
     files = {"comparison.md": markdown_page(table), "capacity.png": figures.capacity(merged)}
     for one, name in zip(every, safe_names([one.label for one in every]), strict=True):
         files[f"accuracy_{name}.csv"] = matrices_csv(_matrices(one))
-    return {**files, "order_disparity.json": json_text([_told(one) for one in every])}
+    return {**files, "order_disparity.json": json_text([_order_json(one) for one in every])}
 
 
-def _told(one: Ordered) -> Mapping[str, Any]:
+def _order_json(one: Ordered) -> Mapping[str, Any]:
     scores = scores_of_orders(one)
     opd = scores.pop("OPD")
     return {

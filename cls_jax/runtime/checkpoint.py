@@ -123,8 +123,8 @@ class Checkpoints:
           SaveFailed: this checkpoint, or the one before, could not be written.
           Stopped: the process was asked to stop, and all is saved.
         """
-        due, stop = all_max([self._due(run, place.over), float(self.wish.asked is not None)])
-        with self._told(place):
+        due, stop = all_max([self._due(run, place.over), float(self.wish.signal is not None)])
+        with self._as_save_failed(place):
             if self._open is not None:
                 self._open[1].check_for_errors()
             if due or stop:
@@ -132,7 +132,7 @@ class Checkpoints:
             if stop or place.over:
                 self.close()
         if stop and not place.over:
-            raise Stopped(self.wish.asked, _steps(run))
+            raise Stopped(self.wish.signal, _steps(run))
 
     def _due(self, run: PyTree, over: bool) -> bool:
         if over or (self.every.seconds is None and self.every.steps is None):
@@ -190,7 +190,7 @@ class Checkpoints:
                     manager.close()
 
     @contextlib.contextmanager
-    def _told(self, place: Position) -> Iterator[None]:
+    def _as_save_failed(self, place: Position) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # whatever orbax and tensorstore raise on a full or broken disk

@@ -202,9 +202,9 @@ def _drop_torn(folder: Path) -> None:
     for program in folder.glob("*-cache"):
         beside = program.with_name(program.name.removesuffix("-cache") + "-atime")
         try:
-            written, told = program.stat(), beside.stat()
+            written, stamp = program.stat(), beside.stat()
             whole = (
-                written.st_size and told.st_size == 8 and written.st_mtime_ns <= told.st_mtime_ns
+                written.st_size and stamp.st_size == 8 and written.st_mtime_ns <= stamp.st_mtime_ns
             )
         except FileNotFoundError:
             whole = False

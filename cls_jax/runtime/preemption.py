@@ -11,7 +11,7 @@ class StopFlag:
     """Whether this process has been asked to stop, and by which signal; None: not asked."""
 
     def __init__(self) -> None:
-        self.asked: int | None = None
+        self.signal: int | None = None
 
 
 @contextlib.contextmanager
@@ -28,7 +28,7 @@ def catch_signals() -> Iterator[StopFlag]:
 
     def note(number: int, frame: object) -> None:
         del frame
-        wish.asked = number
+        wish.signal = number
         signal.signal(number, before[number])
         name = signal.Signals(number).name
         print(f"{name}: finishing this chunk, then saving; once more to stop now", file=sys.stderr)

@@ -176,8 +176,8 @@ def _newest_whole(group: Path, like: PyTree) -> tuple[Words, list[PyTree]] | str
             why = line(error)
             then = "the one before is taken" if number > numbers[-1] else "there is none before it"
             if is_primary():
-                told = f"warning: checkpoint {group.name}/{number} cannot be read ({why}); {then}"
-                print(told, file=sys.stderr)
+                text = f"warning: checkpoint {group.name}/{number} cannot be read ({why}); {then}"
+                print(text, file=sys.stderr)
             continue
         if not words.stacked:
             return words, [run]

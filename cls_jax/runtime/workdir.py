@@ -56,10 +56,10 @@ def check_workdir(
             old, new = ({name: given} for given in (record.get(name, value), value))
             differences += _differences(plain(old), plain(new))
     if differences:
-        shown = "; ".join(differences[:3])
+        listed = "; ".join(differences[:3])
         more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise InputError(
-            f"workdir {workdir} holds another experiment ({shown}{more}); "
+            f"workdir {workdir} holds another experiment ({listed}{more}); "
             "give another --workdir, or --restart to move that one aside"
         )
     return record
@@ -76,8 +76,8 @@ def check_workdir_is_ours(workdir: str | Path) -> dict[str, Any] | None:
     record = read_record(workdir)
     for name in _FOLDERS:
         if (workdir / name).exists() and not (workdir / name).is_dir():
-            told = f"workdir {workdir}: {name} in it is a file; give another --workdir"
-            raise InputError(told)
+            message = f"workdir {workdir}: {name} in it is a file; give another --workdir"
+            raise InputError(message)
     return record
 
 
@@ -92,8 +92,8 @@ def read_record(workdir: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        told = f"workdir {workdir}: {error.strerror}; give another --workdir"
-        raise InputError(told) from None
+        message = f"workdir {workdir}: {error.strerror}; give another --workdir"
+        raise InputError(message) from None
     if CONFIG not in there:
         strange = [name for name in there if not _BEGUN.fullmatch(name)]
         if strange:
@@ -204,7 +204,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """ "name: old → new" of every field that makes these two experiments, in the new order."""
     old, new = _flat(old), _flat(new)
     return [
-        f"{name}: {_shown(old, name)} → {_shown(new, name)}"
+        f"{name}: {_json_of(old, name)} → {_json_of(new, name)}"
         for name in dict.fromkeys((*new, *old))
         if name.split(".")[-1] not in HOW_NOT_WHAT
         and (name not in old or name not in new or old[name] != new[name])
@@ -221,5 +221,5 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _shown(config: Mapping[str, Any], name: str) -> str:
+def _json_of(config: Mapping[str, Any], name: str) -> str:
     return json.dumps(config[name], ensure_ascii=False) if name in config else "absent"

@@ -109,11 +109,11 @@ def class_il(
         )
 
     per_task = str(sizes[0]) if len(set(sizes)) == 1 else "+".join(map(str, sizes))
-    told = f"{num_tasks} tasks x {per_task} classes"
+    description = f"{num_tasks} tasks x {per_task} classes"
     if base_classes is not None:
-        told = f"{base_classes} + {num_tasks - 1} x {sizes[-1]} classes"
+        description = f"{base_classes} + {num_tasks - 1} x {sizes[-1]} classes"
     return Stream(
-        name=f"{source.name}, {told}",
+        name=f"{source.name}, {description}",
         source=source,
         num_tasks=num_tasks,
         batch_size=batch_size,

@@ -117,10 +117,10 @@ def task_sizes(
         rest, more = num_classes - base_classes, tasks - 1
         if base_classes < 1 or more < 1 or rest < 1 or rest % more:
             fits = [t + 1 for t in range(1, rest + 1) if rest % t == 0]
-            told = f"use tasks from {fits}" if base_classes > 0 and fits else "give other numbers"
+            remedy = f"use tasks from {fits}" if base_classes > 0 and fits else "give other numbers"
             raise InputError(
                 f"base_classes={base_classes} leaves {rest} of the {num_classes} classes of "
-                f"{source.name} to {more} further tasks, which is no equal split; {told}"
+                f"{source.name} to {more} further tasks, which is no equal split; {remedy}"
             )
         return (base_classes,) + (rest // more,) * more
     if isinstance(tasks, int):

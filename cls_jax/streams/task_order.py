@@ -47,9 +47,9 @@ def in_order(stream: Stream, order: TaskOrder) -> Stream:
         }
         return given.replace(make_rows=make_rows, **of_task)
 
-    told = "shuffled" if order == "shuffled" else "in order " + "-".join(map(str, order))
+    description = "shuffled" if order == "shuffled" else "in order " + "-".join(map(str, order))
     return stream._replace(
-        name=f"{stream.name}, {told}",
+        name=f"{stream.name}, {description}",
         schedule=schedule,
         describe={**stream.describe, "task_order": order},
     )

@@ -140,9 +140,9 @@ def stack_schedules(schedules: list[Schedule]) -> Schedule:
 def told_task(schedule: Schedule, task: int, *, trials: bool) -> Task:
     """What a method that is told learns about task number ``task``."""
     classes = schedule.task_classes if trials else schedule.task_classes[None]
-    told = Task(
+    known = Task(
         index=np.full(len(classes), task, np.int32),
         classes=classes[:, task],
         seen=classes[:, : task + 1].any(axis=1),
     )
-    return told if trials else jax.tree.map(lambda leaf: leaf[0], told)
+    return known if trials else jax.tree.map(lambda leaf: leaf[0], known)

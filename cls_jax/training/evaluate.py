@@ -58,7 +58,7 @@ def make_evaluate(method: Method, stream: Stream, parallelism: Parallelism) -> E
     Returns:
       An EvaluateFn.
     """
-    told, group = method.needs.told_task_at_test, method.needs.test_group
+    told_at_test, group = method.needs.told_task_at_test, method.needs.test_group
     place = None if group is None else content_places(stream.source.test.x)
     convolutional = group is not None and is_convolutional(method, shapes_of(stream))
 
@@ -68,12 +68,12 @@ def make_evaluate(method: Method, stream: Stream, parallelism: Parallelism) -> E
         if stream.transform is not None:
             x = stream.transform(x, look_up(data.contexts, context))
         hidden = hidden_task(stream.num_classes)
-        task = Task(index=number, classes=classes, seen=hidden.seen) if told else hidden
+        task = Task(index=number, classes=classes, seen=hidden.seen) if told_at_test else hidden
         scores, algorithm = [], method.at(hyper)
         for predict in (algorithm.predict, *algorithm.views.values()):
             answer = partial(answers, predict, group, convolutional, state, x)
             logits = answer(task)
-            free = answer(hidden) if told else logits
+            free = answer(hidden) if told_at_test else logits
             masked = jnp.where(classes, logits, -jnp.inf)
             right = [jnp.argmax(z, axis=-1) == y for z in (free, masked)]
             scores.append(jnp.stack([jnp.sum(r & valid) for r in right]))

@@ -24,7 +24,7 @@ def scenario_names(stream: Mapping[str, object], told_at_test: bool = False) -> 
     return (names[0], SCENARIOS[1]) if told_at_test else names
 
 
-def task_aware(told: Mapping[str, object]) -> bool:
+def task_aware(task_info: Mapping[str, object]) -> bool:
     """Whether the method is made for tasks that are told.
 
     It is if it is told them, in training or at test, unless it is made to tell all classes apart
@@ -33,13 +33,13 @@ def task_aware(told: Mapping[str, object]) -> bool:
     Args:
       told: "told_task", "told_at_test" and "class_il" of ``Result.details``; absent is False.
     """
-    within = told.get("told_task") and not told.get("class_il")
-    return bool(within or told.get("told_at_test"))
+    within = task_info.get("told_task") and not task_info.get("class_il")
+    return bool(within or task_info.get("told_at_test"))
 
 
-def leading(scenarios: Sequence[str], told: Mapping[str, object]) -> int:
+def leading(scenarios: Sequence[str], task_info: Mapping[str, object]) -> int:
     """The place in ``scenarios`` of the score that the method is made for: tables lead with it."""
-    return len(scenarios) - 1 if task_aware(told) else 0
+    return len(scenarios) - 1 if task_aware(task_info) else 0
 
 
 class Started(NamedTuple):
@@ -148,8 +148,8 @@ class Result(NamedTuple):
     def scenarios(self) -> tuple[str, ...]:
         """Names of the scores worth showing, in the order of axis 2."""
         stream = self.details.get("stream")
-        told = bool(self.details.get("told_at_test"))
-        return scenario_names(stream if isinstance(stream, Mapping) else {}, told)
+        task_info = bool(self.details.get("told_at_test"))
+        return scenario_names(stream if isinstance(stream, Mapping) else {}, task_info)
 
     @property
     def stream_name(self) -> str:

@@ -101,13 +101,13 @@ def _boundary(programs: Programs, group: Group, run: Run, segment: Segment) -> R
         "end": lambda: (needs.end_data, len(phases) + 1),
     }[segment.kind]()
     number += segment.task * (len(phases) + 2)
-    told = told_task(group.schedule, segment.task, trials=programs.parallelism.stacked)
+    known_task = told_task(group.schedule, segment.task, trials=programs.parallelism.stacked)
     which = segment.kind, segment.phase
     if not asks:
-        return programs.boundary(which, run, None, number, told)
+        return programs.boundary(which, run, None, number, known_task)
     whole = group.whole(segment.task)
     examples, index = group.training.fetch(whole.index)
-    return programs.boundary(which, run, examples, number, told, whole.replace(index=index))
+    return programs.boundary(which, run, examples, number, known_task, whole.replace(index=index))
 
 
 def _score(programs: Programs, group: Group, run: Run, task: int, observe: Observer) -> Run:
@@ -138,11 +138,11 @@ class _Chunks:
         """One chunk: the Run after it, and what all has cost."""
         programs, group, plan = self.programs, self.group, self.programs.plan
         examples, part = next(self.coming)
-        told = told_task(group.schedule, segment.task, trials=programs.parallelism.stacked)
+        known_task = told_task(group.schedule, segment.task, trials=programs.parallelism.stacked)
         number, num_steps = next(programs.counter), segment.stop - segment.start
         start = time.perf_counter()
         with _profiled(plan.profile if number == self.timed else None):
-            run, found = programs.advance[segment.phase](run, examples, part, told, num_steps)
+            run, found = programs.advance[segment.phase](run, examples, part, known_task, num_steps)
             found = jax.device_get(found)
         self.metrics, each = _collect(found, part, group.seeds, segment.task, self.metrics)
         seconds = time.perf_counter() - start

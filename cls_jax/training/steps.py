@@ -184,13 +184,13 @@ def make_boundary(method: Method, stream: Stream, parallelism: Parallelism) -> C
         which: Which, run: Run, data: Examples, number: Array, task: Task, rows: BatchTable | None
     ) -> Run:
         key = jax.random.fold_in(jax.random.fold_in(run.key, RunKey.BOUNDARIES), number)
-        told = task if method.needs.told_task else hidden
+        visible = task if method.needs.told_task else hidden
         batch = None
         if rows is not None:
             batch = jax.vmap(lambda row: gather(stream, method, data, row, task))(rows)
             batch = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
         change = function_at(method.at(run.hyper), which)
-        return run.replace(state=gathered(change(key, run.state, told, batch)))
+        return run.replace(state=gathered(change(key, run.state, visible, batch)))
 
     def boundary(
         which: Which,

@@ -224,17 +224,17 @@ class Twins:
 
     def numbers(self, seconds: float) -> dict[str, float | str | None]:
         """Seconds a step of PyTorch, and ours as a multiple of it; null where it was impossible."""
-        told = {"torch_version": metadata.version("torch")}
-        told |= {
+        extra = {"torch_version": metadata.version("torch")}
+        extra |= {
             "torch_seconds_per_step": self.best["eager"],
             "ratio": seconds / self.best["eager"],
         }
         if True in self._kinds:
             best = self.best.get("compiled")
-            told["torch_compiled_seconds_per_step"] = best
-            told["compiled_ratio"] = None if best is None else seconds / best
-            told["torch_compiled_why_not"] = self.why
-        return told
+            extra["torch_compiled_seconds_per_step"] = best
+            extra["compiled_ratio"] = None if best is None else seconds / best
+            extra["torch_compiled_why_not"] = self.why
+        return extra
 
 
 def _sees_gpu() -> bool:

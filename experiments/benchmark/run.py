@@ -126,7 +126,7 @@ def lines(config: Config, numbers: dict[str, float | str | None]) -> list[str]:
     held = "on the device" if jax.default_backend() != "cpu" else "of the process"
     rate = n["flops_per_second"] / 1e9
     seeds = f", {config.seeds} seeds ({config.over_seeds})" if config.seeds > 1 else ""
-    told = [
+    report_lines = [
         f"{config.method}, {shape}, {net.dtype}, batch {config.batch_size}, mode {n['mode']}, "
         f"{jax.devices()[0].device_kind}{seeds}",
         f"{n['steps_per_second']:.5g} steps/s, {n['examples_per_second']:.5g} examples/s "
@@ -141,20 +141,20 @@ def lines(config: Config, numbers: dict[str, float | str | None]) -> list[str]:
         if f"{name}_ceiling" not in n:
             continue
         top, part = n[f"{name}_ceiling"] / 1e9, n[f"{name}_fraction"]
-        told.append(f"  {part:.3f} of what {text} reach ({top:.4g} GFLOP/s)")
+        report_lines.append(f"  {part:.3f} of what {text} reach ({top:.4g} GFLOP/s)")
     if "ratio" in n:
-        told.append(
+        report_lines.append(
             f"PyTorch {n['torch_seconds_per_step'] * 1e3:.4g} ms a step; ours / PyTorch = "
             f"{n['ratio']:.2f}"
         )
     if n.get("compiled_ratio") is not None:
-        told.append(
+        report_lines.append(
             f"torch.compile {n['torch_compiled_seconds_per_step'] * 1e3:.4g} ms a step; "
             f"ours / torch.compile = {n['compiled_ratio']:.2f}"
         )
     elif n.get("torch_compiled_why_not") is not None:
-        told.append(n["torch_compiled_why_not"])
-    return told
+        report_lines.append(n["torch_compiled_why_not"])
+    return report_lines
 
 
 def main(config: Config) -> None:

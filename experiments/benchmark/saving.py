@@ -133,10 +133,10 @@ def main() -> None:
     parser.add_argument("--json")
     parser.add_argument("--child", nargs=2, metavar=("FILE", "UNTIL"))
     parser.add_argument("script", nargs=argparse.REMAINDER)
-    asked = parser.parse_args()
-    script = asked.script[1:] if asked.script[:1] == ["--"] else asked.script
-    if asked.child:
-        child(Path(asked.child[0]), asked.child[1], script)
+    parsed = parser.parse_args()
+    script = parsed.script[1:] if parsed.script[:1] == ["--"] else parsed.script
+    if parsed.child:
+        child(Path(parsed.child[0]), parsed.child[1], script)
         return
     from cls_jax.core.errors import InputError
     from cls_jax.core.files import write_json
@@ -144,18 +144,18 @@ def main() -> None:
     from cls_jax.runtime.provenance import provenance
 
     try:
-        if asked.json is not None:
-            check_file(asked.json, "json")
+        if parsed.json is not None:
+            check_file(parsed.json, "json")
         if not script or not Path(script[0]).is_file():
-            told = script[0] if script else "missing"
-            raise InputError(f"the script is {told}; give a file after --, and its flags")
+            named = script[0] if script else "missing"
+            raise InputError(f"the script is {named}; give a file after --, and its flags")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     numbers = measure(script)
     print("\n".join(f"{name} {value:.4g}" for name, value in numbers.items()))
-    if asked.json is not None:
-        write_json(Path(asked.json), {"script": script, **numbers, **provenance()})
+    if parsed.json is not None:
+        write_json(Path(parsed.json), {"script": script, **numbers, **provenance()})
 
 
 if __name__ == "__main__":

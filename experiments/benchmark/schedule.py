@@ -17,8 +17,9 @@ from cls_jax.app.flags import run_main
 from cls_jax.core.augment import recipe
 from cls_jax.core.files import write_json
 from cls_jax.data.dataset import Dataset, Split
-from cls_jax.methods import METHODS, Setting
-from cls_jax.nets.registry import NetConfig
+from cls_jax.methods import METHODS
+from cls_jax.methods.problem import Problem
+from cls_jax.nets.registry import NetConfig, networks
 from cls_jax.runtime.provenance import provenance
 from cls_jax.streams.domain_il import permuted
 from cls_jax.streams.stream import Stream
@@ -43,8 +44,8 @@ class Begun(Exception):
 
 def seconds_to_the_first_step(stream: Stream) -> float:
     """CPU seconds from the call of ``run`` with an mlp until its first chunk, one step, is done."""
-    look, row = recipe((28, 28, 1), normalisation="half"), METHODS["sgd"]
-    method = row.build(row.config(), Setting(NetConfig("mlp"), look, 10, stream.num_tasks))
+    augment, nets = recipe((28, 28, 1), normalisation="half"), networks(NetConfig(net="mlp"))
+    method = METHODS["sgd"](Problem(nets, augment, 10, stream.num_tasks))
 
     def observe(event: object) -> None:
         if isinstance(event, Progress):
@@ -52,7 +53,7 @@ def seconds_to_the_first_step(stream: Stream) -> float:
 
     start = time.process_time()
     try:
-        run(method, stream, row.hyper(), plan=Plan(chunk=1, score="end"), observe=observe)
+        run(method, stream, plan=Plan(chunk=1, score="end"), observe=observe)
     except Begun:
         return time.process_time() - start
     raise AssertionError("the run made no step")

@@ -72,17 +72,17 @@ def _chunk(some: Sequence[Mapping[str, Any]]) -> tuple[int | None, str]:
 
 def advice(known: Sequence[Mapping[str, Any]]) -> list[str]:
     """The suggestion in sentences, after what failed."""
-    told = []
+    lines = []
     for n in known:
         name = f"{n['workload']} {n['dtype']} {n['over_seeds']} chunk {n['chunk']}"
         if "error" in n:
-            told.append(f"{name} failed: {n['error'].rstrip('.')}.")
+            lines.append(f"{name} failed: {n['error'].rstrip('.')}.")
         if n.get("torch_compiled_why_not") is not None:
-            told.append(f"{name}: {n['torch_compiled_why_not'].rstrip('.')}.")
+            lines.append(f"{name}: {n['torch_compiled_why_not'].rstrip('.')}.")
     for kind, choice in suggest(known).items():
         over, chunk = choice.over_seeds or "as it is", choice.chunk or "as it is"
-        told.append(
+        lines.append(
             f"Plan for {kind} steps: over_seeds {over} ({choice.seeds_why}); chunk {chunk} "
             f"({choice.chunk_why})."
         )
-    return told
+    return lines

@@ -86,13 +86,13 @@ def _by_pair(known: Iterable[Mapping[str, Any]], name: str) -> dict[tuple[str, s
 def main(config: Config) -> None:
     """Measures what is missing, then prints the table and writes summary.md."""
     config = replace(config, out=os.path.expanduser(config.out))
-    asked, start = cells(config), time.monotonic()
+    wanted, start = cells(config), time.monotonic()
     if config.torch and importlib.util.find_spec("torch") is None:
         print("PyTorch is not installed, so its columns stay empty")
     with writing(config.out, "out"):
         Path(config.out).mkdir(parents=True, exist_ok=True)
     late = 0
-    for number, cell in enumerate(asked, 1):
+    for number, cell in enumerate(wanted, 1):
         before = read(cell, config)
         if before is not None and not (config.retry and "error" in before):
             continue
@@ -102,14 +102,14 @@ def main(config: Config) -> None:
         begun = time.monotonic()
         measure(cell, config)
         now = read(cell, config)
-        told = now.get("error") or f"{1e3 * now['seconds_per_step']:.4g} ms a step"
+        said = now.get("error") or f"{1e3 * now['seconds_per_step']:.4g} ms a step"
         over = "1 seed" if cell.over_seeds == "one" else f"{config.seeds} seeds {cell.over_seeds}"
         print(
-            f"{number}/{len(asked)} {cell.workload} {cell.dtype} {over} chunk {cell.chunk}: {told} "
-            f"({time.monotonic() - begun:.0f} s)",
+            f"{number}/{len(wanted)} {cell.workload} {cell.dtype} {over} chunk {cell.chunk}: "
+            f"{said} ({time.monotonic() - begun:.0f} s)",
             flush=True,
         )
-    known = [n for cell in asked if (n := read(cell, config)) is not None]
+    known = [n for cell in wanted if (n := read(cell, config)) is not None]
     sheet = table(known)
     show(rich_table(sheet._replace(note="")))
     print("\n".join(advice(known)))

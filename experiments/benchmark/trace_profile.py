@@ -46,8 +46,8 @@ def operations(trace: Path) -> dict[str, tuple[float, int]]:
             events = json.load(file)["traceEvents"]
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{files[-1]} is no trace of JAX ({error}); write it anew") from error
-    told = {(e["pid"], e.get("tid"), e["name"]): e["args"] for e in events if e.get("ph") == "M"}
-    named = {place: args["name"] for place, args in told.items() if place[2].endswith("_name")}
+    meta = {(e["pid"], e.get("tid"), e["name"]): e["args"] for e in events if e.get("ph") == "M"}
+    named = {place: args["name"] for place, args in meta.items() if place[2].endswith("_name")}
     devices = {pid for (pid, _, _), name in named.items() if name.startswith("/device:")}
     whole = {pid for (pid, _, _), name in named.items() if name == "XLA Ops"}
     found: dict[str, list[float]] = defaultdict(list)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.support.asked import Case
+from tests.support.ask import Case
 
 Change = Callable[[dict[str, np.ndarray]], object]
 NPZ = ("--data", "npz:d.npz", "--tasks", "2", "--batch-size", "4")

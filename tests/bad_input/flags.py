@@ -1,6 +1,6 @@
 """Numbers and words on the command line that cannot work."""
 
-from tests.support.asked import Case
+from tests.support.ask import Case
 
 SMALL = ("--net", "mlp", "--image-size", "8", "--hidden", "8")
 START = {

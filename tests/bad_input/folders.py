@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.bad_input.flags import SMALL
-from tests.support.asked import Case
+from tests.support.ask import Case
 
 COMPARE = (*SMALL, "--methods", "sgd", "--workdir")
 DEEP = "[" * 100_000

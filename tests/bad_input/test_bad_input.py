@@ -3,7 +3,7 @@
 import pytest
 
 from tests.bad_input import data, flags, folders
-from tests.support.asked import ask, contents
+from tests.support.ask import ask, contents
 
 CASES = [*flags.CASES, *data.CASES, *folders.CASES]
 

@@ -48,7 +48,7 @@ class After(Checkpoints):
     def maybe_save(self, *args):
         self.left -= 1
         if self.left == 0:
-            self.wish.asked = 15
+            self.wish.signal = 15
         super().maybe_save(*args)
 
 
@@ -130,9 +130,9 @@ def test_a_resumed_run_compiles_no_program_of_its_own(tmp_path, uneven, monkeypa
     with pytest.raises(Stopped):
         run(method, uneven, keep=After(tmp_path, 4), plan=Plan(chunk=2))
     resumed = run(method, uneven, keep=After(tmp_path, 0), plan=Plan(chunk=2))
-    newborn = run(method, uneven, plan=Plan(chunk=2))
+    fresh = run(method, uneven, plan=Plan(chunk=2))
     bound = lambda result: {leaf.committed for leaf in jax.tree.leaves(result.states[0])}  # noqa: E731
-    assert bound(resumed) == bound(newborn) == {False}
+    assert bound(resumed) == bound(fresh) == {False}
 
 
 def test_only_the_last_few_stay_and_never_is_only_the_end(tmp_path, uneven):

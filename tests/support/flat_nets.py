@@ -81,7 +81,7 @@ def flat_dualnets(num_classes: int, *, predictor: bool = False) -> DualNets:
         return (h * maps[0]) @ fast.params["head"], {"adapt": mean}
 
     parts = (init_slow, init_fast, features, embed, classify)
-    return DualNets(*parts, predictor=predictor, convolutional=False)
+    return DualNets(*parts, predictor=predictor)
 
 
 def flat_augment() -> Augment:
