@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
-from cls_jax.core.types import Array
+from cls_jax.core.types import Array, Variables
 from cls_jax.nets.base import Net
 from cls_jax.nets.layers import keeping_dtype
 from cls_jax.nets.linen import apply_linen, check_net, init_linen

@@ -4,7 +4,7 @@ from functools import partial
 
 import flax.linen as nn
 
-from cls_jax.core.types import Array
+from cls_jax.core.types import Array, Variables
 from cls_jax.nets.base import Net
 from cls_jax.nets.layers import BatchNorm, Conv, Dense, Stage, keeping_dtype
 from cls_jax.nets.linen import apply_linen, check_net, init_linen

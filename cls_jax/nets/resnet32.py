@@ -4,7 +4,7 @@ from functools import partial
 
 import flax.linen as nn
 
-from cls_jax.core.types import Array
+from cls_jax.core.types import Array, Variables
 from cls_jax.nets.base import Net
 from cls_jax.nets.extractor import Extractor, Features
 from cls_jax.nets.layers import BasicBlock, BatchNorm, Conv, Dense, kaiming_kernel, keeping_dtype
