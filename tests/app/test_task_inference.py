@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cls_jax.app.task_inference import Inference, make_identification, parse_inferences, report
+from cls_jax.app.task_inference import (
+    Inference,
+    make_identification,
+    parse_inferences,
+    report_inference,
+)
 from cls_jax.core.errors import InputError
 from cls_jax.data.dataset import Dataset, Split
 from cls_jax.streams.class_il import class_il
@@ -80,7 +85,9 @@ def test_the_report_asks_the_method_for_its_network(tmp_path, capsys):
     stream = class_il(small_source(), tasks=TASKS, batch_size=4)
     method = small_method("supsup", learning_rate=0.01)
     result = run(method, stream, plan=Plan(score="end"))
-    report(method, stream, [result], ("one_shot:H:1:128", "one_shot:G:2:3"), str(tmp_path))
+    report_inference(
+        method, stream, [result], ("one_shot:H:1:128", "one_shot:G:2:3"), str(tmp_path)
+    )
     found = json.loads((tmp_path / "identification.json").read_text())
     assert [one["inference"] for one in found] == ["one_shot:H:1:128", "one_shot:G:2:3"]
     np.testing.assert_allclose(found[0]["label"], result.matrix[0, 0, 1, -1], atol=1e-6)

@@ -56,6 +56,7 @@ def test_the_smallest_case_gives_sane_numbers(call, mode, tmp_path, capsys):
     assert numbers["versions"]["jax"]
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_share_the_steps(call, tmp_path):
     """A step is one seed's: the program's time is divided among the seeds."""
     file = tmp_path / "numbers.json"
@@ -257,6 +258,7 @@ def numbers_of(cell, config, seconds, **more):
 SMALL = ["--preset", "toy", "--dtypes", "float32", "--seeds", "1", "--chunks", "2", "--no-torch"]
 
 
+@pytest.mark.slow
 def test_a_failing_cell_is_recorded_and_stops_no_other(table, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(EXPERIMENTS.parent))
     flags = [*SMALL, "--out", str(tmp_path), "--workloads", "dualnet/mlp/3", "clser/mlp/3"]

@@ -71,6 +71,7 @@ def test_what_lies_in_git(path):
     assert [cell.id for cell in notebook.cells] == [cell.id for cell in read(CLSER).cells]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [CLSER, pytest.param(DUALNET, marks=pytest.mark.slow)])
 def test_it_runs_from_top_to_bottom(name, client):
     notebook = read(name)
@@ -89,6 +90,7 @@ def test_it_runs_from_top_to_bottom(name, client):
     assert not cells["paper"].outputs
 
 
+@pytest.mark.slow
 def test_the_stop_button_saves_and_leaves_the_notebook_alive(client):
     """As the text says: SystemExit 130, the kernel lives, and the same cell goes on."""
     notebook = read(CLSER)

@@ -39,6 +39,7 @@ def tiny_npz(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_compare_runs_from_flags_to_files(tmp_path):
     """sgd, er and joint on an npz file: table, files, and a second run in the same workdir."""
     data = tiny_npz(tmp_path / "tiny.npz")
@@ -85,6 +86,7 @@ def test_clser_sweeps_from_flags_to_files(tmp_path):
         assert (tmp_path / "out" / name).exists()
 
 
+@pytest.mark.slow
 def test_apd_runs_from_orders_to_their_disparity(tmp_path):
     """Two tasks in both orders, APD and a rival: the table, a matrix file a method, the figure."""
     data = tiny_npz(tmp_path / "tiny.npz")
@@ -107,6 +109,7 @@ def test_apd_runs_from_orders_to_their_disparity(tmp_path):
     assert [len(entry["OPD of each seed and task"][0]) for entry in told] == [2, 2]
 
 
+@pytest.mark.slow
 def test_reproduce_runs_from_a_table_to_its_record(tmp_path):
     """Two cells on a data set of ours: the table says so, and what was published stands there."""
     rng, y = np.random.default_rng(0), np.repeat(np.arange(10), 24)
@@ -133,6 +136,7 @@ def test_reproduce_runs_from_a_table_to_its_record(tmp_path):
     assert f"{100 * ours:.2f}" in (tmp_path / "out" / "comparison.md").read_text()
 
 
+@pytest.mark.slow
 def test_spb_and_its_controls_run_from_flags_to_files(tmp_path):
     """Base classes and phases: the columns of their tables; joint has a last score alone."""
     flags = ["--data", f"npz:{tiny_npz(tmp_path / 'tiny.npz')}", "--variants", "spb", "joint"]

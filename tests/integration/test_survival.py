@@ -20,6 +20,7 @@ DUALNET = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_kills_of_clser_change_nothing(tmp_path):
     """Mid-chunk, as a save begins, mid-save, in an evaluation, at a boundary."""
     moments = [
@@ -47,6 +48,7 @@ def test_kills_of_dualnet_change_nothing(tmp_path):
     assert found == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_chunk_saves_and_says_how_to_go_on(tmp_path, number, code):
     script = [*CLSER, "--epochs", "30", "--workdir", str(tmp_path / "w")]

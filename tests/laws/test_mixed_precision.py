@@ -71,6 +71,7 @@ def test_state_and_metrics_are_kept_in_float32(name):
     assert found[LOW.name] == found[FULL.name]
 
 
+@pytest.mark.slow
 @every_method
 def test_bfloat16_trains_and_its_metrics_are_finite(name):
     """A little off the float32 run, since its forwards are rounded, and never far."""

@@ -20,6 +20,8 @@ from cls_jax.streams.task_order import in_order, order_of
 from cls_jax.training.group import schedule_key
 from cls_jax.training.runner import sweep
 
+pytestmark = pytest.mark.slow
+
 SEEDS = (0, 1, 2, 3, 4)
 
 
@@ -49,7 +51,6 @@ def apd_and_without_drift():
     return [numbers(r) for r in learned("apd", {"consolidate_every": 0}, hypers, SEEDS)]
 
 
-@pytest.mark.slow
 def test_apd_forgets_nothing_and_depends_little_on_the_order():
     """Card, section 10: accuracy at least .91, AOPD at most 6 points, forgetting at most .01."""
     accuracy, disparity, forgotten = apd_and_without_drift()[0]
@@ -58,7 +59,6 @@ def test_apd_forgets_nothing_and_depends_little_on_the_order():
     assert forgotten <= 0.01
 
 
-@pytest.mark.slow
 def test_without_the_drift_term_it_forgets():
     """Card: .511 and 62.6 points."""
     accuracy, disparity, forgotten = apd_and_without_drift()[1]
@@ -67,7 +67,6 @@ def test_without_the_drift_term_it_forgets():
     assert forgotten > 0.3
 
 
-@pytest.mark.slow
 def test_no_pull_on_shared_weights_does_as_well():
     """Card: the best of fine-tuning and L2-transfer has an AOPD of at least 20 points."""
     weights = [{"penalty_weight": weight} for weight in (0.0, 0.1, 1.0, 10.0)]
@@ -76,7 +75,6 @@ def test_no_pull_on_shared_weights_does_as_well():
     assert max(accuracy for accuracy, _, _ in found) < apd_and_without_drift()[0][0] - 0.1
 
 
-@pytest.mark.slow
 def test_capacity_falls_with_sparsity_and_with_what_counts_as_agreement():
     """KiB after five tasks and a consolidation; capacity grows with every task until then."""
     sparsity, gaps = (5e-4, 1e-3, 2e-3, 4e-3), (0.01, 0.03, 0.1)

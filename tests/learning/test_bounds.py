@@ -16,6 +16,8 @@ from cls_jax.nets.registry import NetConfig, networks
 from cls_jax.streams.class_il import class_il
 from cls_jax.training.runner import run
 
+pytestmark = pytest.mark.slow
+
 TASKS, CLASSES = 5, 10
 
 
@@ -104,7 +106,6 @@ def test_joint_training_bounds_replay():
     assert joint.min() > 0.9
 
 
-@pytest.mark.slow
 def test_dualnet_remembers_what_sgd_forgets():
     """The quick preset of experiments/compare.py, task-IL.
 

@@ -23,6 +23,8 @@ from cls_jax.streams.domain_il import permuted
 from cls_jax.training.group import schedule_key
 from cls_jax.training.runner import sweep
 
+pytestmark = pytest.mark.slow
+
 TASKS, CLASSES, START, ADDED = 5, 10, (64, 32), 10
 ARGUMENTS = {
     "added_units": ADDED,
@@ -50,7 +52,6 @@ def learned(**hyper):
     return sweep(method, stream, [hyper], seeds=(0,))[0]
 
 
-@pytest.mark.slow
 def test_it_learns_five_permutations_and_forgets_none():
     """Seeds 0-2, task-IL: accuracy .979 to .981, forgetting .001 to .003."""
     stream, method = parts()
@@ -69,7 +70,6 @@ def test_it_learns_five_permutations_and_forgets_none():
         assert np.mean(areas) > 0.99
 
 
-@pytest.mark.slow
 def test_widths_grow_in_every_task_and_stay_below_the_cap():
     """Seed 0: 64, 75, 85, 95, 104 and 32, 40, 48, 58, 68; at most 20 units a task."""
     for n, start in enumerate(START):
@@ -81,14 +81,12 @@ def test_widths_grow_in_every_task_and_stay_below_the_cap():
     assert not learned().capacity["refused units"].any()
 
 
-@pytest.mark.slow
 def test_stamps_are_what_keeps_earlier_tasks():
     """The same networks asked without stamps, seeds 0-2: .873 to .905 against .979 to .981."""
     with_stamps, without = average_accuracy(learned().matrix[0, :, 1, 1:])
     assert without <= with_stamps - 0.05
 
 
-@pytest.mark.slow
 def test_group_lasso_decides_how_many_units_stay():
     """Units of layer 2 at the end, seeds 0-2: 33 to 36 with 5e-3, 63 to 68 with 1e-3."""
     few, many = (

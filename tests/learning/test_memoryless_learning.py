@@ -12,6 +12,8 @@ import pytest
 from cls_jax.nets.registry import NetConfig
 from tests.learning.test_bounds import mlp_scores, scores
 
+pytestmark = pytest.mark.slow
+
 HYPER = {
     "lwf": {},
     "ewc_online": {"penalty_weight": 300.0},

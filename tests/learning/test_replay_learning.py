@@ -12,6 +12,8 @@ import pytest
 from cls_jax.nets.registry import NetConfig
 from tests.learning.test_bounds import scores
 
+pytestmark = pytest.mark.slow
+
 REPLAY = {"memory_size": 100, "replay_size": 10}
 WEIGHTS = {
     "der": {"logit_weight": 0.5},
@@ -27,7 +29,6 @@ def class_il(name):
     return scores(name, NetConfig(net="mlp"), 8, None, arguments, (0, 1, 2), 20)[:, 0]
 
 
-@pytest.mark.slow
 def test_kept_logits_beat_kept_labels():
     """Baselines card, section 7: er .912, der .957, der++ .952, standard deviation .004 to .012."""
     er, der, derpp = map(class_il, ("er", "der", "derpp"))

@@ -11,6 +11,8 @@ from cls_jax.published.spb_variants import VARIANTS
 from cls_jax.report.columns import columns_of
 from cls_jax.training.runner import run
 
+pytestmark = pytest.mark.slow
+
 DIGITS = StreamConfig(
     image_size=8,
     tasks=6,
@@ -33,7 +35,6 @@ def measured(variant):
     return {name: value(result, 0).mean for name, (_, value) in columns.items()}
 
 
-@pytest.mark.slow
 def test_what_holds_old_classes_is_the_reciprocal_weight():
     """Without it old classes are lost and the newest is known; with it both are in balance."""
     spb, without, tuned = measured("spb"), measured("no_raw"), measured("finetune")
@@ -44,7 +45,6 @@ def test_what_holds_old_classes_is_the_reciprocal_weight():
     assert np.ptp([one["phase 1"] for one in (spb, without, tuned)]) == 0  # the same start
 
 
-@pytest.mark.slow
 def test_a_classifier_for_each_rotation_is_worth_more():
     spb, rotated = measured("spb"), measured("spb_m")
     assert rotated["average"] > spb["average"] + 0.1, (spb, rotated)

@@ -23,6 +23,8 @@ from cls_jax.streams.domain_il import permuted
 from cls_jax.training.group import schedule_key
 from cls_jax.training.runner import Plan, run
 
+pytestmark = pytest.mark.slow
+
 TASKS = 10
 
 
@@ -69,7 +71,6 @@ def identified(num_outputs, inference, objective, size):
     return shares(state, stream.schedule(schedule_key(0), epochs=1))
 
 
-@pytest.mark.slow
 def test_hundred_outputs_tell_the_task():
     accuracy = trained(100)[-1][1]
     assert accuracy.mean() >= 0.96
@@ -85,7 +86,6 @@ def test_hundred_outputs_tell_the_task():
     assert identified(100, "binary", "H", 1).task.mean() > 0.5
 
 
-@pytest.mark.slow
 def test_outputs_that_are_all_labels_do_not():
     """Chance is .1; G has no gradient, so it is the first task, always."""
     assert trained(10)[-1][1].mean() >= 0.96
@@ -93,7 +93,6 @@ def test_outputs_that_are_all_labels_do_not():
     np.testing.assert_array_equal(identified(10, "one_shot", "G", 1).task, np.arange(TASKS) == 0)
 
 
-@pytest.mark.slow
 def test_new_tasks_are_noticed():
     """Four decisions a task; ten masks for ten tasks, and the labels right at the end."""
     sizes = {"num_masks": 20, "num_compared": 2, "decide_every": 99, "probe_size": 128}

@@ -7,6 +7,8 @@ from cls_jax.nets.registry import NetConfig
 from cls_jax.report.columns import columns_of
 from cls_jax.training.runner import run
 
+pytestmark = pytest.mark.slow
+
 DIGITS = StreamConfig(
     image_size=8,
     tasks=6,
@@ -29,7 +31,6 @@ def measured(exemplars):
     return {name: value(result, 0).mean for name, (_, value) in columns.items()}
 
 
-@pytest.mark.slow
 def test_exemplars_keep_past_classes():
     """Seeds 0-4: average .851 to .922 with 20 of each class, .419 to .560 without; last .784
     to .834 and .218 to .314."""

@@ -6,7 +6,7 @@ import numpy as np
 from cls_jax.methods import METHODS
 from cls_jax.streams.stream import Schedule, Stream
 from cls_jax.training.runner import Plan, run
-from tests.conftest import small_setting
+from tests.conftest import small_problem
 
 
 def assert_same(one: Schedule, two: Schedule) -> None:
@@ -88,13 +88,12 @@ def check_runs(stream: Stream) -> np.ndarray:
     """
     shape = stream.source.train.x.shape[1:]
     assert shape == (8, 8, 3)
-    setting = small_setting(num_classes=stream.num_classes, num_tasks=stream.num_tasks)
-    row = METHODS["er"]
-    method, hyper = row.build(row.config(memory_size=24, replay_size=6), setting), row.hyper()
+    sizes = {"num_classes": stream.num_classes, "num_tasks": stream.num_tasks}
+    method = METHODS["er"](small_problem()._replace(**sizes), memory_size=24, replay_size=6)
     assert not method.needs.told_task
-    both = run(method, stream, hyper, seeds=(0, 1), plan=Plan(over_seeds="vmap", mode="scan"))
+    both = run(method, stream, seeds=(0, 1), plan=Plan(over_seeds="vmap", mode="scan"))
     for trial in range(2):
-        alone = run(method, stream, hyper, seeds=(trial,), plan=Plan(mode="scan"))
+        alone = run(method, stream, seeds=(trial,), plan=Plan(mode="scan"))
         np.testing.assert_allclose(both.matrix[trial], alone.matrix[0], atol=0.03)
         for a, b in zip(
             *map(jax.tree.leaves, (both.states[trial].model, alone.states[0].model)), strict=True

@@ -275,6 +275,7 @@ def test_vectors_cannot_be_mixed():
         learner(cutmix=True)
 
 
+@pytest.mark.slow
 def test_it_learns_from_memory_alone():
     """100 of 1257 digits, 16 epochs. Seeds 0 and 1: class-IL .861 and .858 (sgd: .2)."""
     sizes = {"memory_size": 100, "fit_epochs": 16, "cutmix": False}

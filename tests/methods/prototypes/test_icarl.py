@@ -296,6 +296,7 @@ def test_bad_sizes_are_refused():
         icarl(own_problem(telling_net(), augment=flat_augment(), num_classes=CLASSES))
 
 
+@pytest.mark.slow
 def test_it_remembers_what_sgd_forgets():
     """100 exemplars, no mirror images of digits. Seeds 0-4: class-IL .837 to .862 (sgd: .2)."""
     sizes = {"memory_size": 100, "mirror": False}

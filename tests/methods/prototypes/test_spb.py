@@ -334,6 +334,7 @@ def test_the_rotation_learner_adds_its_cross_entropy_over_four_turns():
     np.testing.assert_allclose(pupil.step(0), own + cross_entropy_by_hand(*turned), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_contrastive_learner_tells_images_apart():
     """On a perceptron its loss falls, and its projection is trained with the classifier's rate."""
     augment = recipe((8, 8, 3), normalisation="half", views="standard", view_padding=1)
