@@ -9,22 +9,14 @@ import time
 import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
-
-import jax
-import numpy as np
+from typing import TYPE_CHECKING
 
 from cls_jax.app.flags import run_main
-from cls_jax.core.augment import recipe
 from cls_jax.core.files import write_json
-from cls_jax.data.dataset import Dataset, Split
-from cls_jax.methods import METHODS
-from cls_jax.methods.problem import Problem
-from cls_jax.nets.registry import NetConfig, networks
 from cls_jax.runtime.provenance import provenance
-from cls_jax.streams.domain_il import permuted
-from cls_jax.streams.stream import Stream
-from cls_jax.training.events import Progress
-from cls_jax.training.runner import Plan, run
+
+if TYPE_CHECKING:
+    from cls_jax.streams.stream import Stream
 
 
 @dataclass(frozen=True)
@@ -42,8 +34,15 @@ class Begun(Exception):
     """The first step was made."""
 
 
-def seconds_to_the_first_step(stream: Stream) -> float:
+def seconds_to_the_first_step(stream: "Stream") -> float:
     """CPU seconds from the call of ``run`` with an mlp until its first chunk, one step, is done."""
+    from cls_jax.core.augment import recipe
+    from cls_jax.methods import METHODS
+    from cls_jax.methods.problem import Problem
+    from cls_jax.nets.registry import NetConfig, networks
+    from cls_jax.training.events import Progress
+    from cls_jax.training.runner import Plan, run
+
     augment, nets = recipe((28, 28, 1), normalisation="half"), networks(NetConfig(net="mlp"))
     method = METHODS["sgd"](Problem(nets, augment, 10, stream.num_tasks))
 
@@ -59,8 +58,10 @@ def seconds_to_the_first_step(stream: Stream) -> float:
     raise AssertionError("the run made no step")
 
 
-def measure(stream: Stream, one: Stream) -> dict[str, float]:
+def measure(stream: "Stream", one: "Stream") -> dict[str, float]:
     """All numbers, by name; ``one`` is the same stream with one task."""
+    import jax
+
     key = jax.random.key(1)
     one.schedule(key).rows()  # compiles the draws of a task
     start = time.process_time()
@@ -82,6 +83,11 @@ def measure(stream: Stream, one: Stream) -> dict[str, float]:
 
 def main(config: Config) -> None:
     """Measures, prints, and writes the JSON."""
+    import numpy as np
+
+    from cls_jax.data.dataset import Dataset, Split
+    from cls_jax.streams.domain_il import permuted
+
     sizes = (60_000, 10_000)
     x, y = np.zeros((sizes[0], 28, 28, 1), np.uint8), np.arange(sizes[0], dtype=np.int32) % 10
     blank = Dataset("blank", *(Split(x[:n], y[:n]) for n in sizes), tuple("0123456789"))

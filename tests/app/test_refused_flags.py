@@ -84,7 +84,7 @@ REFUSED = {
     "a field twice": (
         "clser_mnist",
         "--sweep stable_rate 1 --sweep stable_rate 0.5",
-        "name each field once",
+        "name each argument once",
     ),
     "sweep of no choice": ("clser_mnist", "--sweep warmup never", "give steps, updates"),
     "sweep of no whole number": ("clser_mnist", "--sweep memory_size 20.5", "give whole numbers"),
@@ -111,7 +111,11 @@ REFUSED = {
         "ucir.exemplars_per_class is 3, which",
     ),
     "epochs of base epochs": ("spb_cifar", "--variants joint --epochs 3", "epochs is 3, which"),
-    "ways twice": ("supsup_mnist", "--ways one_shot:H:1:1 one_shot:H:1:1", "name each way once"),
+    "inferences twice": (
+        "supsup_mnist",
+        "--inferences one_shot:H:1:1 one_shot:H:1:1",
+        "name each once",
+    ),
     "not offered: DualNet's net": ("dualnet_cifar", "--net mlp", "--net"),
     "not offered: a published sweep": ("reproduce", "--sweep stable_rate 1 2", "--sweep"),
     "no ablation": ("reproduce", "s_mnist_ablations --methods zzz", "has no row 'zzz'"),
@@ -211,7 +215,7 @@ def test_minus_zero_is_zero():
 def test_the_coordinator_that_nobody_answers_for_is_told_in_time(monkeypatch):
     monkeypatch.setattr(processes, "WAIT_SECONDS", 0)
     with pytest.raises(InputError, match=r"localhost:9, where nothing answered for 0 seconds"):
-        processes.join("localhost:9", 2, 1)
+        processes.initialize("localhost:9", 2, 1)
 
 
 @pytest.fixture(scope="module")

@@ -182,7 +182,7 @@ ONE = [
     ("den_mnist.py", "a convolution", ("--net", "resnet18"), ("resnet18",)),
     ("den_mnist.py", "room below 0", ("--room", "-1"), ("room", "-1")),
     ("den_mnist.py", "units of a billion", ("--added-units", "1000000000"), ("added_units",)),
-    ("supsup_mnist.py", "a way", ("--ways", "binary:X:1:1"), ("ways", "binary:X:1:1")),
+    ("supsup_mnist.py", "an inference", ("--inferences", "binary:X:1:1"), ("inferences", "X")),
     ("supsup_mnist.py", "outputs", ("--num-outputs", "0"), ("num_outputs", "0")),
     ("reproduce.py", "a table", ("s_mist",), ("s_mist",)),
     ("reproduce.py", "a row", ("s_mnist", "--methods", "dualnet"), ("dualnet",)),

@@ -306,7 +306,9 @@ def test_signatures_say_key_first(name):
     method = built(name).method
     assert list(inspect.signature(method.init).parameters) == ["key", "example"]
     for phase in method.phases:
-        assert list(inspect.signature(phase.step).parameters) == ["key", "state", "batch"]
+        parameters = inspect.signature(phase.step).parameters.values()
+        required = [one.name for one in parameters if one.default is one.empty]
+        assert required == ["key", "state", "batch"]
     for fn in (method.begin_task, method.end_task, *(p.enter for p in method.phases)):
         assert list(inspect.signature(fn).parameters) == ["key", "state", "task", "data"]
     for fn in (method.predict, *method.views.values()):
@@ -339,7 +341,7 @@ def test_hyper_is_data(name):
     still, _ = program(zeros, jax.random.key(4), state, told_batch(name))
     assert program._cache_size() == programs
     # Of DualNet the fast tree: the slow one also learns without labels.
-    trees = "fast", "working", "model", "extractor"
+    trees = "fast", "working", "model", "extractor", "scores"
     trained = next(tree for tree in trees if hasattr(state, tree))
     before, after, frozen = (getattr(s, trained).vars.params for s in (state, moved, still))
     chex.assert_trees_all_equal(frozen, before)
