@@ -307,7 +307,7 @@ def test_other_data_may_be_scored_where_those_of_the_run_are_gone(tmp_path, caps
     }
     for name in ("one", "two"):
         np.savez(tmp_path / f"{name}.npz", **arrays)
-    flags = StreamConfig(f"npz:{tmp_path / 'one.npz'}", tasks=2, batch_size=50)
+    flags = StreamConfig(data=f"npz:{tmp_path / 'one.npz'}", tasks=2, batch_size=50)
     config = RunConfig(workdir=str(tmp_path / "w"))
     execute([learner_on(flags)], config, Restored(config))
     (tmp_path / "one.npz").unlink()

@@ -198,7 +198,7 @@ WRONG_ELSEWHERE = {
     "sweep unknown": (
         CLSER,
         ["--sweep", "temperature", "1", "2"],
-        "sweep names 'temperature'; the method has learning_rate",
+        "sweep names 'temperature'; the method has memory_size",
     ),
     "sweep no number": (CLSER, ["--sweep", "stable_rate", "often"], "give numbers"),
     "sweep without values": (CLSER, ["--sweep", "stable_rate"], "give each once, at least one"),

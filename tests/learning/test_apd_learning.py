@@ -30,7 +30,7 @@ def learned(name, arguments, hypers, seeds):
     source = load("digits", size=8)
     stream = in_order(dihedral(source, batch_size=100, epochs=27), "shuffled")
     augment = recipe(source.train.x.shape[1:], normalisation="none")
-    net = networks(NetConfig("mlp", hidden=(64, 32)))
+    net = networks(NetConfig(net="mlp", hidden=(64, 32)))
     problem = Problem(net, augment, stream.num_classes, stream.num_tasks)
     method = METHODS[name](problem, annealing_steps=20, annealing_rate=0.85, **arguments)
     return sweep(method, stream, hypers, seeds=seeds)

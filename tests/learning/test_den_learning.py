@@ -42,7 +42,7 @@ def parts():
     source = load("digits", size=8)
     stream = permuted(source, tasks=TASKS, batch_size=128, epochs=87)
     augment = recipe(source.train.x.shape[1:], normalisation="none")
-    problem = Problem(networks(NetConfig("mlp", hidden=START)), augment, CLASSES, TASKS)
+    problem = Problem(networks(NetConfig(net="mlp", hidden=START)), augment, CLASSES, TASKS)
     return stream, den(problem, **ARGUMENTS)
 
 

@@ -440,5 +440,5 @@ def test_paths_are_whole_wherever_they_were_given(tmp_path, monkeypatch):
         ("npz:~/a.npz", f"npz:{tmp_path}/a.npz"),
         ("cifar10", "cifar10"),
     ):
-        config = StreamConfig(data, data_dir="data")
+        config = StreamConfig(data=data, data_dir="data")
         assert (config.data, config.data_dir) == (whole, f"{tmp_path}/data")
