@@ -95,7 +95,7 @@ def test_bfloat16_computes_low_and_keeps_high(name):
         (lambda: small_extractor(dtype="int8"), "dtype = 'int8'"),
         (lambda: flat_extractor(()), r"hidden = \(\)"),
         (lambda: flat_extractor((4, 0)), r"hidden = \(4, 0\)"),
-        (lambda: make_extractor(NetConfig(net="resnet18")), "'resnet18'; cosine classifiers stand on"),
+        (lambda: make_extractor(NetConfig(net="resnet18")), "'resnet18'; cosine classifiers"),
     ],
 )
 def test_impossible_extractors_are_named(make, message):

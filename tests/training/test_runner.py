@@ -251,6 +251,41 @@ def test_tasks_seeds_and_chunks_share_one_trace(uneven, mode, over_seeds):
     assert traces == {"step": 1, "predict": 2, "begin": 1}  # predict: and what it reads
 
 
+def test_called_again_with_other_hyper_parameters_nothing_compiles(uneven):
+    """A search over rates waits for the compiler once, however many trials it has."""
+    compiled = []
+
+    def listen(event, seconds, **_):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    def trial(rate):
+        method = flat_method("er", learning_rate=rate)
+        return run(method, uneven, seeds=(0, 1), plan=Plan(chunk=7))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        first = trial(0.1)
+        assert compiled
+        compiled.clear()
+        second = trial(0.02)
+        assert compiled == []
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert not np.array_equal(first.matrix, second.matrix)
+
+
+def test_what_differs_in_its_program_is_not_mistaken_for_another(uneven):
+    small, large = (
+        run(flat_method("er", memory_size=size), uneven, plan=Plan(chunk=7)) for size in (6, 24)
+    )
+    assert small.states[0].memory.slots["y"].shape == (6,)
+    assert large.states[0].memory.slots["y"].shape == (24,)
+    other = class_il(uneven_source(), tasks=TASKS, batch_size=4)
+    again = run(flat_method("er", memory_size=24), other, plan=Plan(chunk=7))
+    assert not np.array_equal(again.matrix, large.matrix)
+
+
 # --- what a method is told ------------------------------------------------------------------------
 
 
