@@ -6,7 +6,7 @@ it checks a choice against the shape of the data and says what is wrong before a
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -158,6 +158,7 @@ def views(
 _views = views  # recipe has an argument of that name
 
 
+@lru_cache
 def recipe(
     source_shape: tuple[int, ...],
     *,
@@ -185,7 +186,7 @@ def recipe(
       size: what supervised images are resized and views cropped to, in pixels; None keeps h, w.
 
     Returns:
-      Augment.
+      Augment; equal arguments give the same one, so that methods made of it are equal too.
 
     Raises:
       InputError: an unknown name, constants that do not fit the channels, an image operation on
