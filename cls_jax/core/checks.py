@@ -60,7 +60,7 @@ def real(name: str, value: Any) -> float:
     """A number of Python, NumPy or JAX as a Python float; InputError for anything else."""
     try:
         array = np.asarray(value)
-        if array.ndim == 0 and array.dtype.kind in "iuf":
+        if array.ndim == 0 and (array.dtype.kind in "iuf" or array.dtype.name == "bfloat16"):
             return float(array)
     except (TypeError, ValueError, OverflowError):
         pass

@@ -144,11 +144,11 @@ WRONG = {
     ),
     "no split": (
         Dataset("mine", None, Split(X, Y), NAMES),
-        r"mine: train is None; give Examples",
+        r"mine: train is None; give Split",
     ),
     "three parts": (
         Dataset("mine", (X, Y, Y), (X, Y), NAMES),
-        r"mine: train is .*; give Examples\(x",
+        r"mine: train is .*; give Split\(x",
     ),
     "no name": (
         Dataset(7, Split(X, Y), Split(X, Y), NAMES),

@@ -28,6 +28,7 @@ def call(monkeypatch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["loop", "scan"])
 def test_the_smallest_case_gives_sane_numbers(call, mode, tmp_path, capsys):
     file = tmp_path / "numbers.json"
@@ -68,6 +69,7 @@ def test_seeds_side_by_side_share_the_steps(call, tmp_path):
     assert numbers["examples_per_second"] == pytest.approx(3 * numbers["steps_per_second"])
 
 
+@pytest.mark.slow
 def test_seeds_one_after_another_are_single_runs(call, tmp_path):
     """All of them are run, and a step is one seed's without any division."""
     file = tmp_path / "numbers.json"
@@ -102,6 +104,7 @@ def test_without_tf32_everything_runs_in_full_precision(call, monkeypatch, tf32,
     assert seen == [precision]
 
 
+@pytest.mark.slow
 def test_ceilings_are_measured_in_the_dtype_of_the_run(call, monkeypatch, tmp_path):
     import parts
 

@@ -112,6 +112,7 @@ def imported(folder):
         known.clear()
 
 
+@pytest.mark.slow
 def test_python_compares_saves_resumes_and_loads_it(imported, tmp_path):
     stream = cls.class_il(cls.load_data("waves"), tasks=3, batch_size=10, epochs=2)
     problem = cls.problem(stream, net="tiny", normalisation="none")

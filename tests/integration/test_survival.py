@@ -104,6 +104,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_in_one_sentence(small_disk):
     done = start([*CLSER, "--save-every", "20steps"], small_disk / "w")
     assert done.returncode == 1
@@ -121,6 +122,7 @@ def test_a_disk_that_is_read_only_is_told_before_the_compute(small_disk):
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.slow
 def test_training_that_diverges_keeps_what_was_saved(tmp_path):
     script = [*CLSER, "--learning-rate", "1e9", "--save-every", "20steps"]
     done = start(script, tmp_path / "w")

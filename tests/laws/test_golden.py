@@ -57,7 +57,14 @@ def path(learner: str) -> Path:
     return FOLDER / f"{learner}.json"
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
+QUICK = {"sgd", "derpp", "ewc_online", "supsup"}
+"""Methods of four shapes: plain, with a memory, with a second phase, with masks."""
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [one if one in QUICK else pytest.param(one, marks=pytest.mark.slow) for one in LEARNERS],
+)
 def test_training_is_what_it_was(learner):
     kept, found = json.loads(path(learner).read_text()), measure(learner)
     assert found.keys() == kept.keys()

@@ -24,20 +24,20 @@ def convolutional(name, dtype):
     return METHODS[name](small_problem(net), **SMALL.get(name, {}))
 
 
-def training(method, run):
-    """The state in the midst of the second task, and the metrics of every step on the way.
+def training(method, run, tasks=2, steps=2):
+    """The state in the midst of the last task, and the metrics of every step on the way.
 
     ``run(fn, *arguments)`` computes, or only tells shapes and dtypes.
     """
     told = method.needs.told_task
     state = run(method.init, jax.random.key(0), batch_of(0))
     every = []
-    for number in range(2):
+    for number in range(tasks):
         key, task, data = jax.random.key(number), task_of(number), data_of(method, number)
         state = run(method.begin_task, key, state, task, data["begin"])
         for phase in method.phases:
             state = run(phase.enter, key, state, task, enter_data(method, phase, number))
-            for s in range(2):
+            for s in range(steps):
                 key = jax.random.key(10 * number + s)
                 state, metrics = run(phase.step, key, state, batch_of(number, s, told=told))
                 every.append(metrics)
@@ -61,7 +61,7 @@ def test_state_and_metrics_are_kept_in_float32(name):
     found = {}
     for dtype in (FULL.name, LOW.name):
         method = convolutional(name, dtype)
-        state, metrics = training(method, jax.eval_shape)
+        state, metrics = training(method, jax.eval_shape, tasks=1, steps=1)
         x = batch_of(0).x
         predicts = (method.predict, *method.views.values())
         logits = [jax.eval_shape(predict, state, x, task_of(0)) for predict in predicts]
