@@ -33,7 +33,7 @@ def grid(learner: Learner, sweep: Sweep) -> list[tuple[Learner, dict[str, dict[s
 
     Args:
       learner: where everything else comes from.
-      asked: arguments of its method and their values; without one the learner as it is, its
+      sweep: arguments of its method and their values; without one the learner as it is, its
         hyper-parameters labelled "".
 
     Raises:

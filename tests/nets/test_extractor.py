@@ -77,7 +77,7 @@ def test_every_row_is_seen_by_itself(name):
 def test_bfloat16_computes_low_and_keeps_high(name):
     seen = {}
     for dtype in ("float32", "bfloat16"):
-        extractor = make_extractor(NetConfig(name, width=2, hidden=(9, 6), dtype=dtype))
+        extractor = make_extractor(NetConfig(net=name, width=2, hidden=(9, 6), dtype=dtype))
         vars = extractor.init(KEY, IMAGES)
         seen[dtype], _ = extractor.apply(vars, IMAGES, train=False)
         kinds = {leaf.dtype for leaf in jax.tree.leaves((vars, seen[dtype].features))}

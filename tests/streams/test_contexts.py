@@ -152,9 +152,9 @@ def test_a_run_makes_the_rows_of_a_task_when_it_begins():
         if isinstance(event, Progress):
             told.append((event.task, tuple(made)))
 
-    method, hyper = small_method("sgd")
+    method = small_method("sgd")
     spied = stream._replace(schedule=schedule)
-    run(method, spied, hyper, plan=Plan(chunk=5), observe=observe)
+    run(method, spied, plan=Plan(chunk=5), observe=observe)
     assert set(told) == {(0, (0,)), (1, (0, 1)), (2, (0, 1, 2))}
 
 

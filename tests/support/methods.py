@@ -15,6 +15,8 @@ def exchanged(method: Method, **parts) -> Method:
     """The method with these parts of its Algorithm in place of its own."""
     if "phases" in parts:
         parts["step"] = None
+    elif "step" in parts:
+        parts["phases"] = ()
 
     def at(hyper):
         algorithm = method.at(hyper)

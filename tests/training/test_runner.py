@@ -332,7 +332,7 @@ def test_boundaries_get_every_example_of_the_task_once(uneven):
             assert int(state.boundaries) == 2 * 54
             whole = 2 * uneven.source.train.x.sum()
             np.testing.assert_allclose(state.total, whole, rtol=1e-4)
-    assert len(shapes) == 2  # one trace a run, for all tasks and both boundaries
+    assert len(shapes) == 4  # one trace a run and boundary, for all tasks
     needs = Needs(boundaries=True, end_data=True)
     quiet = exchanged(method, needs=needs, begin_task=unchanged)
     assert int(run(quiet, uneven).states[0].boundaries) == 54
