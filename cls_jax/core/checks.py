@@ -117,8 +117,8 @@ def check_literal(
       name: of the argument, as the user knows it.
       value: what was given.
       kind: its annotation; whatever holds no Literal passes.
-      told: the sentence; it may name the values as {choices} (a tuple), {either} ('a' or 'b') and
-        {listed} (a, b).
+      sentence: what is said; it may name the values as {choices} (a tuple), {either} ('a' or
+        'b') and {listed} (a, b).
     """
     union = typing.get_origin(kind) in (typing.Union, types.UnionType)
     kinds = typing.get_args(kind) if union else (kind,)

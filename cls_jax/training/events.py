@@ -31,7 +31,7 @@ def task_aware(task_info: Mapping[str, object]) -> bool:
     all the same (iCaRL, UCIR, SPB, HopSupSup).
 
     Args:
-      told: "told_task", "told_at_test" and "class_il" of ``Result.details``; absent is False.
+      task_info: "told_task", "told_at_test" and "class_il" of ``Result.details``; absent is False.
     """
     within = task_info.get("told_task") and not task_info.get("class_il")
     return bool(within or task_info.get("told_at_test"))

@@ -117,11 +117,11 @@ def test_a_seed_a_device_is_the_single_run_bit_for_bit(flat, name, seeds):
 
 def test_every_device_has_the_permutations_of_its_seed():
     stream = permuted(small_source(), tasks=2, batch_size=8)
-    method, hyper = small_method("er")
+    method = small_method("er")
     plans = [Plan(chunk=7, over_seeds=over) for over in ("sequential", "devices")]
-    one, many = (run(method, stream, hyper, seeds=(0, 1), plan=plan) for plan in plans)
+    one, many = (run(method, stream, seeds=(0, 1), plan=plan) for plan in plans)
     assert_same([many], [one])
-    split = run(method, stream, hyper, seeds=(1,), plan=Plan(chunk=7, devices=4))
+    split = run(method, stream, seeds=(1,), plan=Plan(chunk=7, devices=4))
     assert_close(split.states[0], one.states[1])
 
 
