@@ -30,7 +30,10 @@ def doomed(function: Callable, number: int, delay: float) -> Callable:
 
 def kill_after(delay: float) -> None:
     """SIGKILL from another thread, or at once."""
-    end = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+
+    def end() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
     if delay <= 0:
         end()
     timer = threading.Timer(delay, end)
@@ -47,16 +50,19 @@ def main(moment: str, number: int, delay: float) -> None:
 
         ocp.CheckpointManager.save = doomed(ocp.CheckpointManager.save, number, delay)
     else:
-        from cls_jax.training import loop as journey
+        from cls_jax.training import programs
 
         factory = {
             "steps": "make_advance",
             "evaluation": "make_evaluate",
             "boundary": "make_boundary",
         }[moment]
-        make = getattr(journey, factory)
-        mine = lambda *args, **kwargs: doomed(make(*args, **kwargs), number, delay)  # noqa: E731
-        setattr(journey, factory, mine)
+        make = getattr(programs, factory)
+
+        def mine(*args, **kwargs) -> Callable:
+            return doomed(make(*args, **kwargs), number, delay)
+
+        setattr(programs, factory, mine)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class Attempt(NamedTuple):
 
 def start(script: list[str], workdir: Path, *mine: str) -> subprocess.CompletedProcess:
     """The script in a process of its own, with a mine if one is given."""
-    sabotage = [str(ROOT / "tests" / "sabotage.py"), *mine] if mine else []
+    sabotage = [str(ROOT / "tests" / "integration" / "sabotage.py"), *mine] if mine else []
     command = [sys.executable, *sabotage, *script, "--workdir", str(workdir)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(

@@ -98,7 +98,7 @@ def row(context, s):
     return jax.tree.map(lambda leaf: leaf[s], context)
 
 
-def journey(name, scenario):
+def trained_on(name, scenario):
     """(largest loss, accuracy on each task's own classes above chance, just learned)."""
     method, steps, state, _ = built(name)
     begin, enters, end, predict = compiled(name)
@@ -158,7 +158,7 @@ def test_losses_are_of_this_world_and_a_told_method_learns_its_own_classes(name,
 
     Where a row of another class gave a loss of 1e8, it was 0 or below.
     """
-    worst, above = journey(name, scenario)
+    worst, above = trained_on(name, scenario)
     assert worst < 1e6
     assert bool(above) == built(name).method.needs.told_task
     if above and scenario in RECOVERS.get(name, SCENARIOS):
