@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 PAGES = "comparison.md", "summary.md"
-NO_TABLE = "_survival", "_schedule"
+NO_TABLE = "_survival", "_schedule", "_test_durations"
 """How the names of records end that have no table: the page quotes their numbers."""
 
 BEGIN, END = "<!-- records: made by experiments/records.py -->", "<!-- end of records -->"
