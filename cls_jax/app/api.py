@@ -52,9 +52,13 @@ def problem(
       inputs: see ``InputConfig``: normalisation="half", crop_padding, flip, views, ...
 
     Raises:
-      InputError: for a network or an augmentation that does not fit the data.
+      InputError: for a network or an augmentation that does not fit the data, or an input that
+        there is not.
     """
     name = net if isinstance(net, str) else own_name(net)
+    names = InputConfig.__dataclass_fields__
+    if unknown := [each for each in inputs if each not in names]:
+        raise InputError(f"problem() has no {unknown[0]!r}; its inputs are {', '.join(names)}")
     config, batch = InputConfig(**inputs), (stream.batch_size, *stream.source.train.x.shape[1:])
     chosen = NetConfig(net=name, width=width, hidden=hidden, dtype=dtype)
     if isinstance(net, str):

@@ -170,7 +170,7 @@ def saving(
     config: RunConfig,
     record: Any,
 ) -> Iterator[list[Checkpointer]]:
-    """A Checkpointer for each learner, in the claimed workdir, while signals are catch_signals."""
+    """A Checkpointer for each learner, in the claimed workdir, while signals are caught."""
     if config.workdir is None:
         yield [NoCheckpoints() for _ in learners]
         return

@@ -173,7 +173,7 @@ class Method(NamedTuple):
 
     @property
     def task_info(self) -> dict[str, bool]:
-        """What a Result's details say of the task being told; see ``columns.led_by_task``."""
+        """What a Result's details say of the task being told, in training and at test."""
         return {
             "told_task": self.needs.told_task,
             "told_at_test": self.needs.told_task_at_test,

@@ -23,7 +23,7 @@ class Run:
       hyper: the method's hyper-parameters by name, float32[] each: data, like the state.
       key: the seed's key; every other key is folded from it.
       step: int32[] updates made; the key of the next step is folded from this number.
-      matrix: float32[views, 2, T + 1, T], see runner.Result.
+      matrix: float32[views, 2, T + 1, T], see events.Result.
     """
 
     state: PyTree

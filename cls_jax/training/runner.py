@@ -175,7 +175,7 @@ def test_examples(schedules: Sequence[Sequence[Schedule]]) -> list[list[int]]:
 def _groups(
     trials: list[Trial], kept: Mapping[str, Restored], over: Position, plan: Plan
 ) -> list[tuple[list[Trial], Position | None]]:
-    """Trials to compute together, all at one place; None: not yet born."""
+    """Trials to compute together, all at one place; None: not yet grouped."""
     at: dict[Position | None, list[Trial]] = {}
     for trial in trials:
         place = kept[trial.name].place if trial.name in kept else None

@@ -173,3 +173,9 @@ def test_an_argument_must_be_explained():
 def test_a_file_that_is_none_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"import .*nowhere.py is no Python file"):
         cls.import_file(tmp_path / "nowhere.py")
+
+
+def test_an_unknown_input_is_named():
+    stream = cls.class_il(cls.load_data("digits", size=8), tasks=5, batch_size=50)
+    with pytest.raises(InputError, match="no 'normalization'; its inputs are normalisation, "):
+        cls.problem(stream, net="mlp", normalization="half")
