@@ -89,12 +89,15 @@ def resolved(path: str | os.PathLike, flag: str) -> Path:
       InputError: as ``user_path``, or its links lead in a circle.
     """
     try:
-        return user_path(path, flag).resolve()
+        place = user_path(path, flag).resolve()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            place.stat()  # from Python 3.13 on `resolve` follows a circle without a word
     except (OSError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or error
         raise InputError(
             f"{flag} {short_path(path)} leads nowhere ({why}); give another path"
         ) from None
+    return place
 
 
 def check_readable(folder: str | os.PathLike, flag: str = "workdir") -> Path:
