@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cls_jax.app.build import Learner, fit_problem, recipe_words
-from cls_jax.app.grid import grid
+from cls_jax.app.grid import hyper_grid
 from cls_jax.app.main import saving
 from cls_jax.app.run_config import RunConfig
-from cls_jax.core.checks import check_seeds, short_repr
+from cls_jax.core.checks import check_seeds
 from cls_jax.core.errors import InputError
 from cls_jax.core.files import write_all
 from cls_jax.core.types import PyTree
+from cls_jax.methods import METHODS
 from cls_jax.methods.base import Method
 from cls_jax.methods.problem import Problem
 from cls_jax.nets.config import NetConfig, check_known
@@ -141,11 +142,13 @@ def train(
       (1, 2)
     """
     seeds = check_seeds(seeds)
+    values = hyper_grid(method, sweep)
+    if workdir is not None and method.factory not in METHODS:
+        raise InputError(
+            f"workdir is {workdir}, but {method.name} is of no factory from which it could be made "
+            "again; make it with one (see cls.method), or leave workdir out"
+        )
     learner = _learner(method, stream)
-    values = {"": dict(method.hyper)}
-    if sweep:
-        _check_sweep(method, sweep)
-        ((_, values),) = grid(learner, [(name, *map(str, each)) for name, each in sweep.items()])
     config = RunConfig(
         seeds=seeds, workdir=None if workdir is None else str(workdir), save_every=save_every
     )
@@ -184,17 +187,3 @@ def _learner(method: Method, stream: Stream) -> Learner:
     problem = getattr(method.at, "problem", None)
     words = getattr(problem, "words", None) or (InputConfig(), NetConfig(net="unknown"))
     return Learner(method, stream, recipe_words(method, stream, *words, None))
-
-
-def _check_sweep(method: Method, sweep: Mapping[str, Sequence[float]]) -> None:
-    if not isinstance(sweep, Mapping):
-        raise InputError(
-            f"sweep is {short_repr(sweep)}; give a mapping, e.g. {{'learning_rate': [0.1, 0.3]}}"
-        )
-    for name in sweep:
-        if name not in method.hyper:
-            raise InputError(
-                f"sweep names {name!r}; the hyper-parameters of {method.name} are "
-                f"{', '.join(method.hyper) or 'none'}; for what fixes its program make a method of "
-                "each value"
-            )

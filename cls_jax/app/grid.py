@@ -5,15 +5,16 @@ program, so each of their combinations is a learner of its own and is compiled.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import numpy as np
 
 from cls_jax.app.build import Learner, StreamConfig, make_learner
+from cls_jax.core.checks import short_repr
 from cls_jax.core.errors import InputError
 from cls_jax.methods import signature
-from cls_jax.methods.signatures import Argument
+from cls_jax.methods.base import Method
 from cls_jax.nets.config import NetConfig
 
 Sweep = Sequence[Sequence[str]] | Sequence[str]
@@ -42,26 +43,57 @@ def grid(learner: Learner, sweep: Sweep) -> list[tuple[Learner, dict[str, dict[s
     """
     if sweep and isinstance(sweep[0], str):
         sweep = (sweep,)
-    known = signature(learner.recipe["method"]).arguments
-    axes = [_axis(words, known) for words in sweep]
+    known = signature(learner.recipe["method"]).arguments if sweep else {}
+    axes = [_axis(words, {name: one.kind for name, one in known.items()}) for words in sweep]
     names = [axis.name for axis in axes]
     if len(set(names)) < len(names):
         raise InputError(f"sweep names {', '.join(names)}; name each argument once")
-    hypers = {
-        label: {**learner.method.hyper, **values}
-        for label, values in _combinations([axis for axis in axes if axis.of_hyper])
-    }
+    hypers = _hypers(learner.method, [axis for axis in axes if axis.of_hyper])
     return [
         (_changed(learner, values, label) if values else learner, dict(hypers))
         for label, values in _combinations([axis for axis in axes if not axis.of_hyper])
     ]
 
 
-def _axis(words: Sequence[str], known: Mapping[str, Argument]) -> _Axis:
+def hyper_grid(method: Method, sweep: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+    """Label -> hyper-parameters, one for each combination of their values.
+
+    Args:
+      method: where all other values come from.
+      sweep: hyper-parameters and their values; without one the method's own, labelled "".
+
+    Raises:
+      InputError: for what is no hyper-parameter of the method, no number, equal values, or none.
+    """
+    if not isinstance(sweep, Mapping):
+        raise InputError(
+            f"sweep is {short_repr(sweep)}; give a mapping, e.g. {{'learning_rate': [0.1, 0.3]}}"
+        )
+    axes = []
+    for name, values in sweep.items():
+        if name not in method.hyper:
+            raise InputError(
+                f"sweep names {name!r}; the hyper-parameters of {method.name} are "
+                f"{', '.join(method.hyper) or 'none'}; for what fixes its program make a method of "
+                "each value"
+            )
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise InputError(
+                f"sweep over {name} has the value {short_repr(values)}; give a list of numbers"
+            )
+        axes.append(_axis((name, *map(str, values)), {name: float}))
+    return _hypers(method, axes)
+
+
+def _hypers(method: Method, axes: Sequence[_Axis]) -> dict[str, dict[str, float]]:
+    return {label: {**method.hyper, **values} for label, values in _combinations(axes)}
+
+
+def _axis(words: Sequence[str], known: Mapping[str, Any]) -> _Axis:
     name, *texts = words or ("",)
     if name not in known:
         raise InputError(f"sweep names {name!r}; the method has {', '.join(known)}")
-    kind = known[name].kind
+    kind = known[name]
     try:
         values = {text: _value(text, kind) for text in texts}
     except (ValueError, KeyError):

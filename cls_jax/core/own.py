@@ -43,20 +43,41 @@ def _name(make: Callable[..., Any]) -> str:
 def import_file(path: str | Path) -> None:
     """Runs a Python file that registers methods, networks and data sets; once for each content.
 
+    From then on it is the module of its name.
+
     Raises:
-      InputError: there is no such file.
+      InputError: there is no such file, or another module of its name.
     """
     file = Path(path)
     if file.suffix != ".py" or not file.is_file():
         raise InputError(f"import {path} is no Python file; give the path of one")
+    if "." in file.stem:
+        raise InputError(f"import {path}: no module has a dot in its name; rename the file")
     digest = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
     if FILES.get(file.name) == digest:
         return
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if (other := _place_of(file.stem)) not in (None, str(file.resolve())):
+        raise InputError(f"import {path}: {other} has that name already; rename the file")
+    spec = importlib.util.spec_from_file_location(file.stem, file.resolve())
     module = importlib.util.module_from_spec(spec)
     sys.modules[file.stem] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[file.stem]
+        raise
     FILES[file.name] = digest
+
+
+def _place_of(name: str) -> str | None:
+    """What else is, or would be, the module called so: its file, most often; None: nothing."""
+    if name in sys.modules:
+        place = getattr(sys.modules[name], "__file__", None)
+        return str(Path(place).resolve()) if place else f"Python's own {name}"
+    spec = importlib.util.find_spec(name)
+    if spec is None or (spec.submodule_search_locations and spec.origin is None):  # a mere folder
+        return None
+    return str(Path(spec.origin).resolve()) if spec.has_location else f"Python's own {name}"
 
 
 def imports_in(arguments: Sequence[str]) -> Iterator[str]:

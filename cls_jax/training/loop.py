@@ -95,12 +95,13 @@ def _first(
 def _boundary(programs: Programs, group: Group, run: Run, segment: Segment) -> Run:
     """The beginning or end of a task, or the entry of a phase."""
     needs, phases = programs.method.needs, programs.method.phases
-    asks, number = {
-        "begin": lambda: (needs.begin_data, 0),
-        "enter": lambda: (phases[segment.phase].enter_data, 1 + segment.phase),
-        "end": lambda: (needs.end_data, len(phases) + 1),
-    }[segment.kind]()
-    number += segment.task * (len(phases) + 2)
+    if segment.kind == "begin":
+        asks, place = needs.begin_data, 0
+    elif segment.kind == "enter":
+        asks, place = phases[segment.phase].enter_data, 1 + segment.phase
+    else:
+        asks, place = needs.end_data, len(phases) + 1
+    number = segment.task * (len(phases) + 2) + place
     known_task = told_task(group.schedule, segment.task, trials=programs.parallelism.stacked)
     which = segment.kind, segment.phase
     if not asks:

@@ -10,7 +10,7 @@ import jax
 from cls_jax.core.sharding import data_mesh
 from cls_jax.core.types import Array
 from cls_jax.methods.base import Method
-from cls_jax.streams.stream import Stream
+from cls_jax.streams.stream import Stream, pooled
 from cls_jax.training.evaluate import EvaluateFn, make_evaluate
 from cls_jax.training.parallel import Parallelism
 from cls_jax.training.plan import Plan
@@ -68,7 +68,7 @@ def make_programs(method: Method, stream: Stream, plan: Plan) -> Programs:
     stream, so its identity stays its own as long as it is a key.
 
     Args:
-      method, stream: what learns what.
+      method, stream: what learns what; pooled where the method needs it so.
       plan: with every choice made.
     """
     key = (method.at, id(stream.schedule), id(stream.source), stream.batch_size, plan)
@@ -81,6 +81,7 @@ def make_programs(method: Method, stream: Stream, plan: Plan) -> Programs:
 
 
 def _compiled(method: Method, stream: Stream, plan: Plan) -> Programs:
+    stream = pooled(stream) if method.needs.pooled else stream
     split = plan.over_seeds == "sequential" and plan.devices > 1
     parallelism = Parallelism(
         {"sequential": "one", "vmap": "vmap", "devices": "devices"}[plan.over_seeds],

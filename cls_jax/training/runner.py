@@ -12,7 +12,7 @@ from cls_jax.core.checks import check_hyper, check_seeds, short_repr
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array
 from cls_jax.methods.base import Method
-from cls_jax.streams.stream import Schedule, Stream, headline, pooled
+from cls_jax.streams.stream import Schedule, Stream, headline
 from cls_jax.training.batches import num_active
 from cls_jax.training.capacity import capacities
 from cls_jax.training.evaluate import view_names
@@ -94,15 +94,14 @@ def sweep(
     """
     hypers, seeds = _hypers(method, hypers), check_seeds(seeds)
     plan = check_run(method, stream, seeds, plan, len(hypers) * len(seeds))
-    if method.needs.pooled:
-        stream = pooled(stream)
+    programs = make_programs(method, stream, plan)
+    stream = programs.stream
     schedules = {seed: schedules_of(method, stream, seed) for seed in seeds}
     trials = [
         Trial(trial_name(seed, number, len(hypers)), value, seed, schedules[seed], number)
         for number, value in enumerate(hypers)
         for seed in seeds
     ]
-    programs = make_programs(method, stream, plan)
     kept, cost = keep.restore([trial.name for trial in trials], programs.abstract())
     over = end(stream.num_tasks)
     finished = {name: one.run for name, one in kept.items() if one.place == over}

@@ -251,7 +251,8 @@ def test_tasks_seeds_and_chunks_share_one_trace(uneven, mode, over_seeds):
     assert traces == {"step": 1, "predict": 2, "begin": 1}  # predict: and what it reads
 
 
-def test_called_again_with_other_hyper_parameters_nothing_compiles(uneven):
+@pytest.mark.parametrize("name", ["er", "joint"])
+def test_called_again_with_other_hyper_parameters_nothing_compiles(uneven, name):
     """A search over rates waits for the compiler once, however many trials it has."""
     compiled = []
 
@@ -260,7 +261,7 @@ def test_called_again_with_other_hyper_parameters_nothing_compiles(uneven):
             compiled.append(event)
 
     def trial(rate):
-        method = flat_method("er", learning_rate=rate)
+        method = flat_method(name, learning_rate=rate)
         return run(method, uneven, seeds=(0, 1), plan=Plan(chunk=7))
 
     jax.monitoring.register_event_duration_secs_listener(listen)
