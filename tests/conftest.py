@@ -32,7 +32,12 @@ atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 COMPILED = Path(__file__).resolve().parents[1] / ".pytest_cache" / "jax"
 COMPILED.mkdir(parents=True, exist_ok=True)
 jax.config.update("jax_compilation_cache_dir", str(COMPILED))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+QUICKLY = ["--xla_backend_optimization_level=0"]
+"""Flags of XLA: three quarters of the quick part's time are small programs' compilation."""
+if jax.__version_info__ < (0, 11):  # gone from then on
+    QUICKLY.append("--xla_cpu_use_fusion_emitters=false")
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # the first example compiles
 hypothesis.settings.load_profile("no deadline")
@@ -106,6 +111,16 @@ def toy_networks(dtype: str) -> Networks:
     """An mlp, and DualNet's two networks as small as they can be."""
     dualnets = partial(toy_dualnets, dtype=dtype)
     return networks(NetConfig(net="mlp", dtype=dtype))._replace(dualnets=dualnets)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The quick part is compiled quickly, and what trains for minutes as users compile it.
+
+    With ``XLA_FLAGS`` in the environment, an empty one too, the quick part is compiled so: CI runs
+    its exact laws both ways.
+    """
+    if config.option.markexpr == "not slow":
+        os.environ.setdefault("XLA_FLAGS", " ".join(QUICKLY))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,7 +8,6 @@ import pytest
 
 from cls_jax.core.errors import InputError
 from cls_jax.nets.resnet32 import resnet32, resnet32_extractor
-from tests.support.learner import FAST
 from tests.support.oracle_weights import count, random_vars
 
 KEY = jax.random.key(0)
@@ -56,11 +55,8 @@ X = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
 
 
 def applied(extractor, **kind):
-    """``apply``, compiled quickly."""
-    return jax.jit(
-        lambda vars, x, valid=None: extractor.apply(vars, x, valid=valid, **kind),
-        compiler_options=FAST,
-    )
+    """``apply``, compiled."""
+    return jax.jit(lambda vars, x, valid=None: extractor.apply(vars, x, valid=valid, **kind))
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +85,7 @@ def test_only_the_extractor_leaves_out_the_last_relu(small):
     assert (seen.features < 0).any()
     net = resnet32(3, 2)
     inner = vars.replace(params={"trunk": vars.params}, stats={"trunk": vars.stats})
-    features = jax.jit(lambda v, x: net.features(v, x, train=False)[0], compiler_options=FAST)
+    features = jax.jit(lambda v, x: net.features(v, x, train=False)[0])
     features = features(inner, X)
     expected = np.maximum(seen.maps, 0).mean((1, 2))
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)

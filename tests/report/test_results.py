@@ -268,10 +268,16 @@ def test_phases_stand_beside_phases_only(tmp_path):
         collect([phased, write(tmp_path / "plain", make_result(method="er"))])
 
 
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A finished workdir."""
+    return write(tmp_path_factory.mktemp("sound") / "run", make_result())
+
+
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_named(name, tmp_path):
+def test_damage_is_named(name, sound, tmp_path):
     file, harm, words = DAMAGE[name]
-    harm(write(tmp_path / "run", make_result()) / file)
+    harm(shutil.copytree(sound, tmp_path / "run") / file)
     with pytest.raises(InputError) as caught:
         read(tmp_path / "run")
     assert words in str(caught.value)
@@ -312,14 +318,23 @@ def test_the_json_comes_last():
         assert [*render(results)][-1] in ("results.json", "comparison.json")
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Finished workdirs, written once: those of ``runs`` and ``others``."""
+    folder, er = tmp_path_factory.mktemp("written"), make_result(method="er")
+    write(folder / "runs" / "a", er)
+    write(folder / "runs" / "b", er._replace(matrix=er.matrix / 2))
+    write(folder / "runs" / "c", *comparison())
+    write(folder / "others" / "domain", on(make_result(method="sgd")))
+    write(folder / "others" / "long", long(seeds=(0,), method="sgd"))
+    return folder
+
+
 @pytest.fixture
-def runs(tmp_path, monkeypatch):
+def runs(written, tmp_path, monkeypatch):
     """Finished workdirs a (er), b (er of other accuracies), c (three methods); the cwd."""
     monkeypatch.chdir(tmp_path)
-    er = make_result(method="er")
-    write(Path("runs/a"), er)
-    write(Path("runs/b"), er._replace(matrix=er.matrix / 2))
-    write(Path("runs/c"), *comparison())
+    shutil.copytree(written / "runs", "runs")
     return tmp_path
 
 
@@ -379,10 +394,10 @@ def test_one_workdir_prints_its_own_table(runs, capsys):
     assert capsys.readouterr().out == text_of((comparison_table(read("runs/c"))), width=200)
 
 
-def make_others():
+@pytest.fixture
+def others(written, runs):
     """What stands in the way of some wrong command lines."""
-    write("runs/domain", on(make_result(method="sgd")))
-    write("runs/long", long(seeds=(0,), method="sgd"))
+    shutil.copytree(written / "others", "runs", dirs_exist_ok=True)
     Path("unfinished").mkdir()
     Path("file").touch()
 
@@ -407,9 +422,9 @@ WRONG = {
 }
 
 
+@pytest.mark.usefixtures("others")
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_input_is_one_sentence_and_exit_code_2(name, runs, capsys):
-    make_others()
     arguments, words = WRONG[name]
     before = sorted(runs.rglob("*"))
     with pytest.raises(SystemExit) as stop:

@@ -14,7 +14,6 @@ from tests.support.problems import own_problem
 TASKS, CLASSES, BATCH = 3, 6, 4
 SMALL = {"memory_size": 24, "replay_size": 6, "ssl_size": 5, "n_outer": 1, "inner_steps": 1}
 FREE = {"task_aware": False}
-FAST = {"xla_backend_optimization_level": 0}  # half the time to compile
 LEARN = {"lookahead_step_size": 1.0, "ssl_learning_rate": 0.01}
 
 
@@ -26,7 +25,7 @@ def built(**changes):
     method = dualnet(problem, **{**SMALL, **LEARN, **changes})
     parts = {"init": method.init, "step": method.phases[0].step}
     parts |= {"begin": method.begin_task, "predict": method.predict}
-    return method, {name: jax.jit(fn, compiler_options=FAST) for name, fn in parts.items()}
+    return method, {name: jax.jit(fn) for name, fn in parts.items()}
 
 
 def pictures(names):

@@ -29,7 +29,6 @@ from tests.support.problems import own_problem
 OUTPUTS, RATE, TASKS = 8, 0.05, 3
 EVERY = jnp.ones(CLASSES, bool)
 HIDDEN = hidden_task(CLASSES)
-FAST = {"xla_backend_optimization_level": 0}  # half the time to compile
 
 
 def shared_task(number):
@@ -52,7 +51,7 @@ def built(name, net, changes):
         def fn(hyper, *given):
             return getattr(method.at(hyper), name)(*given)
 
-        return jax.jit(fn, compiler_options=FAST)
+        return jax.jit(fn)
 
     names = ("init", "begin_task", "step", "end_task", "predict", "capacity")
     return method, {name: compiled(name) for name in names}

@@ -19,7 +19,6 @@ from cls_jax.methods.cls.dualnet import dualnet
 from cls_jax.methods.cls.dualnet_slow import NEEDS_PREDICTOR, slow_learner, slow_optimizer
 from cls_jax.nets.dualnet import dualnet as dualnet_nets
 from tests.support.flat_nets import flat_augment, flat_dualnets
-from tests.support.learner import FAST
 from tests.support.oracle_weights import oracle_images, oracle_vars
 
 KEY = jax.random.key(3)
@@ -55,7 +54,7 @@ def phase(**changes):
     nets = flat_dualnets(4, predictor=objective in NEEDS_PREDICTOR)
     learner = partial(learner_of, nets, flat_augment(), **changes)
 
-    @partial(jax.jit, compiler_options=FAST)
+    @jax.jit
     def compiled(key, slow, target, hyper):
         return learner(hyper).phase(key, slow, target, images)
 
@@ -92,7 +91,7 @@ def by_hand(slow, hyper, n_outer, inner_steps, *, optimizer=None, step_size=1.0)
     vars, opt, values = slow.vars, optimizer.init(slow.vars.params), []
     rows = np.delete(np.arange(ROWS), 4)
 
-    @partial(jax.jit, compiler_options=FAST)
+    @jax.jit
     def one(key, vars, opt):
         key_draw, key_a, key_b = jax.random.split(key, 3)
         x, valid = images(key_draw)
