@@ -13,6 +13,7 @@ from typing import Literal
 
 from cls_jax.app.flags import flat, run_main
 from cls_jax.app.method_flags import flags_of
+from cls_jax.app.method_presets import method_presets
 from cls_jax.app.run_config import RunConfig
 from cls_jax.app.unused import refuse
 from cls_jax.app.variants import check_variants, fitted
@@ -29,9 +30,7 @@ VARIANTS = {  # label -> a method and its own values in place of the flags
     **{f"L2-transfer {w:g}": ("l2_transfer", {"penalty_weight": w}) for w in (0.0, 0.1, 1, 10)},
     "online EWC": ("ewc_online", {"learning_rate": 0.03, "penalty_weight": 10.0}),
 }
-PLAIN = StreamConfig(normalisation="none", batch_size=100)
-DIGITS = replace(PLAIN, scenario="dihedral", image_size=8, epochs=54)
-SPLIT = replace(PLAIN, data="cifar100", tasks=10, class_order="label", epochs=20)
+FIVE = "0-1-2-3-4", "4-3-2-1-0", "2-0-4-1-3", "1-4-0-3-2", "3-2-1-4-0"
 A_TO_E = ["0123456789", "1745208693", "7051843629", "5829043761", "2954806137"]
 
 
@@ -40,17 +39,20 @@ class Config:
     """Everything about one experiment; an order is written as 2-0-1: task 2 comes first."""
 
     variants: tuple[Literal[tuple(VARIANTS)], ...] = ("APD(1)",)
-    orders: tuple[str, ...] = ("0-1-2-3-4", "4-3-2-1-0", "2-0-4-1-3", "1-4-0-3-2", "3-2-1-4-0")
-    stream: flat(StreamConfig) = DIGITS
-    net: flat(NetConfig) = NetConfig(net="mlp", hidden=(256, 128))
-    method: flat(Apd) = Apd(sparsity_weight=2e-3, residue_scale=0.0)
+    orders: tuple[str, ...] = FIVE
+    stream: flat(StreamConfig) = StreamConfig()
+    net: flat(NetConfig) = NetConfig()
+    method: flat(Apd) = Apd()
     run: flat(RunConfig) = RunConfig()
 
 
-PAPER = {"net": NetConfig(net="lenet"), "method": Apd(annealing_steps=50, residue_scale=1.0)}
+WHAT = {
+    "quick": {"variants": ("APD(1)", "APD(2)", "L2-transfer 1"), "orders": FIVE},
+    "paper": {"variants": (*VARIANTS,), "orders": (*map("-".join, A_TO_E),)},
+}
 PRESETS = {
-    "quick": Config(variants=("APD(1)", "APD(2)", "L2-transfer 1")),
-    "paper": Config(variants=(*VARIANTS,), orders=(*map("-".join, A_TO_E),), stream=SPLIT, **PAPER),
+    name: Config(stream=one.stream, net=one.net, method=Apd(**one.arguments), **WHAT[name])
+    for name, one in method_presets("apd").items()
 }
 
 

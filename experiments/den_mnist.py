@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 
 from cls_jax.app.flags import flat, hiding, run_main
 from cls_jax.app.method_flags import flags_of
+from cls_jax.app.method_presets import method_presets
 from cls_jax.app.run_config import RunConfig
 from cls_jax.app.unused import check_of
 from cls_jax.core.errors import InputError
 from cls_jax.nets.config import NetConfig
 from cls_jax.streams.config import StreamConfig
 
-PERMUTED = StreamConfig(scenario="permuted", normalisation="none")
-MNIST = replace(PERMUTED, data="mnist", tasks=10, batch_size=256, epochs=20)
 Den = flags_of("den")
 Net = hiding(NetConfig, "net", "width")  # DEN grows a perceptron
 
@@ -27,17 +26,18 @@ Net = hiding(NetConfig, "net", "width")  # DEN grows a perceptron
 class Config:
     """Everything about one experiment."""
 
-    stream: flat(StreamConfig) = replace(PERMUTED, image_size=8, batch_size=128, epochs=87)
-    net: flat(Net) = Net(net="mlp", hidden=(64, 32))
-    method: flat(Den) = Den(
-        head_epochs=9, learning_rate=2e-3, annealing_rate=1.0, l1_weight=5e-5, head_l1_weight=5e-4
-    )
+    stream: flat(StreamConfig) = StreamConfig()
+    net: flat(Net) = Net()
+    method: flat(Den) = Den()
     run: flat(RunConfig) = RunConfig()
     controls: bool = False  # also DEN's variants, and what does not grow.
 
 
-CHECK, BASE = check_of("den"), Net(net="mlp", hidden=(312, 128))
-PRESETS = {"quick": Config(), "paper": Config(stream=MNIST, net=BASE, method=Den())}
+CHECK = check_of("den")
+PRESETS = {
+    name: Config(stream=one.stream, net=Net(**vars(one.net)), method=Den(**one.arguments))
+    for name, one in method_presets("den").items()
+}
 
 
 def main(config: Config) -> None:

@@ -1,76 +1,7 @@
 #!/usr/bin/env python
-"""Runs the cells of a published table, prints published, ours and the difference; writes a record.
+"""The cells of a published table, run beside what was published; as ``cls-jax reproduce``."""
 
-E.g. s_mnist --methods clser er --memory-sizes 500 --data-dir ~/tensorflow_datasets --workdir runs/s
-"""
-
-from dataclasses import asdict, dataclass
-from typing import Annotated
-
-from tyro.conf import Positional, arg
-
-from cls_jax.app.flags import flat, hiding, run_main
-from cls_jax.app.run_config import RunConfig
-from cls_jax.app.unused import refuse
-from cls_jax.published.ablations import ablations
-from cls_jax.published.compare import Cell, read_published, render_reproduction, reproduction_table
-from cls_jax.published.presets import TABLES, Change, cells, changed, settings
-from cls_jax.report.summary import write
-from cls_jax.report.tables import rich_table, show
-
-Run = hiding(RunConfig, "sweep")  # a sweep would vary a published number
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """What to reproduce; all rows and buffers of the table if not given."""
-
-    table: Positional[Annotated[str, arg(help=f"{', '.join(TABLES)}, s_mnist_ablations.")]] = (
-        "s_mnist"
-    )
-    methods: Annotated[tuple[str, ...], arg(help="rows of the table.")] = ()
-    memory_sizes: Annotated[tuple[int, ...], arg(help="buffers of those that have one.")] = ()
-    data_dir: Annotated[str | None, arg(help="where tfds data sets lie.")] = None
-    change: flat(Change) = Change()
-    run: flat(Run) = Run(seeds=tuple(range(10)))
-
-
-def main(config: Config) -> None:
-    """Checks every cell, runs one after another, prints the table, writes the record."""
-    from cls_jax.app.main import begin, execute, is_primary, make_learner, make_stream
-
-    if config.table == "s_mnist_ablations":
-        wanted = ablations(config.methods, config.memory_sizes)
-    else:
-        wanted = [(p.method, p) for p in cells(config.table, config.methods, config.memory_sizes)]
-    changes = {name: value for name, value in asdict(config.change).items() if value is not None}
-    begin(config.run)
-    learners, presets = [], []
-    for label, preset in wanted:
-        if "width" in changes and preset.net.net == "mlp":
-            refuse("width", config.change.width, f"{config.table} is of a perceptron")
-        preset = changed(preset, {**changes, "data_dir": config.data_dir})
-        stream = make_stream(preset.stream)
-        given = preset.method, preset.arguments, stream, preset.stream, preset.net
-        name = f"{label} {preset.memory_size or ''}".strip()
-        learners.append(make_learner(*given, label=name))
-        presets.append((label, preset))
-    results = execute(learners, config.run, config)
-    if not is_primary():
-        return
-    done = [
-        Cell(label, preset.memory_size, settings(preset), result)
-        for (label, preset), result in zip(presets, results, strict=True)
-    ]
-    published = read_published()
-    note = "changed: " + ", ".join(f"{k} {v}" for k, v in changes.items()) if changes else ""
-    beside = reproduction_table(
-        config.table, done, [p for p in published if p.table == config.table], note
-    )
-    show(rich_table(beside))
-    if config.run.workdir is not None:
-        write(config.run.workdir, render_reproduction(beside, done))
-
+from cls_jax.app.commands.reproduce import start
 
 if __name__ == "__main__":
-    run_main(main, Config, {"published": Config()}, default_preset="published", description=__doc__)
+    start()

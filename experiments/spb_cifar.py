@@ -14,6 +14,7 @@ from tyro.conf import arg
 
 from cls_jax.app.flags import flat, run_main
 from cls_jax.app.method_flags import flags_of
+from cls_jax.app.method_presets import method_presets
 from cls_jax.app.run_config import RunConfig
 from cls_jax.app.variants import SPB_AND_UCIR, check_variants, spb_and_ucir
 from cls_jax.nets.config import NetConfig
@@ -35,24 +36,15 @@ class Config:
     run: flat(RunConfig) = RunConfig()
 
 
-DIGITS = {"image_size": 8, "base_classes": 5, "base_epochs": 40, "epochs": 30, "view_padding": 1}
-CIFAR = {"base_classes": 50, "base_epochs": 160, "epochs": 50, "normalisation": "cifar100"}
-CIFAR |= {"crop_padding": 4, "flip": True, "view_flip": True}
 PRESETS = {
-    "quick": Config(
-        variants=("finetune", "spb", "spb_m"),
-        stream=StreamConfig(
-            tasks=6, batch_size=64, class_order="label", views="standard", **DIGITS
-        ),
-        net=NetConfig(net="small", width=16),
-        method=Spb(base_decays=(24,), decays=(18,), learning_rate=0.01, initial_scale=10.0),
-        ucir=Ucir(decays=(24,), learning_rate=0.03, initial_scale=10.0),
-    ),
-    "paper": Config(
-        variants=("spb", "spb_i", "spb_m"),
-        stream=StreamConfig(data="cifar100", tasks=6, batch_size=128, class_order="1993", **CIFAR),
-        net=NetConfig(net="resnet32", width=16),
-    ),
+    name: Config(
+        variants=("finetune", "spb", "spb_m") if name == "quick" else ("spb", "spb_i", "spb_m"),
+        stream=one.stream,
+        net=one.net,
+        method=Spb(**one.arguments),
+        ucir=Ucir(**method_presets("ucir")[name].arguments),
+    )
+    for name, one in method_presets("spb").items()
 }
 
 

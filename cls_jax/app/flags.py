@@ -58,6 +58,11 @@ def positional(kind: Any, metavar: str) -> Any:
     return Annotated[tyro.conf.Positional[kind], mark]
 
 
+def first(kind: Any, help: str) -> Any:
+    """The type of a field that is given without a flag, or left out, and whose help is this."""
+    return tyro.conf.Positional[Annotated[kind, tyro.conf.arg(help=help)]]
+
+
 def hiding(kind: type, *names: str) -> type:
     """``kind`` with some fields that keep their values: no flag sets them, no help shows them."""
     hints = get_type_hints(kind, include_extras=True)
@@ -87,6 +92,7 @@ def parse(
     default_preset: str,
     argv: Sequence[str] | None = None,
     description: str = "",
+    prog: str | None = None,
 ) -> Config:
     """The config that a command line asks for.
 
@@ -102,6 +108,7 @@ def parse(
       default_preset: used when no ``--preset`` is given.
       argv: the arguments; those of the process if None.
       description: the first lines of the help.
+      prog: how the help calls the command; by the path of the script if None.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     aliases = _aliases(presets[default_preset])
@@ -116,7 +123,7 @@ def parse(
         default = presets[default_preset]
         return tyro.cli(
             config_class,
-            prog=_program(),
+            prog=prog,
             args=arguments,
             default=default,
             description=description,
@@ -132,7 +139,7 @@ def parse(
     )
     parsed = tyro.cli(
         both,
-        prog=_program(),
+        prog=prog,
         args=arguments,
         default=both(preset, presets[preset]),
         description=description,
@@ -149,6 +156,7 @@ def run_main(
     argv: Sequence[str] | None = None,
     description: str = "",
     check: Check = lambda config, typed: None,
+    prog: str | None = None,
 ) -> Any:
     """Parses, calls ``main(config)`` and returns what it gives; arguments as ``parse``.
 
@@ -160,9 +168,8 @@ def run_main(
     other exception is a defect and keeps its traceback.
     """
     import_own(argv)
-    config = parse(
-        config_class, presets, default_preset=default_preset, argv=argv, description=description
-    )
+    how = {"default_preset": default_preset, "argv": argv, "description": description}
+    config = parse(config_class, presets, **how, prog=prog)
     try:
         _check_numbers(config)
         if isinstance(net := getattr(config, "net", None), NetConfig):
@@ -220,12 +227,6 @@ def _names(config: Any) -> set[str]:
 def _is_flat(field: dataclasses.Field) -> bool:
     marks = getattr(field.type, "__metadata__", ())
     return any(getattr(mark, "name", None) == "" for mark in marks)
-
-
-def _program() -> str | None:
-    """ "python -m cls_jax.app.compare_runs" of a module; None of a script, whose path says it."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return None if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 def _aliases(config: Any) -> dict[str, str]:

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from cls_jax.core.own import FILES
@@ -44,6 +45,8 @@ def provenance() -> dict[str, Any]:
 
 def command() -> str:
     """The command line of this process, or of %run in a notebook, ready for a shell."""
+    if Path(sys.argv[0]).name == "cls-jax":  # wherever pip put it
+        return shlex.join(["cls-jax", *sys.argv[1:]])
     in_notebook = any("kernel_launcher" in part for part in sys.orig_argv)  # Jupyter's, Colab's
     return shlex.join(["python", *(sys.argv if in_notebook else sys.orig_argv[1:])])
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from workload import TWINS, WIDTH
-
+from cls_jax.app.benchmark.workload import TWINS, WIDTH
 from cls_jax.core.checks import check_range
 from cls_jax.core.errors import InputError
 from cls_jax.core.files import read_json, write_json

@@ -251,21 +251,24 @@ sys.meta_path.insert(0, NoJax())
 sys.path[:0] = ["experiments", "experiments/benchmark"]
 scripts = [p for p in pathlib.Path("experiments").rglob("*.py") if p.read_text()[:2] == "#!"]
 assert len(scripts) >= 16
-scripts = [*sorted(map(str, scripts)), "cls_jax.app.compare_runs"]
+commands = ("compare", "reproduce", "evaluate", "report", "benchmark", "run er", "run dualnet")
+scripts = [*sorted(map(str, scripts)), *(f"cls_jax {command}" for command in commands)]
 calls = [(script, flag) for script in scripts for flag in ("--help", "--no-such-flag")]
+calls += [("cls_jax", "--help"), ("cls_jax", "--no-such-flag"), ("cls_jax run", "--help")]
+calls += [("cls_jax run", "--no-such-flag")]
 calls += [  # a flag that changes nothing, and a number that float32 does not hold
     ("experiments/clser_mnist.py", "--width", "3"),
     ("experiments/apd_cifar.py", "--task-order", "shuffled"),
     ("experiments/dualnet_cifar.py", "--learning-rate", "1e39"),
 ]
 for call in calls:
-    sys.argv, told = list(call), io.StringIO()
+    sys.argv, told = [*call[0].split(), *call[1:]], io.StringIO()
     try:
         with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
             if call[0].endswith(".py"):
                 runpy.run_path(call[0], run_name="__main__")
             else:
-                runpy.run_module(call[0], run_name="__main__")
+                runpy.run_module("cls_jax", run_name="__main__")
     except SystemExit as stop:
         assert stop.code == (0 if "--help" in call else 2), (call, stop.code)
     else:

@@ -1,7 +1,6 @@
 """A saved run, read back: it predicts as it did, says what it is, and evaluate.py scores it."""
 
 import json
-import runpy
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 
 import cls_jax
 from cls_jax.app.build import StreamConfig, make_learner, make_stream
+from cls_jax.app.commands import evaluate
 from cls_jax.app.main import execute
 from cls_jax.app.restore import load, load_all
 from cls_jax.app.run_config import RunConfig
@@ -250,8 +250,7 @@ class Restored:
 
 def evaluated(workdir, **how):
     """evaluate.py, in this process."""
-    script = runpy.run_path(str(ROOT / "experiments" / "evaluate.py"))
-    return script["main"](script["Config"](workdir=str(workdir), **how))
+    return evaluate.main(evaluate.Config(workdir=str(workdir), **how))
 
 
 def learner_on(flags, label=None, name="sgd"):

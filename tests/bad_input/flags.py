@@ -222,9 +222,9 @@ ONE = [
     ("benchmark/trace_profile.py", "no trace", ("nowhere",), ("nowhere",)),
     ("evaluate.py", "no folder", ("nowhere",), ("nowhere",)),
     ("evaluate.py", "an empty name", ("",), ("workdir",)),
-    ("cls_jax.app.compare_runs", "no folder", ("nowhere",), ("nowhere",)),
-    ("cls_jax.app.compare_runs", "no workdir", (), ("workdir",)),
-    ("cls_jax.app.compare_runs", "a flag", ("nowhere", "--outt", "x"), ("--out",)),
+    ("cls-jax report", "no folder", ("nowhere",), ("nowhere",)),
+    ("cls-jax report", "no workdir", (), ("workdir",)),
+    ("cls-jax report", "a flag", ("nowhere", "--outt", "x"), ("--out",)),
     ("records.py", "a flag", ("--nothing",), ("--nothing",)),
 ]
 

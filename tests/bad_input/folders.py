@@ -128,11 +128,11 @@ CASES = (
     ]
     + [
         Case(f"{script}: folder {name}", script, ("w",), told, made)
-        for script in ("evaluate.py", "cls_jax.app.compare_runs")
+        for script in ("evaluate.py", "cls-jax report")
         for name, (made, told) in READERS.items()
     ]
     + [
-        Case(f"report: results of {name}", "cls_jax.app.compare_runs", ("w",), ("w",), made)
+        Case(f"report: results of {name}", "cls-jax report", ("w",), ("w",), made)
         for name, made in RESULTS.items()
     ]
     + [
@@ -156,19 +156,17 @@ CASES = (
         Case(
             "evaluate: checkpoints is a file", "evaluate.py", ("w",), ("w",), file("w/checkpoints")
         ),
-        Case(
-            "report: a workdir twice", "cls_jax.app.compare_runs", ("w", "w"), ("twice",), results()
-        ),
+        Case("report: a workdir twice", "cls-jax report", ("w", "w"), ("twice",), results()),
         Case(
             "report: out is empty",
-            "cls_jax.app.compare_runs",
+            "cls-jax report",
             ("w", "--out", ""),
             ("out",),
             results(),
         ),
         Case(
             "report: out is a file",
-            "cls_jax.app.compare_runs",
+            "cls-jax report",
             ("w", "--out", "o"),
             ("o",),
             file("o"),

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from cls_jax.app.benchmark import parts, workload
+from cls_jax.app.commands import benchmark
 from cls_jax.app.flags import run_main
 from cls_jax.core.errors import InputError
 
@@ -16,21 +18,14 @@ EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 BENCHMARK = EXPERIMENTS / "benchmark"
 
 
-@pytest.fixture
-def call(monkeypatch):
-    """Runs the script's command line in this process."""
-    monkeypatch.syspath_prepend(str(BENCHMARK))
-    import run
-
-    presets = {"default": run.Config()}
-    return lambda *flags: run_main(
-        run.main, run.Config, presets, default_preset="default", argv=list(flags)
-    )
+def call(*flags):
+    """Runs the command line in this process."""
+    benchmark.start(flags)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["loop", "scan"])
-def test_the_smallest_case_gives_sane_numbers(call, mode, tmp_path, capsys):
+def test_the_smallest_case_gives_sane_numbers(mode, tmp_path, capsys):
     file = tmp_path / "numbers.json"
     flags = ["--net", "mlp", "--width", "1", "--batch-size", "3", "--steps", "2", "--turns", "2"]
     call(*flags, "--mode", mode, "--json", str(file))
@@ -58,7 +53,7 @@ def test_the_smallest_case_gives_sane_numbers(call, mode, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_seeds_side_by_side_share_the_steps(call, tmp_path):
+def test_seeds_side_by_side_share_the_steps(tmp_path):
     """A step is one seed's: the program's time is divided among the seeds."""
     file = tmp_path / "numbers.json"
     flags = ["--method", "clser", "--net", "mlp", "--batch-size", "3", "--steps", "2"]
@@ -70,7 +65,7 @@ def test_seeds_side_by_side_share_the_steps(call, tmp_path):
 
 
 @pytest.mark.slow
-def test_seeds_one_after_another_are_single_runs(call, tmp_path):
+def test_seeds_one_after_another_are_single_runs(tmp_path):
     """All of them are run, and a step is one seed's without any division."""
     file = tmp_path / "numbers.json"
     flags = ["--method", "clser", "--net", "mlp", "--batch-size", "3", "--steps", "2"]
@@ -83,7 +78,7 @@ def test_seeds_one_after_another_are_single_runs(call, tmp_path):
     assert single * numbers["steps_per_second"] == pytest.approx(2)
 
 
-def test_what_python_does_between_chunks_is_in_the_wall_time(call, tmp_path):
+def test_what_python_does_between_chunks_is_in_the_wall_time(tmp_path):
     file = tmp_path / "numbers.json"
     flags = ["--net", "mlp", "--width", "1", "--batch-size", "3", "--steps", "2", "--turns", "3"]
     call(*flags, "--json", str(file))
@@ -93,21 +88,17 @@ def test_what_python_does_between_chunks_is_in_the_wall_time(call, tmp_path):
 
 
 @pytest.mark.parametrize(("tf32", "precision"), [(True, None), (False, "highest")])
-def test_without_tf32_everything_runs_in_full_precision(call, monkeypatch, tf32, precision):
-    import run
-
+def test_without_tf32_everything_runs_in_full_precision(monkeypatch, tf32, precision):
     seen = []
     monkeypatch.setattr(
-        run, "_measure", lambda _: seen.append(jax.config.jax_default_matmul_precision)
+        benchmark, "_measure", lambda _: seen.append(jax.config.jax_default_matmul_precision)
     )
-    run.measure(run.Config(tf32=tf32))
+    benchmark.measure(workload.Config(tf32=tf32))
     assert seen == [precision]
 
 
 @pytest.mark.slow
-def test_ceilings_are_measured_in_the_dtype_of_the_run(call, monkeypatch, tmp_path):
-    import parts
-
+def test_ceilings_are_measured_in_the_dtype_of_the_run(monkeypatch, tmp_path):
     seen = []
     rate = parts._rate
     monkeypatch.setattr(
@@ -120,10 +111,8 @@ def test_ceilings_are_measured_in_the_dtype_of_the_run(call, monkeypatch, tmp_pa
     assert all(measure() > 0 for measure in tops.values())
 
 
-def test_operations_are_counted_without_computing(call):
+def test_operations_are_counted_without_computing():
     """Abstractly, on the CPU: an accelerator counts only what is compiled."""
-    import parts
-
     x = jnp.ones((8, 16), jnp.bfloat16)
     assert parts.flops_of(jnp.matmul, x, x.T) == 2 * 8 * 16 * 8
 
@@ -133,7 +122,7 @@ TWIN += ["--memory-size", "20", "--steps", "2", "--turns", "1"]
 
 
 @pytest.mark.slow
-def test_a_compiled_twin_is_a_number(call, tmp_path, capsys):
+def test_a_compiled_twin_is_a_number(tmp_path, capsys):
     pytest.importorskip("torch")
     file = tmp_path / "numbers.json"
     call(*TWIN, "--torch-compile", "--json", str(file))
@@ -166,22 +155,19 @@ def test_pytorch_runs_in_bfloat16_and_where_nothing_compiles_the_reason_is_told(
     assert numbers["torch_compiled_why_not"] in told
 
 
-def test_pytorch_without_this_gpu_is_one_sentence(call):
+def test_pytorch_without_this_gpu_is_one_sentence():
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("PyTorch sees a GPU")
-    import parts
-
     how = {"device": "cuda", "dtype": "float32", "tf32": True}
     with pytest.raises(InputError, match="PyTorch sees no GPU here"):
         parts.Twins("clser_step", {}, how, compiled=False)
 
 
-def test_every_twin_makes_a_step(call):
+def test_every_twin_makes_a_step():
     """Eager, in both dtypes; what a step changes stays finite."""
     torch = pytest.importorskip("torch")
-    import torch_twin
-    import workload
+    from cls_jax.app.benchmark import torch_twin
 
     torch.manual_seed(0)
     sizes = {"width": 1, "batch_size": 4, "replay_size": 4, "memory_size": 8}
@@ -205,7 +191,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_input_is_one_sentence_and_exit_code_2(call, name, capsys):
+def test_wrong_input_is_one_sentence_and_exit_code_2(name, capsys):
     flags, told = WRONG[name]
     with pytest.raises(SystemExit) as stopped:
         call(*flags)
@@ -216,7 +202,7 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(call, name, capsys):
     assert out == ""
 
 
-def test_without_torch_the_command_that_installs_it_is_told(call, monkeypatch, capsys):
+def test_without_torch_the_command_that_installs_it_is_told(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(SystemExit) as stopped:
         call("--torch")

@@ -319,7 +319,7 @@ def test_requirements_and_pyproject_agree():
 def test_every_package_imported_is_required():
     stdlib = set(sys.stdlib_module_names)
     given = {"PIL": "pillow", "sklearn": "scikit-learn"}
-    extras = {"tensorboardX", "tensorflow"}
+    extras = {"tensorboardX", "tensorflow", "torch"}
     required = (ROOT / "requirements.txt").read_text().replace("_", "-")
     for module in MODULES:
         for name, _ in imports(module):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cls_jax.app import compare_runs
+from cls_jax.app.commands import report
 from cls_jax.core.errors import InputError
 from cls_jax.core.files import write_all
 from cls_jax.report.result_tables import comparison_table, result_table
@@ -254,7 +254,7 @@ def test_a_damaged_record_ends_the_command_in_one_sentence(tmp_path, capsys):
     run = write(tmp_path / "run", make_result())
     nested(400)(run / "results.json")
     with pytest.raises(SystemExit) as stop:
-        compare_runs.main([str(run), "--out", str(tmp_path / "out")])
+        report.start([str(run), "--out", str(tmp_path / "out")])
     out, err = capsys.readouterr()
     assert (stop.value.code, out, err.count("\n")) == (2, "", 1)
     assert not (tmp_path / "out").exists()
@@ -349,7 +349,7 @@ def test_folders_of_one_name_are_told_apart(runs):
     shutil.copytree("runs/a", "old/a")
     labels = [result.method for result in collect(["runs/a", "old/a"])]
     assert labels == ["er (runs/a)", "er (old/a)"]
-    compare_runs.main(["runs/a", "old/a", "--out", "both"])
+    report.start(["runs/a", "old/a", "--out", "both"])
     assert [result.method for result in read("both")] == labels
 
 
@@ -361,7 +361,7 @@ def test_two_streams_are_both_named(runs):
 
 
 def test_the_command_sets_workdirs_side_by_side(runs, capsys):
-    compare_runs.main(["runs/a", "runs/b", "runs/c", "--out", "runs/all"])
+    report.start(["runs/a", "runs/b", "runs/c", "--out", "runs/all"])
     out, err = capsys.readouterr()
     assert err == ""
     expected = collect(["runs/a", "runs/b", "runs/c"])
@@ -382,15 +382,15 @@ def test_the_command_sets_workdirs_side_by_side(runs, capsys):
         r["details"]["workdir"] for r in json.loads(Path("runs/all/comparison.json").read_text())
     ]
     assert sources == ["runs/a", "runs/b", *["runs/c"] * 3]
-    compare_runs.main(["runs/all"])
+    report.start(["runs/all"])
     assert capsys.readouterr().out == out.replace("results in runs/all\n", "")
-    compare_runs.main(["runs/a", "--out", "runs/all"])  # may be written again
+    report.start(["runs/a", "--out", "runs/all"])  # may be written again
 
 
 def test_one_workdir_prints_its_own_table(runs, capsys):
-    compare_runs.main(["runs/a"])
+    report.start(["runs/a"])
     assert capsys.readouterr().out == text_of(result_table(*read("runs/a")), width=200)
-    compare_runs.main(["runs/c"])
+    report.start(["runs/c"])
     assert capsys.readouterr().out == text_of((comparison_table(read("runs/c"))), width=200)
 
 
@@ -428,7 +428,7 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(name, runs, capsys):
     arguments, words = WRONG[name]
     before = sorted(runs.rglob("*"))
     with pytest.raises(SystemExit) as stop:
-        compare_runs.main(arguments)
+        report.start(arguments)
     out, err = capsys.readouterr()
     assert stop.value.code == 2
     assert out == ""
@@ -439,15 +439,15 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(name, runs, capsys):
 
 
 def test_a_report_is_not_written_over_its_own_source(runs, capsys):
-    compare_runs.main(["runs/a", "runs/b", "--out", "both"])
+    report.start(["runs/a", "runs/b", "--out", "both"])
     with pytest.raises(SystemExit):
-        compare_runs.main(["both", "runs/c", "--out", "both"])
+        report.start(["both", "runs/c", "--out", "both"])
     assert "out both is the workdir" in capsys.readouterr().err
 
 
 def test_as_a_process_it_needs_no_jax(runs):
     def call(*arguments):
-        flags = [sys.executable, "-X", "importtime", "-m", "cls_jax.app.compare_runs", *arguments]
+        flags = [sys.executable, "-X", "importtime", "-m", "cls_jax", "report", *arguments]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
         done = subprocess.run(flags, env=env, capture_output=True, text=True, timeout=120)
         lines = done.stderr.splitlines()
@@ -458,11 +458,11 @@ def test_as_a_process_it_needs_no_jax(runs):
     code, out, err = call("runs/a", "runs/b", "--out", "both")
     assert (code, err) == (0, [])
     assert "er (b)" in out
-    command = "python -X importtime -m cls_jax.app.compare_runs runs/a runs/b --out both"
+    command = "python -X importtime -m cls_jax report runs/a runs/b --out both"
     assert command in Path("both/comparison.md").read_text()
     code, out, err = call("--help")
     assert (code, err) == (0, [])
-    assert "usage: python -m cls_jax.app.compare_runs" in out
+    assert "usage: cls-jax report" in out
     assert "--preset" not in out
     code, out, err = call("runs/x")
     assert (code, out) == (2, "")

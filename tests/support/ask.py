@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
+from cls_jax.app.cli import main
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -20,7 +22,7 @@ class Case(NamedTuple):
 
     Attributes:
       name: of the test.
-      script: of experiments/, or a module such as "cls_jax.app.compare_runs".
+      script: of experiments/, or a command such as "cls-jax report".
       arguments: after the script's name.
       told: what the sentence must hold: the flag, the value, the remedy.
       made: what lies in the folder before; it must be as it was afterwards.
@@ -42,11 +44,12 @@ class Answer(NamedTuple):
 
 
 def ask(script: str, *arguments: str) -> Answer:
-    """Runs ``script`` in the current folder as ``python experiments/SCRIPT ARGUMENTS`` would."""
+    """Runs ``script`` in the current folder as the command line would."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     path = ROOT / "experiments" / script
+    command, *words = *script.split(), *arguments
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [str(path) if path.exists() else script, *arguments])
+        patch.setattr(sys, "argv", [str(path) if path.exists() else command, *words])
         patch.syspath_prepend(str(path.parent))
         patch.setenv("COLUMNS", "200")
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -54,8 +57,7 @@ def ask(script: str, *arguments: str) -> Answer:
                 if path.exists():
                     runpy.run_path(str(path), run_name="__main__")
                 else:
-                    sys.modules.pop(script, None)
-                    runpy.run_module(script, run_name="__main__", alter_sys=True)
+                    main(words)
             except SystemExit as stop:
                 code = stop.code
     return Answer(code, out.getvalue(), err.getvalue())

@@ -4,10 +4,9 @@ import importlib.util
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-from tyro.conf import arg
-
+from cls_jax.app.flags import flat
 from cls_jax.app.unused import check_used, refuse
 from cls_jax.core.checks import check_range
 from cls_jax.core.errors import InputError
@@ -42,8 +41,8 @@ class Config:
     Attributes:
       method: a row of the table of methods.
       batch_size: stream examples a step.
-      replay_size, memory_size: of methods that have a memory; as many as the stream brings, and 100
-        or more a task, if not given.
+      replay_size: of methods that have a memory; as many as the stream brings if not given.
+      memory_size: of methods that have a memory; 100 or more a task if not given.
       seeds: so many runs.
       over_seeds: in one program, or one after another.
       mode: compiled loop over steps (scan), Python loop over compiled steps (loop), or what is
@@ -60,7 +59,7 @@ class Config:
     """
 
     method: str = "sgd"
-    net: Annotated[NetConfig, arg(name="")] = NetConfig(width=WIDTH)
+    net: flat(NetConfig) = NetConfig(width=WIDTH)
     batch_size: int = 32
     replay_size: int | None = None
     memory_size: int | None = None
@@ -81,8 +80,7 @@ def build(config: Config) -> "tuple[Method, Stream, Plan]":
     Raises:
       InputError: for anything that cannot be measured, before any compute.
     """
-    from parts import CLASSES, TASKS, synthetic
-
+    from cls_jax.app.benchmark.parts import CLASSES, TASKS, synthetic
     from cls_jax.app.build import make_learner
     from cls_jax.streams.config import StreamConfig
     from cls_jax.training.runner import Plan, check_run
@@ -129,7 +127,7 @@ def wants_torch(config: Config) -> bool:
 
 def sizes_of(config: Config) -> dict[str, int]:
     """Every size that a method or a twin may ask for, by the name that it has there."""
-    from parts import TASKS
+    from cls_jax.app.benchmark.parts import TASKS
 
     b = config.batch_size
     memory_size = config.memory_size or TASKS * max(100, b)
@@ -140,7 +138,8 @@ def sizes_of(config: Config) -> dict[str, int]:
 
 def _check_twin(config: Config) -> None:
     import jax
-    from parts import HIDDEN
+
+    from cls_jax.app.benchmark.parts import HIDDEN
 
     if (config.method, config.net.net) not in TWINS:
         twins = " or ".join(f"{method} with {net}" for method, net in TWINS)

@@ -24,7 +24,8 @@ from typing import NamedTuple
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch_nets import Classifier, DualNet, Perceptron
+
+from cls_jax.app.benchmark.torch_nets import Classifier, DualNet, Perceptron
 
 FORMATS = (torch.channels_last, torch.contiguous_format)
 

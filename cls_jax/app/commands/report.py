@@ -1,4 +1,4 @@
-"""Finished runs set side by side: ``python -m cls_jax.app.compare_runs WORKDIR ...``."""
+"""Finished runs set side by side: ``cls-jax report WORKDIR ...``."""
 
 import os
 from collections.abc import Sequence
@@ -14,15 +14,12 @@ from cls_jax.report.summary import render_comparison, table_of, write
 from cls_jax.report.tables import rich_table, show
 from cls_jax.runtime.workdir import CONFIG
 
-COMMAND = """Finished runs in one table and one figure.
-
-python -m cls_jax.app.compare_runs runs/a runs/b --out runs/both
-"""
+DESCRIPTION = """Finished runs in one table and one figure, e.g. runs/a runs/b --out runs/both."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What ``python -m cls_jax.app.compare_runs`` compares.
+    """What stands side by side.
 
     Attributes:
       workdirs: folders of finished runs, one or more.
@@ -33,18 +30,20 @@ class Config:
     out: str | None = None
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def start(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     """Prints finished runs side by side, one table for all, and writes them with their figure.
 
-    Exit codes as ``cli.run_main``.
+    Exit codes as ``flags.run_main``.
 
     Args:
       argv: the arguments; those of the process if None.
+      prog: how the help calls the command.
     """
-    run_main(_compare, Config, {"": Config()}, default_preset="", argv=argv, description=COMMAND)
+    how = {"argv": argv, "description": DESCRIPTION, "prog": prog}
+    run_main(main, Config, {"": Config()}, default_preset="", **how)
 
 
-def _compare(config: Config) -> None:
+def main(config: Config) -> None:
     out = None if config.out is None else check_place(config.out, "out")
     results = collect(config.workdirs)
     check_distinct(results)
@@ -69,7 +68,3 @@ def _check_out(out: Path, workdirs: Sequence[str]) -> None:
             f"out {out} holds {there[0]!a} and no {COMPARISON}, so it is not ours to write over; "
             "give another --out, new or empty"
         )
-
-
-if __name__ == "__main__":
-    main()

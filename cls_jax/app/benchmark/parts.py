@@ -246,7 +246,8 @@ def _sees_gpu() -> bool:
 def _twin_seconds(name: str, sizes: dict[str, int], how: dict[str, Any]) -> float | str:
     """Seconds of one update in PyTorch, or why it could not be compiled; in the worker."""
     import torch
-    import torch_twin
+
+    from cls_jax.app.benchmark import torch_twin
 
     torch.set_num_threads(os.cpu_count() or 1)
     try:

@@ -1,0 +1,77 @@
+"""``cls-jax COMMAND``, and ``python -m cls_jax COMMAND``, which is the same."""
+
+import difflib
+import sys
+from collections.abc import Collection, Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from cls_jax.app.flags import import_own
+from cls_jax.core.version import __version__
+from cls_jax.methods import METHODS, signature
+
+COMMANDS = {
+    "run": "one method learns a stream: cls-jax run dualnet --workdir runs/first",
+    "compare": "several methods on one stream, in one table: cls-jax compare --methods er clser",
+    "reproduce": "a published table beside ours: cls-jax reproduce s_mnist --methods clser",
+    "evaluate": "what a workdir holds, scored again: cls-jax evaluate runs/first",
+    "report": "finished runs side by side: cls-jax report runs/a runs/b --out runs/both",
+    "benchmark": "how fast a method's steps are here: cls-jax benchmark --method clser",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs a command; exit codes as ``flags.run_main``.
+
+    Args:
+      argv: the command and its arguments; those of the process if None.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] in (["-h"], ["--help"]):
+        print(_help())
+        return
+    if words == ["--version"]:
+        print(f"cls-jax {__version__}")
+        return
+    if not words:
+        _stop(_help())
+    name, *rest = words
+    if name not in COMMANDS:
+        _stop(f"error: cls-jax has no command {_nearest(name, COMMANDS)}")
+    module = import_module(f"cls_jax.app.commands.{name}")
+    if name != "run":
+        module.start(rest, prog=f"cls-jax {name}")
+        return
+    if rest[:1] in ([], ["-h"], ["--help"]):
+        print(_methods())
+        return
+    method, *flags = rest
+    import_own(flags)
+    if method not in METHODS:
+        _stop(f"error: run has no method {_nearest(method, METHODS)}")
+    module.start(method, flags, prog=f"cls-jax run {method}")
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {what}" for name, what in COMMANDS.items()]
+    usage = "usage: cls-jax COMMAND [flags]; cls-jax COMMAND --help tells the flags"
+    return "\n".join([usage, "", *lines])
+
+
+def _methods() -> str:
+    width = max(map(len, METHODS))
+    lines = [f"  {name:{width}}  {signature(name).doc.partition(chr(10))[0]}" for name in METHODS]
+    usage = "usage: cls-jax run METHOD [flags]; cls-jax run METHOD --help tells the flags"
+    return "\n".join([usage, "", *lines])
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    meant = f"; did you mean {close[0]}?" if close else ""
+    return f"{name!r}; it has {', '.join(known)}{meant}"
+
+
+def _stop(text: str) -> NoReturn:
+    print(text, file=sys.stderr)
+    raise SystemExit(2)

@@ -1,0 +1,1 @@
+"""What ``cls-jax`` and the scripts of experiments/ do, a command a file; each has ``start``."""

@@ -1,0 +1,87 @@
+"""One method learns a stream: ``cls-jax run METHOD``."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import make_dataclass
+from typing import Any
+
+from cls_jax.app.flags import flat, hiding, import_own, run_main
+from cls_jax.app.method_flags import flags_of
+from cls_jax.app.method_presets import method_presets
+from cls_jax.app.run_config import RunConfig
+from cls_jax.app.unused import check_of
+from cls_jax.methods import signature
+from cls_jax.nets.config import NetConfig
+from cls_jax.streams.config import StreamConfig
+
+FIXED = {"dualnet": ("net", "hidden"), "hopsupsup": ("net", "width"), "den": ("net", "width")}
+"""Flags of the network that a method has no use for: it brings its own."""
+
+
+def start(
+    method: str,
+    argv: Sequence[str] | None = None,
+    *,
+    prog: str | None = None,
+    presets: Collection[str] | None = None,
+    default_preset: str = "quick",
+    description: str | None = None,
+) -> None:
+    """Parses flags, trains or goes on, prints the table and writes the workdir.
+
+    Args:
+      method: of METHODS, one's own too if ``--import`` brings it.
+      argv: the flags; those of the process if None.
+      prog: how the help calls the command.
+      presets: names of those to offer; all that the method has if None.
+      default_preset: where the flags start from without ``--preset``.
+      description: the first lines of the help; the method's own if None.
+    """
+    import_own(argv)
+    flags, net = flags_of(method), _net_of(method)
+    config = make_dataclass(
+        "Config",
+        [
+            ("stream", flat(StreamConfig), StreamConfig()),
+            ("net", flat(net), net()),
+            ("method", flat(flags), flags()),
+            ("run", flat(RunConfig), RunConfig()),
+        ],
+        frozen=True,
+        kw_only=True,
+        namespace={"__doc__": "Everything about one experiment."},
+    )
+    offered = {
+        name: config(
+            stream=one.stream,
+            net=net(**vars(one.net)),
+            method=flags(**one.arguments),
+            run=RunConfig(**one.run),
+        )
+        for name, one in method_presets(method).items()
+        if presets is None or name in presets
+    }
+
+    def main(config: Any) -> None:
+        from cls_jax.app.main import run_one
+
+        run_one(method, config)
+
+    run_main(
+        main,
+        config,
+        offered,
+        default_preset=default_preset,
+        argv=argv,
+        description=_about(method) if description is None else description,
+        check=check_of(method),
+        prog=prog,
+    )
+
+
+def _net_of(method: str) -> type[NetConfig]:
+    return hiding(NetConfig, *FIXED[method]) if method in FIXED else NetConfig
+
+
+def _about(method: str) -> str:
+    """What the docstring of its factory says before its arguments."""
+    return signature(method).doc.partition("\nArgs:\n")[0].strip()
