@@ -28,27 +28,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] in (["-h"], ["--help"]):
-        print(_help())
-        return
+        _end(_help())
     if words == ["--version"]:
-        print(f"cls-jax {__version__}")
-        return
+        _end(f"cls-jax {__version__}")
     if not words:
-        _stop(_help())
+        _end(_help(), 2)
     name, *rest = words
     if name not in COMMANDS:
-        _stop(f"error: cls-jax has no command {_nearest(name, COMMANDS)}")
+        _end(f"error: cls-jax has no command {_nearest(name, COMMANDS)}", 2)
     module = import_module(f"cls_jax.app.commands.{name}")
     if name != "run":
         module.start(rest, prog=f"cls-jax {name}")
         return
     if rest[:1] in ([], ["-h"], ["--help"]):
-        print(_methods())
-        return
+        _end(_methods())
     method, *flags = rest
     import_own(flags)
     if method not in METHODS:
-        _stop(f"error: run has no method {_nearest(method, METHODS)}")
+        _end(f"error: run has no method {_nearest(method, METHODS)}", 2)
     module.start(method, flags, prog=f"cls-jax run {method}")
 
 
@@ -72,6 +69,6 @@ def _nearest(name: str, known: Collection[str]) -> str:
     return f"{name!r}; it has {', '.join(known)}{meant}"
 
 
-def _stop(text: str) -> NoReturn:
-    print(text, file=sys.stderr)
-    raise SystemExit(2)
+def _end(text: str, code: int = 0) -> NoReturn:
+    print(text, file=sys.stderr if code else sys.stdout)
+    raise SystemExit(code)

@@ -27,7 +27,7 @@ def call(*flags):
 @pytest.mark.parametrize("mode", ["loop", "scan"])
 def test_the_smallest_case_gives_sane_numbers(mode, tmp_path, capsys):
     file = tmp_path / "numbers.json"
-    flags = ["--net", "mlp", "--width", "1", "--batch-size", "3", "--steps", "2", "--turns", "2"]
+    flags = ["--net", "mlp", "--batch-size", "3", "--steps", "2", "--turns", "2"]
     call(*flags, "--mode", mode, "--json", str(file))
     told = capsys.readouterr().out
     assert all(word in told for word in ("steps/s", "examples/s", "compile", "MiB", "GFLOP/s"))
@@ -80,7 +80,7 @@ def test_seeds_one_after_another_are_single_runs(tmp_path):
 
 def test_what_python_does_between_chunks_is_in_the_wall_time(tmp_path):
     file = tmp_path / "numbers.json"
-    flags = ["--net", "mlp", "--width", "1", "--batch-size", "3", "--steps", "2", "--turns", "3"]
+    flags = ["--net", "mlp", "--batch-size", "3", "--steps", "2", "--turns", "3"]
     call(*flags, "--json", str(file))
     numbers = json.loads(file.read_text())
     assert numbers["timed_chunks"] == 3
@@ -138,7 +138,7 @@ def test_a_compiled_twin_is_a_number(tmp_path, capsys):
 
 
 def test_pytorch_runs_in_bfloat16_and_where_nothing_compiles_the_reason_is_told(
-    call, tmp_path, capsys, monkeypatch
+    tmp_path, capsys, monkeypatch
 ):
     pytest.importorskip("torch")
     monkeypatch.setenv("CXX", "no-such-compiler")

@@ -13,6 +13,8 @@ def autocast(x: torch.Tensor, half: bool) -> torch.autocast:
 
 
 class Block(nn.Module):
+    """Two 3x3 convolutions and a shortcut."""
+
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
@@ -24,12 +26,14 @@ class Block(nn.Module):
         self.shortcut = nn.Sequential(*([conv, nn.BatchNorm2d(outputs)] if changes else []))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """float[b, inputs, h, w] -> float[b, outputs, h / stride, w / stride]."""
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         return F.relu(y + self.shortcut(x))
 
 
 class Trunk(nn.Module):
-    # ResNet-18 up to its four maps; pool: DualNet's max-pool after the stem.
+    """ResNet-18 up to its four maps; ``pool``: DualNet's max-pool after the stem."""
+
     def __init__(self, width: int, pool: bool, half: bool) -> None:
         super().__init__()
         self.half = half
@@ -42,6 +46,7 @@ class Trunk(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """float[b, 3, h, w] -> the maps of its four stages."""
         with autocast(x, self.half):
             maps = [self.stem(x)]
             for layer in self.layers:
@@ -50,16 +55,21 @@ class Trunk(nn.Module):
 
 
 class Classifier(nn.Module):
+    """ResNet-18."""
+
     def __init__(self, num_classes: int, width: int, half: bool) -> None:
         super().__init__()
         self.trunk = Trunk(width, pool=False, half=half)
         self.linear = nn.Linear(8 * width, num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """float[b, 3, h, w] -> logits float[b, num_classes]."""
         return self.linear(self.trunk(x)[-1].float().mean((2, 3)))
 
 
 class Perceptron(nn.Module):
+    """784-100-100, ReLU."""
+
     def __init__(self, num_classes: int, half: bool) -> None:
         super().__init__()
         self.half = half
@@ -67,12 +77,15 @@ class Perceptron(nn.Module):
         self.linear = nn.Linear(100, num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """float[b, 784] -> logits float[b, num_classes]."""
         with autocast(x, self.half):
             x = self.hidden(x)
         return self.linear(x.float())
 
 
 class DualNet(nn.Module):
+    """DualNet's slow trunk with its projector, and the fast network that its maps gate."""
+
     def __init__(self, num_classes: int, width: int, half: bool) -> None:
         super().__init__()
         self.half = half
@@ -87,9 +100,11 @@ class DualNet(nn.Module):
         self.linear = nn.Linear(8 * width, num_classes)
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
+        """Projections float[b, 8 width], for the self-supervised loss."""
         return self.projector(self.trunk(x)[-1].float().mean((2, 3)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """float[b, 3, h, w] -> logits float[b, num_classes]."""
         maps = self.trunk(x)
         with autocast(x, self.half):
             for block, slow_map in zip(self.fast, maps, strict=True):

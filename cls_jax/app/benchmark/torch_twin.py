@@ -40,6 +40,7 @@ class How(NamedTuple):
 
 
 def barlow_twins(za: torch.Tensor, zb: torch.Tensor) -> torch.Tensor:
+    """The loss of two views' projections, float[b, d] each."""
     za, zb = ((z - z.mean(0)) / z.std(0) for z in (za, zb))
     c = za.T @ zb / len(za)
     near, far = torch.diagonal(c), c - torch.diag(torch.diagonal(c))

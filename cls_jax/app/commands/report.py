@@ -44,6 +44,7 @@ def start(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None
 
 
 def main(config: Config) -> None:
+    """Collects finished runs, prints their table, writes it with its figure."""
     out = None if config.out is None else check_place(config.out, "out")
     results = collect(config.workdirs)
     check_distinct(results)

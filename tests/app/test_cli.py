@@ -1,0 +1,99 @@
+"""``cls-jax``: its commands, its methods, its presets; what it does not have is one sentence."""
+
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from cls_jax.app import cli
+from cls_jax.app.build import make_learner, make_stream
+from cls_jax.app.method_flags import flags_of
+from cls_jax.app.method_presets import method_presets
+from cls_jax.core.version import __version__
+from cls_jax.methods import METHODS
+from tests.support.ask import ask
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_without_a_command_it_tells_all():
+    code, out, err = ask("cls-jax")
+    assert (code, out) == (2, "")
+    assert all(f"  {name} " in err for name in cli.COMMANDS)
+    assert ask("cls-jax", "--help") == (0, err, "")
+    assert ask("cls-jax", "--version") == (0, f"cls-jax {__version__}\n", "")
+
+
+def test_run_without_a_method_tells_them():
+    for more in ((), ("--help",)):
+        code, out, err = ask("cls-jax run", *more)
+        assert (code, err) == (0, "")
+        assert all(f"  {name} " in out for name in METHODS)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("rnu",), "cls-jax has no command 'rnu'; it has run, compare, .*mean run"),
+        (
+            ("run", "dualnte"),
+            "run has no method 'dualnte'; it has sgd, .*; did you mean dualnet",
+        ),
+        (("run", "--seeds", "1"), "run has no method '--seeds'; it has sgd"),
+        (
+            ("run", "er", "--preset", "paper"),
+            "no preset 'paper'; --preset is one of quick",
+        ),
+        (("run", "dualnet", "--net", "mlp"), "Unrecognized options: --net"),
+    ],
+)
+def test_what_it_does_not_have_is_one_sentence(words, why):
+    code, out, err = ask("cls-jax", *words)
+    assert (code, out) == (2, "")
+    assert re.search(why, " ".join(err.split())), err
+
+
+def test_a_method_of_ones_own_runs_by_its_name(tmp_path, monkeypatch):
+    file = ROOT / "tests" / "support" / "my_method.py"
+    command = [sys.executable, "-m", "cls_jax", "run", "mine", "--import", str(file), "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "usage: cls-jax run mine" in done.stdout
+    assert "--learning-rate" in done.stdout
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_preset_is_of_arguments_that_there_are(method):
+    presets = method_presets(method)
+    assert next(iter(presets)) == "quick"
+    for preset in presets.values():
+        flags_of(method)(**preset.arguments)
+    quick = presets["quick"]
+    assert quick.stream.data == "digits"
+    stream = make_stream(quick.stream)
+    made = make_learner(method, quick.arguments, stream, quick.stream, quick.net).method
+    given = {**made.fixed, **made.hyper}
+    assert {name: given[name] for name in quick.arguments} == dict(quick.arguments)
+
+
+def test_the_presets_of_a_table_are_its_cells():
+    found = method_presets("clser")
+    assert found["s_mnist_500"].arguments["memory_size"] == 500
+    assert [field.name for field in fields(found["s_mnist_500"])][:2] == ["stream", "net"]
+    assert "s_mnist" in method_presets("sgd")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_learns_from_its_quick_preset(method, tmp_path, monkeypatch):
+    """Two tasks, an epoch of each: a table at the end, and files."""
+    monkeypatch.chdir(tmp_path)
+    short = ["--epochs", "1"]
+    if method in ("spb", "spb_i", "spb_m"):
+        short += ["--base-epochs", "1"]
+    done = ask("cls-jax run", method, *short, "--workdir", "runs/x")
+    assert done.code == 0, done.err
+    assert "results in runs/x" in done.out
+    assert (tmp_path / "runs" / "x" / "results.json").exists()
