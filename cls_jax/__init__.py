@@ -31,6 +31,7 @@ _NAMES = {
     "streams.domain_il": ("dihedral", "permuted", "rotated"),
     "streams.gcil": ("gcil",),
     "streams.mnist360": ("mnist360",),
+    "training.group": ("task_classes",),
     "training.plan": ("Plan",),
 }
 """Module -> what of it is public under its own name."""

@@ -45,7 +45,8 @@ def provenance() -> dict[str, Any]:
 
 def command() -> str:
     """The command line of this process, or of %run in a notebook, ready for a shell."""
-    if Path(sys.argv[0]).name == "cls-jax":  # wherever pip put it
+    script = Path(sys.argv[0])
+    if script.name == "cls-jax" or script == PACKAGE / "__main__.py":  # wherever pip put them
         return shlex.join(["cls-jax", *sys.argv[1:]])
     in_notebook = any("kernel_launcher" in part for part in sys.orig_argv)  # Jupyter's, Colab's
     return shlex.join(["python", *(sys.argv if in_notebook else sys.orig_argv[1:])])

@@ -115,6 +115,16 @@ def schedule_key(seed: int) -> Array:
     return jax.random.fold_in(jax.random.key(seed), RunKey.SCHEDULE)
 
 
+def task_classes(stream: Stream, seed: int) -> np.ndarray:
+    """bool[T, C]: which classes each task has, in the order that this seed gives them.
+
+    Args:
+      stream: of the run.
+      seed: of the run.
+    """
+    return np.asarray(stream.schedule(schedule_key(seed)).task_classes)
+
+
 def schedules_of(method: Method, stream: Stream, seed: int) -> list[Schedule]:
     """One schedule a phase; all have the same class order."""
     return [
