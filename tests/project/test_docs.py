@@ -1,7 +1,6 @@
-"""What the README says is so: tables equal the records, commands equal CI's, names exist."""
+"""What the README says is so: numbers equal the records, commands equal CI's, links lead on."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -9,17 +8,70 @@ from pathlib import Path
 
 import pytest
 
+from cls_jax.app.cli import COMMANDS
+from cls_jax.methods import METHODS
 from cls_jax.report.records import NO_TABLE
+from tests.conftest import small_method
+from tests.support.ask import ask
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-sys.path.insert(0, str(ROOT / "experiments"))
-
-from records import block, with_block  # noqa: E402
+LINKS = re.findall(r"\]\(([^)#]+)\)", README)
 
 
-def test_tables_equal_the_records():
-    assert with_block(README, block(ROOT / "records")) == README
+def cells_of(title: str) -> list[list[str]]:
+    """The rows of the table below a title of the README, without its head."""
+    _, part = README.split(f"## {title}\n")
+    lines = [line for line in part.split("\n## ")[0].splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_the_readme_is_a_page():
+    assert README.count("\n") <= 150
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_its_links_lead_somewhere(link):
+    assert (ROOT / link).exists()
+
+
+def test_its_methods_are_all_of_them_told_what_they_are_told():
+    rows = cells_of("Methods")
+    names = {name: row for row in rows for name in re.findall(r"\w+", row[0].split("]")[0])}
+    assert names.keys() == {*METHODS}
+    for name, (link, _, family, known, _) in names.items():
+        needs = small_method(name).needs
+        assert f"cls_jax/methods/{family}/" in link
+        assert known.startswith("task") == needs.told_task, name
+        assert ("at test too" in known) == needs.told_task_at_test, name
+        if not needs.told_task:
+            assert (known == "boundaries") == needs.boundaries, name
+
+
+RESULTS = (
+    ("2026-11-21_s_mnist", "comparison.md", r"clser | 5120 | class-IL"),
+    ("2026-11-21_s_mnist", "comparison.md", r"clser | 500 | class-IL"),
+    ("2026-11-21_s_mnist", "comparison.md", r"clser | 200 | class-IL"),
+    ("2026-11-21_s_mnist", "comparison.md", r"er | 500 | class-IL"),
+    ("2026-11-25_supsup_permuted_mnist_250", "summary.md", "answer | domain-IL"),
+    ("2026-11-21_compare_cifar10", "comparison.md", "dualnet"),
+)
+"""Of each row of the results: its record, its page, and how its line begins there."""
+
+
+def test_its_results_are_those_of_the_records():
+    rows = cells_of("Results")
+    assert len(rows) == len(RESULTS)
+    folder = ""
+    for (name, published, ours), (record, page, start) in zip(rows, RESULTS, strict=True):
+        folder = (re.findall(r"records/([\w-]+)", name) or [folder])[0]
+        assert folder == record
+        text = (ROOT / "records" / record / page).read_text(encoding="utf-8").replace("*", "")
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {start} |")]
+        assert f"| {ours} |" in line
+        if published:
+            note = (ROOT / "records" / record / "NOTE.md").read_text(encoding="utf-8")
+            assert published in line or f"Published: {published}" in note
 
 
 DUALNET = {
@@ -31,8 +83,8 @@ DUALNET = {
 
 @pytest.mark.parametrize("record", DUALNET)
 def test_dualnets_tables_lead_with_the_task_told(record):
-    _, part = README.split(f"(records/2026-11-21_{record}))\n\n")
-    lines = [line.strip("| ").split(" | ") for line in part.split("\n\n")[0].splitlines()]
+    page = (ROOT / "records" / f"2026-11-21_{record}" / "comparison.md").read_text("utf-8")
+    lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line[:1] == "|"]
     assert lines[0][:5] == ["method", "task-IL ACC", "clipped forgetting", "LA", "class-IL ACC"]
     for method, numbers in DUALNET[record].items():
         (row,) = [line for line in lines if line[0] == method]
@@ -73,11 +125,12 @@ def test_what_is_said_of_survival_stands_in_its_record():
     assert sum(run["killed"] for run in kills) >= 20
     assert [run["differences"] for run in kills] == [[], []]
     clser, dualnet = read("saving_*.json")
+    page = (ROOT / "docs" / "howto" / "resume.md").read_text(encoding="utf-8")
     for told in (
         f"| `dualnet_cifar.py` {_costs(dualnet)}",
         f"| `clser_mnist.py` {_costs(clser)}",
     ):
-        assert told in README, told
+        assert told in page, told
 
 
 def _costs(n: dict) -> str:
@@ -96,17 +149,17 @@ def test_ci_runs_the_readmes_test_command():
         assert part in README
 
 
-def test_every_file_and_flag_that_the_readme_names_exists():
-    for path in re.findall(r"(?<!/)(?:cls_jax|experiments|tests|records)/[\w./-]*\w", README):
-        assert path == "cls_jax/methods/mine.py" or (ROOT / path).exists(), path
-    folder = ROOT / "experiments"
-    for script in {str(path.relative_to(folder)) for path in folder.rglob("*.py")}:
-        lines = [line for line in README.splitlines() if f"python experiments/{script}" in line]
-        if flags := {flag for line in lines for flag in re.findall(r"--[\w.-]+", line)}:
-            command = [sys.executable, f"experiments/{script}", "--help"]
-            env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-            told = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
-            assert [flag for flag in flags if flag not in told.stdout] == [], script
+def test_every_command_of_the_readme_has_its_flags():
+    block = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL))
+    lines = [line for line in block.splitlines() if line.startswith("cls-jax ")]
+    assert {line.split()[1] for line in lines} == {*COMMANDS} - {"benchmark"}
+    for line in lines:
+        command = line.split()[1:3] if line.split()[1] == "run" else line.split()[1:2]
+        code, out, _ = ask("cls-jax", *command, "--help")
+        assert code == 0
+        assert [flag for flag in re.findall(r"--[\w.-]+", line) if flag not in out] == [], line
+    (script,) = re.findall(r"python (experiments/\S+) --workdir", block)
+    assert (ROOT / script).exists()
 
 
 def test_the_readmes_python_runs(tmp_path):
