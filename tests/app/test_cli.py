@@ -93,6 +93,8 @@ def test_every_method_learns_from_its_quick_preset(method, tmp_path, monkeypatch
     short = ["--epochs", "1"]
     if method in ("spb", "spb_i", "spb_m"):
         short += ["--base-epochs", "1"]
+    if method == "dualnet":  # whose whole quick preset is the main job
+        short += ["--tasks", "2", "--width", "2", "--image-size", "16"]
     done = ask("cls-jax run", method, *short, "--workdir", "runs/x")
     assert done.code == 0, done.err
     assert "results in runs/x" in done.out
