@@ -69,7 +69,8 @@ def main(config: Config) -> None:
     )
     show(rich_table(beside))
     if config.run.workdir is not None:
-        write(config.run.workdir, render_reproduction(beside, done))
+        files = render_reproduction(beside, done, config.run.figure_format)
+        write(config.run.workdir, files)
 
 
 if __name__ == "__main__":

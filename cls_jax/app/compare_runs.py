@@ -8,6 +8,7 @@ from pathlib import Path
 from cls_jax.app.flags import positional, run_main
 from cls_jax.core.errors import InputError
 from cls_jax.core.paths import check_place, resolved, writing
+from cls_jax.report.canvas import DEFAULT_FORMATS, FigureFormat, check_formats
 from cls_jax.report.result_tables import check_distinct
 from cls_jax.report.results import COMPARISON, collect
 from cls_jax.report.summary import render_comparison, table_of, write
@@ -27,10 +28,12 @@ class Config:
     Attributes:
       workdirs: folders of finished runs, one or more.
       out: folder for the table, the matrices and the figure; nothing is written if not given.
+      figure_format: what the figure is written as, one or several of png, svg and pdf.
     """
 
     workdirs: positional(tuple[str, ...], "WORKDIR ...") = ()
     out: str | None = None
+    figure_format: tuple[FigureFormat, ...] = DEFAULT_FORMATS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _compare(config: Config) -> None:
+    check_formats(config.figure_format, config.out is not None, "--out")
     out = None if config.out is None else check_place(config.out, "out")
     results = collect(config.workdirs)
     check_distinct(results)
@@ -52,7 +56,7 @@ def _compare(config: Config) -> None:
         _check_out(out, config.workdirs)
     show(rich_table(table_of(results)))
     if out is not None:
-        files = render_comparison(results)
+        files = render_comparison(results, config.figure_format)
         with writing(out, "out"):
             out.mkdir(parents=True, exist_ok=True)
         write(out, files, "out")
