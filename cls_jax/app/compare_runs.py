@@ -9,6 +9,7 @@ from cls_jax.app.flags import positional, run_main
 from cls_jax.core.errors import InputError
 from cls_jax.core.paths import check_place, resolved, writing
 from cls_jax.report.canvas import DEFAULT_FORMATS, FigureFormat, check_formats
+from cls_jax.report.latex import latex_page
 from cls_jax.report.result_tables import check_distinct
 from cls_jax.report.results import COMPARISON, collect
 from cls_jax.report.summary import render_comparison, table_of, write
@@ -18,6 +19,7 @@ from cls_jax.runtime.workdir import CONFIG
 COMMAND = """Finished runs in one table and one figure.
 
 python -m cls_jax.app.compare_runs runs/a runs/b --out runs/both
+python -m cls_jax.app.compare_runs runs/a runs/b --latex > table.tex
 """
 
 
@@ -28,11 +30,14 @@ class Config:
     Attributes:
       workdirs: folders of finished runs, one or more.
       out: folder for the table, the matrices and the figure; nothing is written if not given.
+      latex: the table as LaTeX too, comparison.tex in the folder of --out; without one it is
+        printed, in place of the table for the terminal.
       figure_format: what the figure is written as, one or several of png, svg and pdf.
     """
 
     workdirs: positional(tuple[str, ...], "WORKDIR ...") = ()
     out: str | None = None
+    latex: bool = False
     figure_format: tuple[FigureFormat, ...] = DEFAULT_FORMATS
 
 
@@ -54,9 +59,12 @@ def _compare(config: Config) -> None:
     check_distinct(results)
     if out is not None:
         _check_out(out, config.workdirs)
+    if config.latex and out is None:
+        print(latex_page(table_of(results)), end="")
+        return
     show(rich_table(table_of(results)))
     if out is not None:
-        files = render_comparison(results, config.figure_format)
+        files = render_comparison(results, config.figure_format, config.latex)
         with writing(out, "out"):
             out.mkdir(parents=True, exist_ok=True)
         write(out, files, "out")

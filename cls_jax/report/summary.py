@@ -11,6 +11,7 @@ from cls_jax.core.files import write_all
 from cls_jax.core.paths import writing
 from cls_jax.report import figures
 from cls_jax.report.canvas import DEFAULT_FORMATS, FigureFormat, figure_files
+from cls_jax.report.latex import latex_page
 from cls_jax.report.result_tables import comparison_csv, comparison_table, result_table
 from cls_jax.report.results import comparison_files, run_files
 from cls_jax.report.tables import TextTable, markdown_page, rich_table, show, visible
@@ -107,15 +108,18 @@ def render_figures(
 def render_comparison(
     results: Sequence[Result],
     formats: Sequence[FigureFormat] = DEFAULT_FORMATS,
+    latex: bool = False,
 ) -> dict[str, str | bytes]:
     """Several methods beside each other, or one as if it were several.
 
-    comparison.csv (a row a method, network, scenario and seed), comparison.md, the figures comparison_over_tasks and, where one grows, capacity,
+    comparison.csv (a row a method, network, scenario and seed), comparison.md and, if asked for,
+    comparison.tex, the figures comparison_over_tasks and, where one grows, capacity,
     accuracy_<method>_<network>_<scenario>_seed<k>.csv and comparison.json.
 
     Args:
       results: with different names.
       formats: of the figures.
+      latex: the table as LaTeX too.
 
     Raises:
       InputError: two of one name, or none.
@@ -125,6 +129,8 @@ def render_comparison(
         "comparison.csv": comparison_csv(results),
         "comparison.md": markdown_page(table),
     }
+    if latex:
+        files["comparison.tex"] = latex_page(table)
     drawn = {"comparison_over_tasks": figures.comparison_over_tasks(results)}
     if any(map(figures.grows, results)) and all("bits" in result.capacity for result in results):
         drawn["capacity"] = figures.capacity(results)
