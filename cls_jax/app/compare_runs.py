@@ -9,7 +9,7 @@ from cls_jax.app.flags import positional, run_main
 from cls_jax.core.errors import InputError
 from cls_jax.core.paths import check_place, resolved, writing
 from cls_jax.report.canvas import DEFAULT_FORMATS, FigureFormat, check_formats
-from cls_jax.report.latex import latex_page
+from cls_jax.report.latex import show_latex
 from cls_jax.report.result_tables import check_distinct
 from cls_jax.report.results import COMPARISON, collect
 from cls_jax.report.summary import render_comparison, table_of, write
@@ -19,6 +19,7 @@ from cls_jax.runtime.workdir import CONFIG
 COMMAND = """Finished runs in one table and one figure.
 
 python -m cls_jax.app.compare_runs runs/a runs/b --out runs/both
+
 python -m cls_jax.app.compare_runs runs/a runs/b --latex > table.tex
 """
 
@@ -60,7 +61,7 @@ def _compare(config: Config) -> None:
     if out is not None:
         _check_out(out, config.workdirs)
     if config.latex and out is None:
-        print(latex_page(table_of(results)), end="")
+        show_latex(table_of(results))
         return
     show(rich_table(table_of(results)))
     if out is not None:

@@ -122,8 +122,6 @@ def capacity(results: Sequence[Result]) -> "Figure":
         axes.set_xlabel("tasks learned")
         axes.set_ylim(0, 1.05 * max(rows.mean(0).max() for rows in lines.values()) or 1)
     every[0].set_ylabel("kept to answer (KiB)")
-    if others:
-        every[1].set_ylabel("count")
     legend_below(figure, every[-1], _over(results))
     return laid_out(figure)
 

@@ -1,6 +1,8 @@
 """A table as LaTeX, for a paper: what stands in it is what the Markdown table has."""
 
+import io
 import re
+import sys
 import unicodedata
 
 from cls_jax.report.tables import TextTable, visible
@@ -63,9 +65,16 @@ def latex_page(table: TextTable) -> str:
     note = latex_literal(table.note[:1].upper() + table.note[1:])
     return (
         f"% {visible(command())}\n% needs \\usepackage{{booktabs}}\n"
-        f"\\begin{{table}}\n\\centering\n{latex(table)}\n"
+        f"\\begin{{table}}\n\\centering\\small\\tabcolsep=4pt\n{latex(table)}\n"
         f"\\caption{{{latex_literal(table.title)}. {note}.}}\n\\end{{table}}\n"
     )
+
+
+def show_latex(table: TextTable) -> None:
+    """Prints ``latex_page`` on stdout, in UTF-8 as a file has it, whatever the terminal's is."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    print(latex_page(table), end="")
 
 
 def _literal(c: str) -> str:

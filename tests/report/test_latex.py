@@ -1,12 +1,13 @@
 """The LaTeX of a table: what TeX would take for itself is escaped, the numbers are Markdown's."""
 
+import io
 import re
 
 import pytest
 from hypothesis import example, given
 
 from cls_jax.app import compare_runs
-from cls_jax.report.latex import latex, latex_literal, latex_page
+from cls_jax.report.latex import latex, latex_literal, latex_page, show_latex
 from cls_jax.report.result_tables import comparison_table, result_table
 from cls_jax.report.results import read
 from cls_jax.report.summary import render_comparison
@@ -136,6 +137,14 @@ def test_it_stands_beside_the_markdown_only_if_asked_for():
     files = render_comparison(results, latex=True)
     assert files["comparison.tex"] == latex_page(comparison_table(results))
     assert "comparison.tex" not in render_comparison(results)
+
+
+def test_where_stdout_is_ascii_it_is_still_utf_8(monkeypatch):
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", stdout)
+    show_latex(result_table(make_result(method="été")))
+    stdout.flush()
+    assert "été" in stdout.buffer.getvalue().decode("utf-8")
 
 
 def test_the_command_writes_or_prints_it(tmp_path, monkeypatch, capsys):
