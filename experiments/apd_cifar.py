@@ -71,9 +71,9 @@ def main(config: Config) -> None:
     for label, kinds in fitted(VARIANTS, config).items():
         for order, (plan, stream, net) in zip(config.orders, places, strict=True):
             learners.append(make_learner(*kinds, stream, plan, net, label=f"{label} {order}"))
-    results = execute(learners, config.run, config)
+    results, run = execute(learners, config.run, config), config.run
     if is_primary():
-        report_orders(config.variants, config.orders, results, config.run.workdir)
+        report_orders(config.variants, config.orders, results, run.workdir, run.figure_format)
 
 
 if __name__ == "__main__":

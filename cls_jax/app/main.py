@@ -80,7 +80,7 @@ def report(config: Any, results: Sequence[Result]) -> None:
       results: of ``execute``.
     """
     if is_primary():
-        summary.report(results, config.run.workdir)
+        summary.report(results, config.run.workdir, config.run.figure_format)
 
 
 def check_execution(

@@ -6,6 +6,7 @@ from typing import Literal
 from cls_jax.app.flags import Repeated, named
 from cls_jax.core.errors import InputError
 from cls_jax.core.paths import check_place, expanded
+from cls_jax.report.canvas import DEFAULT_FORMATS, FigureFormat, check_formats
 from cls_jax.report.console import writer_class
 from cls_jax.runtime.save_interval import interval
 from cls_jax.runtime.workdir import check_workdir_is_ours
@@ -34,6 +35,7 @@ class RunConfig:
       score: test before training and after each task, or at the end alone; with hundreds of tasks
         the tests would take longer than the training.
       tensorboard: write TensorBoard files into the workdir.
+      figure_format: what figures in the workdir are written as, one or several of png, svg and pdf.
       sweep: an argument of the method and its values, e.g. learning_rate 0.03 0.1; given again with
         another one it makes a grid of all combinations. Each gets all seeds. Values of arguments
         whose flag wants a FLOAT share one program, all others are compiled anew.
@@ -59,6 +61,7 @@ class RunConfig:
     data_on: Literal["auto", "device", "host"] = "auto"
     score: Literal["each", "end"] = "each"
     tensorboard: bool = False
+    figure_format: tuple[FigureFormat, ...] = DEFAULT_FORMATS
     sweep: Repeated[tuple[str, ...]] = ()
     profile: str | None = None
     compile_cache: bool = True
@@ -83,6 +86,7 @@ def check_outputs(config: RunConfig) -> None:
     if config.keep < 1:
         raise InputError(f"keep is {config.keep}; give at least 1")
     interval(config.save_every)
+    check_formats(config.figure_format, config.workdir is not None, "--workdir")
     if config.workdir is not None:
         check_workdir_is_ours(config.workdir)
     elif config.tensorboard:

@@ -11,10 +11,11 @@ import numpy as np
 from cls_jax.app.build import StreamConfig, make_stream, without_dir
 from cls_jax.app.restore import SavedRun
 from cls_jax.core.errors import InputError
+from cls_jax.report.tables import TextTable
 from cls_jax.streams.stream import Stream
 from cls_jax.training.capacity import capacities
 from cls_jax.training.evaluate import make_evaluate, view_names
-from cls_jax.training.events import Result
+from cls_jax.training.events import Result, scenario_names
 from cls_jax.training.group import schedules_of
 from cls_jax.training.parallel import Parallelism
 from cls_jax.training.prefetch import make_loader, with_contexts
@@ -94,6 +95,40 @@ def score(trained: SavedRun, stream: Stream) -> np.ndarray:
     schedule = schedules_of(trained.method, stream, trained.seed)[0]
     loader = with_contexts(loader, parallelism.put_contexts([schedule.contexts]))
     return evaluate(trained.state, trained.run.hyper, schedule, loader, stream.num_tasks - 1)
+
+
+def score_table(
+    workdir: Path,
+    found: Sequence[SavedRun],
+    streams: Mapping[StreamConfig, Stream],
+    num_left: int = 0,
+) -> TextTable:
+    """The accuracy of every saved run on every task: a row a network and scenario.
+
+    Args:
+      workdir: that the runs were read from.
+      found: runs of one workdir.
+      streams: of ``streams_of``.
+      num_left: how many runs of it could not be read.
+
+    Raises:
+      InputError: for data that do not fit.
+    """
+    told_at_test = any(one.method.needs.told_task_at_test for one in found)
+    rows = []
+    for one in found:
+        stream = streams[one.stream]
+        names = scenario_names(stream.describe, told_at_test)
+        for view, of_view in zip(view_names(one.method), 100 * score(one, stream), strict=True):
+            for name, row in zip(names, of_view, strict=False):
+                cells = (f"{value:.2f}" for value in (row.mean(), *row))
+                rows.append((one.name, str(one.seed), view, name, *cells))
+    tasks = (f"task {j + 1}" for j in range(max(one.num_tasks for one in found)))
+    header = ("method", "seed", "network", "scenario", "mean", *tasks)
+    unfinished, names = sum(not one.over for one in found), {s.name: None for s in streams.values()}
+    note = "percent" + (f"; {unfinished} of {len(found)} runs are not finished" * bool(unfinished))
+    note += f"; {num_left} could not be read and are left out" * bool(num_left)
+    return TextTable(f"{workdir} on {'; '.join(names)}", header, tuple(rows), note)
 
 
 def results(found: Sequence[SavedRun], stream: Stream) -> list[Result]:

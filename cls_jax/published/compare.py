@@ -9,6 +9,8 @@ import numpy as np
 
 from cls_jax.core.files import json_text, safe_names
 from cls_jax.core.metrics import Summary, scores, summarise
+from cls_jax.report.canvas import DEFAULT_FORMATS, FigureFormat, figure_files
+from cls_jax.report.figures import comparison_over_tasks
 from cls_jax.report.matrices import labelled, matrices_csv
 from cls_jax.report.tables import TextTable, markdown_page
 from cls_jax.training.events import Result
@@ -109,17 +111,22 @@ def reproduction_table(
     return TextTable(title, header, tuple(rows), f"{legend}{'; ' if note else ''}{note}")
 
 
-def render_reproduction(table: TextTable, cells: Sequence[Cell]) -> dict[str, str]:
+def render_reproduction(
+    table: TextTable, cells: Sequence[Cell], formats: Sequence[FigureFormat] = DEFAULT_FORMATS
+) -> dict[str, str | bytes]:
     """Every file of a table: name -> content.
 
-    comparison.md, accuracy_<cell>.csv (the matrix of every network, score and seed), cells.json
-    (settings with their sources, scores, timings).
+    comparison.md, the figure comparison_over_tasks, accuracy_<cell>.csv (the matrix of every
+    network, score and seed), cells.json (settings with their sources, scores, timings).
 
     Args:
       table: of ``reproduction_table``.
       cells: the same.
+      formats: of the figure.
     """
-    files = {"comparison.md": markdown_page(table)}
+    drawn = {"comparison_over_tasks": comparison_over_tasks([cell.result for cell in cells])}
+    files: dict[str, str | bytes] = {"comparison.md": markdown_page(table)}
+    files |= figure_files(drawn, formats)
     names = safe_names([f"{cell.label} {cell.memory_size}" for cell in cells])
     for cell, name in zip(cells, names, strict=True):
         matrices = {of: cell.result.matrix[place] for of, place in labelled(cell.result)}

@@ -55,6 +55,11 @@ def phased(result: Result) -> bool:
     return isinstance(stream, Mapping) and stream.get("base_classes") is not None
 
 
+def stream_names(results: Sequence[Result]) -> str:
+    """What the runs were on, each stream once; "" if their details do not say."""
+    return "; ".join(dict.fromkeys(filter(None, (result.stream_name for result in results))))
+
+
 def _of_tasks(results: Sequence[Result]) -> tuple[Columns, str]:
     """ACC of every score, forgetting and LA of the leading one; with the task told, those three
     come first and forgetting is clipped, as in DualNet's tables.

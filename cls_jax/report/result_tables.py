@@ -11,8 +11,14 @@ import numpy as np
 
 from cls_jax.core.errors import InputError
 from cls_jax.core.metrics import scores
-from cls_jax.report.columns import aware, columns_of, in_order, phased, summaries
-from cls_jax.report.figures import stream_names
+from cls_jax.report.columns import (
+    aware,
+    columns_of,
+    in_order,
+    phased,
+    stream_names,
+    summaries,
+)
 from cls_jax.report.matrices import scenario_key
 from cls_jax.report.tables import TextTable, percent, visible
 from cls_jax.training.events import Result

@@ -10,12 +10,9 @@ from pathlib import Path
 from cls_jax.core.files import write_all
 from cls_jax.core.paths import writing
 from cls_jax.report import figures
-from cls_jax.report.result_tables import (
-    check_distinct,
-    comparison_csv,
-    comparison_table,
-    result_table,
-)
+from cls_jax.report.canvas import DEFAULT_FORMATS, FigureFormat, figure_files
+from cls_jax.report.latex import latex_page
+from cls_jax.report.result_tables import comparison_csv, comparison_table, result_table
 from cls_jax.report.results import comparison_files, run_files
 from cls_jax.report.tables import TextTable, markdown_page, rich_table, show, visible
 from cls_jax.training.events import Result
@@ -30,19 +27,24 @@ def table_of(results: Sequence[Result]) -> TextTable:
     return result_table(results[0]) if len(results) == 1 else comparison_table(results)
 
 
-def report(results: Sequence[Result], folder: str | Path | None = None) -> None:
+def report(
+    results: Sequence[Result],
+    folder: str | Path | None = None,
+    formats: Sequence[FigureFormat] = DEFAULT_FORMATS,
+) -> None:
     """Prints the table of one result, or of several beside each other, and writes all files.
 
     Args:
       results: of ``execute``.
       folder: the workdir that this process has claimed; None writes nothing.
+      formats: of the figures.
 
     Raises:
       InputError: two of one name, or the disk cannot be written.
     """
     show(rich_table(table_of(results)))
     if folder is not None:
-        write(folder, render(results))
+        write(folder, render(results, formats))
 
 
 def write(folder: str | Path, files: Mapping[str, str | bytes], flag: str = "workdir") -> None:
@@ -61,46 +63,75 @@ def write(folder: str | Path, files: Mapping[str, str | bytes], flag: str = "wor
     print(visible(f"results in {folder}"))
 
 
-def render(results: Sequence[Result]) -> dict[str, str | bytes]:
+def render(
+    results: Sequence[Result], formats: Sequence[FigureFormat] = DEFAULT_FORMATS
+) -> dict[str, str | bytes]:
     """Every file of one run, or of several beside each other: name -> content, the JSON last.
+
+    Args:
+      results: one, or several with different names.
+      formats: of the figures.
 
     Raises:
       InputError: two of one name, or none.
     """
-    return render_run(results[0]) if len(results) == 1 else render_comparison(results)
+    if len(results) == 1:
+        return render_run(results[0], formats)
+    return render_comparison(results, formats)
 
 
-def render_run(result: Result) -> dict[str, str | bytes]:
+def render_run(
+    result: Result, formats: Sequence[FigureFormat] = DEFAULT_FORMATS
+) -> dict[str, str | bytes]:
     """summary.md, the figures, accuracy_<network>_<scenario>_seed<k>.csv and results.json."""
     page = {"summary.md": markdown_page(result_table(result))}
-    return {**page, **render_figures(result), **run_files(result)}
+    return {**page, **render_figures(result, formats=formats), **run_files(result)}
 
 
-def render_figures(result: Result, prefix: str = "") -> dict[str, bytes]:
-    """accuracy_matrix.png, accuracy_over_tasks.png, and capacity.png where it grows."""
+def render_figures(
+    result: Result, prefix: str = "", formats: Sequence[FigureFormat] = DEFAULT_FORMATS
+) -> dict[str, bytes]:
+    """accuracy_matrix, accuracy_over_tasks, and capacity where it grows, each in every format.
+
+    Args:
+      result: of one run.
+      prefix: before each name.
+      formats: of the figures.
+    """
     drawn = {"accuracy_matrix": figures.accuracy_matrix(result)}
     drawn["accuracy_over_tasks"] = figures.accuracy_over_tasks(result)
     if figures.grows(result):
         drawn["capacity"] = figures.capacity([result])
-    return {f"{prefix}{name}.png": content for name, content in drawn.items()}
+    return figure_files({f"{prefix}{name}": figure for name, figure in drawn.items()}, formats)
 
 
-def render_comparison(results: Sequence[Result]) -> dict[str, str | bytes]:
+def render_comparison(
+    results: Sequence[Result],
+    formats: Sequence[FigureFormat] = DEFAULT_FORMATS,
+    latex: bool = False,
+) -> dict[str, str | bytes]:
     """Several methods beside each other, or one as if it were several.
 
-    comparison.csv (a row a method, network, scenario and seed), comparison.md,
-    comparison_over_tasks.png, capacity.png where one grows,
+    comparison.csv (a row a method, network, scenario and seed), comparison.md and, if asked for,
+    comparison.tex, the figures comparison_over_tasks and, where one grows, capacity,
     accuracy_<method>_<network>_<scenario>_seed<k>.csv and comparison.json.
+
+    Args:
+      results: with different names.
+      formats: of the figures.
+      latex: the table as LaTeX too.
 
     Raises:
       InputError: two of one name, or none.
     """
-    check_distinct(results)
+    table = comparison_table(results)
     files: dict[str, str | bytes] = {
         "comparison.csv": comparison_csv(results),
-        "comparison.md": markdown_page(comparison_table(results)),
-        "comparison_over_tasks.png": figures.comparison_over_tasks(results),
+        "comparison.md": markdown_page(table),
     }
+    if latex:
+        files["comparison.tex"] = latex_page(table)
+    drawn = {"comparison_over_tasks": figures.comparison_over_tasks(results)}
     if any(map(figures.grows, results)) and all("bits" in result.capacity for result in results):
-        files["capacity.png"] = figures.capacity(results)
-    return {**files, **comparison_files(results)}
+        drawn["capacity"] = figures.capacity(results)
+    return {**files, **figure_files(drawn, formats), **comparison_files(results)}

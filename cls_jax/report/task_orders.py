@@ -20,6 +20,7 @@ from cls_jax.core.metrics import (
     summarise,
 )
 from cls_jax.report import figures
+from cls_jax.report.canvas import DEFAULT_FORMATS, FigureFormat, figure_files
 from cls_jax.report.matrices import Label, labelled, matrices_csv, order_text
 from cls_jax.report.summary import write
 from cls_jax.report.tables import TextTable, markdown_page, percent, rich_table, show
@@ -117,6 +118,7 @@ def report_orders(
     orders: Sequence[str],
     results: Sequence[Result],
     folder: str | Path | None = None,
+    formats: Sequence[FigureFormat] = DEFAULT_FORMATS,
 ) -> None:
     """Prints the table, and writes all files if there is a workdir.
 
@@ -126,6 +128,7 @@ def report_orders(
       results: those of the first method in all orders, then the second's, and so on; in each
         order one for each value of a sweep.
       folder: the workdir that this process has claimed; None writes nothing.
+      formats: of the figure.
     """
     each, parsed = len(orders), read_orders(orders)
     values, every = len(results) // (each * len(labels)), []
@@ -137,25 +140,31 @@ def report_orders(
     table = orders_table(results[0].stream_name.split(", in order")[0], every)
     show(rich_table(table))
     if folder is not None:
-        write(folder, render_orders(table, every))
+        write(folder, render_orders(table, every, formats))
 
 
-def render_orders(table: TextTable, every: Sequence[Ordered]) -> dict[str, str | bytes]:
+def render_orders(
+    table: TextTable,
+    every: Sequence[Ordered],
+    formats: Sequence[FigureFormat] = DEFAULT_FORMATS,
+) -> dict[str, str | bytes]:
     """Every file of a table: name -> content.
 
-    comparison.md, capacity.png, accuracy_<label>.csv (the matrix of every order and seed, columns
-    by the numbers that the tasks were given, counted from 1), order_disparity.json.
+    comparison.md, the figure capacity, accuracy_<label>.csv (the matrix of every order and seed,
+    columns by the numbers that the tasks were given, counted from 1), order_disparity.json.
 
     Args:
       table: of ``orders_table``.
       every: the same.
+      formats: of the figure.
     """
     facts = {"stream": {"name": table.title}}
     merged = [
         one.results[0]._replace(method=one.label, capacity=capacity_of_orders(one), details=facts)
         for one in every
     ]
-    files = {"comparison.md": markdown_page(table), "capacity.png": figures.capacity(merged)}
+    files: dict[str, str | bytes] = {"comparison.md": markdown_page(table)}
+    files |= figure_files({"capacity": figures.capacity(merged)}, formats)
     for one, name in zip(every, safe_names([one.label for one in every]), strict=True):
         files[f"accuracy_{name}.csv"] = matrices_csv(_matrices(one))
     return {**files, "order_disparity.json": json_text([_order_json(one) for one in every])}

@@ -265,6 +265,10 @@ def test_base_classes_and_phases_are_evaluated(tmp_path, capsys):
     execute([learner_on(flags)], config, Restored(config))
     evaluated(tmp_path / "w")
     assert capsys.readouterr().out.count(".png") == 2
+    evaluated(tmp_path / "w", figure_format=("svg", "pdf"))
+    names = {path.name for path in (tmp_path / "w").iterdir()}
+    for figure in ("accuracy_matrix", "accuracy_over_tasks"):
+        assert {f"{figure}.{format}" for format in ("png", "svg", "pdf")} <= names
 
 
 def test_every_run_is_scored_on_its_own_stream(tmp_path, capsys):

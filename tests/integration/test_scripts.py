@@ -124,7 +124,8 @@ def test_reproduce_runs_from_a_table_to_its_record(tmp_path):
     files = {path.name for path in (tmp_path / "out").iterdir()}
     matrices = {"accuracy_sgd_0.csv", "accuracy_clser_200.csv"}
     kept = {".lock", "checkpoints"}
-    assert files - kept == {"config.json", "cells.json", "comparison.md", *matrices}
+    pages = {"config.json", "cells.json", "comparison.md", "comparison_over_tasks.png"}
+    assert files - kept == {*pages, *matrices}
     assert {p.name for p in (tmp_path / "out" / "checkpoints").iterdir()} == {"sgd", "clser_200"}
     rows = (tmp_path / "out" / "accuracy_clser_200.csv").read_text().splitlines()
     tasks = "task_1,task_2,task_3,task_4,task_5"

@@ -35,7 +35,7 @@ ONLY_IN = {
     "array_record": {"data.tfds", "data.builders", "data.download"},
     "orbax": {"runtime.checkpoint", "runtime.saves"},
     "etils": {"runtime.saves"},
-    "matplotlib": {"report.figures"},
+    "matplotlib": {"report.figures", "report.axes", "report.canvas"},
     "rich": {"report.console", "report.tables", "report.summary", "data.cache"},
     "tyro": {"app.flags"},
     "filelock": {"runtime.lock", "runtime.distributed"},

@@ -1,11 +1,14 @@
 """What the README says is so: numbers equal the records, commands equal CI's, links lead on."""
 
+import io
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cls_jax.app.cli import COMMANDS
@@ -90,6 +93,19 @@ def test_dualnets_tables_lead_with_the_task_told(record):
         (row,) = [line for line in lines if line[0] == method]
         for cell, number in zip(row[1:4], numbers, strict=True):
             assert abs(float(cell.strip("*").split(" ± ")[0]) - number) < 0.0501
+
+
+def test_the_figure_is_what_its_script_draws():
+    """Pixel for pixel but for the smoothing of another matplotlib or FreeType."""
+    from matplotlib.image import imread
+
+    path = ROOT / "docs" / "images" / "accuracy_over_tasks.png"
+    drawn, kept = (
+        imread(io.BytesIO(runpy.run_path(path.with_suffix(".py"))["draw"]())),
+        imread(path),
+    )
+    assert drawn.shape == kept.shape
+    assert np.abs(drawn - kept).mean() < 0.01
 
 
 def test_every_record_says_what_it_is():

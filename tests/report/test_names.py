@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cls_jax.report import figures
+from cls_jax.report import canvas, figures
+from cls_jax.report.canvas import encode
 from cls_jax.report.console import console
 from cls_jax.report.result_tables import comparison_csv, comparison_table, result_table
 from cls_jax.report.summary import report
@@ -85,18 +86,27 @@ def test_a_command_cannot_leave_its_fence(monkeypatch):
     assert "\n````\npython x.py 'a```\\n# b'\n````\n" in markdown_page(result_table(make_result()))
 
 
-def drawn(monkeypatch, draw):
-    """The texts of a figure as they are drawn; any warning is an error."""
-    texts = []
-    monkeypatch.setattr(
-        figures,
-        "_literal",
-        lambda text, do=figures._literal: [do(text), texts.append(text.get_text())],
-    )
+STARTS = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF-"}
+
+
+def drawn(draw, *formats):
+    """The figure, written as PNG and so; any warning is an error, and no text is mathematics."""
+    from matplotlib.text import Text
+
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert draw().startswith(b"\x89PNG")
-    return texts
+        figure = draw()
+        for format in ("png", *formats):
+            assert encode(figure, format).startswith(STARTS[format])
+    texts = figure.findobj(Text)
+    assert not any(text.get_parse_math() or text.get_usetex() for text in texts)
+    return figure
+
+
+def inside(figure, artist):
+    """Whether all of it is on the page."""
+    box, page = artist.get_window_extent(), figure.bbox
+    return box.x0 >= 0 and box.y0 >= -1 and box.x1 <= page.x1 + 1 and box.y1 <= page.y1 + 1
 
 
 @pytest.mark.parametrize("name", NASTY)
@@ -104,37 +114,46 @@ def test_every_figure_is_drawn_whatever_the_names(name, monkeypatch):
     result = on(name, method=name)
     kept = phased_result(name)
     other = phased_result("other")
-    monkeypatch.setattr(figures, "DPI", 40)
+    monkeypatch.setattr(canvas, "DPI", 100)
     for draw in (
         lambda: figures.accuracy_matrix(result),
-        lambda: figures.accuracy_over_tasks(result),
         lambda: figures.comparison_over_tasks([result, on(name, method=name + "2")]),
         lambda: figures.capacity(
             [kept._replace(capacity={**kept.capacity, name: kept.capacity["units of layer 1"]})]
         ),
         lambda: figures.capacity([kept, other]),
     ):
-        drawn(monkeypatch, draw)
+        figure = drawn(draw)
+        assert all(inside(figure, one) for one in (*figure.texts, *figure.legends))
+    drawn(lambda: figures.accuracy_over_tasks(result), "svg", "pdf")
 
 
-def test_a_figure_shows_names_as_they_are(monkeypatch):
-    monkeypatch.setattr(figures, "DPI", 40)
+def test_a_figure_shows_names_as_they_are():
     long = "x" * 2000
     odd = ["$a$", "_b", "日", "\udce9", f"{long}1", f"{long}2{long}", f"{long}3{long}"]
     results = [on("a$^$b", method=name) for name in odd]
-    texts = drawn(monkeypatch, lambda: figures.comparison_over_tasks(results))
-    assert "a$^$b" in texts
-    labels = texts[-len(odd) :]
+    figure = drawn(lambda: figures.comparison_over_tasks(results))
+    assert figure.get_suptitle() == "a$^$b"
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
     assert labels[:4] == ["$a$", " _b", "\\u65e5", "\\udce9"]
     assert len(set(labels)) == len(odd)
     assert max(map(len, labels)) < 70
+    assert inside(figure, legend)
+    axes = figure.axes[0].get_window_extent()
+    assert axes.height > figure.bbox.height / 3, "the names leave no room for the curves"
+    assert legend.get_window_extent().y1 < axes.y0, "the names lie over the curves"
 
 
-def test_a_users_matplotlibrc_does_not_end_a_run(monkeypatch):
+def test_a_users_matplotlibrc_changes_no_figure():
     import matplotlib
 
-    with matplotlib.rc_context({"text.usetex": True}):
-        drawn(monkeypatch, lambda: figures.accuracy_over_tasks(on("a_b $ %")))
+    result = on("a_b $ %")
+    expected = encode(figures.accuracy_over_tasks(result), "png")
+    theirs = {"text.usetex": True, "font.size": 30, "axes.facecolor": "red", "savefig.dpi": 20}
+    with matplotlib.rc_context(theirs):
+        assert encode(drawn(lambda: figures.accuracy_over_tasks(result)), "png") == expected
+        assert matplotlib.rcParams["font.size"] == 30
 
 
 @pytest.mark.parametrize("name", NASTY)
@@ -143,7 +162,7 @@ def test_a_whole_run_is_written_and_told(name, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(
         "cls_jax.report.tables.command", lambda: f"python x.py --data 'folder:{name}'"
     )
-    monkeypatch.setattr(figures, "DPI", 40)
+    monkeypatch.setattr(canvas, "DPI", 40)
     workdir = tmp_path / "été [x]"
     workdir.mkdir()
     report([on(name)], workdir)

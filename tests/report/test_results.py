@@ -17,7 +17,7 @@ from cls_jax.report.result_tables import comparison_table, result_table
 from cls_jax.report.results import collect, comparison_files, read, run_files
 from cls_jax.report.summary import render
 from cls_jax.report.tables import markdown
-from tests.report.test_summary import comparison, make_result, pixels, text_of
+from tests.report.test_summary import comparison, make_result, text_of
 from tests.support.finished import finished
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -377,7 +377,6 @@ def test_the_command_sets_workdirs_side_by_side(runs, capsys):
     assert markdown(comparison_table(expected)) in Path("runs/all/comparison.md").read_text()
     png = Path("runs/all/comparison_over_tasks.png").read_bytes()
     assert png.startswith(b"\x89PNG\r\n")
-    assert pixels(png).shape[1] == 1500
     sources = [
         r["details"]["workdir"] for r in json.loads(Path("runs/all/comparison.json").read_text())
     ]

@@ -5,7 +5,6 @@ import csv
 import io
 import json
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -255,68 +254,6 @@ def test_writing_twice_is_allowed_and_another_experiment_is_not(tmp_path):
     assert (tmp_path / "results.json").read_bytes() == before
 
 
-def pixels(png):
-    from matplotlib.image import imread
-
-    image = imread(io.BytesIO(png))[..., :3]
-    assert image.min() < 0.2 < 0.9 < image.max()
-    return image
-
-
-@pytest.mark.parametrize("num_tasks", [1, 3, 20, 250])
-def test_accuracy_matrix_grows_with_the_tasks_while_numbers_fit(num_tasks):
-    height, width, _ = pixels(figures.accuracy_matrix(make_result(num_tasks))).shape
-    assert 1.5 < width / height < 2.3
-    assert width == pytest.approx(figures.DPI * (2 * np.clip(0.36 * num_tasks, 3, 9) + 1.4), abs=2)
-
-
-@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
-def test_accuracy_over_tasks_is_drawn(seeds):
-    image = pixels(figures.accuracy_over_tasks(make_result(seeds=seeds)))
-    assert image.shape[:2] == (630, 960)
-    for colour in figures.OKABE_ITO[:2]:
-        assert has_colour(image, colour)
-
-
-def test_where_only_the_end_was_scored_each_task_has_its_place():
-    whole = make_result()
-    ends = np.full_like(whole.matrix, np.nan)
-    ends[..., -1, :] = 0.5
-    image = pixels(figures.accuracy_over_tasks(whole._replace(matrix=ends)))
-    found = np.argwhere(np.abs(image - np.array([213, 94, 0]) / 255).max(-1) < 0.01)  # task-IL
-    assert np.ptp(found[:, 1]) > 500  # a line over all tasks, not the dot of their mean
-
-
-def test_every_method_has_a_colour_in_the_comparison():
-    image = pixels(figures.comparison_over_tasks(comparison()))
-    for colour in figures.OKABE_ITO[:3]:
-        assert has_colour(image, colour)
-
-
-def test_no_two_methods_look_alike():
-    """Seven colours, but each method has a line of its own: a table of DEN has sixteen."""
-    looks = [tuple(sorted(figures._look(style).items())) for style in range(196)]
-    assert len(set(looks)) == 196
-    assert len({look[:1] for look in looks[:7]}) == 7
-
-
-def has_colour(image, code):
-    rgb = np.array([int(code[k : k + 2], 16) for k in (1, 3, 5)]) / 255
-    return (np.abs(image - rgb).max(-1) < 0.01).sum() > 50
-
-
-def test_matplotlib_waits_until_a_figure_is_drawn_and_pyplot_never_comes():
-    code = """
-import sys
-from cls_jax.report import figures, summary
-assert "matplotlib" not in sys.modules
-figures._png(figures._figure(2, 2))
-assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 def test_show_gives_a_pipe_the_full_width(capsys):
     show(rich_table(result_table(make_result())))
     lines = capsys.readouterr().out.splitlines()
@@ -428,16 +365,3 @@ def test_where_no_score_has_the_task_told_the_only_one_leads():
     sheet = comparison_table([told(make_result(), stream=stream)])
     assert sheet.header[:4] == ("method", "domain-IL ACC", "clipped forgetting", "LA")
     assert "LA are domain-IL" in sheet.note
-
-
-@pytest.mark.parametrize("draw", [figures.accuracy_matrix, figures.accuracy_over_tasks, "several"])
-def test_figures_say_that_the_task_is_told(draw, monkeypatch):
-    words, draw = [], (lambda r: figures.comparison_over_tasks([r])) if draw == "several" else draw
-    monkeypatch.setattr(figures, "_literal", lambda text: words.append(text.get_text()))
-    draw(told(make_result()))
-    places = [words.index(name) for name in ("task-IL (task told)", "class-IL")]
-    assert places == sorted(places)
-    words.clear()
-    draw(make_result())
-    assert "class-IL" in words
-    assert not any("told" in word for word in words)

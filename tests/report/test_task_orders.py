@@ -114,6 +114,12 @@ def test_what_is_written(tmp_path, capsys):
     assert (tmp_path / "comparison.md").read_text().startswith("# digits, 3 tasks\n")
 
 
+def test_the_figure_has_the_formats_asked_for(tmp_path):
+    report_orders(["m"], ("0-1-2", "2-0-1"), ordered().results, tmp_path, ("svg", "pdf"))
+    drawn = {path.name for path in tmp_path.iterdir()} - {"comparison.md", "order_disparity.json"}
+    assert drawn == {"capacity.svg", "capacity.pdf", "accuracy_m.csv"}
+
+
 def test_orders_are_read():
     assert read_orders(("0-1-2", "2-0-1")) == ORDERS
     for wrong in (("0-1",), ("0-1", "0-1"), ("0-1", "1;0"), ()):

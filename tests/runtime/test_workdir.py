@@ -55,6 +55,7 @@ def test_prepare_makes_the_folder_with_its_record(tmp_path):
 def test_the_same_experiment_is_taken_again_and_remembers_it(tmp_path):
     prepare(tmp_path, CONFIG)
     moved = {**CONFIG, "workdir": "runs/elsewhere", "chunk": 3, "devices": 8}  # how, not what
+    moved["figure_format"] = ("svg",)  # absent in what an earlier version wrote
     assert check_workdir(tmp_path, moved)["config"] == plain(CONFIG)
     prepare(tmp_path, moved)
     record = json.loads((tmp_path / "config.json").read_text())

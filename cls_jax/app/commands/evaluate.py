@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cls_jax.app.flags import first, run_main
+from cls_jax.report.canvas import DEFAULT_FORMATS, FigureFormat, check_formats
 
 DESCRIPTION = """Scores what is saved in a workdir, finished or not, and redraws its figures.
 
@@ -23,26 +24,27 @@ class Config:
       data: another data set; that of the run if not given.
       data_dir: where tfds data sets lie.
       figures: redraw the figures in the workdir.
+      figure_format: what they are written as; several may be given.
     """
 
     workdir: first(str, "of a run that was saved.") = "runs/first"
     data: str | None = None
     data_dir: str | None = None
     figures: bool = True
+    figure_format: tuple[FigureFormat, ...] = DEFAULT_FORMATS
 
 
 def main(config: Config) -> None:
     """Loads every saved run, scores it, prints a table, redraws the figures."""
     from cls_jax.app.restore import read_all, warn
-    from cls_jax.app.saved_scores import results, score, streams_of
+    from cls_jax.app.saved_scores import results, score_table, streams_of
     from cls_jax.core.errors import InputError
     from cls_jax.core.files import safe_names, write_all
     from cls_jax.core.paths import check_place, writing
     from cls_jax.report.summary import render_figures
-    from cls_jax.report.tables import TextTable, rich_table, show
-    from cls_jax.training.evaluate import view_names
-    from cls_jax.training.events import scenario_names
+    from cls_jax.report.tables import rich_table, show
 
+    check_formats(config.figure_format, config.figures, "--figures")
     workdir = check_place(config.workdir) if config.figures else Path(config.workdir)
     found, left = read_all(workdir)
     warn(left)
@@ -56,27 +58,13 @@ def main(config: Config) -> None:
         except InputError as error:
             print(f"warning: no figure is redrawn: {error}", file=sys.stderr)
             trained_on = {}
-    told_at_test = any(one.method.needs.told_task_at_test for one in found)
-    rows = []
-    for one in found:
-        stream = streams[one.stream]
-        names = scenario_names(stream.describe, told_at_test)
-        for view, of_view in zip(view_names(one.method), 100 * score(one, stream), strict=True):
-            for name, row in zip(names, of_view, strict=False):
-                cells = (f"{value:.2f}" for value in (row.mean(), *row))
-                rows.append((one.name, str(one.seed), view, name, *cells))
-    tasks = (f"task {j + 1}" for j in range(max(one.num_tasks for one in found)))
-    header = ("method", "seed", "network", "scenario", "mean", *tasks)
-    unfinished, names = sum(not one.over for one in found), {s.name: None for s in streams.values()}
-    note = "percent" + (f"; {unfinished} of {len(found)} runs are not finished" * bool(unfinished))
-    note += f"; {len(left)} could not be read and are left out" * bool(left)
-    show(rich_table(TextTable(f"{workdir} on {'; '.join(names)}", header, tuple(rows), note)))
+    show(rich_table(score_table(workdir, found, streams, len(left))))
     if not config.figures:
         return
     of_stream = ([one for one in found if one.stream == flags] for flags in trained_on)
     made = [r for of, s in zip(of_stream, trained_on.values(), strict=True) for r in results(of, s)]
     for result, name in zip(made, safe_names([result.method for result in made]), strict=True):
-        files = render_figures(result, f"{name}_" * (len(made) > 1))
+        files = render_figures(result, f"{name}_" * (len(made) > 1), config.figure_format)
         with writing(workdir):
             write_all(workdir, files)
         print("redrawn:", *(workdir / file for file in files))

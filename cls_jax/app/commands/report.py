@@ -8,13 +8,18 @@ from pathlib import Path
 from cls_jax.app.flags import positional, run_main
 from cls_jax.core.errors import InputError
 from cls_jax.core.paths import check_place, resolved, writing
+from cls_jax.report.canvas import DEFAULT_FORMATS, FigureFormat, check_formats
+from cls_jax.report.latex import show_latex
 from cls_jax.report.result_tables import check_distinct
 from cls_jax.report.results import COMPARISON, collect
 from cls_jax.report.summary import render_comparison, table_of, write
 from cls_jax.report.tables import rich_table, show
 from cls_jax.runtime.workdir import CONFIG
 
-DESCRIPTION = """Finished runs in one table and one figure, e.g. runs/a runs/b --out runs/both."""
+DESCRIPTION = """Finished runs in one table and one figure, e.g. runs/a runs/b --out runs/both.
+
+For a paper: runs/a runs/b --latex > table.tex
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +29,15 @@ class Config:
     Attributes:
       workdirs: folders of finished runs, one or more.
       out: folder for the table, the matrices and the figure; nothing is written if not given.
+      latex: the table as LaTeX too, comparison.tex in the folder of --out; without one it is
+        printed, in place of the table for the terminal.
+      figure_format: what the figure is written as, one or several of png, svg and pdf.
     """
 
     workdirs: positional(tuple[str, ...], "WORKDIR ...") = ()
     out: str | None = None
+    latex: bool = False
+    figure_format: tuple[FigureFormat, ...] = DEFAULT_FORMATS
 
 
 def start(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
@@ -45,14 +55,18 @@ def start(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None
 
 def main(config: Config) -> None:
     """Collects finished runs, prints their table, writes it with its figure."""
+    check_formats(config.figure_format, config.out is not None, "--out")
     out = None if config.out is None else check_place(config.out, "out")
     results = collect(config.workdirs)
     check_distinct(results)
     if out is not None:
         _check_out(out, config.workdirs)
+    if config.latex and out is None:
+        show_latex(table_of(results))
+        return
     show(rich_table(table_of(results)))
     if out is not None:
-        files = render_comparison(results)
+        files = render_comparison(results, config.figure_format, config.latex)
         with writing(out, "out"):
             out.mkdir(parents=True, exist_ok=True)
         write(out, files, "out")

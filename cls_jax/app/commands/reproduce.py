@@ -74,7 +74,8 @@ def main(config: Config) -> None:
     )
     show(rich_table(beside))
     if config.run.workdir is not None:
-        write(config.run.workdir, render_reproduction(beside, done))
+        files = render_reproduction(beside, done, config.run.figure_format)
+        write(config.run.workdir, files)
 
 
 def start(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None:
