@@ -1,0 +1,76 @@
+"""The reference: an entry for every public name, which mkdocstrings reads from the code."""
+
+import cls_jax
+from cls_jax.methods import _MODULES, METHODS
+
+_PAGES = {
+    "data": (
+        "Data and streams",
+        ("load_data", "dataset", "Dataset", "Split", "class_il", "permuted"),
+    ),
+    "training": ("Training", ("problem", "Problem", "train", "Plan", "Result")),
+    "saved": ("Saved runs", ("load", "SavedRun", "evaluate")),
+    "methods": ("Writing a method", ("method", "METHODS", "Method", "Algorithm", "Phase", "Needs")),
+    "types": ("Types and errors", ("Batch", "Task", "Variables", "Trainable", "InputError")),
+    "submodules": ("Submodules", tuple(cls_jax._MODULES)),
+    "factories": ("Factories of the methods", tuple(METHODS)),
+}
+_ALSO = {
+    "data": ("rotated", "dihedral", "mnist360", "gcil", "blurry"),
+    "training": ("net", "import_file"),
+}
+"""Page -> its title, and the public names on it."""
+
+
+def names() -> dict[str, list[str]]:
+    """Page -> the public names whose entries it has; every name of ``__all__`` is on one page."""
+    listed = {page: [*of, *_ALSO.get(page, ())] for page, (_, of) in _PAGES.items()}
+    known = {name for of in listed.values() for name in of}
+    listed["types"] += [name for name in cls_jax.__all__ if name not in known]  # of later versions
+    return listed
+
+
+def path_of(name: str) -> str:
+    """The dotted path of a public name in the code."""
+    if name in _MODULES:
+        return f"cls_jax.methods.{_MODULES[name]}.{name}"
+    if name in cls_jax._MODULES:
+        return f"cls_jax.{cls_jax._MODULES[name]}"
+    return f"cls_jax.{'.'.join(cls_jax._WHERE[name])}"
+
+
+def pages() -> dict[str, str]:
+    """Address -> page, the index first."""
+    listed = names()
+    lines = [
+        f"* [{title}]({page}.md): {_listed(listed[page])}." for page, (title, _) in _PAGES.items()
+    ]
+    made = {
+        "reference/index.md": "# Reference\n\nEvery name of `cls_jax.__all__`, read from the code.\n\n"
+        + "\n".join(lines)
+        + "\n"
+    }
+    for page, (title, _) in _PAGES.items():
+        entries = "\n\n".join(_entry(name) for name in listed[page])
+        made[f"reference/{page}.md"] = f"# {title}\n\n{entries}\n"
+    return made
+
+
+def _listed(found: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in found)
+
+
+def _entry(name: str) -> str:
+    """The lines from which mkdocstrings makes an entry."""
+    module = name in cls_jax._MODULES
+    lines = [
+        f"::: {path_of(name)}",
+        "    options:",
+        f'      heading: "cls_jax.{name}"',
+        f'      toc_label: "{name}"',
+    ]
+    if module:
+        lines.append("      members_order: source")
+    if name in METHODS:
+        lines.append("      show_source: false")
+    return "\n".join(lines)

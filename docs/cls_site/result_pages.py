@@ -1,0 +1,161 @@
+"""The pages of records/: an index that is sorted and filtered in the browser, a page a record."""
+
+import json
+import re
+from collections.abc import Sequence
+
+from cls_jax.report.records import speed
+from cls_site.records import Record, Row, date_of, read
+from cls_site.text import lines_of, prose, table
+
+__all__ = ["pages", "read"]
+
+INDEX = """# Results
+
+Every number that we have, made of the files in `records/`. Mean ± sample standard deviation over the
+seeds of its record, in percent. Click on a column to sort by it, and type to filter: all words must
+occur in a row.
+
+Where a method is told its task (DualNet, DEN, SupSup, LwF, A-GEM, ...) the tables of its records lead
+with ACC, clipped forgetting and LA with the task told, as its paper's do; elsewhere with class-IL.
+[Scores](../concepts/scores.md) says what each of them is. Published numbers stand beside ours where
+they could be read at a source, and the difference is also told in standard errors (SE). No table of
+the DualNet papers could be read, and neither paper has a CIFAR or digits setting. Most streams here
+are ours, so no published number belongs to them.
+
+"""
+HEADER = ("method", "stream", "buffer", "score", "published", "ours", "difference", "record")
+KILLS = ("script", "kills", "differences")
+
+
+def pages(records: Sequence[Record]) -> dict[str, str]:
+    """Address -> page, in the order of the navigation."""
+    rows = [row for record in records for row in record.rows]
+    timed = [one for one in records if "benchmark" in one.name]
+    survived = [one for one in records if one.name.endswith("_survival")]
+    others = [one for one in records if one not in timed and one not in survived]
+    return {
+        "results/index.md": INDEX + index(rows) + "\n",
+        "results/speed.md": _several("Speed", timed),
+        "results/survival.md": _survival(survived),
+        **{f"results/{one.name}.md": page(one, records) for one in others},
+    }
+
+
+def index(rows: Sequence[Row], *, of_method: bool = False) -> str:
+    """The table of rows, for the index of results or for the page of their one method."""
+    to_record = "../results/" if of_method else ""
+    cells = [
+        (
+            prose(row.label) if of_method else f"[{prose(row.label)}](../methods/{row.method}.md)",
+            *(row.stream, row.buffer, row.score, row.published, row.ours, row.difference),
+            f"[{prose(row.record)}]({to_record}{row.record}.md)",
+        )
+        for row in rows
+    ]
+    drawn = table(HEADER, cells, ("buffer", "published", "ours", "difference"))
+    return f'<div class="sortable" markdown="1">\n\n{drawn}\n\n</div>'
+
+
+def linked(text: str, own: str, records: Sequence[Record]) -> str:
+    """A note in which the name of another record leads to its page."""
+    names = sorted((one.name for one in records if one.page and one.name != own), reverse=True)
+    return re.sub(rf"(?<![\w/`])({'|'.join(names)})(?!\w)", r"[\1](\1.md)", text)
+
+
+def page(record: Record, records: Sequence[Record]) -> str:
+    """The page of one record: its note, its table, its figures, and how it was made."""
+    parts = [f"---\ntitle: {record.short}\n---\n\n# {prose(record.title)}"]
+    parts.append(f"Record `{record.name}`, of {date_of(record)}.")
+    if record.page:
+        parts.append("\n".join(lines_of(record.page)))
+        parts.append(_legend(record.page))
+    parts.append(f"## Note\n\n{linked(record.note, record.name, records)}")
+    if record.figures:
+        shown = (f"![{prose(name)}]({record.name}/{name})" for name, _ in record.figures)
+        parts.append("## Figures\n\n" + "\n\n".join(shown))
+    parts.append(f"## How it was made\n\n{_provenance(record)}")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _legend(text: str) -> str:
+    """The line under the table, which says what the columns are."""
+    plain = [line for line in text.splitlines()[1:] if line and not line.startswith("|")]
+    return plain[0] if plain and not plain[0].startswith("`") else ""
+
+
+def _provenance(record: Record) -> str:
+    """Commands, commits, versions, device, and the resolved settings."""
+    parts = []
+    if configs := record.configs:
+        commands = "\n".join(dict.fromkeys(one["command"] for one in configs))
+        first = configs[0]
+        versions = ", ".join(f"{name} {one}" for name, one in sorted(first["versions"].items()))
+        device = first["device"]
+        rows = [
+            ("commit", ", ".join(dict.fromkeys(f"`{one['commit'][:10]}`" for one in configs))),
+            ("versions", versions),
+            ("device", f"{device['count']} x {device['kind']}"),
+        ]
+        settings = json.dumps(first["config"], indent=1)
+        parts += [f"```bash\n{commands}\n```", table(("", ""), rows)]
+        parts.append('??? note "Resolved settings"\n\n' + _indented(f"```json\n{settings}\n```"))
+    names = sorted(
+        p.relative_to(record.folder).as_posix() for p in record.folder.rglob("*") if p.is_file()
+    )
+    kinds = [n for n in names if not n.endswith((".png", ".csv"))]
+    matrices = sum(n.endswith(".csv") for n in names)
+    listed = ", ".join(f"`{name}`" for name in kinds)
+    more = f", and {matrices} CSV files of accuracies by seed and task" if matrices else ""
+    parts.append(f"In the folder `records/{record.name}`: {listed}{more}.")
+    return "\n\n".join(parts)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" if line else "" for line in text.splitlines())
+
+
+def _several(title: str, records: Sequence[Record]) -> str:
+    """The records of speed on one page."""
+    parts = [f"# {title}\n\nThe records of `experiments/benchmark`, a table each."]
+    for one in records:
+        parts.append(f"## {one.name}\n\n{speed(one.folder)}\n\n{one.note}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _survival(found: Sequence[Record]) -> str:
+    """Runs that were killed, and what it costs to survive."""
+    parts = ["# Survival\n\nWhat a run outlives, and how, stands in [resume](../howto/resume.md)."]
+    for one in found:
+        kills = [
+            json.loads(p.read_text(encoding="utf-8")) for p in sorted(one.folder.glob("kills_*"))
+        ]
+        names = [p.stem.removeprefix("kills_") for p in sorted(one.folder.glob("kills_*"))]
+        told = [
+            (f"`{name}.py`", str(run["killed"]), str(len(run["differences"])))
+            for name, run in zip(names, kills, strict=True)
+        ]
+        parts += [f"## {one.name}", one.note]
+        parts.append(table(KILLS, told, KILLS[1:]))
+        parts += ["What it costs, in seconds from a process's start:", costs(one)]
+    return "\n\n".join(parts) + "\n"
+
+
+def costs(record: Record) -> str:
+    """The table of what saving and resuming cost, of a record of survival."""
+    header = ("script", "whole run", "of it spent saving", "first chunk, empty cache")
+    header += ("first chunk, started again", "resumed: without imports and compiling")
+    rows = []
+    for path in sorted(record.folder.glob("saving_*.json"), reverse=True):
+        n = json.loads(path.read_text(encoding="utf-8"))
+        seconds = (n[f"{name}_first_chunk_seconds"] for name in ("cold", "warm"))
+        rows.append(
+            (
+                f"`{path.stem.removeprefix('saving_')}.py`",
+                f"{n['whole_run_seconds']:.0f}",
+                f"{100 * n['saving_fraction']:.1f} %",
+                *(f"{value:.1f}" for value in seconds),
+                f"{n['resumed_apart_from_these_seconds']:.1f}",
+            )
+        )
+    return table(header, rows, header[1:])
