@@ -53,7 +53,7 @@ function makeSortable(box) {
   const count = document.createElement("span");
   bar.className = "filter";
   field.type = "search";
-  field.placeholder = "Filter: clser class-IL 500";
+  field.placeholder = "Filter the rows";
   field.setAttribute("aria-label", "Filter the rows");
   count.setAttribute("role", "status");
   field.addEventListener("input", () => filterBy(table, field.value, count));

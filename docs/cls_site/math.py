@@ -1,8 +1,12 @@
 """Equations as MathML, which browsers draw by themselves: no script, no font, no network."""
 
+import re
 from collections.abc import Mapping
 from html import escape
 from typing import Any
+
+_LETTER = r'<mi mathvariant="normal">([^<]+)</mi>'
+_WORD = re.compile(rf"(?:{_LETTER}(?:<mtext>&#x000A0;</mtext>)?){{2,}}")
 
 
 def mathml(latex: str) -> str:
@@ -11,8 +15,14 @@ def mathml(latex: str) -> str:
         from latex2mathml.converter import convert
     except ImportError:
         return f"<pre>{escape(latex)}</pre>"
-    shown = convert(latex, display="block")
+    shown = _WORD.sub(_joined, convert(latex, display="block"))
     return shown.replace("<math ", f'<math alttext="{escape(latex)}" ', 1)
+
+
+def _joined(word: re.Match[str]) -> str:
+    """An upright word as one piece, where the converter has a piece for each letter."""
+    letters = re.sub(r"</?m(?:i|text)[^>]*>", "", word[0])
+    return f"<mtext>{letters}</mtext>"
 
 
 def fence(

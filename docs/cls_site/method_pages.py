@@ -10,7 +10,7 @@ from typing import Literal, get_args, get_origin
 from cls_jax.methods import _MODULES, signature
 from cls_jax.methods.signatures import Argument
 from cls_site.records import Record
-from cls_site.result_pages import index
+from cls_site.result_pages import of_method
 from cls_site.text import markdown, parts_of, prose, table
 
 FAMILIES = {
@@ -168,7 +168,7 @@ def _kind(one: Argument) -> str:
 def _results(root: Path, name: str, records: Sequence[Record]) -> str:
     """Rows of records, the curve of one of them, and what is known to be published."""
     rows = [row for record in records for row in record.rows if row.method == name]
-    parts = [index(rows, of_method=True) if rows else NO_ROW]
+    parts = [of_method(rows) if rows else NO_ROW]
     if found := _curve(name, records):
         record, figure = found
         shown = f"![accuracy over tasks]({'../results/'}{record.name}/{figure})"

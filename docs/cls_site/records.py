@@ -13,23 +13,20 @@ from cls_jax.report.records import PAGES
 from cls_site.text import Table, table_of
 
 _ALIASES = {
-    **{
-        "EWC": "ewc_online",
-        "online": "ewc_online",
-        "L2": "l2_transfer",
-        "L2-transfer": "l2_transfer",
-    },
-    **{"APD(1)": "apd", "APD(2)": "apd", "APD-Fixed": "apd", "dualnet_tf": "dualnet"},
+    **{"EWC": "ewc_online", "online": "ewc_online", "L2": "l2_transfer"},
+    **{"L2-transfer": "l2_transfer", "APD-Fixed": "apd", "APD(1)": "apd", "APD(2)": "apd"},
     **{name: "spb" for name in VARIANTS if name not in METHODS},
     **{"spb_i_contrastive": "spb_i", "spb_m_logits": "spb_m", "ucir_no_exemplars": "ucir"},
+    "dualnet_tf": "dualnet",
 }
 """First word of a row -> the method, where it is not the method's name."""
 
 _SCORES = {
-    **{"ACC": "task-IL (task told), mean of the orders", "last": "class-IL, after the last phase"},
-    **{"average": "class-IL, average of the phases"},
+    "ACC": "task-IL, mean of the orders",
+    "average": "class-IL, mean of the phases",
+    "last": "class-IL, last phase",
 }
-"""Title of a column -> the score that it holds; "class-IL ACC" and its like speak for themselves."""
+"""Title of a column -> the score it holds; those like "class-IL ACC" speak for themselves."""
 
 
 class Row(NamedTuple):
@@ -54,9 +51,11 @@ class Row(NamedTuple):
     record: str
 
 
-def method_of(label: str) -> str:
-    """The method that a row of a table is of."""
+def method_of(label: str, record: str) -> str:
+    """The method that a row of a record's table is of."""
     first = label.split()[0]
+    if first == "joint" and "_spb_" in record:  # SPB's own network, of all classes at once
+        return "spb"
     return first if first in METHODS else _ALIASES[first]
 
 
@@ -89,14 +88,16 @@ class Record:
 
     @property
     def title(self) -> str:
-        """The first line of its page, with its stream."""
-        first = self.page.splitlines()[0].removeprefix("# ") if self.page else self.name
-        return f"{first}: {self.stream}" if (self.folder / "cells.json").exists() else first
+        """Its short name, and what was learned."""
+        if not self.page:
+            return self.short
+        told = self.stream if self.json("cells.json") else self.page.splitlines()[0][2:]
+        return f"{self.short}: {told}"
 
     @property
     def short(self) -> str:
-        """As the navigation names it: without the date, and with blanks."""
-        return self.name.partition("_")[2].replace("_", " ")
+        """As the navigation names it: without the date."""
+        return self.name.partition("_")[2]
 
     @property
     def stream(self) -> str:
@@ -144,7 +145,7 @@ class Record:
     def _reproduced(self, row: tuple[str, ...]) -> Row:
         label, buffer, score, published, ours, difference = row[:6]
         names = self.stream, buffer, score, published, ours, difference
-        return Row(label, method_of(label), *names, self.name)
+        return Row(label, method_of(label, self.name), *names, self.name)
 
     def _of_network(self, row: tuple[str, ...]) -> Row:
         method = self.page.splitlines()[0].removeprefix("# ").partition(" on ")[0]
@@ -153,7 +154,7 @@ class Record:
         return self._row(f"{method}{view}", row[1], row[2], name)
 
     def _row(self, label: str, score: str, ours: str, method: str | None = None) -> Row:
-        method = method or method_of(label)
+        method = method or method_of(label, self.name)
         return Row(label, method, self.stream, self._buffer(method), score, "", ours, "", self.name)
 
     def _buffer(self, method: str) -> str:
@@ -167,9 +168,14 @@ class Record:
 
 
 def read(folder: Path) -> list[Record]:
-    """Every record, in the order of the names; those with published numbers first."""
+    """Every record by name; first those of published tables, and Split MNIST before the others."""
     found = [Record(path) for path in folder.iterdir() if path.is_dir()]
-    return sorted(found, key=lambda one: (not (one.folder / "cells.json").exists(), one.name))
+    return sorted(found, key=_place)
+
+
+def _place(record: Record) -> tuple[bool, bool, str]:
+    own = not (record.folder / "cells.json").exists()
+    return own, "_s_mnist" not in record.name, record.name
 
 
 def date_of(record: Record) -> str:

@@ -3,6 +3,7 @@
 import cls_jax
 from cls_jax.methods import _MODULES, METHODS
 
+INDEX = "# Reference\n\nEvery name of `cls_jax.__all__`, read from the code."
 _PAGES = {
     "data": (
         "Data and streams",
@@ -42,15 +43,10 @@ def path_of(name: str) -> str:
 def pages() -> dict[str, str]:
     """Address -> page, the index first."""
     listed = names()
-    lines = [
-        f"* [{title}]({page}.md): {_listed(listed[page])}." for page, (title, _) in _PAGES.items()
-    ]
-    made = {
-        "reference/index.md": "# Reference\n\nEvery name of `cls_jax.__all__`, read from the code.\n\n"
-        + "\n".join(lines)
-        + "\n"
-    }
-    for page, (title, _) in _PAGES.items():
+    titles = {page: title for page, (title, _) in _PAGES.items()}
+    lines = [f"* [{titles[page]}]({page}.md): {_listed(listed[page])}." for page in _PAGES]
+    made = {"reference/index.md": "\n\n".join((INDEX, "\n".join(lines))) + "\n"}
+    for page, title in titles.items():
         entries = "\n\n".join(_entry(name) for name in listed[page])
         made[f"reference/{page}.md"] = f"# {title}\n\n{entries}\n"
     return made

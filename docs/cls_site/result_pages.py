@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from cls_jax.report.records import speed
 from cls_site.records import Record, Row, date_of, read
@@ -10,18 +10,22 @@ from cls_site.text import lines_of, prose, table
 
 __all__ = ["pages", "read"]
 
-INDEX = """# Results
+INDEX = """---
+hide: [toc]
+---
 
-Every number that we have, made of the files in `records/`. Mean ± sample standard deviation over the
-seeds of its record, in percent. Click on a column to sort by it, and type to filter: all words must
-occur in a row.
+# Results
 
-Where a method is told its task (DualNet, DEN, SupSup, LwF, A-GEM, ...) the tables of its records lead
-with ACC, clipped forgetting and LA with the task told, as its paper's do; elsewhere with class-IL.
-[Scores](../concepts/scores.md) says what each of them is. Published numbers stand beside ours where
-they could be read at a source, and the difference is also told in standard errors (SE). No table of
-the DualNet papers could be read, and neither paper has a CIFAR or digits setting. Most streams here
-are ours, so no published number belongs to them.
+Every score of our records, made of the files in `records/`: mean ± sample standard deviation over
+the seeds, in percent. Click on a column to sort by it, and type to filter: all words must occur in
+a row.
+
+Where a method is told its task (DualNet, DEN, SupSup, LwF, A-GEM, ...) the tables of its records
+lead with ACC, clipped forgetting and LA with the task told, as its paper's do, and others with
+class-IL; [scores](../concepts/scores.md) says what each of them is. Published numbers stand beside
+ours where they could be read at a source, with the difference in points and in standard errors
+(SE). No table of the DualNet papers could be read, and neither paper has a CIFAR or digits setting.
+Most streams here are ours, so no published number belongs to them.
 
 """
 HEADER = ("method", "stream", "buffer", "score", "published", "ours", "difference", "record")
@@ -42,19 +46,30 @@ def pages(records: Sequence[Record]) -> dict[str, str]:
     }
 
 
-def index(rows: Sequence[Row], *, of_method: bool = False) -> str:
-    """The table of rows, for the index of results or for the page of their one method."""
-    to_record = "../results/" if of_method else ""
-    cells = [
-        (
-            prose(row.label) if of_method else f"[{prose(row.label)}](../methods/{row.method}.md)",
-            *(row.stream, row.buffer, row.score, row.published, row.ours, row.difference),
-            f"[{prose(row.record)}]({to_record}{row.record}.md)",
-        )
-        for row in rows
-    ]
-    drawn = table(HEADER, cells, ("buffer", "published", "ours", "difference"))
-    return f'<div class="sortable" markdown="1">\n\n{drawn}\n\n</div>'
+def index(rows: Sequence[Row]) -> str:
+    """The table of all rows, from within the folder of results."""
+    cells = [(f"[{row[0]}](../methods/{own.method}.md)", *row[1:]) for own, row in _drawn(rows, "")]
+    return sortable(HEADER, cells)
+
+
+def of_method(rows: Sequence[Row]) -> str:
+    """The table of one method, from its page; columns in which nothing stands are left out."""
+    cells = [row for _, row in _drawn(rows, "../results/")]
+    used = [place for place in range(len(HEADER)) if any(row[place] for row in cells)]
+    return sortable([HEADER[i] for i in used], [[row[i] for i in used] for row in cells])
+
+
+def _drawn(rows: Sequence[Row], to_record: str) -> Iterator[tuple[Row, tuple[str, ...]]]:
+    for row in rows:
+        record = f"[{prose(row.record.partition('_')[2])}]({to_record}{row.record}.md)"
+        scores = row.score, row.published, row.ours, row.difference
+        yield row, (prose(row.label), row.stream, row.buffer, *scores, record)
+
+
+def sortable(header: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
+    """A table of results that the browser sorts and filters."""
+    drawn = table(header, cells, ("buffer", "published", "ours", "difference"))
+    return f'<div class="sortable results" markdown="1">\n\n{drawn}\n\n</div>'
 
 
 def linked(text: str, own: str, records: Sequence[Record]) -> str:
@@ -65,7 +80,7 @@ def linked(text: str, own: str, records: Sequence[Record]) -> str:
 
 def page(record: Record, records: Sequence[Record]) -> str:
     """The page of one record: its note, its table, its figures, and how it was made."""
-    parts = [f"---\ntitle: {record.short}\n---\n\n# {prose(record.title)}"]
+    parts = [f"---\ntitle: {record.short}\nhide: [toc]\n---\n\n# {prose(record.title)}"]
     parts.append(f"Record `{record.name}`, of {date_of(record)}.")
     if record.page:
         parts.append("\n".join(lines_of(record.page)))
@@ -92,17 +107,14 @@ def _provenance(record: Record) -> str:
         first = configs[0]
         versions = ", ".join(f"{name} {one}" for name, one in sorted(first["versions"].items()))
         device = first["device"]
-        rows = [
-            ("commit", ", ".join(dict.fromkeys(f"`{one['commit'][:10]}`" for one in configs))),
-            ("versions", versions),
-            ("device", f"{device['count']} x {device['kind']}"),
-        ]
+        commits = ", ".join(dict.fromkeys(f"`{one['commit'][:10]}`" for one in configs))
+        told = f"* Commit: {commits}\n* Versions: {versions}\n* Device: "
+        told += f"{device['count']} x {device['kind']}"
         settings = json.dumps(first["config"], indent=1)
-        parts += [f"```bash\n{commands}\n```", table(("", ""), rows)]
+        parts += [f"```bash\n{commands}\n```", told]
         parts.append('??? note "Resolved settings"\n\n' + _indented(f"```json\n{settings}\n```"))
-    names = sorted(
-        p.relative_to(record.folder).as_posix() for p in record.folder.rglob("*") if p.is_file()
-    )
+    there = (path for path in record.folder.rglob("*") if path.is_file())
+    names = sorted(path.relative_to(record.folder).as_posix() for path in there)
     kinds = [n for n in names if not n.endswith((".png", ".csv"))]
     matrices = sum(n.endswith(".csv") for n in names)
     listed = ", ".join(f"`{name}`" for name in kinds)

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 _CODE = re.compile(r"``(.+?)``|`([^`]+)`", re.DOTALL)
+_SEVERAL = re.compile(r"^(  )(\w+(?:, \w+)+): (.*(?:\n   .*)*)", re.MULTILINE)
 _MARKS = re.compile(r"([\\*_\[\]|~])")
 
 
@@ -67,6 +68,26 @@ def prose(text: str) -> str:
 
 def _plain(text: str) -> str:
     return _MARKS.sub(r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
+
+
+def as_markdown(docstring: str) -> str:
+    """A docstring in Google's style, its sections kept, without accidental Markdown.
+
+    Each name has an entry of its own, and the example stays as it is.
+    """
+    text, example, code = docstring.partition("\nExample:\n")
+    parts, last = [], 0
+    for found in _CODE.finditer(text):
+        parts += [re.sub(r"([\[\]<*|])", r"\\\1", text[last : found.start()]), found[0]]
+        last = found.end()
+    text = "".join([*parts, re.sub(r"([\[\]<*|])", r"\\\1", text[last:])])
+    text = re.sub(r"^(Source|Departs): ", r"**\1:** ", _SEVERAL.sub(_apart, text), flags=re.M)
+    return text + example + code
+
+
+def _apart(found: re.Match[str]) -> str:
+    indent, names, said = found.groups()
+    return "\n".join(f"{indent}{name}: {said}" for name in names.split(", "))
 
 
 class Table(NamedTuple):
