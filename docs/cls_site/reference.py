@@ -16,6 +16,19 @@ _PAGES = {
     "submodules": ("Submodules", tuple(cls_jax._MODULES)),
     "factories": ("Factories of the methods", tuple(METHODS)),
 }
+_INTROS = {
+    "methods": '`METHODS` maps a name to its factory: `METHODS["er"]`. Your own join it.',
+    "submodules": "Each is known under its own name: `cls_jax.losses.cross_entropy`.",
+    "factories": "What stands behind `->` is what the body of a factory returns; called, a factory "
+    "gives a `cls_jax.Method`. A [page for each method](../methods/index.md) has its sources, "
+    "departures and results.",
+}
+MORE = {
+    "data": ("streams.stream.Stream",),
+    "training": ("training.events.Result",),
+    "methods": tuple(f"core.types.{n}Fn" for n in ("Init", "Step", "Boundary", "Predict")),
+}
+"""Page -> what public names are made of, and has no public name itself."""
 _ALSO = {
     "data": ("rotated", "dihedral", "mnist360", "gcil", "blurry"),
     "training": ("net", "import_file"),
@@ -48,7 +61,9 @@ def pages() -> dict[str, str]:
     made = {"reference/index.md": "\n\n".join((INDEX, "\n".join(lines))) + "\n"}
     for page, title in titles.items():
         entries = "\n\n".join(_entry(name) for name in listed[page])
-        made[f"reference/{page}.md"] = f"# {title}\n\n{entries}\n"
+        more = "\n\n".join(f"::: cls_jax.{path}" for path in MORE.get(page, ()))
+        parts = (f"# {title}", _INTROS.get(page, ""), entries, more)
+        made[f"reference/{page}.md"] = "\n\n".join(filter(None, parts)) + "\n"
     return made
 
 
