@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))  # mkdocs runs this file by its path
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # mkdocs runs this file by its path
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from cls_site import math, site
 from mkdocs.config.defaults import MkDocsConfig

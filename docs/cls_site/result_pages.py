@@ -118,7 +118,8 @@ def _provenance(record: Record) -> str:
     kinds = [n for n in names if not n.endswith((".png", ".csv"))]
     matrices = sum(n.endswith(".csv") for n in names)
     listed = ", ".join(f"`{name}`" for name in kinds)
-    more = f", and {matrices} CSV files of accuracies by seed and task" if matrices else ""
+    csv = "a CSV file" if matrices == 1 else f"{matrices} CSV files"
+    more = f", and {csv} of accuracies by seed and task" if matrices else ""
     parts.append(f"In the folder `records/{record.name}`: {listed}{more}.")
     return "\n\n".join(parts)
 
