@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # mkdocs runs this file by its path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -21,12 +20,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     for section in config.nav or []:
         for name, entries in section.items():
             if name in SITE.nav:
-                entries += [page for page in SITE.nav[name] if not _listed(page, entries)]
+                entries += SITE.nav[name]
     return config
-
-
-def _listed(page: str, entries: list[Any]) -> bool:
-    return any(page == one or (isinstance(one, dict) and page in one.values()) for one in entries)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

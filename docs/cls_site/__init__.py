@@ -4,7 +4,7 @@
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cls_site import method_pages, reference, result_pages
 
@@ -17,23 +17,24 @@ class Site(NamedTuple):
     Attributes:
       pages: address within docs/ -> Markdown.
       files: address within docs/ -> the file of the repository that is shown there.
-      nav: section -> addresses of its generated pages, in their order.
+      nav: section -> its generated pages for the navigation, in groups.
     """
 
     pages: dict[str, str]
     files: dict[str, Path]
-    nav: dict[str, list[str]]
+    nav: dict[str, list[Any]]
 
 
 def site(root: Path = ROOT) -> Site:
     """Every generated page and figure of the repository at ``root``."""
     records = result_pages.read(root / "records")
-    parts = {
-        "Methods": method_pages.pages(root, records),
-        "Results": result_pages.pages(records),
-        "Reference": reference.pages(),
-    }
-    pages = {name: text for part in parts.values() for name, text in part.items()}
+    parts = (method_pages.pages(root, records), result_pages.pages(records), reference.pages())
+    pages = {name: text for part in parts for name, text in part.items()}
     pages["changelog.md"] = (root / "CHANGELOG.md").read_text(encoding="utf-8")
     files = {f"results/{one.name}/{name}": path for one in records for name, path in one.figures}
-    return Site(pages, files, {section: list(part) for section, part in parts.items()})
+    nav = {
+        "Methods": method_pages.navigation(),
+        "Results": result_pages.navigation(records),
+        "Reference": [name for name in parts[2] if not name.endswith("index.md")],
+    }
+    return Site(pages, files, nav)

@@ -1,6 +1,7 @@
 """A page for each method: its docstring, its signature, its departures, its rows and its curve."""
 
 import ast
+import re
 import tomllib
 from collections.abc import Sequence
 from functools import cache
@@ -42,6 +43,14 @@ def pages(root: Path, records: Sequence[Record]) -> dict[str, str]:
     ordered = sorted(_MODULES, key=lambda name: list(FAMILIES).index(_family(name)))
     made = {f"methods/{name}.md": page(root, name, records) for name in ordered}
     return {"methods/index.md": _index(ordered, records), **made}
+
+
+def navigation() -> list[dict[str, list[str]]]:
+    """The pages of the methods, family by family."""
+    return [
+        {title: [f"methods/{name}.md" for name in _MODULES if _family(name) == family]}
+        for family, title in FAMILIES.items()
+    ]
 
 
 def _family(name: str) -> str:
@@ -87,20 +96,38 @@ def page(root: Path, name: str, records: Sequence[Record]) -> str:
         doc.title,
         f"`cls.{name}` · {FAMILIES[_family(name)]} · "
         f"`{path.relative_to(root).as_posix()}`{_variant(name)}",
-        f"* **Told:** {prose(facts['told'])}.\n* **Keeps:** {prose(facts['keeps'])}.",
+        f"* **Told:** {prose(facts['told'])}.\n* **Keeps:** {prose(facts['keeps'])}.\n"
+        f"* **Run it:** {_commands(root, name)}.",
         "## How it works",
-        doc.body,
+        _linked(doc.body, name),
     ]
     if equations := facts.get("equations"):
         parts.append("```math\n" + "\n".join(equations) + "\n```")
     parts += [
-        f"## Source\n\n{doc.source}",
-        f"## Departures\n\n{doc.departs or NO_DEPARTURE}",
+        f"## Source\n\n{_linked(doc.source, name)}",
+        f"## Departures\n\n{_linked(doc.departs, name) or NO_DEPARTURE}",
         _parts(root, path),
         f"## Arguments\n\n{_arguments(name)}",
         f"## Results\n\n{_results(root, name, records)}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _linked(text: str, own: str) -> str:
+    """A docstring in which the file of another method leads to its page."""
+    for name in _MODULES:
+        if name != own:
+            shown = prose(name)
+            found = rf"(?<![\w/`]){re.escape(shown)}\.py|(?<=^As ){re.escape(shown)}(?=\.)"
+            text = re.sub(found, f"[{prose(FACTS[name]['title'])}]({name}.md)", text)
+    return text
+
+
+def _commands(root: Path, name: str) -> str:
+    """How it is run from a command line, with the script of its own if there is one."""
+    scripts = sorted((root / "experiments").glob(f"{name}_*.py"))
+    own = "".join(f"; with its presets `python experiments/{script.name}`" for script in scripts)
+    return f"`cls-jax run {name} --workdir runs/{name}`{own}"
 
 
 def _variant(name: str) -> str:

@@ -71,6 +71,11 @@ class Record:
         return self.folder.name
 
     @property
+    def published(self) -> bool:
+        """Whether it is of a table that papers publish."""
+        return (self.folder / "cells.json").exists()
+
+    @property
     def note(self) -> str:
         """NOTE.md."""
         return (self.folder / "NOTE.md").read_text(encoding="utf-8").strip()
@@ -91,7 +96,7 @@ class Record:
         """Its short name, and what was learned."""
         if not self.page:
             return self.short
-        told = self.stream if self.json("cells.json") else self.page.splitlines()[0][2:]
+        told = self.stream if self.published else self.page.splitlines()[0][2:]
         return f"{self.short}: {told}"
 
     @property
@@ -174,8 +179,7 @@ def read(folder: Path) -> list[Record]:
 
 
 def _place(record: Record) -> tuple[bool, bool, str]:
-    own = not (record.folder / "cells.json").exists()
-    return own, "_s_mnist" not in record.name, record.name
+    return not record.published, "_s_mnist" not in record.name, record.name
 
 
 def date_of(record: Record) -> str:

@@ -29,6 +29,7 @@ Most streams here are ours, so no published number belongs to them.
 
 """
 HEADER = ("method", "stream", "buffer", "score", "published", "ours", "difference", "record")
+COSTS = ["results/speed.md", "results/survival.md"]
 KILLS = ("script", "kills", "differences")
 
 
@@ -37,13 +38,26 @@ def pages(records: Sequence[Record]) -> dict[str, str]:
     rows = [row for record in records for row in record.rows]
     timed = [one for one in records if "benchmark" in one.name]
     survived = [one for one in records if one.name.endswith("_survival")]
-    others = [one for one in records if one not in timed and one not in survived]
     return {
         "results/index.md": INDEX + index(rows) + "\n",
         "results/speed.md": _several("Speed", timed),
         "results/survival.md": _survival(survived),
-        **{f"results/{one.name}.md": page(one, records) for one in others},
+        **{f"results/{one.name}.md": page(one, records) for one in filter(_has_page, records)},
     }
+
+
+def _has_page(record: Record) -> bool:
+    """Whether it has a page of its own: records of speed and of survival share one."""
+    return "benchmark" not in record.name and not record.name.endswith("_survival")
+
+
+def navigation(records: Sequence[Record]) -> list[dict[str, list[str]]]:
+    """The pages of the records in groups."""
+    groups: dict[str, list[str]] = {"Published tables": [], "Other streams": [], "Costs": COSTS}
+    for one in filter(_has_page, records):
+        own = "Published tables" if one.published else "Other streams" if one.page else "Costs"
+        groups[own] = [*groups[own], f"results/{one.name}.md"]
+    return [{title: entries} for title, entries in groups.items()]
 
 
 def index(rows: Sequence[Row]) -> str:

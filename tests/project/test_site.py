@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -82,9 +83,8 @@ def test_a_docstring_becomes_markdown():
 def test_every_public_name_has_one_entry():
     listed = [name for names in reference.names().values() for name in names]
     assert sorted(listed) == sorted(cls.__all__)
-    entries = re.findall(
-        r"^::: (\S+)$", "\n".join(SITE.pages[p] for p in SITE.nav["Reference"]), re.M
-    )
+    text = "\n".join(SITE.pages[page] for page in SITE.nav["Reference"])
+    entries = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
     more = [f"cls_jax.{path}" for paths in reference.MORE.values() for path in paths]
     assert sorted(entries) == sorted([*map(reference.path_of, cls.__all__), *more])
 
@@ -220,10 +220,17 @@ def test_links_lead_somewhere(page):
         assert where in known or (DOCS / where).is_file(), target
 
 
-def test_every_page_by_hand_is_in_the_navigation():
-    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    for page in BY_HAND:
-        assert f" {page}\n" in navigation, page
+def flat(entries) -> list[str]:
+    """The pages of a part of the navigation."""
+    if isinstance(entries, str):
+        return [entries]
+    inside = entries.values() if isinstance(entries, dict) else entries
+    return [page for one in inside for page in flat(one)]
+
+
+def test_every_page_is_in_the_navigation_once():
+    by_hand = re.findall(r" (\S+\.md)\n", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert sorted([*by_hand, *flat(SITE.nav)]) == sorted(PAGES)
 
 
 def test_the_site_asks_no_other_host_for_anything():
@@ -236,6 +243,21 @@ def test_the_site_asks_no_other_host_for_anything():
     assert "font: false" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
 
 
+def test_the_script_of_tables_sorts_numbers_as_numbers():
+    """Cells as the index has them; empty ones are last in either order."""
+    if (node := shutil.which("node")) is None:
+        pytest.skip("no node on this machine")
+    cells = ["10.50 ± 1.00", "", "9.94", "-0.29 (-1.6 SE)", "1,234"]
+    code = "const document = { addEventListener() {} };\n"
+    code += (DOCS / "assets" / "tables.js").read_text(encoding="utf-8").replace('"use strict";', "")
+    code += f"for (const sign of [1, -1]) console.log(JSON.stringify({json.dumps(cells)}"
+    code += ".sort((a, b) => compareCells(a, b, sign))))"
+    told = subprocess.run([node, "-e", code], capture_output=True, text=True, check=True).stdout
+    up, down = map(json.loads, told.splitlines())
+    assert up == ["-0.29 (-1.6 SE)", "9.94", "10.50 ± 1.00", "1,234", ""]
+    assert down == ["1,234", "10.50 ± 1.00", "9.94", "-0.29 (-1.6 SE)", ""]
+
+
 def test_the_files_and_tests_that_pages_name_exist():
     tests = {path.name for path in (ROOT / "tests").rglob("*")}
     for page in BY_HAND:
@@ -243,6 +265,24 @@ def test_the_files_and_tests_that_pages_name_exist():
             assert (ROOT / path).exists(), (page, path)
         for name in re.findall(r"`(test_\w+\.py)`", PAGES[page]):
             assert name in tests, (page, name)
+
+
+SCRIPTS = sorted(
+    {s for page in PAGES for s in re.findall(r"python experiments/(\S+\.py)", PAGES[page])}
+)
+FLAGS = re.compile(r"--[\w.-]*\w").findall
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_flags_of_a_script_that_a_page_names_exist(script):
+    """Of pages by hand: what a record was made with may be gone."""
+    lines = [line for page in BY_HAND for line in PAGES[page].splitlines()]
+    named = {flag for line in lines if f"experiments/{script}" in line for flag in FLAGS(line)}
+    command = [sys.executable, f"experiments/{script}", "--help"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    told = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    assert [flag for flag in named if flag not in told.stdout] == []
 
 
 PYTHON = {
