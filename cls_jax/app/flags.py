@@ -131,7 +131,8 @@ def parse(
     preset = _preset(arguments, presets, default_preset)
     preset_type = Annotated[
         Literal[tuple(presets)],
-        tyro.conf.arg(help="where all other flags start from"),
+        # Two Literals of the same names are one to Python, whatever their order: this one is told.
+        tyro.conf.arg(help="where all other flags start from", metavar=f"{{{','.join(presets)}}}"),
     ]
     both = dataclasses.make_dataclass(
         "Arguments",

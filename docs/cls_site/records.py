@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 from cls_jax.methods import METHODS, signature
 from cls_jax.published.spb_variants import VARIANTS
-from cls_jax.report.records import PAGES
 from cls_site.text import Table, table_of
+
+PAGES = "comparison.md", "summary.md"
+"""Where a record's table stands."""
 
 _ALIASES = {
     **{"EWC": "ewc_online", "online": "ewc_online", "L2": "l2_transfer"},

@@ -4,8 +4,8 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from cls_jax.report.records import speed
 from cls_site.records import Record, Row, date_of, read
+from cls_site.speed import speed
 from cls_site.text import lines_of, prose, table
 
 __all__ = ["pages", "read"]

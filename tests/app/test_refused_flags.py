@@ -136,7 +136,6 @@ REFUSED = {
     "trace of nothing": ("benchmark/trace_profile", ". --top 0", "top is 0"),
     "workloads twice": ("benchmark/table", "--workloads sgd/mlp/2 sgd/mlp/2", "each once"),
     "minutes": ("benchmark/table", "--minutes -1", "minutes is -1"),
-    "no such page": ("records", "--readme nowhere.md", "must be a file"),
     "no script": ("benchmark/saving", "--json a.json -- nowhere.py", "the script is nowhere.py"),
     # Numbers that no machine can hold.
     "epochs": ("clser_mnist", "--epochs 1000000000", "epochs 1000000000 of 1435 examples needs"),
@@ -275,22 +274,6 @@ def test_help_offers_nothing_that_is_always_refused(call):
     assert "--hidden" not in out
     assert "--sweep" not in call("reproduce", "--help")[1]
     assert "--sweep" in call("clser_mnist", "--help")[1]
-
-
-def test_help_of_records_writes_nothing_and_check_finds_what_is_old(call, tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text(
-        "a\n<!-- records: made by experiments/records.py -->\n<!-- end of records -->\n"
-    )
-    (tmp_path / "none").mkdir()
-    before, where = page.read_text(), f"--readme {page} --records {tmp_path / 'none'}"
-    assert call("records", "--help")[0] == 0
-    code, _, err = call("records", f"{where} --check")
-    assert code == 2
-    assert "differs" in err
-    assert page.read_text() == before
-    assert call("records", where)[0] == 0
-    assert call("records", f"{where} --check")[0] == 0
 
 
 def test_seconds_are_not_spent_on_what_fits(learner):

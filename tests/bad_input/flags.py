@@ -250,7 +250,6 @@ ONE = [
     ("cls-jax report", "no folder", ("nowhere",), ("nowhere",)),
     ("cls-jax report", "no workdir", (), ("workdir",)),
     ("cls-jax report", "a flag", ("nowhere", "--outt", "x"), ("--out",)),
-    ("records.py", "a flag", ("--nothing",), ("--nothing",)),
 ]
 
 

@@ -407,31 +407,7 @@ def test_all_cells_of_a_pair_are_set_beside_its_one_twin(table):
     assert "made up" in sheet.title
 
 
-# --- records and traces ---------------------------------------------------------------------------
-
-
-def test_the_compiled_column_is_there_only_where_it_was_timed(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    from records import speed
-
-    one = {
-        "method": "clser",
-        "net": {"net": "mlp"},
-        "seconds_per_step": 1e-3,
-        "examples_per_second": 10.0,
-        "compile_seconds": 1.0,
-        "products_fraction": 0.5,
-        "ratio": 0.25,
-    }
-    (tmp_path / "benchmark_a.json").write_text(json.dumps(one))
-    assert "torch.compile" not in speed(tmp_path)
-    assert speed(tmp_path).endswith("| 0.50 | 0.25 |")
-    (tmp_path / "benchmark_b.json").write_text(json.dumps({**one, "compiled_ratio": 0.75}))
-    header, rule, *rows = speed(tmp_path).splitlines()
-    assert header.endswith("| ours / PyTorch | ours / torch.compile |")
-    assert [row.count("|") for row in (rule, *rows)] == [header.count("|")] * 3
-    assert rows[0].endswith("| 0.25 |  |")
-    assert rows[1].endswith("| 0.25 | 0.75 |")
+# --- traces ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ sys.path.insert(0, str(DOCS))
 from cls_site import reference, site  # noqa: E402
 from cls_site.method_pages import FACTS, NO_DEPARTURE, NO_ROW  # noqa: E402
 from cls_site.records import read  # noqa: E402
+from cls_site.speed import speed  # noqa: E402
 from cls_site.text import as_markdown, parts_of, prose, table_of  # noqa: E402
 
 SITE = site()
@@ -330,3 +331,24 @@ def test_the_site_is_built(tmp_path):
     assert (tmp_path / "site" / "results" / "index.html").read_text(encoding="utf-8").count(
         "<tr>"
     ) > 200
+
+
+def test_the_compiled_column_is_there_only_where_it_was_timed(tmp_path):
+    one = {
+        "method": "clser",
+        "net": {"net": "mlp"},
+        "seconds_per_step": 1e-3,
+        "examples_per_second": 10.0,
+        "compile_seconds": 1.0,
+        "products_fraction": 0.5,
+        "ratio": 0.25,
+    }
+    (tmp_path / "benchmark_a.json").write_text(json.dumps(one))
+    assert "torch.compile" not in speed(tmp_path)
+    assert speed(tmp_path).endswith("| 0.50 | 0.25 |")
+    (tmp_path / "benchmark_b.json").write_text(json.dumps({**one, "compiled_ratio": 0.75}))
+    header, rule, *rows = speed(tmp_path).splitlines()
+    assert header.endswith("| ours / PyTorch | ours / torch.compile |")
+    assert [row.count("|") for row in (rule, *rows)] == [header.count("|")] * 3
+    assert rows[0].endswith("| 0.25 |  |")
+    assert rows[1].endswith("| 0.25 | 0.75 |")

@@ -457,7 +457,7 @@ def test_as_a_process_it_needs_no_jax(runs):
     code, out, err = call("runs/a", "runs/b", "--out", "both")
     assert (code, err) == (0, [])
     assert "er (b)" in out
-    command = "python -X importtime -m cls_jax report runs/a runs/b --out both"
+    command = "cls-jax report runs/a runs/b --out both"
     assert command in Path("both/comparison.md").read_text()
     code, out, err = call("--help")
     assert (code, err) == (0, [])
