@@ -7,7 +7,7 @@ from cls_jax.report.canvas import encode
 from cls_jax.report.figures import comparison_over_tasks
 from cls_jax.report.results import read
 
-RECORD = Path(__file__).resolve().parents[2] / "records" / "2026-11-26_compare_digits"
+RECORD = Path(__file__).resolve().parents[2] / "records" / "2026-11-26_compare_digits_four"
 NAMES = {"dualnet": "DualNet", "clser": "CLS-ER", "er": "ER", "sgd": "SGD"}
 
 
