@@ -18,8 +18,7 @@ Metrics = Mapping[str, Array]
 """
 
 
-@struct.dataclass
-class Batch:
+class Batch(struct.PyTreeNode):
     """``b`` examples of one step, raw.
 
     Attributes:
@@ -40,24 +39,21 @@ class Batch:
     epoch: Array = np.int32(0)
 
 
-@struct.dataclass
-class Variables:
+class Variables(struct.PyTreeNode):
     """What a network is made of: ``params`` are trained; ``stats`` (BatchNorm's) follow, or {}."""
 
     params: PyTree
     stats: PyTree
 
 
-@struct.dataclass
-class Trainable:
+class Trainable(struct.PyTreeNode):
     """One parameter tree with its own optimizer state."""
 
     vars: Variables
     opt: PyTree
 
 
-@struct.dataclass
-class Task:
+class Task(struct.PyTreeNode):
     """Where in the stream we are, as data: another task is another value, not another program.
 
     Attributes:

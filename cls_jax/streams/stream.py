@@ -13,8 +13,7 @@ from cls_jax.core.types import Array, PyTree
 from cls_jax.data.dataset import Dataset
 
 
-@struct.dataclass
-class Rows:
+class Rows(struct.PyTreeNode):
     """Some steps of a schedule, one a row; NumPy arrays, since the host slices them.
 
     Attributes:
@@ -33,8 +32,7 @@ class Rows:
     context: np.ndarray | None = None
 
 
-@struct.dataclass
-class Schedule:
+class Schedule(struct.PyTreeNode):
     """What is seen when, for one seed: small arrays, and the rows of each task when asked for them.
 
     Shapes depend on the stream and its sizes, never on the key, so the schedules of many seeds

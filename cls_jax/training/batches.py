@@ -11,8 +11,7 @@ from cls_jax.methods.base import Method, Phase
 from cls_jax.streams.stream import Schedule
 
 
-@struct.dataclass
-class BatchTable:
+class BatchTable(struct.PyTreeNode):
     """A stretch of a schedule without its empty rows, leaves [n, ...] (trials: [seeds, n, ...]).
 
     Trials of unequal length end with rows that are not ``active``: there the run stands still.

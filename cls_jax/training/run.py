@@ -14,8 +14,7 @@ from cls_jax.methods.base import Method, hidden_task
 from cls_jax.streams.stream import Stream
 
 
-@struct.dataclass
-class Run:
+class Run(struct.PyTreeNode):
     """All that a killed process needs, for one seed, or for several stacked.
 
     Attributes:

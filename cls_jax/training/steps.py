@@ -26,8 +26,7 @@ from cls_jax.training.parallel import DATA, Examples, Parallelism
 from cls_jax.training.run import Run
 
 
-@struct.dataclass
-class ChunkMetrics:
+class ChunkMetrics(struct.PyTreeNode):
     """What leaves a chunk beside the run.
 
     Attributes:

@@ -59,8 +59,7 @@ from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import gradient_step, told_rows
 
 
-@struct.dataclass
-class ApdState:
+class ApdState(struct.PyTreeNode):
     """What APD carries from step to step.
 
     Attributes:

@@ -25,8 +25,7 @@ from cls_jax.core.types import Array
 _LLOYD_STEPS = 100
 
 
-@struct.dataclass
-class Groups:
+class Groups(struct.PyTreeNode):
     """What groups of tasks hold in common in one layer.
 
     Attributes:

@@ -22,8 +22,7 @@ _TRUNCATED_STD = 0.87962566103423978
 """Standard deviation of a standard normal cut off at -2 and 2."""
 
 
-@struct.dataclass
-class ApdParams:
+class ApdParams(struct.PyTreeNode):
     """What is trained.
 
     Attributes:

@@ -66,8 +66,7 @@ from cls_jax.nets.den import (
 _LOSSES = 50
 
 
-@struct.dataclass
-class DenState:
+class DenState(struct.PyTreeNode):
     """What DEN carries from step to step; N units fit into a hidden layer.
 
     Attributes:

@@ -40,8 +40,7 @@ from cls_jax.methods.steps import gradient_step, torch_sgd
 from cls_jax.nets.bnnet import bnnet
 
 
-@struct.dataclass
-class HopSupSupState:
+class HopSupSupState(struct.PyTreeNode):
     """What HopSupSup carries from step to step.
 
     Attributes:

@@ -31,8 +31,7 @@ _LARGEST_NORM = 10.0
 _CUTMIX_RATE = 0.5
 
 
-@struct.dataclass
-class GdumbState:
+class GdumbState(struct.PyTreeNode):
     """What GDumb carries from step to step.
 
     Attributes:

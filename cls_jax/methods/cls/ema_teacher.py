@@ -23,8 +23,7 @@ from cls_jax.methods.steps import gradient_step
 from cls_jax.nets.base import Net
 
 
-@struct.dataclass
-class Averaged:
+class Averaged(struct.PyTreeNode):
     """vars: the copy; updates: int32[] how often it followed."""
 
     vars: Variables

@@ -48,8 +48,7 @@ from cls_jax.methods.steps import (
 )
 
 
-@struct.dataclass
-class IcarlState:
+class IcarlState(struct.PyTreeNode):
     """What iCaRL carries from step to step.
 
     Attributes:

@@ -52,8 +52,7 @@ SCALES = ("scale", "learner_scale")
 """Parameters of the classifier that are not decayed."""
 
 
-@struct.dataclass
-class SpbState:
+class SpbState(struct.PyTreeNode):
     """What SPB carries from step to step.
 
     Attributes:

@@ -56,8 +56,7 @@ from cls_jax.methods.prototypes.exemplars import (
 from cls_jax.methods.steps import apply_gradient, parameter_bits, told_rows, torch_sgd
 
 
-@struct.dataclass
-class UcirState:
+class UcirState(struct.PyTreeNode):
     """What UCIR carries from step to step.
 
     Attributes:

@@ -26,8 +26,7 @@ from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import gradient_of, gradient_step, init_model, predict_with
 
 
-@struct.dataclass
-class EwcOnlineState:
+class EwcOnlineState(struct.PyTreeNode):
     """What online EWC carries from step to step.
 
     Attributes:

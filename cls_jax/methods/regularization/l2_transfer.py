@@ -34,8 +34,7 @@ from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import gradient_step, told_rows
 
 
-@struct.dataclass
-class L2TransferState:
+class L2TransferState(struct.PyTreeNode):
     """What L2-transfer carries from step to step.
 
     Attributes:

@@ -28,8 +28,7 @@ from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import gradient_step, init_model, predict_with, told_rows, torch_sgd
 
 
-@struct.dataclass
-class LwfState:
+class LwfState(struct.PyTreeNode):
     """What LwF carries from step to step.
 
     Attributes:

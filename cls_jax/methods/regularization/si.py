@@ -27,8 +27,7 @@ from cls_jax.methods.regularization.ewc_online import penalty
 from cls_jax.methods.steps import apply_gradient, gradient_of, init_model, predict_with
 
 
-@struct.dataclass
-class SiState:
+class SiState(struct.PyTreeNode):
     """What SI carries from step to step; the three trees are like the parameters.
 
     Attributes:

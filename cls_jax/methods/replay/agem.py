@@ -25,8 +25,7 @@ from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import apply_gradient, gradient_of, init_model, predict_with
 
 
-@struct.dataclass
-class AgemState:
+class AgemState(struct.PyTreeNode):
     """model: the network; memory: slots {x, y}."""
 
     model: Trainable

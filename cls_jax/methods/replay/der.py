@@ -31,8 +31,7 @@ from cls_jax.methods.steps import (
 )
 
 
-@struct.dataclass
-class DerState:
+class DerState(struct.PyTreeNode):
     """model: the network; memory: slots {x, y, logits float32[num_classes]}."""
 
     model: Trainable
