@@ -12,6 +12,8 @@ from flax import struct
 
 Array = jax.Array
 PyTree = Any
+Scalar = Array | float
+"""A hyper-parameter: a number, or float32[] where it is data of a program."""
 Metrics = Mapping[str, Array]
 """Scalars worth looking at after a step, float32[] each. The keys never change within a phase;
 ``"loss"`` is the total that was minimised last, and the runner stops when any value is not finite.
@@ -36,7 +38,7 @@ class Batch(struct.PyTreeNode):
     task: Array
     valid: Array
     labelled: Array
-    epoch: Array = np.int32(0)
+    epoch: Array | np.int32 = np.int32(0)
 
 
 class Variables(struct.PyTreeNode):

@@ -151,4 +151,4 @@ def penalty(params: PyTree, anchor: PyTree, importance: PyTree) -> Array:
     Source: baselines card, O3: importance (1, 4), shift (.5, -.5): 1.25, so 12.5 at weight 10.
     """
     each = jax.tree.map(lambda p, a, f: (f * jnp.square(p - a)).sum(), params, anchor, importance)
-    return sum(jax.tree.leaves(each))
+    return jnp.asarray(sum(jax.tree.leaves(each)))

@@ -20,7 +20,7 @@ import optax
 from flax import struct
 
 from cls_jax.core.losses import cross_entropy
-from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
+from cls_jax.core.types import Array, Batch, Metrics, PyTree, Scalar, Task, Trainable, Variables
 from cls_jax.methods.base import Algorithm, Needs, method
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.regularization.ewc_online import penalty
@@ -125,7 +125,7 @@ def credited(credit: PyTree, gradient: PyTree, before: PyTree, after: PyTree) ->
 
 
 def consolidated(
-    importance: PyTree, credit: PyTree, params: PyTree, anchor: PyTree, damping: Array
+    importance: PyTree, credit: PyTree, params: PyTree, anchor: PyTree, damping: Scalar
 ) -> PyTree:
     """``Omega + w / ((theta - theta*)^2 + xi)``: importance after a task.
 
