@@ -58,9 +58,11 @@ class Schedule(struct.PyTreeNode):
 
     def rows(self, task: int | None = None) -> Rows:
         """The rows of one task, or, without ``task``, of all of them, one task after another."""
+        make_rows = self.make_rows
+        assert make_rows is not None
         if task is not None:
-            return self.make_rows(task)
-        every = [self.make_rows(number) for number in range(len(self.task_classes))]
+            return make_rows(task)
+        every = [make_rows(number) for number in range(len(self.task_classes))]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *every)
 
 
@@ -98,7 +100,7 @@ def schedule_of(
     )
 
 
-def look_up(contexts: PyTree, context: Array | None) -> PyTree:
+def look_up(contexts: PyTree, context: Array | np.ndarray | None) -> PyTree:
     """The rows of ``contexts``, leaves [K, ...], that ``context`` int32[...] numbers."""
     return jax.tree.map(lambda leaf: leaf[context], contexts)
 
