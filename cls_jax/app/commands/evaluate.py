@@ -4,8 +4,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from cls_jax.app.flags import first, run_main
+from cls_jax.app.flags import Positional, arg, run_main
 
 DESCRIPTION = """Scores what is saved in a workdir, finished or not, and redraws its figures.
 
@@ -25,7 +26,7 @@ class Config:
       figures: redraw the figures in the workdir.
     """
 
-    workdir: first(str, "of a run that was saved.") = "runs/first"
+    workdir: Positional[Annotated[str, arg(help="of a run that was saved.")]] = "runs/first"
     data: str | None = None
     data_dir: str | None = None
     figures: bool = True
@@ -59,6 +60,7 @@ def main(config: Config) -> None:
     told_at_test = any(one.method.needs.told_task_at_test for one in found)
     rows = []
     for one in found:
+        assert one.stream is not None  # streams_of
         stream = streams[one.stream]
         names = scenario_names(stream.describe, told_at_test)
         for view, of_view in zip(view_names(one.method), 100 * score(one, stream), strict=True):

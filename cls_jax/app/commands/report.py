@@ -4,8 +4,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from cls_jax.app.flags import positional, run_main
+from cls_jax.app.flags import Positional, arg, run_main
 from cls_jax.core.errors import InputError
 from cls_jax.core.paths import check_place, resolved, writing
 from cls_jax.report.result_tables import check_distinct
@@ -26,7 +27,9 @@ class Config:
       out: folder for the table, the matrices and the figure; nothing is written if not given.
     """
 
-    workdirs: positional(tuple[str, ...], "WORKDIR ...") = ()
+    workdirs: Annotated[
+        Positional[tuple[str, ...]], arg(metavar="WORKDIR ...", help_behavior_hint="")
+    ] = ()
     out: str | None = None
 
 
