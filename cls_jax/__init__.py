@@ -47,7 +47,7 @@ _MODULES = {
 }
 """Submodules by the names that users know them by."""
 
-__all__ = sorted((*_WHERE, *_MODULES, *METHODS))
+__all__ = sorted((*_WHERE, *_MODULES, *METHODS))  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def problem(
     *,
     width: int = 64,
     hidden: tuple[int, ...] = (100, 100),
-    dtype: str = "float32",
+    dtype: Literal["float32", "bfloat16"] = "float32",
     **inputs: Any,
 ) -> Problem:
     """What a method has to learn, with which network.
@@ -186,4 +186,5 @@ def _learner(method: Method, stream: Stream) -> Learner:
     """The method with the words from which it can be built again, as far as there are any."""
     problem = getattr(method.at, "problem", None)
     words = getattr(problem, "words", None) or (InputConfig(), NetConfig(net="unknown"))
-    return Learner(method, stream, recipe_words(method, stream, *words, None))
+    inputs, net = words
+    return Learner(method, stream, recipe_words(method, stream, inputs, net, None))

@@ -92,11 +92,10 @@ def without_dir(data: str) -> bool:
 
 def _check_length(config: StreamConfig, examples: int) -> None:
     """Raises InputError if the schedule of so many training examples would fit no memory."""
-    several = isinstance(config.tasks, int) and config.scenario in ("permuted", "rotated")
     if config.scenario == "gcil":
         examples = config.samples_per_phase * int(np.prod(config.tasks))
         check_schedule("samples_per_phase", config.samples_per_phase, examples)
-    elif several:
+    elif isinstance(config.tasks, int) and config.scenario in ("permuted", "rotated"):
         check_schedule("tasks", config.tasks, examples)  # rows are held of one task at a time
     for name in ("epochs", "base_epochs"):
         if getattr(config, name) is not None:

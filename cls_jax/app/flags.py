@@ -26,6 +26,16 @@ Check = Callable[[Any, Collection[str]], None]
 Repeated = tyro.conf.UseAppendAction[tuple[Value, ...]]
 """The type of a field whose flag may be given several times, once for each of its values."""
 
+Positional = tyro.conf.Positional
+"""In an annotation, ``Positional[kind]``: a field that is given without a flag."""
+
+arg = tyro.conf.arg
+"""In an annotation, ``Annotated[kind, arg(...)]``: the settings of a flag. The functions below do
+the same to kinds that are known at run time only."""
+
+FLAT = arg(name="")
+"""The setting of a nested dataclass whose flags have no prefix."""
+
 MAY_REPEAT = {"preset", "sweep", "import"}
 """Flags that may stand on a line more than once; of presets the last one counts."""
 
@@ -37,9 +47,9 @@ ALIASES = {"--task-free": "--no-task-aware"}
 """Flags under the name the papers use; offered where the config has the field."""
 
 
-def flat(kind: type) -> Any:
+def flat(kind: Any) -> Any:
     """The type of a nested dataclass whose flags have no prefix."""
-    return Annotated[kind, tyro.conf.arg(name="")]
+    return Annotated[kind, FLAT]
 
 
 def explained(kind: Any, help: str) -> Any:

@@ -41,10 +41,9 @@ def grid(learner: Learner, sweep: Sweep) -> list[tuple[Learner, dict[str, dict[s
       InputError: for an unknown argument, one named twice, a value that is none of its kind, equal
         values, or none.
     """
-    if sweep and isinstance(sweep[0], str):
-        sweep = (sweep,)
-    known = signature(learner.recipe["method"]).arguments if sweep else {}
-    axes = [_axis(words, {name: one.kind for name, one in known.items()}) for words in sweep]
+    rows: list[Any] = [sweep] if sweep and isinstance(sweep[0], str) else list(sweep)
+    known = signature(learner.recipe["method"]).arguments if rows else {}
+    axes = [_axis(words, {name: one.kind for name, one in known.items()}) for words in rows]
     names = [axis.name for axis in axes]
     if len(set(names)) < len(names):
         raise InputError(f"sweep names {', '.join(names)}; name each argument once")

@@ -194,8 +194,19 @@ _L2 = {name: replace(preset, arguments={}) for name, preset in _APD.items()}
 
 # --- a cosine classifier, phase after phase -------------------------------------------------------
 
-_PHASES = {"image_size": 8, "base_classes": 5, "base_epochs": 40, "epochs": 30, "view_padding": 1}
-_PHASES_100 = {"base_classes": 50, "base_epochs": 160, "epochs": 50, "normalisation": "cifar100"}
+_PHASES: dict[str, Any] = {
+    "image_size": 8,
+    "base_classes": 5,
+    "base_epochs": 40,
+    "epochs": 30,
+    "view_padding": 1,
+}
+_PHASES_100: dict[str, Any] = {
+    "base_classes": 50,
+    "base_epochs": 160,
+    "epochs": 50,
+    "normalisation": "cifar100",
+}
 _PHASES_100 |= {"crop_padding": 4, "flip": True, "view_flip": True}
 _SPB = {
     "quick": MethodPreset(

@@ -1,9 +1,9 @@
 """How it is run: flags for seeds, devices, saving and what is written; their checks."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from cls_jax.app.flags import Repeated, named
+from cls_jax.app.flags import Repeated, arg
 from cls_jax.core.errors import InputError
 from cls_jax.core.paths import check_place, expanded
 from cls_jax.report.canvas import DEFAULT_FORMATS, FigureFormat, check_formats
@@ -68,7 +68,7 @@ class RunConfig:
     coordinator: str | None = None
     num_processes: int | None = None
     process_id: int | None = None
-    imports: named(Repeated[str], "import") = ()
+    imports: Annotated[Repeated[str], arg(name="import")] = ()
 
     def __post_init__(self) -> None:
         """A leading ``~`` becomes the user's home, whatever shell there was."""

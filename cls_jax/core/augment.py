@@ -102,7 +102,7 @@ def supervised(
             x = resize(to_float(x), size)
         if crop_padding is not None:
             key, key_crop = jax.random.split(key)
-            x = random_crop(key_crop, x, size=x.shape[1:3], padding=crop_padding)
+            x = random_crop(key_crop, x, size=(x.shape[1], x.shape[2]), padding=crop_padding)
         if flip:
             x = random_flip(key, x)
         return normalise(to_float(x), mean, std)
@@ -211,13 +211,15 @@ def recipe(
         )
     plain = supervised(mean=mean, std=std, size=size)
     train = supervised(mean=mean, std=std, size=size, crop_padding=crop_padding, flip=flip)
-    augment = Augment(train=train, test=lambda x: plain(None, x))
+    # Without a draw there is no key.
+    augment = Augment(train=train, test=lambda x: plain(None, x))  # pyright: ignore[reportArgumentType]
     if views is None:
         return augment
     check_literals(recipe, {"views": views}, "{name}={value!r}: give {either}")
     _check_padding("view_padding", view_padding)
     if source_shape[-1] not in (1, 3):
         raise InputError(f"source_shape={source_shape}: views need 3 channels, or 1 (grey)")
+    assert len(source_shape) == 3
     height, width = source_shape[:2]
     window = as_pair((height, width) if size is None else size)
     if window[0] > height + 2 * view_padding or window[1] > width + 2 * view_padding:

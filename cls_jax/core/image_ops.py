@@ -65,14 +65,14 @@ def random_crop(key: Array, x: Array, *, size: Size, padding: int = 0) -> Array:
             "give a smaller size or more padding"
         )
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    return jax.vmap(lambda k, image: pix.random_crop(k, image, (*window, c)))(
-        jax.random.split(key, b), x
-    )
+    crop = jax.vmap(lambda k, image: pix.random_crop(k, image, (*window, c)))
+    return jnp.asarray(crop(jax.random.split(key, b), x))
 
 
 def random_flip(key: Array, x: Array) -> Array:
     """Every image mirrored left to right with probability 0.5; any dtype."""
-    return jax.vmap(pix.random_flip_left_right)(jax.random.split(key, x.shape[0]), x)
+    flip = jax.vmap(pix.random_flip_left_right)
+    return jnp.asarray(flip(jax.random.split(key, x.shape[0]), x))
 
 
 def colour_jitter(
@@ -203,9 +203,10 @@ def _weighted_shifts(x: Array, taps: list, axis: int) -> Array:
     reach, length = len(taps) // 2, x.shape[axis]
     border = [(reach, reach) if i == axis else (0, 0) for i in range(x.ndim)]
     padded = jnp.pad(x, border, mode="reflect")
-    return sum(
+    shifted = (
         tap * jax.lax.slice_in_dim(padded, i, i + length, axis=axis) for i, tap in enumerate(taps)
     )
+    return jnp.asarray(sum(shifted))
 
 
 def _by_time(time: Array, *columns: tuple[Array, ...]) -> list[tuple[Array, ...]]:

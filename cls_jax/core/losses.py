@@ -165,7 +165,8 @@ def entropy(logits: Array, *, valid: Array | None = None) -> Array:
 
 def half_squared(a: PyTree, b: PyTree) -> Array:
     """``1/2 ||a - b||^2`` over all leaves, float32[]: a sum, not a mean."""
-    return 0.5 * sum(jnp.square(d).sum() for d in jax.tree.leaves(jax.tree.map(jnp.subtract, a, b)))
+    apart = jax.tree.leaves(jax.tree.map(jnp.subtract, a, b))
+    return 0.5 * jnp.asarray(sum(jnp.square(d).sum() for d in apart))
 
 
 def magnitude(x: Array) -> Array:
@@ -203,8 +204,8 @@ def rows_of(valid: Array | None, *arrays: Array) -> tuple[Array, list[Array]]:
       *arrays: float[b, n] each; narrower than float32 they become that.
     """
     valid = jnp.ones(arrays[0].shape[0], bool) if valid is None else valid
-    arrays = [a.astype(jnp.promote_types(a.dtype, jnp.float32)) for a in arrays]
-    return valid, [jnp.where(valid[:, None], a, 0) for a in arrays]
+    wide = [a.astype(jnp.promote_types(a.dtype, jnp.float32)) for a in arrays]
+    return valid, [jnp.where(valid[:, None], a, 0) for a in wide]
 
 
 def mean_over(values: Array, valid: Array) -> Array:

@@ -21,8 +21,7 @@ Items = Mapping[str, Array]
 """Leaves with one leading axis, e.g. {"x": uint8[n, h, w, c], "y": int32[n], "task": int32[n]}."""
 
 
-@struct.dataclass
-class Memory:
+class Memory(struct.PyTreeNode):
     """``slots``: Items with leading axis ``capacity``; ``seen``: how many were offered."""
 
     slots: Items

@@ -59,6 +59,8 @@ def import_file(path: str | Path) -> None:
     if (other := _place_of(file.stem)) not in (None, str(file.resolve())):
         raise InputError(f"import {path}: {other} has that name already; rename the file")
     spec = importlib.util.spec_from_file_location(file.stem, file.resolve())
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[file.stem] = module
     try:
@@ -77,7 +79,9 @@ def _place_of(name: str) -> str | None:
     spec = importlib.util.find_spec(name)
     if spec is None or (spec.submodule_search_locations and spec.origin is None):  # a mere folder
         return None
-    return str(Path(spec.origin).resolve()) if spec.has_location else f"Python's own {name}"
+    if spec.origin is None or not spec.has_location:
+        return f"Python's own {name}"
+    return str(Path(spec.origin).resolve())
 
 
 def imports_in(arguments: Sequence[str]) -> Iterator[str]:

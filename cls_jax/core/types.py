@@ -12,14 +12,15 @@ from flax import struct
 
 Array = jax.Array
 PyTree = Any
+Scalar = Array | float
+"""A hyper-parameter: a number, or float32[] where it is data of a program."""
 Metrics = Mapping[str, Array]
 """Scalars worth looking at after a step, float32[] each. The keys never change within a phase;
 ``"loss"`` is the total that was minimised last, and the runner stops when any value is not finite.
 """
 
 
-@struct.dataclass
-class Batch:
+class Batch(struct.PyTreeNode):
     """``b`` examples of one step, raw.
 
     Attributes:
@@ -37,27 +38,24 @@ class Batch:
     task: Array
     valid: Array
     labelled: Array
-    epoch: Array = np.int32(0)
+    epoch: Array | np.int32 = np.int32(0)
 
 
-@struct.dataclass
-class Variables:
+class Variables(struct.PyTreeNode):
     """What a network is made of: ``params`` are trained; ``stats`` (BatchNorm's) follow, or {}."""
 
     params: PyTree
     stats: PyTree
 
 
-@struct.dataclass
-class Trainable:
+class Trainable(struct.PyTreeNode):
     """One parameter tree with its own optimizer state."""
 
     vars: Variables
     opt: PyTree
 
 
-@struct.dataclass
-class Task:
+class Task(struct.PyTreeNode):
     """Where in the stream we are, as data: another task is another value, not another program.
 
     Attributes:

@@ -79,7 +79,11 @@ def _parse_cifar(archives: Mapping[str, bytes], keys: tuple[tuple, ...]) -> Raw:
     """Either form of a CIFAR archive; in both the examples stand in the same order."""
     ((file, content),) = archives.items()
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as tar:
-        members = {Path(m.name).name: tar.extractfile(m).read() for m in tar if m.isfile()}
+        members = {
+            Path(m.name).name: opened.read()
+            for m in tar
+            if m.isfile() and (opened := tar.extractfile(m)) is not None
+        }
     images: dict[str, np.ndarray] = {}
     labels: dict[str, dict[str, np.ndarray]] = {}
     for split, prefixes in (("train", ("data_batch_", "train")), ("test", ("test",))):
@@ -235,7 +239,7 @@ def _builder(dataset: str, classic: Classic, raw: Raw, stage: Path) -> Any:
     import tensorflow_datasets as tfds
     from PIL import Image
 
-    features = {"image": tfds.features.Image(shape=raw.images["train"].shape[1:])}
+    features: dict[str, Any] = {"image": tfds.features.Image(shape=raw.images["train"].shape[1:])}
     features |= {key: tfds.features.ClassLabel(names=n) for key, n in raw.names.items()}
     if classic.has_id:
         features["id"] = tfds.features.Text()
@@ -265,7 +269,9 @@ def _builder(dataset: str, classic: Classic, raw: Raw, stage: Path) -> Any:
                 png = io.BytesIO()
                 pixels = np.ascontiguousarray(image[..., 0] if image.shape[2] == 1 else image)
                 Image.fromarray(pixels).save(png, "PNG", compress_level=1)
-                example = {key: int(values[i]) for key, values in raw.labels[split].items()}
+                example: dict[str, Any] = {
+                    key: int(values[i]) for key, values in raw.labels[split].items()
+                }
                 if classic.has_id:
                     example["id"] = f"{split}_{i:05d}"
                 yield i, example | {"image": png.getvalue()}

@@ -111,6 +111,7 @@ class Store:
 
     def finish(self, source: Dataset) -> None:
         """Puts labels and names beside the pictures; raises InputError as ``rows`` does."""
+        assert self._folder is not None
         with self._writing():
             for split, examples in zip(_SPLITS, (source.train, source.test), strict=True):
                 np.save(self._folder / f"{split}_y.npy", examples.y)
@@ -143,7 +144,7 @@ class Store:
                 file = stack.enter_context(open(part, "wb", buffering=0))
                 np.lib.format.write_array_header_1_0(file, header)
             for _, row in numbered:
-                rest = memoryview(np.ascontiguousarray(row)).cast("B")
+                rest = np.ascontiguousarray(row).data.cast("B")
                 with self._writing():
                     while rest:  # a disk about to be full takes a part
                         rest = rest[file.write(rest) :]
@@ -156,6 +157,7 @@ class Store:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """Tells what the file system refuses; reading has sentences of its own."""
+        assert self._folder is not None
         try:
             yield
         except OSError as error:
@@ -238,20 +240,20 @@ def _read(path: Path) -> Dataset | None:
     """The source in a cache, its pixels mapped; None where there is none, or a damaged one."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, EOFError, RecursionError):
         about = read_json(path / "about.json")
-        splits = [
+        train, test = (
             Split(np.load(path / f"{s}_x.npy", mmap_mode="r"), np.load(path / f"{s}_y.npy"))
             for s in _SPLITS
-        ]
-        arrays = [array for examples in splits for array in examples]
+        )
+        arrays = [*train, *test]
         if [_checksum(array) for array in arrays] == about["checksums"]:
-            return Dataset(about["name"], *splits, tuple(about["label_names"]))
+            return Dataset(about["name"], train, test, tuple(about["label_names"]))
     return None
 
 
 def _checksum(array: np.ndarray) -> int:
     """CRC-32 of an array's shape, dtype and bytes; reads a map from its beginning to its end."""
     crc = zlib.crc32(f"{array.dtype.str}{array.shape}".encode())
-    return zlib.crc32(np.ascontiguousarray(array), crc)
+    return zlib.crc32(np.ascontiguousarray(array).data, crc)
 
 
 def _move(aside: Path, path: Path) -> None:

@@ -7,7 +7,7 @@ grey images without an axis of channels, a column of labels. Nothing is guessed:
 
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cls_jax.core.checks import short_repr
@@ -40,8 +40,8 @@ def checked(source: Dataset, *, every_class: bool = True) -> Dataset:
     if not isinstance(source.name, str):
         raise InputError(f"the name of a source is {short_repr(source.name)}; give a text")
     about = source.name
-    splits = [_split(about, split, getattr(source, split)) for split in _SPLITS]
-    check_alike(about, ("train.x", "test.x"), *splits)
+    train, test = splits = [_split(about, split, getattr(source, split)) for split in _SPLITS]
+    check_alike(about, ("train.x", "test.x"), train, test)
     names = _names(about, source.label_names)
     for split, (_, y) in zip(_SPLITS, splits, strict=True):
         if y.max() >= len(names):
@@ -55,7 +55,7 @@ def checked(source: Dataset, *, every_class: bool = True) -> Dataset:
                 f"the {split} split of {about} has no example of class {empty[0]} "
                 f"({names[empty[0]]}); every class needs one in both splits"
             )
-    new = Dataset(about, *splits, names)
+    new = Dataset(about, train, test, names)
     return source if all(a is b for a, b in zip(new, source, strict=True)) else new
 
 
@@ -146,7 +146,7 @@ def _array(name: str, given: Any) -> np.ndarray:
 
 def _pixels(name: str, x: np.ndarray) -> np.ndarray:
     """uint8[n, h, w, c] or finite float32[n, d]."""
-    images, floats = x.ndim in (3, 4), jax.dtypes.issubdtype(x.dtype, np.floating)
+    images, floats = x.ndim in (3, 4), jnp.issubdtype(x.dtype, np.floating)
     if images and (x.dtype.kind in "iu" or floats):
         x = _bytes(name, x, floats=floats)
         return x if x.ndim == 4 else x[..., None]

@@ -48,7 +48,7 @@ def unreachable_host(url: str, seconds: float = _PROBE_SECONDS) -> str | None:
     """
     parts = urllib.parse.urlsplit(url)
     proxy = urllib.request.getproxies().get(parts.scheme)
-    if proxy and not urllib.request.proxy_bypass(parts.hostname):
+    if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
         parts = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
     answered = threading.Event()
 

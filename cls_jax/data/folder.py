@@ -33,16 +33,16 @@ def load_folder(directory: str, data_dir: str | None = None, size: int | None = 
         store.begin(len(both))
         several: list[str] = []
         with only_pixels():
-            splits = [
+            learned, held = (
                 _decode(name, classes, size, store, several)
                 for name, classes in (("train", train), ("test", test))
-            ]
+            )
         if several:
             store.close()
             print(f"folder {root}: {len(several)} of {len(both)} pictures hold several frames or "
                   f"pages, e.g. {printable(min(several))}; the first is read",
                   file=sys.stderr)  # fmt: skip
-        return Dataset(root.name, *splits, tuple(train))
+        return Dataset(root.name, learned, held, tuple(train))
 
     stats = ((file.removeprefix(str(root)), _stat(file)) for file in both)
     numbers = (f"{name}/{len(train[name])}/{len(test[name])}" for name in train)

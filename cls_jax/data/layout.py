@@ -104,11 +104,12 @@ def _split(
         )
     said = []
     used, unused = (val, None) if test is None else (test, val)
+    assert used is not None
     why = f"{used.name}/ is the test split"
-    if unused is val is not None and not _holds_classes(test.path) and _is_labelled(val.path):
-        used, unused, why = val, test, "it has no class folders"
+    if unused is not None and not _holds_classes(used.path) and _is_labelled(unused.path):
+        used, unused, why = unused, used, "it has no class folders"
     if used is val:
-        said.append(f"{val.name}/ is read as the test split")
+        said.append(f"{used.name}/ is read as the test split")
     if unused is not None:
         said.append(f"{unused.name}/ is left out ({_pictures(count(unused.path))}): {why}")
     for entry in beside:

@@ -68,8 +68,8 @@ def load_npz(file: str, size: int | None = None) -> Dataset:
                 f"{path}: {key} is {split.x.dtype}{[*split.x.shape]}; images must have 1 or 3 "
                 "channels: [n, h, w], [n, h, w, 1] or [n, h, w, 3]"
             )
-    check_alike(str(path), keys[::2], *splits)
     train, test = splits
+    check_alike(str(path), (keys[0], keys[2]), train, test)
     classes = int(max(train.y.max(), test.y.max())) + 1
     for key, y in ((keys[1], train.y), (keys[3], test.y)):
         present = np.unique(y)

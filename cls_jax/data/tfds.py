@@ -95,7 +95,7 @@ def _find(root: Path, dataset: str, config: str | None, version: str | None) -> 
                 f"prepared in {root}; name one, e.g. '{dataset}/{configs[0]}'"
             )
     numbers = {path: tuple(int(n) for n in path.name.split(".")) for path in versions(base)}
-    return max(numbers, key=numbers.get, default=None)
+    return max(numbers, key=numbers.__getitem__, default=None)
 
 
 def _prepare_stock(name: str, dataset: str, config: str | None, root: Path) -> Path:
@@ -159,12 +159,17 @@ def _has_tensorflow() -> bool:
     return importlib.util.find_spec("tensorflow") is not None
 
 
-def _read(title: str, folder: Path, size: int | None, store: Store) -> Dataset:
-    """A prepared version folder as a source, every example decoded."""
+def _opened(folder: Path) -> Any:
+    """A prepared version folder's builder, whose annotations are those of one not yet prepared."""
     import tensorflow_datasets as tfds
 
+    return tfds.builder_from_directory(folder)
+
+
+def _read(title: str, folder: Path, size: int | None, store: Store) -> Dataset:
+    """A prepared version folder as a source, every example decoded."""
     check_folder(title, folder)
-    builder = tfds.builder_from_directory(folder)
+    builder = _opened(folder)
     info = builder.info
     features, splits = list(info.features or ()), list(info.splits)
     if not {"image", "label"} <= set(features):

@@ -12,19 +12,21 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from cls_jax.core.errors import InputError
-from cls_jax.core.types import Array, PyTree, Task, Variables
+from cls_jax.core.types import Array, PyTree, Scalar, Task, Variables
 from cls_jax.nets.base import Net
 
 
-def check_head(name: str, net: Net) -> None:
-    """Raises InputError unless ``net`` names its last layer, for the method called ``name``."""
+def check_head(name: str, net: Net) -> str:
+    """The name of ``net``'s last layer; raises InputError, for the method ``name``, without one."""
     if net.head is None:
         raise InputError(
             f"{name} gives each task a last layer of its own and the network names none (head="
             f"{net.head!r}); use mlp or resnet18"
         )
+    return net.head
 
 
 def with_heads(key: Array, net: Net, x: Array, num_tasks: int) -> Variables:
@@ -103,7 +105,7 @@ def told_or_last_task(task: Task, last: Array) -> Array:
 
 
 def annealed_adam(
-    learning_rate: Array, annealing_rate: Array, annealing_steps: int
+    learning_rate: Scalar, annealing_rate: Scalar, annealing_steps: int
 ) -> optax.GradientTransformation:
     """Adam whose rate at step s since its ``init`` is ``rate * annealing^(s // steps)``.
 
@@ -117,7 +119,7 @@ def annealed_adam(
     Source: apd card, oracle 7: 1e-3 with 0.95 is 3.773536e-4 in the 20th interval.
     """
 
-    def rate(step: Array) -> Array:
-        return learning_rate * annealing_rate ** (step // annealing_steps)
+    def rate(step: ArrayLike) -> Array:
+        return learning_rate * annealing_rate ** (jnp.asarray(step) // annealing_steps)
 
     return optax.adam(rate)

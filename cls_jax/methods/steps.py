@@ -14,6 +14,7 @@ from cls_jax.core.types import (
     CapacityFn,
     PredictFn,
     PyTree,
+    Scalar,
     Task,
     Trainable,
     Variables,
@@ -95,9 +96,9 @@ def gradient_step(
 
 
 def torch_sgd(
-    learning_rate: Array,
-    momentum: Array | None,
-    weight_decay: Array,
+    learning_rate: Scalar,
+    momentum: Scalar | None,
+    weight_decay: Scalar,
     undecayed: tuple[str, ...] = (),
 ) -> optax.GradientTransformation:
     """SGD as torch.optim.SGD has it: the decay is part of the gradient, before the momentum.

@@ -13,7 +13,7 @@ class ApplyFn(Protocol):
     """
 
     def __call__(
-        self, vars: Variables, x: Array, *, train: bool, valid: Array | None = None
+        self, vars: Variables, x: Array, /, *, train: bool, valid: Array | None = None
     ) -> tuple[PyTree, PyTree]: ...
 
 

@@ -177,4 +177,4 @@ def half_squared_where(tree: PyTree, counted: PyTree) -> Array:
       counted: bool, like ``tree``.
     """
     squares = jax.tree.map(lambda w, c: jnp.square(jnp.where(c, w, 0)).sum(), tree, counted)
-    return 0.5 * sum(jax.tree.leaves(squares))
+    return 0.5 * jnp.asarray(sum(jax.tree.leaves(squares)))

@@ -45,7 +45,7 @@ class FeaturesFn(Protocol):
     """
 
     def __call__(
-        self, slow: Variables, x: Array, *, train: bool, valid: Array | None = None
+        self, slow: Variables, x: Array, /, *, train: bool, valid: Array | None = None
     ) -> tuple[Maps, PyTree]: ...
 
 
@@ -56,7 +56,7 @@ class EmbedFn(Protocol):
     """
 
     def __call__(
-        self, slow: Variables, x: Array, *, train: bool, valid: Array | None = None
+        self, slow: Variables, x: Array, /, *, train: bool, valid: Array | None = None
     ) -> tuple[Embedding, PyTree]: ...
 
 
@@ -71,6 +71,7 @@ class ClassifyFn(Protocol):
         fast: Variables,
         x: Array,
         maps: Maps,
+        /,
         *,
         train: bool,
         valid: Array | None = None,

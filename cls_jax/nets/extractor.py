@@ -32,7 +32,7 @@ class ExtractFn(Protocol):
     """Forward pass: ``(what is seen, BatchNorm statistics after it)``; see ``net.ApplyFn``."""
 
     def __call__(
-        self, vars: Variables, x: Array, *, train: bool, valid: Array | None = None
+        self, vars: Variables, x: Array, /, *, train: bool, valid: Array | None = None
     ) -> tuple[Features, PyTree]: ...
 
 

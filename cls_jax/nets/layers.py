@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from cls_jax.core.types import Array
 
@@ -32,7 +33,7 @@ def torch_bias(fan_in: int) -> Callable[..., Array]:
     Source: torch.nn.Conv2d and torch.nn.Linear, ``reset_parameters``.
     """
 
-    def init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+    def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
         bound = fan_in**-0.5
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 

@@ -5,6 +5,7 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from cls_jax.core.types import Array, Variables
 from cls_jax.nets.base import Net
@@ -14,7 +15,7 @@ from cls_jax.nets.linen import apply_linen, check_net, init_linen
 _kernel = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
-def _bias(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+def _bias(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
     """Drawn like a kernel whose inputs are as many as there are biases."""
     return _kernel(key, (*shape, 1), dtype).reshape(shape)
 

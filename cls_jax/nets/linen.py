@@ -1,6 +1,7 @@
 """From linen modules to pure functions over Variables, and the checks every network shares."""
 
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -44,6 +45,11 @@ def init_linen(key: Array, module: nn.Module, *inputs: Array) -> Variables:
     return Variables(params=made.get("params", {}), stats=made.get("batch_stats", {}))
 
 
+def outputs_of(module: nn.Module, variables: PyTree, *inputs: PyTree, **options: Any) -> PyTree:
+    """What a linen module gives where no collection is mutable; else Flax gives a pair."""
+    return module.apply(variables, *inputs, **options)
+
+
 def apply_linen(
     module: nn.Module,
     vars: Variables,
@@ -51,7 +57,7 @@ def apply_linen(
     train: bool,
     valid: Array | None = None,
     method: str | None = None,
-    **options: bool,
+    **options: Any,
 ) -> tuple[PyTree, PyTree]:
     """What a linen module (or one of its methods) gives, and the whole stats tree after it."""
     variables = {"params": vars.params, "batch_stats": vars.stats}

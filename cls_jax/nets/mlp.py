@@ -12,7 +12,7 @@ from cls_jax.core.sharding import spread
 from cls_jax.core.types import Array, PyTree, Variables
 from cls_jax.nets.base import Net
 from cls_jax.nets.layers import keeping_dtype
-from cls_jax.nets.linen import check_net
+from cls_jax.nets.linen import check_net, outputs_of
 
 
 class _Mlp(nn.Module):
@@ -82,7 +82,7 @@ def mlp(num_classes: int, hidden: Sequence[int] = (100, 100), dtype: str = "floa
         features: bool = False,
     ) -> tuple[Array, PyTree]:
         del train, valid
-        return module.apply({"params": vars.params}, spread(x), features=features), {}
+        return outputs_of(module, {"params": vars.params}, spread(x), features=features), {}
 
     head = f"fc{len(hidden) + 1}"
     return Net(init, apply, features=partial(apply, features=True), head=head)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array, PyTree, Variables
 from cls_jax.nets.base import Net
+from cls_jax.nets.linen import outputs_of
 
 
 def net_from_linen(module: nn.Module) -> Net:
@@ -36,7 +37,7 @@ def net_from_linen(module: nn.Module) -> Net:
         variables = {"params": vars.params, "batch_stats": vars.stats}
         given = options(train=train, valid=valid)
         if not train:
-            return module.apply(variables, x, **given).astype(jnp.float32), vars.stats
+            return outputs_of(module, variables, x, **given).astype(jnp.float32), vars.stats
         logits, after = module.apply(variables, x, mutable=["batch_stats"], **given)
         return logits.astype(jnp.float32), after.get("batch_stats", vars.stats)
 

@@ -141,7 +141,8 @@ def _published(
         same = (entry.method, entry.memory_size) == (cell.label, cell.memory_size)
         value = (entry.class_il, entry.task_il)[scenario]
         if same and entry.view == "answer" and value is not None:
-            return tuple(value), entry.n
+            mean, std = value
+            return (mean, std), entry.n
     return None
 
 

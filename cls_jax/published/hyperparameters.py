@@ -8,8 +8,7 @@ for LwF it is a weight decay of twice as much, the gradient's: 1e-3 where the fi
 from collections.abc import Mapping
 from typing import Any
 
-Numbers = Mapping[str, float | int]
-Rows = Mapping[str, Mapping[int, Numbers] | Numbers]
+Rows = Mapping[str, Mapping[Any, Any]]
 """Method -> its numbers, or memory size -> its numbers."""
 
 

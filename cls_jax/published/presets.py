@@ -210,7 +210,10 @@ def changed(preset: Preset, changes: Mapping[str, Any]) -> Preset:
 
 def settings(preset: Preset) -> dict[str, Any]:
     """All of a cell as plain data, for its record; where the data lies is left out."""
-    whole = {k: asdict(v) if is_dataclass(v) else v for k, v in preset._asdict().items()}
+    whole: dict[str, Any] = {
+        k: asdict(v) if is_dataclass(v) and not isinstance(v, type) else v
+        for k, v in preset._asdict().items()
+    }
     whole["stream"].pop("data_dir")
     return whole
 
@@ -219,7 +222,7 @@ _PICTURES = {"batch_size": 32, "class_order": "label", "drop_last": True}
 _PICTURES |= {"crop_padding": 4, "flip": True}
 
 
-def _domains(scenario: str) -> StreamConfig:
+def _domains(scenario: Literal["permuted", "rotated"]) -> StreamConfig:
     return StreamConfig(
         data="mnist", scenario=scenario, tasks=20, batch_size=128, normalisation="none"
     )

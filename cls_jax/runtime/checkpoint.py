@@ -139,6 +139,7 @@ class Checkpoints:
             return over
         if self.every.seconds is not None:
             return time.monotonic() - self._saved_at >= self.every.seconds
+        assert self.every.steps is not None
         return _steps(run) - self._saved_step >= self.every.steps
 
     def _save(self, names: Sequence[str], run: PyTree, place: Position, meter: Cost) -> None:

@@ -175,7 +175,7 @@ def cache_programs() -> None:
     out what was not used for longest where it would grow beyond 2 GiB, or beyond
     ``JAX_COMPILATION_CACHE_MAX_SIZE``. It may be deleted at any time.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    if jax.config.jax_compilation_cache_dir is not None:  # pyright: ignore[reportAttributeAccessIssue]
         return
     folder = (cache_home() or Path(os.devnull)) / "xla"
     try:
@@ -188,7 +188,7 @@ def cache_programs() -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    if jax.config.jax_compilation_cache_max_size == -1:
+    if jax.config.jax_compilation_cache_max_size == -1:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
 
 

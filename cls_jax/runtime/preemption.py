@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 
 class StopFlag:
@@ -24,7 +25,9 @@ def catch_signals() -> Iterator[StopFlag]:
     if threading.current_thread() is not threading.main_thread():
         yield wish
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before: dict[int, Any] = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
+    }
 
     def note(number: int, frame: object) -> None:
         del frame

@@ -155,7 +155,7 @@ def read_trials(folder: Path, like: PyTree) -> Found:
             lost[group.name] = found
         elif found is not None:
             words, trials = found
-            place, spent = Position(*words.place), Cost(*map(max, spent, words.meter))
+            place, spent = Position(*words.place), Cost._make(map(max, spent, words.meter))
             for name, run in zip(words.trials, trials, strict=True):
                 if name not in kept or kept[name].place < place:
                     kept[name] = Restored(place, run)
@@ -249,7 +249,7 @@ def _literal_path() -> type:
     class Literal(type(epath.Path())):
         _uri_scheme = None
 
-        def glob(self, pattern: str) -> Iterator[Any]:
+        def glob(self: Any, pattern: str) -> Iterator[Any]:
             for path in glob.glob(os.path.join(glob.escape(os.fspath(self)), pattern)):
                 yield self._new(path)
 

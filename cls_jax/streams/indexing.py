@@ -62,13 +62,13 @@ def class_groups(
     """
     num_classes = sum(sizes)
     if order == "shuffled":
-        order = argsort(key, (num_classes,))
+        place = argsort(key, (num_classes,))
     elif order == "1993":
-        order = np.random.RandomState(1993).permutation(num_classes)
+        place = np.random.RandomState(1993).permutation(num_classes)
     else:
-        order = np.arange(num_classes)
+        place = np.arange(num_classes)
     task_of_class = np.empty(num_classes, int)
-    task_of_class[order] = np.repeat(np.arange(len(sizes)), sizes)
+    task_of_class[place] = np.repeat(np.arange(len(sizes)), sizes)
     return task_of_class == np.arange(len(sizes))[:, None]
 
 

@@ -181,8 +181,8 @@ def _nine_classes(source: Dataset) -> Dataset:
             f"{source.name} has {source.num_classes} classes but MNIST-360 needs nine; use mnist, "
             "digits or another data set with at least nine"
         )
-    splits = [Split(x[y < _CLASSES], y[y < _CLASSES]) for x, y in (source.train, source.test)]
-    return Dataset(source.name, *splits, source.label_names[:_LABELS])
+    train, test = (Split(x[y < _CLASSES], y[y < _CLASSES]) for x, y in (source.train, source.test))
+    return Dataset(source.name, train, test, source.label_names[:_LABELS])
 
 
 def _rank(labels: np.ndarray) -> np.ndarray:

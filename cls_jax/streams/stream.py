@@ -13,8 +13,7 @@ from cls_jax.core.types import Array, PyTree
 from cls_jax.data.dataset import Dataset
 
 
-@struct.dataclass
-class Rows:
+class Rows(struct.PyTreeNode):
     """Some steps of a schedule, one a row; NumPy arrays, since the host slices them.
 
     Attributes:
@@ -33,8 +32,7 @@ class Rows:
     context: np.ndarray | None = None
 
 
-@struct.dataclass
-class Schedule:
+class Schedule(struct.PyTreeNode):
     """What is seen when, for one seed: small arrays, and the rows of each task when asked for them.
 
     Shapes depend on the stream and its sizes, never on the key, so the schedules of many seeds
@@ -60,9 +58,11 @@ class Schedule:
 
     def rows(self, task: int | None = None) -> Rows:
         """The rows of one task, or, without ``task``, of all of them, one task after another."""
+        make_rows = self.make_rows
+        assert make_rows is not None
         if task is not None:
-            return self.make_rows(task)
-        every = [self.make_rows(number) for number in range(len(self.task_classes))]
+            return make_rows(task)
+        every = [make_rows(number) for number in range(len(self.task_classes))]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *every)
 
 
@@ -100,7 +100,7 @@ def schedule_of(
     )
 
 
-def look_up(contexts: PyTree, context: Array | None) -> PyTree:
+def look_up(contexts: PyTree, context: Array | np.ndarray | None) -> PyTree:
     """The rows of ``contexts``, leaves [K, ...], that ``context`` int32[...] numbers."""
     return jax.tree.map(lambda leaf: leaf[context], contexts)
 

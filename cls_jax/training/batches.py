@@ -11,8 +11,7 @@ from cls_jax.methods.base import Method, Phase
 from cls_jax.streams.stream import Schedule
 
 
-@struct.dataclass
-class BatchTable:
+class BatchTable(struct.PyTreeNode):
     """A stretch of a schedule without its empty rows, leaves [n, ...] (trials: [seeds, n, ...]).
 
     Trials of unequal length end with rows that are not ``active``: there the run stands still.
@@ -35,17 +34,18 @@ def live_rows(schedule: Schedule, number: int, phase: Phase, *, unlabelled: bool
       unlabelled: keep examples without labels; otherwise they become padding.
     """
     mine = schedule.rows(number)
-    if phase.num_steps is not None:
-        shape = (phase.num_steps, *mine.index.shape[1:])
+    num_steps = phase.num_steps
+    if num_steps is not None:
+        shape = (num_steps, *mine.index.shape[1:])
 
         def blank(leaf: np.ndarray) -> np.ndarray:
-            return np.zeros((phase.num_steps, *leaf.shape[1:]), leaf.dtype)
+            return np.zeros((num_steps, *leaf.shape[1:]), leaf.dtype)
 
         return BatchTable(
             index=np.full(shape, -1, np.int32),
             labelled=np.zeros(shape, bool),
-            active=np.ones(phase.num_steps, bool),
-            epoch=np.zeros(phase.num_steps, np.int32),
+            active=np.ones(num_steps, bool),
+            epoch=np.zeros(num_steps, np.int32),
             context=jax.tree.map(blank, mine.context),
         )
     index = mine.index if unlabelled else np.where(mine.labelled, mine.index, -1)
@@ -140,9 +140,7 @@ def stack_schedules(schedules: list[Schedule]) -> Schedule:
 def told_task(schedule: Schedule, task: int, *, trials: bool) -> Task:
     """What a method that is told learns about task number ``task``."""
     classes = schedule.task_classes if trials else schedule.task_classes[None]
-    known = Task(
-        index=np.full(len(classes), task, np.int32),
-        classes=classes[:, task],
-        seen=classes[:, : task + 1].any(axis=1),
-    )
+    index, seen = np.full(len(classes), task, np.int32), classes[:, : task + 1].any(axis=1)
+    # NumPy's until a program takes them: a Task of arrays, as methods see it.
+    known = Task(index, classes[:, task], seen)  # pyright: ignore[reportArgumentType]
     return known if trials else jax.tree.map(lambda leaf: leaf[0], known)

@@ -1,6 +1,6 @@
 """What a state must keep to answer for every task learned so far, in bits."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import jax
@@ -13,7 +13,7 @@ from cls_jax.streams.stream import Stream
 from cls_jax.training.run import Run, Shapes, abstract_run, example_batch, shapes_of
 
 
-def capacities(method: Method, stream: Stream, runs: list[Run]) -> dict[str, np.ndarray]:
+def capacities(method: Method, stream: Stream, runs: Sequence[Run]) -> dict[str, np.ndarray]:
     """What each Run must keep after each task, float64[runs, T], by name: "bits" first.
 
     Args:
@@ -23,7 +23,7 @@ def capacities(method: Method, stream: Stream, runs: list[Run]) -> dict[str, np.
       runs: the last of each trial.
     """
 
-    def after_each(value: Array) -> np.ndarray:
+    def after_each(value: Array | int) -> np.ndarray:
         return np.broadcast_to(np.float64(value), (stream.num_tasks,))
 
     if method.algorithm.capacity is None:
@@ -36,7 +36,9 @@ def capacities(method: Method, stream: Stream, runs: list[Run]) -> dict[str, np.
 @partial(jax.jit, static_argnums=0)
 def _capacity(at: Callable[[PyTree], Algorithm], run: Run) -> Mapping[str, Array]:
     """What the method says; equal methods share the program."""
-    return at(run.hyper).capacity(run.state)
+    capacity = at(run.hyper).capacity
+    assert capacity is not None
+    return capacity(run.state)
 
 
 def bits_read(method: Method, shapes: Shapes) -> int:

@@ -89,7 +89,7 @@ def make_evaluate(method: Method, stream: Stream, parallelism: Parallelism) -> E
         batch = min(batch_size(group, convolutional), width)
         starts = range(0, width, batch)
         index, valid = refilled(index, len(starts) * batch)
-        rows: list[Array | float] = []
+        rows: list[np.ndarray] = []
         for j in range(stream.num_tasks):
             pick = lambda leaf, j=j: leaf[:, j] if parallelism.stacked else leaf[j]  # noqa: E731
             if j > upto:
@@ -165,7 +165,7 @@ def content_places(x: np.ndarray) -> np.ndarray:
     Returns:
       A permutation of 0 .. n - 1.
     """
-    sums = [hashlib.blake2b(np.ascontiguousarray(one), digest_size=8).digest() for one in x]
+    sums = [hashlib.blake2b(np.ascontiguousarray(one).data, digest_size=8).digest() for one in x]
     order = np.argsort(np.frombuffer(b"".join(sums), ">u8"), kind="stable")
     return np.argsort(order, kind="stable")
 

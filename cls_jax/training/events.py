@@ -141,7 +141,7 @@ class Result(NamedTuple):
     states: tuple[Any, ...]
     seconds: float
     steps_per_second: float
-    details: Mapping[str, object]
+    details: Mapping[str, Any]
     capacity: Mapping[str, np.ndarray] = {}
 
     @property

@@ -90,7 +90,8 @@ def make_group(programs: Programs, trials: Sequence[Trial]) -> Group:
 def chunk_tables(programs: Programs, group: Group, todo: Sequence[Segment]) -> Iterator[BatchTable]:
     """The rows of every segment of steps, all padded to one length; a task's are made once, when
     its turn comes."""
-    at, stacked = None, programs.parallelism.stacked
+    at, chunk, stacked = None, programs.plan.chunk, programs.parallelism.stacked
+    assert chunk is not None  # resolve
     for segment in todo:
         if segment.kind == "steps":
             if at != (segment.task, segment.phase):
@@ -98,7 +99,7 @@ def chunk_tables(programs: Programs, group: Group, todo: Sequence[Segment]) -> I
                 where = segment.phase, segment.task
                 mine = [task_rows(programs.method, each, *where) for each in group.schedules]
                 rows = stack_rows(mine) if stacked else mine[0]
-            yield slice_rows(rows, segment.start, programs.plan.chunk, trials=stacked)
+            yield slice_rows(rows, segment.start, chunk, trials=stacked)
 
 
 def updates_made(sizes: Sequence, segment: Segment | None) -> int:

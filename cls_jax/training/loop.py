@@ -64,6 +64,7 @@ def train_group(
     group = make_group(programs, trials)
     run, position = _first(programs, trials, past, position)
     plan, num_tasks = programs.plan, programs.stream.num_tasks
+    assert plan.chunk is not None  # resolve
     todo = list(remaining_segments(programs.method, group.sizes, plan.chunk, position, plan.score))
     chunks = _Chunks(programs, group, todo)
     for segment in todo:
@@ -106,6 +107,7 @@ def _boundary(programs: Programs, group: Group, run: Run, segment: Segment) -> R
     which = segment.kind, segment.phase
     if not asks:
         return programs.boundary(which, run, None, number, known_task)
+    assert group.whole is not None  # make_group
     whole = group.whole(segment.task)
     examples, index = group.training.fetch(whole.index)
     return programs.boundary(which, run, examples, number, known_task, whole.replace(index=index))

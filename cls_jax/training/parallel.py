@@ -71,15 +71,15 @@ class Parallelism(NamedTuple):
         return on_mesh
 
     @property
-    def _data_axes(self) -> Examples:
+    def _data_axes(self) -> PyTree:
         shared = 0 if self.trials == "devices" else None
-        return Examples(shared, shared, contexts=0)
+        return Examples._make((shared, shared, 0))
 
     def put_data(self, data: Split, num_trials: int) -> Examples:
         """Examples that all trials read, on the device; one copy a device."""
         if self.trials == "devices":
-            copies = Examples(*(np.broadcast_to(leaf, (num_trials, *leaf.shape)) for leaf in data))
-            return jax.device_put(copies, _one_a_device(num_trials))
+            copies = tuple(np.broadcast_to(leaf, (num_trials, *leaf.shape)) for leaf in data)
+            return Examples(*jax.device_put(copies, _one_a_device(num_trials)))
         return Examples(*map(self._put, data))
 
     def put_contexts(self, trials: Sequence[PyTree]) -> PyTree:

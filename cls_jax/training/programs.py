@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 
@@ -82,9 +82,13 @@ def make_programs(method: Method, stream: Stream, plan: Plan) -> Programs:
 
 def _compiled(method: Method, stream: Stream, plan: Plan) -> Programs:
     stream = pooled(stream) if method.needs.pooled else stream
+    assert plan.devices is not None  # resolve, as all choices
+    assert plan.mode != "auto"
     split = plan.over_seeds == "sequential" and plan.devices > 1
+    kinds: dict[str, Literal["one", "vmap", "devices"]]
+    kinds = {"sequential": "one", "vmap": "vmap", "devices": "devices"}
     parallelism = Parallelism(
-        {"sequential": "one", "vmap": "vmap", "devices": "devices"}[plan.over_seeds],
+        kinds[plan.over_seeds],
         data_mesh(plan.devices) if split else None,
     )
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from cls_jax.core.keys import RunKey
@@ -14,8 +15,7 @@ from cls_jax.methods.base import Method, hidden_task
 from cls_jax.streams.stream import Stream
 
 
-@struct.dataclass
-class Run:
+class Run(struct.PyTreeNode):
     """All that a killed process needs, for one seed, or for several stacked.
 
     Attributes:
@@ -103,7 +103,7 @@ def is_convolutional(method: Method, shapes: Shapes) -> bool:
     return convolves(method.predict, state, x, shapes.num_classes)
 
 
-def convolves(predict: PredictFn, state: PyTree, x: Array, num_classes: int) -> bool:
+def convolves(predict: PredictFn, state: PyTree, x: Array | np.ndarray, num_classes: int) -> bool:
     """``is_convolutional`` where a state, concrete or abstract, and raw examples are known."""
     program = jax.make_jaxpr(predict)(state, x, hidden_task(num_classes))
     return "conv_general_dilated" in str(program)

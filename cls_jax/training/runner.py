@@ -92,14 +92,14 @@ def sweep(
       InputError: for bad seeds, hyper-parameters or plan, before any compute.
       Diverged: when a metric is not finite.
     """
-    hypers, seeds = _hypers(method, hypers), check_seeds(seeds)
-    plan = check_run(method, stream, seeds, plan, len(hypers) * len(seeds))
+    values, seeds = _hypers(method, hypers), check_seeds(seeds)
+    plan = check_run(method, stream, seeds, plan, len(values) * len(seeds))
     programs = make_programs(method, stream, plan)
     stream = programs.stream
     schedules = {seed: schedules_of(method, stream, seed) for seed in seeds}
     trials = [
-        Trial(trial_name(seed, number, len(hypers)), value, seed, schedules[seed], number)
-        for number, value in enumerate(hypers)
+        Trial(trial_name(seed, number, len(values)), value, seed, schedules[seed], number)
+        for number, value in enumerate(values)
         for seed in seeds
     ]
     kept, cost = keep.restore([trial.name for trial in trials], programs.abstract())

@@ -77,7 +77,9 @@ def remaining_segments(
     num_phases, num_tasks = len(sizes), len(sizes[0])
     tail = 2 * num_phases + 1
 
-    def segment(kind: str, task: int, stage: int, phase: int = 0, rows=(0, 1)) -> Segment:
+    def segment(
+        kind: str, task: int, stage: int, phase: int = 0, rows: tuple[int, int] = (0, 1)
+    ) -> Segment:
         return Segment(kind, task, phase, *rows, Position(task, stage, rows[1]))
 
     def every() -> Iterator[Segment]:

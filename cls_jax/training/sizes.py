@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cls_jax.core.errors import InputError
@@ -44,7 +45,7 @@ def check_held(method: Method, stream: Stream, words: Mapping[str, Any], num_tri
 
 
 def _bytes(leaf: jax.ShapeDtypeStruct) -> int:
-    width = 8 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
+    width = 8 if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
     return width * int(np.prod([int(n) for n in leaf.shape], dtype=object))
 
 

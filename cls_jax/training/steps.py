@@ -26,8 +26,7 @@ from cls_jax.training.parallel import DATA, Examples, Parallelism
 from cls_jax.training.run import Run
 
 
-@struct.dataclass
-class ChunkMetrics:
+class ChunkMetrics(struct.PyTreeNode):
     """What leaves a chunk beside the run.
 
     Attributes:
@@ -55,7 +54,7 @@ class AdvanceFn(Protocol):
 
 def gather(stream: Stream, method: Method, data: Examples, row: BatchTable, task: Task) -> Batch:
     """The batch of one row: examples from the device, what must not be seen blanked out."""
-    valid = row.index >= 0
+    valid = jnp.asarray(row.index) >= 0
     x, y = spread(data.x[row.index]), data.y[row.index]
     if stream.transform is not None:
         x = stream.transform(x, look_up(data.contexts, row.context))
@@ -67,7 +66,7 @@ def gather(stream: Stream, method: Method, data: Examples, row: BatchTable, task
         task=jnp.broadcast_to(number, valid.shape),
         valid=valid,
         labelled=labelled,
-        epoch=row.epoch,
+        epoch=jnp.asarray(row.epoch),
     )
 
 
@@ -113,7 +112,7 @@ def make_advance(
             ),
         )
         if ragged:
-            new = select(row.active, new, (run.state, run.step, so_far))
+            new = select(jnp.asarray(row.active), new, (run.state, run.step, so_far))
         return run.replace(state=new[0], step=new[1]), new[2]
 
     def no_sums(run: Run, data: Examples, rows: BatchTable, task: Task) -> ChunkMetrics:
@@ -129,8 +128,9 @@ def make_advance(
         ragged: bool, run: Run, data: Examples, rows: BatchTable, task: Task, num_steps: Array
     ):
         def body(i, carry):
+            run, so_far = carry
             row = jax.tree.map(lambda leaf: leaf[i], rows)
-            return counted(ragged, *carry, data, row, task)
+            return counted(ragged, run, so_far, data, row, task)
 
         return jax.lax.fori_loop(0, num_steps, body, (run, no_sums(run, data, rows, task)))
 

@@ -53,17 +53,19 @@ def flops_of(function: Callable, *arguments: PyTree) -> float:
     try:
         cpu = jax.local_devices(backend="cpu")[0]
     except RuntimeError:
-        platforms = f"{jax.config.jax_platforms},cpu"
+        platforms = f"{jax.config.jax_platforms},cpu"  # pyright: ignore[reportAttributeAccessIssue]
         raise InputError(f"JAX sees no CPU, which counts; set JAX_PLATFORMS={platforms}") from None
     with jax.default_device(cpu):
-        return float(jax.jit(function).lower(*abstract).cost_analysis()["flops"])
+        costs = jax.jit(function).lower(*abstract).cost_analysis()
+    assert costs is not None
+    return float(costs["flops"])
 
 
 def step_flops(method: Method, stream: Stream) -> float:
     """Floating-point operations of one step of the first phase; nothing is computed."""
 
     def step(hyper, key, state, batch):
-        return method.at(hyper).step(key, state, batch)
+        return method.at(hyper).phases[0].step(key, state, batch)
 
     shapes = shapes_of(stream)
     hyper = {name: jnp.float32(value) for name, value in method.hyper.items()}
@@ -224,7 +226,7 @@ class Twins:
 
     def numbers(self, seconds: float) -> dict[str, float | str | None]:
         """Seconds a step of PyTorch, and ours as a multiple of it; null where it was impossible."""
-        extra = {"torch_version": metadata.version("torch")}
+        extra: dict[str, float | str | None] = {"torch_version": metadata.version("torch")}
         extra |= {
             "torch_seconds_per_step": self.best["eager"],
             "ratio": seconds / self.best["eager"],
@@ -238,14 +240,14 @@ class Twins:
 
 
 def _sees_gpu() -> bool:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     return torch.cuda.is_available()
 
 
 def _twin_seconds(name: str, sizes: dict[str, int], how: dict[str, Any]) -> float | str:
     """Seconds of one update in PyTorch, or why it could not be compiled; in the worker."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     from cls_jax.app.benchmark import torch_twin
 

@@ -4,9 +4,9 @@ import importlib.util
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from cls_jax.app.flags import flat
+from cls_jax.app.flags import FLAT
 from cls_jax.app.unused import check_used, refuse
 from cls_jax.core.checks import check_range
 from cls_jax.core.errors import InputError
@@ -59,7 +59,7 @@ class Config:
     """
 
     method: str = "sgd"
-    net: flat(NetConfig) = NetConfig(width=WIDTH)
+    net: Annotated[NetConfig, FLAT] = NetConfig(width=WIDTH)
     batch_size: int = 32
     replay_size: int | None = None
     memory_size: int | None = None
@@ -108,13 +108,14 @@ def build(config: Config) -> "tuple[Method, Stream, Plan]":
     method = learner.method
     plan = Plan(None, config.mode, config.over_seeds if config.seeds > 1 else "auto")
     plan = check_run(method, stream, range(config.seeds), plan)
-    plan = plan._replace(chunk=config.steps or (2 if plan.mode == "loop" else 500))
+    chunk = config.steps or (2 if plan.mode == "loop" else 500)
+    plan = plan._replace(chunk=chunk)
     # One chunk compiles; tasks have equally many chunks, so that every chunk is whole. Of two in a
     # task the second follows a chunk at once; the runs of one seed after another stay short.
     one_by_one = plan.over_seeds == "sequential" and config.seeds > 1
     per_task = -(-(config.turns + 1) // (TASKS * config.seeds if one_by_one else TASKS))
-    rows = plan.chunk * max(1 if one_by_one else 2, per_task)
-    name = "turns" if per_task > plan.chunk else "steps"
+    rows = chunk * max(1 if one_by_one else 2, per_task)
+    name = "turns" if per_task > chunk else "steps"
     check_schedule(name, rows, TASKS * config.batch_size)
     check_held(method, stream, learner.recipe, config.seeds)
     return method, synthetic(config.batch_size, rows + rows % 2, shape), plan

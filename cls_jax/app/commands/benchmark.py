@@ -1,10 +1,10 @@
 """How fast a method's training steps are on this machine: ``cls-jax benchmark``."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cls_jax.app.benchmark.workload import TWINS, Config, build, check, sizes_of, wants_torch
 from cls_jax.app.flags import run_main
@@ -42,7 +42,7 @@ class _Done(Exception):
     """Enough chunks were timed."""
 
 
-def measure(config: Config) -> dict[str, float | str | None]:
+def measure(config: Config) -> dict[str, Any]:
     """The numbers, by name; what was asked for is checked before any compute."""
     import jax
 
@@ -50,7 +50,7 @@ def measure(config: Config) -> dict[str, float | str | None]:
         return _measure(config)
 
 
-def _measure(config: Config) -> dict[str, float | str | None]:
+def _measure(config: Config) -> dict[str, Any]:
     from cls_jax.app.benchmark.parts import Laps, ceilings, peak_bytes, step_flops
     from cls_jax.training.runner import run
 
@@ -80,6 +80,7 @@ def _measure(config: Config) -> dict[str, float | str | None]:
 
     with _twins(config) as twins, suppress(_Done):
         run(method, stream, seeds=range(config.seeds), plan=plan, observe=turn)
+    assert plan.chunk is not None  # build
     chunk, per_step = min(times.chunks[1:]), plan.chunk * trials
     seconds = chunk / per_step
     numbers = {
@@ -117,7 +118,7 @@ def _twins(config: Config) -> "Twins | nullcontext":
     return Twins(name, sizes, how, compiled=config.torch_compile)
 
 
-def lines(config: Config, numbers: dict[str, float | str | None]) -> list[str]:
+def lines(config: Config, numbers: Mapping[str, Any]) -> list[str]:
     """The numbers for a reader."""
     import jax
 

@@ -4,8 +4,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from cls_jax.app.flags import first, run_main
+from cls_jax.app.flags import Positional, arg, run_main
 from cls_jax.report.canvas import DEFAULT_FORMATS, FigureFormat, check_formats
 
 DESCRIPTION = """Scores what is saved in a workdir, finished or not, and redraws its figures.
@@ -27,7 +28,7 @@ class Config:
       figure_format: what they are written as; several may be given.
     """
 
-    workdir: first(str, "of a run that was saved.") = "runs/first"
+    workdir: Positional[Annotated[str, arg(help="of a run that was saved.")]] = "runs/first"
     data: str | None = None
     data_dir: str | None = None
     figures: bool = True

@@ -4,8 +4,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from cls_jax.app.flags import positional, run_main
+from cls_jax.app.flags import Positional, arg, run_main
 from cls_jax.core.errors import InputError
 from cls_jax.core.paths import check_place, resolved, writing
 from cls_jax.report.canvas import DEFAULT_FORMATS, FigureFormat, check_formats
@@ -34,7 +35,9 @@ class Config:
       figure_format: what the figure is written as, one or several of png, svg and pdf.
     """
 
-    workdirs: positional(tuple[str, ...], "WORKDIR ...") = ()
+    workdirs: Annotated[
+        Positional[tuple[str, ...]], arg(metavar="WORKDIR ...", help_behavior_hint="")
+    ] = ()
     out: str | None = None
     latex: bool = False
     figure_format: tuple[FigureFormat, ...] = DEFAULT_FORMATS

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
-from cls_jax.app.flags import first, flat, hiding, run_main
+from cls_jax.app.flags import FLAT, Positional, arg, hiding, run_main
 from cls_jax.app.run_config import RunConfig
 from cls_jax.app.unused import refuse
 from cls_jax.published.ablations import ablations
@@ -17,6 +18,7 @@ DESCRIPTION = """Runs the cells of a published table, prints published, ours and
 E.g. s_mnist --methods clser er --memory-sizes 500 --data-dir ~/tensorflow_datasets --workdir runs/s
 """
 Run = hiding(RunConfig, "sweep")  # a sweep would vary a published number
+_KNOWN = f"{', '.join(TABLES)}, s_mnist_ablations."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +34,12 @@ class Config:
       run: how it is run.
     """
 
-    table: first(str, f"{', '.join(TABLES)}, s_mnist_ablations.") = "s_mnist"
+    table: Positional[Annotated[str, arg(help=_KNOWN)]] = "s_mnist"
     methods: tuple[str, ...] = ()
     memory_sizes: tuple[int, ...] = ()
     data_dir: str | None = None
-    change: flat(Change) = Change()
-    run: flat(Run) = Run(seeds=tuple(range(10)))
+    change: Annotated[Change, FLAT] = Change()
+    run: Annotated[Run, FLAT] = Run(seeds=tuple(range(10)))  # pyright: ignore[reportInvalidTypeForm]
 
 
 def main(config: Config) -> None:

@@ -59,8 +59,7 @@ from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import gradient_step, told_rows
 
 
-@struct.dataclass
-class ApdState:
+class ApdState(struct.PyTreeNode):
     """What APD carries from step to step.
 
     Attributes:
@@ -132,7 +131,7 @@ def apd(
       InputError: if the network names no last layer, or a number of steps or groups cannot be.
     """
     net, augment, num_tasks = problem.net(), problem.augment, problem.num_tasks
-    check_head("apd", net)
+    head = check_head("apd", net)
     check_annealing(annealing_steps)
     most_groups = check_clusters(consolidate_every, clusters, num_tasks)
     optimizer = annealed_adam(learning_rate, annealing_rate, annealing_steps)
@@ -198,7 +197,7 @@ def apd(
             now = state.learned.sum() % consolidate_every == 0
             state = jax.lax.cond(now, consolidated, lambda key, state: state, key, state)
         vars, n = state.model.vars, state.num_learned
-        of_tasks = state.classes, state.learned, net.head
+        of_tasks = state.classes, state.learned, head
         parts = vars.params, vars.stats, state.groups, sparsity_weight, *of_tasks
         return state.replace(
             kept=state.kept.at[n].set(numbers_kept(*parts)),
@@ -224,7 +223,7 @@ def apd(
 
     def capacity(state: ApdState) -> Mapping[str, Array]:
         vars = state.model.vars
-        one = one_network(vars.params, vars.stats, state.classes, net.head)
+        one = one_network(vars.params, vars.stats, state.classes, head)
         return {
             "bits": 32 * state.kept,
             "percent of one network": 100 * state.kept / one,

@@ -11,7 +11,7 @@ Source: Yoon et al. 2020 (ICLR; arXiv 1902.09432); jaehong31/APD, cifar100_apd_r
 import jax
 import jax.numpy as jnp
 
-from cls_jax.core.types import Array, PyTree
+from cls_jax.core.types import Array, PyTree, Scalar
 from cls_jax.methods.architecture.apd_consolidation import Groups
 from cls_jax.methods.architecture.apd_weights import ApdParams, Layers, sum_of_tasks
 from cls_jax.methods.heads import head_numbers
@@ -21,7 +21,7 @@ def numbers_kept(
     params: ApdParams,
     stats: PyTree,
     groups: dict[str, Groups],
-    size: Array,
+    size: Scalar,
     classes: Array,
     learned: Array,
     head: str,
@@ -42,9 +42,9 @@ def numbers_kept(
 
     Source: apd card, section 6: everything needed at test, what is in common once a group.
     """
-    head, rest = of_the_head(params.own, head)
+    layer, rest = of_the_head(params.own, head)
     total = _of_weights(params, groups, size, learned)
-    total += jnp.where(learned, head_numbers(head, classes), 0).sum()
+    total += jnp.where(learned, head_numbers(layer, classes), 0).sum()
     of_one_task = jax.tree.leaves((rest, stats))
     total += sum(leaf[0].size for leaf in of_one_task) * learned.sum()
     return jnp.asarray(total, jnp.float32)
@@ -54,7 +54,7 @@ def official_percent(
     params: ApdParams,
     stats: PyTree,
     groups: dict[str, Groups],
-    size: Array,
+    size: Scalar,
     classes: Array,
     learned: Array,
     head: str,
@@ -74,17 +74,19 @@ def official_percent(
     Source: jaehong31/APD, cifar100_apd_run.py, "Updated Memory Requirements".
     Departs: where groups are found anew, it counts those before beside them.
     """
-    head, rest = of_the_head(params.own, head)
+    layer, rest = of_the_head(params.own, head)
     total = _of_weights(params, groups, size, learned)
-    total += head_numbers(head, classes)[task]
+    total += head_numbers(layer, classes)[task]
     total += sum(leaf[0].size for leaf in jax.tree.leaves((rest, stats)))
-    kernels = {n: leaf for n, leaf in head.items() if leaf.ndim > 2}
+    kernels = {n: leaf for n, leaf in layer.items() if leaf.ndim > 2}
     earlier = jnp.where(learned.at[task].set(False), head_numbers(kernels, classes), 0).sum()
     base = sum(leaf.size for leaf in params.shared.values()) + earlier
     return jnp.asarray(100 * total / base, jnp.float32)
 
 
-def _of_weights(params: ApdParams, groups: dict[str, Groups], size: Array, learned: Array) -> Array:
+def _of_weights(
+    params: ApdParams, groups: dict[str, Groups], size: Scalar, learned: Array
+) -> Array:
     """Numbers of the shared kernels, of residues and groups as pruning leaves them, of masks."""
 
     def left(leaf: Array) -> Array:
@@ -105,11 +107,11 @@ def one_network(params: ApdParams, stats: PyTree, classes: Array, head: str) -> 
     Args:
       params, stats, classes, head: as for ``numbers_kept``.
     """
-    head, rest = of_the_head(params.own, head)
+    layer, rest = of_the_head(params.own, head)
     of_one_task = jax.tree.leaves((rest, stats))
     numbers = sum(leaf[0].size for leaf in of_one_task)
     numbers += sum(leaf.size for leaf in params.shared.values())
-    return jnp.asarray(numbers + head_numbers(head, classes).max(), jnp.float32)
+    return jnp.asarray(numbers + head_numbers(layer, classes).max(), jnp.float32)
 
 
 def of_the_head(own: Layers, head: str) -> tuple[Layers, Layers]:

@@ -20,13 +20,12 @@ import jax.numpy as jnp
 from flax import struct
 
 from cls_jax.core.errors import InputError
-from cls_jax.core.types import Array
+from cls_jax.core.types import Array, Scalar
 
 _LLOYD_STEPS = 100
 
 
-@struct.dataclass
-class Groups:
+class Groups(struct.PyTreeNode):
     """What groups of tasks hold in common in one layer.
 
     Attributes:
@@ -97,7 +96,7 @@ def consolidate_layers(
     seen: Array,
     num: Array,
     num_before: Array,
-    gap: Array,
+    gap: Scalar,
 ) -> tuple[dict[str, Array], dict[str, Groups]]:
     """``consolidate`` for every layer by itself.
 
@@ -122,7 +121,7 @@ def consolidate(
     seen: Array,
     num: Array,
     num_before: Array,
-    gap: Array,
+    gap: Scalar,
 ) -> tuple[Array, Groups]:
     """Groups the tasks of one layer anew and moves what a group agrees on into its tensor.
 

@@ -5,15 +5,17 @@ Layers go by their path in the network, e.g. "fc1/kernel"; a leaf with T in fron
 Source: Yoon et al. 2020 (ICLR; arXiv 1902.09432), equations of APD; jaehong31/APD.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cls_jax.core.losses import magnitude
-from cls_jax.core.types import Array, PyTree, Variables
+from cls_jax.core.types import Array, PyTree, Scalar, Variables
 from cls_jax.methods.architecture.apd_consolidation import Groups, group_residue
-from cls_jax.methods.heads import drawn_per_task, index_tree
+from cls_jax.methods.heads import check_head, drawn_per_task, index_tree
 from cls_jax.nets.base import Net
 
 Layers = dict[str, Array]
@@ -22,8 +24,7 @@ _TRUNCATED_STD = 0.87962566103423978
 """Standard deviation of a standard normal cut off at -2 and 2."""
 
 
-@struct.dataclass
-class ApdParams:
+class ApdParams(struct.PyTreeNode):
     """What is trained.
 
     Attributes:
@@ -51,10 +52,11 @@ def init_params(key: Array, net: Net, x: Array, num_tasks: int) -> Variables:
     Source: jaehong31/APD: v is drawn like a kernel with as many inputs as it has numbers.
     """
     key_net, key_masks = jax.random.split(key)
-    shared, _ = split_params(net.init(key_net, x).params, net.head)
+    head = check_head("apd", net)
+    shared, _ = split_params(net.init(key_net, x).params, head)
 
     def rest(vars: Variables) -> tuple[Layers, PyTree]:
-        return split_params(vars.params, net.head)[1], vars.stats
+        return split_params(vars.params, head)[1], vars.stats
 
     own, stats = drawn_per_task(key_net, net, x, num_tasks, rest)
 
@@ -77,7 +79,7 @@ def split_params(params: PyTree, head: str) -> tuple[Layers, Layers]:
       params: of the network.
       head: name of the last layer.
     """
-    leaves = flatten_dict(params, sep="/")
+    leaves: dict[str, Any] = flatten_dict(params, sep="/")
     kernels = {n: w for n, w in leaves.items() if w.ndim > 1 and n.split("/")[0] != head}
     return kernels, {n: w for n, w in leaves.items() if n not in kernels}
 
@@ -127,7 +129,7 @@ def composed_for_all(params: ApdParams) -> Layers:
 
 
 def composed_at_test(
-    params: ApdParams, groups: dict[str, Groups], task: Array, size: Array
+    params: ApdParams, groups: dict[str, Groups], task: Array, size: Scalar
 ) -> Layers:
     """Every kernel of one task as it answers: pruned, with what its groups hold in common.
 
@@ -146,7 +148,7 @@ def composed_at_test(
     return kernels
 
 
-def pruned(residue: Array, size: Array) -> Array:
+def pruned(residue: Array, size: Scalar) -> Array:
     """``residue`` with 0 for every entry that is not larger than ``size``.
 
     Source: apd card, oracle 3.
@@ -181,7 +183,7 @@ def own_squares(params: ApdParams, task: Array, *, first: Array) -> Array:
     """
 
     def squares(layers: Layers) -> Array:
-        return sum(jnp.square(leaf).sum() for leaf in layers.values())
+        return jnp.asarray(sum(jnp.square(leaf).sum() for leaf in layers.values()))
 
     residues, masks = index_tree(params.residues, task), index_tree(params.masks, task)
     mine = squares(residues) + squares(masks)

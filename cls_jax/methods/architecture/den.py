@@ -34,7 +34,7 @@ from flax import struct
 from cls_jax.core.errors import InputError
 from cls_jax.core.losses import binary_cross_entropy
 from cls_jax.core.sync import select
-from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
+from cls_jax.core.types import Array, Batch, Metrics, PyTree, Scalar, Task, Trainable, Variables
 from cls_jax.methods.architecture.den_growth import (
     add_units,
     check_growth,
@@ -66,8 +66,7 @@ from cls_jax.nets.den import (
 _LOSSES = 50
 
 
-@struct.dataclass
-class DenState:
+class DenState(struct.PyTreeNode):
     """What DEN carries from step to step; N units fit into a hidden layer.
 
     Attributes:
@@ -222,7 +221,7 @@ def den(
         return begin_phase(state, params, active(stamps), later)
 
     def step(
-        key: Array, state: DenState, batch: Batch, *, l1: Array, group: Array | float
+        key: Array, state: DenState, batch: Batch, *, l1: Scalar, group: Scalar
     ) -> tuple[DenState, Metrics]:
         x, targets = augment.train(key, batch.x), jax.nn.one_hot(batch.y, num_classes)
         moves = trainable(

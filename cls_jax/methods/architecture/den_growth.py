@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from cls_jax.core.errors import InputError
-from cls_jax.core.types import Array, PyTree
+from cls_jax.core.types import Array, PyTree, Scalar
 from cls_jax.nets.den import Units, connections, glorot
 
 
@@ -131,7 +131,7 @@ def drift(kernel: Array, previous: Array, old_below: Array) -> Array:
     return jnp.linalg.norm(jnp.where(old_below[:, None], kernel - previous, 0), axis=0)
 
 
-def units_to_split(moved: Array, threshold: Array, most: int) -> tuple[Array, Array]:
+def units_to_split(moved: Array, threshold: Scalar, most: int) -> tuple[Array, Array]:
     """Who is to be split: the units that moved most, and whether they moved far enough.
 
     Args:
@@ -154,7 +154,7 @@ def split_units(
     previous: PyTree,
     stamps: Sequence[Array],
     task: Array,
-    threshold: Array,
+    threshold: Scalar,
     most: int,
 ) -> tuple[PyTree, tuple[Array, ...], Array]:
     """Old units that moved too far become two: as before the task, and as now with a new stamp.
@@ -200,7 +200,7 @@ def split_units(
     return {"body": tuple(layers), "heads": heads}, tuple(grown), refused
 
 
-def soft_threshold(weights: Array, amount: Array) -> Array:
+def soft_threshold(weights: Array, amount: Scalar) -> Array:
     """The proximal step of L1, ``sign(w) max(|w| - amount, 0)``: small weights become exactly 0.
 
     Source: den card, oracle 1.
@@ -208,7 +208,7 @@ def soft_threshold(weights: Array, amount: Array) -> Array:
     return jnp.sign(weights) * jnp.maximum(jnp.abs(weights) - amount, 0)
 
 
-def group_soft_threshold(kernel: Array, amount: Array) -> Array:
+def group_soft_threshold(kernel: Array, amount: Scalar) -> Array:
     """The proximal step of group lasso: every column's length is ``amount`` less, and at least 0.
 
     Source: den card, oracle 2: (3, 4) by 1e-3 is (2.9994, 3.9992).
@@ -217,7 +217,7 @@ def group_soft_threshold(kernel: Array, amount: Array) -> Array:
     return kernel * jnp.maximum(1 - amount / jnp.maximum(length, 1e-30), 0)
 
 
-def with_columns_shrunk(body: PyTree, units: Units, amount: Array) -> PyTree:
+def with_columns_shrunk(body: PyTree, units: Units, amount: Scalar) -> PyTree:
     """The body after the proximal step of group lasso on what ``units`` hear; biases stay.
 
     Args:

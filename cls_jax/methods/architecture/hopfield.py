@@ -18,8 +18,7 @@ from flax import struct
 from cls_jax.core.types import Array
 
 
-@struct.dataclass
-class Hopfield:
+class Hopfield(struct.PyTreeNode):
     """All patterns learned, in constant memory.
 
     Attributes:

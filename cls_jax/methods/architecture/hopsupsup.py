@@ -31,7 +31,7 @@ from flax import struct
 
 from cls_jax.core.checks import check_range
 from cls_jax.core.losses import cross_entropy, entropy
-from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
+from cls_jax.core.types import Array, Batch, Metrics, PyTree, Scalar, Task, Trainable, Variables
 from cls_jax.methods.architecture.hopfield import Hopfield, empty, energy, stored
 from cls_jax.methods.architecture.supermasks import signed_constant, threshold_mask
 from cls_jax.methods.base import WHOLE, Algorithm, Needs, method
@@ -40,8 +40,7 @@ from cls_jax.methods.steps import gradient_step, torch_sgd
 from cls_jax.nets.bnnet import bnnet
 
 
-@struct.dataclass
-class HopSupSupState:
+class HopSupSupState(struct.PyTreeNode):
     """What HopSupSup carries from step to step.
 
     Attributes:
@@ -178,7 +177,7 @@ def recover(
     x: Array,
     *,
     optimizer: optax.GradientTransformation,
-    energy_weight: Array,
+    energy_weight: Scalar,
     num_steps: int,
     batch_size: int,
 ) -> PyTree:

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 
 from cls_jax.core.losses import cross_entropy
-from cls_jax.core.types import Array, PyTree, Variables
+from cls_jax.core.types import Array, PyTree, Scalar, Variables
 from cls_jax.methods.architecture.supermasks import (
     erdos_renyi_density,
     num_kept,
@@ -58,7 +59,7 @@ def new_scores(key: Array, weights: PyTree) -> dict[str, Array]:
 
 
 def score_optimizer(
-    kind: str, learning_rate: Array, weight_decay: Array, cosine_steps: int
+    kind: str, learning_rate: Scalar, weight_decay: Scalar, cosine_steps: int
 ) -> optax.GradientTransformation:
     """The optimizer of the scores: PyTorch's "rmsprop" or "adam", the decay part of the gradient.
 
@@ -69,10 +70,10 @@ def score_optimizer(
       cosine_steps: steps in which the rate falls to 0 along a cosine; 0: it stays.
     """
 
-    def rate(count: Array) -> Array:
+    def rate(count: ArrayLike) -> Scalar:
         if not cosine_steps:
             return learning_rate
-        share = jnp.minimum(count / cosine_steps, 1)
+        share = jnp.minimum(jnp.asarray(count) / cosine_steps, 1)
         return learning_rate * (1 + jnp.cos(jnp.pi * share)) / 2
 
     kinds = {

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from cls_jax.core import losses
 from cls_jax.core.losses import mean_over
-from cls_jax.core.types import Array
+from cls_jax.core.types import Array, Scalar
 from cls_jax.methods.architecture.supermasks import unpack
 
 SlopesFn = Callable[[Array], Array]
@@ -31,7 +31,7 @@ SlopesFn = Callable[[Array], Array]
 _MASKS_AT_A_TIME = 8
 
 
-def entropy(logits: Array, num_labels: Array, valid: Array) -> Array:
+def entropy(logits: Array, num_labels: Array | int, valid: Array) -> Array:
     """H: entropy of the softmax over all outputs, mean over the valid rows.
 
     Args:
@@ -48,7 +48,7 @@ def entropy(logits: Array, num_labels: Array, valid: Array) -> Array:
     return losses.entropy(logits, valid=valid)
 
 
-def superfluous(logits: Array, num_labels: Array, valid: Array) -> Array:
+def superfluous(logits: Array, num_labels: Array | int, valid: Array) -> Array:
     """G: log-sum-exp of the outputs, which only those that no label uses can change.
 
     Its value is that of all outputs; its gradient is 0 by the first ``num_labels``. Without further
@@ -148,7 +148,7 @@ def better_half(slopes: Array, good: Array) -> Array:
     return good & (rank < (good.sum() + 1) // 2)
 
 
-def is_new(slopes: Array, compared: Array, bound: Array, rate: Array) -> tuple[Array, Array]:
+def is_new(slopes: Array, compared: Array, bound: Scalar, rate: Scalar) -> tuple[Array, Array]:
     """Whether no mask stands out, and which one stands out most.
 
     With ``nu = softmax(-slopes)`` over the k' compared masks, a task is new if

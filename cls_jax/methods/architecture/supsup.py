@@ -52,8 +52,7 @@ from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import gradient_step, told_rows
 
 
-@struct.dataclass
-class SupSupState:
+class SupSupState(struct.PyTreeNode):
     """T tasks, masks of n bits.
 
     Attributes:

@@ -47,8 +47,7 @@ from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import gradient_step
 
 
-@struct.dataclass
-class SupSupNnsState:
+class SupSupNnsState(struct.PyTreeNode):
     """Room for T masks of n bits.
 
     Attributes:

@@ -22,7 +22,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.losses import cross_entropy
 from cls_jax.core.memory import Memory, class_balanced
 from cls_jax.core.sync import select
-from cls_jax.core.types import Array, Batch, Metrics, Task, Trainable, Variables
+from cls_jax.core.types import Array, Batch, Metrics, Scalar, Task, Trainable, Variables
 from cls_jax.methods.base import Algorithm, Phase, method
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import gradient_step, init_model, predict_with, torch_sgd
@@ -31,8 +31,7 @@ _LARGEST_NORM = 10.0
 _CUTMIX_RATE = 0.5
 
 
-@struct.dataclass
-class GdumbState:
+class GdumbState(struct.PyTreeNode):
     """What GDumb carries from step to step.
 
     Attributes:
@@ -149,7 +148,7 @@ def gdumb(
 
 
 def clipped_sgd(
-    learning_rate: Array, momentum: Array, weight_decay: Array
+    learning_rate: Scalar, momentum: Scalar, weight_decay: Scalar
 ) -> optax.GradientTransformation:
     """SGD with momentum, gradients clipped and then decayed.
 
@@ -160,7 +159,7 @@ def clipped_sgd(
     return optax.chain(clip, torch_sgd(learning_rate, momentum, weight_decay))
 
 
-def learning_rate_of(epoch: Array, high: Array, low: Array) -> Array:
+def learning_rate_of(epoch: Array, high: Scalar, low: Scalar) -> Array:
     """float32[]: a tenth of the highest in epoch 0; then cycles that begin at epochs 1, 2, 4, 8, …
 
     In a cycle of n epochs, the i-th from 0 has ``low + (high - low) (1 + cos(pi i / n)) / 2``.

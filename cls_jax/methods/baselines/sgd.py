@@ -18,8 +18,7 @@ from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import gradient_step, init_model, predict_with
 
 
-@struct.dataclass
-class SgdState:
+class SgdState(struct.PyTreeNode):
     """model: the one network with its optimizer state."""
 
     model: Trainable

@@ -38,8 +38,7 @@ from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import init_model, predict_with
 
 
-@struct.dataclass
-class ClsErState:
+class ClsErState(struct.PyTreeNode):
     """working: trained; plastic, stable: averages; memory: slots {x, y}; step: int32[] updates."""
 
     working: Trainable

@@ -22,7 +22,7 @@ from cls_jax.core.checks import check_range
 from cls_jax.core.choices import Objective
 from cls_jax.core.errors import InputError
 from cls_jax.core.sync import ema, lookahead
-from cls_jax.core.types import Array, PyTree, Trainable, Variables
+from cls_jax.core.types import Array, PyTree, Scalar, Trainable, Variables
 from cls_jax.methods.steps import gradient_step
 from cls_jax.nets.dualnet import DualNets
 
@@ -49,7 +49,11 @@ class SlowLearner(NamedTuple):
 
 
 def slow_optimizer(
-    rule: Literal["sgd", "momentum"], *, learning_rate: Array, momentum: Array, weight_decay: Array
+    rule: Literal["sgd", "momentum"],
+    *,
+    learning_rate: Scalar,
+    momentum: Scalar,
+    weight_decay: Scalar,
 ) -> optax.GradientTransformation:
     """The optimizer of the self-supervised steps.
 
@@ -72,9 +76,9 @@ def slow_learner(
     objective: Objective,
     n_outer: int,
     inner_steps: int,
-    lookahead_step_size: Array,
+    lookahead_step_size: Scalar,
     lookahead_stats: bool,
-    target_decay: Array,
+    target_decay: Scalar,
 ) -> SlowLearner:
     """The slow phase of DualNet.
 
@@ -94,7 +98,8 @@ def slow_learner(
     """
     check_range("n_outer", n_outer, 1)
     check_range("inner_steps", inner_steps, 1)
-    if augment.view_a is None or augment.view_b is None:
+    view_a, view_b = augment.view_a, augment.view_b
+    if view_a is None or view_b is None:
         raise InputError("augment has no self-supervised views; give views='kornia050' to recipe")
 
     def ssl_loss(slow: Variables, target: PyTree, xa: Array, xb: Array, valid: Array):
@@ -106,6 +111,8 @@ def slow_learner(
         elif objective == "byol":
             ta, _ = nets.embed(target, xa, train=True, valid=valid)
             tb, _ = nets.embed(target, xb, train=True, valid=valid)
+            assert a.p is not None  # NEEDS_PREDICTOR
+            assert b.p is not None
             value = view_losses.byol(a.p, b.p, ta.z, tb.z, valid=valid)
         else:
             value = getattr(view_losses, objective)(a.z, b.z, valid=valid)
@@ -124,7 +131,7 @@ def slow_learner(
         """Both views of one inner step's images, and which of them count."""
         key_draw, key_a, key_b = jax.random.split(key, 3)
         x, valid = draw(key_draw)
-        return augment.view_a(key_a, x), augment.view_b(key_b, x), valid
+        return view_a(key_a, x), view_b(key_b, x), valid
 
     def phase(key: Array, slow: Trainable, target: PyTree, draw: DrawFn):
         # Memory does not change in the slow phase: the images of all its steps are drawn at once,

@@ -20,8 +20,7 @@ from cls_jax.core.types import Array, Batch, PyTree, Task, Trainable
 REFRESH = 64  # slots whose soft targets are computed in one forward pass (code, task-free)
 
 
-@struct.dataclass
-class DualNetState:
+class DualNetState(struct.PyTreeNode):
     """The whole learner.
 
     Attributes:

@@ -18,13 +18,12 @@ from flax import struct
 from cls_jax.core.choices import EmaBn, Warmup
 from cls_jax.core.losses import cross_entropy, logit_mse
 from cls_jax.core.sync import ema, ema_decay, select
-from cls_jax.core.types import Array, Trainable, Variables
+from cls_jax.core.types import Array, Scalar, Trainable, Variables
 from cls_jax.methods.steps import gradient_step
 from cls_jax.nets.base import Net
 
 
-@struct.dataclass
-class Averaged:
+class Averaged(struct.PyTreeNode):
     """vars: the copy; updates: int32[] how often it followed."""
 
     vars: Variables
@@ -63,8 +62,8 @@ def maybe_ema_update(
     working: Variables,
     step: Array,
     *,
-    rate: Array,
-    decay: Array,
+    rate: Scalar,
+    decay: Scalar,
     ema_bn: EmaBn,
     warmup: Warmup,
 ) -> Averaged:
@@ -102,7 +101,7 @@ def consistency_step(
     targets: Array,
     *,
     optimizer: optax.GradientTransformation,
-    consistency_weight: Array,
+    consistency_weight: Scalar,
 ) -> tuple[Trainable, Array]:
     """One optimizer step: cross-entropy of all rows, and the replay's logits kept as they were.
 

@@ -27,8 +27,7 @@ from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import init_model, predict_with
 
 
-@struct.dataclass
-class MeanErState:
+class MeanErState(struct.PyTreeNode):
     """working: trained; stable: its average; memory: slots {x, y}; step: int32[] updates."""
 
     working: Trainable

@@ -9,11 +9,12 @@ Source: Hou et al. 2019 (UCIR), sections 3.1 to 3.3; Wu et al. 2021 (SPB), secti
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cls_jax.core.choices import Weighting
 from cls_jax.core.herding import unit
 from cls_jax.core.losses import FLOOR, at_least
-from cls_jax.core.types import Array, PyTree, Trainable, Variables
+from cls_jax.core.types import Array, PyTree, Scalar, Trainable, Variables
 from cls_jax.nets.base import Net
 
 SQRT_WEIGHT = 5.0
@@ -62,6 +63,7 @@ def with_cosine_head(net: Net, scale: float) -> Net:
     def apply(
         vars: Variables, x: Array, *, train: bool, valid: Array | None = None
     ) -> tuple[Array, PyTree]:
+        assert net.features is not None
         features, stats = net.features(vars, x, train=train, valid=valid)
         weights = vars.params[net.head]["kernel"].T
         return cosine_logits(unit(features), weights, scale), stats
@@ -143,7 +145,7 @@ def loss_weights(weighting: Weighting, new: Array, past: Array) -> tuple[Array, 
     return jnp.where(first, 1.0, classify), jnp.where(first, 0.0, keep)
 
 
-def contrastive(views: Array, valid: Array, temperature: Array) -> Array:
+def contrastive(views: Array, valid: Array, temperature: Scalar) -> Array:
     """How well a view of an image picks another view of it out of all views of other images.
 
     ``-log[e^(s_ap) / (e^(s_ap) + sum_t e^(s_at))]`` with ``s = cosine / temperature``, a and p two
@@ -173,7 +175,7 @@ def contrastive(views: Array, valid: Array, temperature: Array) -> Array:
 
 
 def margin_ranking(
-    cosines: Array, y: Array, new: Array, valid: Array, margin: Array, hardest: int = 2
+    cosines: Array, y: Array, new: Array, valid: Array, margin: Scalar, hardest: int = 2
 ) -> Array:
     """How far the ``hardest`` new classes come within ``margin`` of a past image's own class.
 
@@ -200,9 +202,9 @@ def margin_ranking(
     return terms.sum() / jnp.maximum(counted.sum(), 1)
 
 
-def step_decay(epoch: Array, milestones: tuple[int, ...]) -> Array:
+def step_decay(epoch: Array | np.int32, milestones: tuple[int, ...]) -> Array:
     """float32[], 0.1 to the number of milestones that ``epoch`` has reached."""
-    return 0.1 ** (epoch >= jnp.array(milestones, jnp.int32)).sum().astype(jnp.float32)
+    return 0.1 ** (jnp.asarray(epoch) >= jnp.array(milestones, jnp.int32)).sum().astype(jnp.float32)
 
 
 def with_params(model: Trainable, **params: Array) -> Trainable:

@@ -48,8 +48,7 @@ from cls_jax.methods.steps import (
 )
 
 
-@struct.dataclass
-class IcarlState:
+class IcarlState(struct.PyTreeNode):
     """What iCaRL carries from step to step.
 
     Attributes:
@@ -107,12 +106,13 @@ def icarl(
         )
     check_replay(memory_size, replay_size)
     net, augment, optimizer = problem.net(), problem.augment, optax.sgd(learning_rate)
-    if net.features is None:
+    extract = net.features
+    if extract is None:
         raise InputError("icarl compares features and the network has none; use mlp or resnet18")
 
     def features(vars: Variables, x: Array) -> Array:
         """float32[b, d] of unit length, from raw examples."""
-        return unit(net.features(vars, augment.test(x), train=False)[0])
+        return unit(extract(vars, augment.test(x), train=False)[0])
 
     def init(key: Array, example: Batch) -> IcarlState:
         model = init_model(key, net, augment.test(example.x), optimizer)
@@ -128,6 +128,7 @@ def icarl(
         )
 
     def begin_task(key: Array, state: IcarlState, task: Task, data: Batch | None) -> IcarlState:
+        assert data is not None  # begin_data
         return state.replace(
             old=jax.tree.map(jnp.copy, state.model.vars),
             past=task.seen & ~task.classes,
@@ -155,6 +156,7 @@ def icarl(
         return state.replace(model=model), {"loss": value}
 
     def end_task(key: Array, state: IcarlState, task: Task, data: Batch | None) -> IcarlState:
+        assert data is not None  # end_data
         features_of = partial(features, state.model.vars)
         size = memory_size // jnp.maximum((state.past | state.current).sum(), 1)
         memory, means = select_exemplars(
@@ -196,4 +198,4 @@ def targets_of(old_logits: Array, y: Array, past: Array) -> Array:
 
 def _square(params: PyTree) -> Array:
     """Sum of all squared parameters."""
-    return sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(params))
+    return jnp.asarray(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(params)))

@@ -20,6 +20,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -52,8 +53,7 @@ SCALES = ("scale", "learner_scale")
 """Parameters of the classifier that are not decayed."""
 
 
-@struct.dataclass
-class SpbState:
+class SpbState(struct.PyTreeNode):
     """What SPB carries from step to step.
 
     Attributes:
@@ -130,7 +130,7 @@ def spb(
     pretext = pretext_task(problem, learner, rotations, temperature)
     extractor, augment, num_classes = problem.extractor(), problem.augment, problem.num_classes
 
-    def optimizers(past: Array, epoch: Array) -> list[optax.GradientTransformation]:
+    def optimizers(past: Array, epoch: Array | np.int32) -> list[optax.GradientTransformation]:
         """Of the extractor and of the classifier, in this pass over the phase."""
         first = ~past.any()
         base = base_learning_rate * step_decay(epoch, base_decays)
@@ -194,6 +194,7 @@ def spb(
         return restart(state)
 
     def begin_task(key: Array, state: SpbState, task: Task, data: Batch | None) -> SpbState:
+        assert data is not None  # begin_data
         past = jnp.zeros_like(state.seen) if joint else state.seen
         seen = state.seen | task.classes
         state = state.replace(
@@ -240,6 +241,7 @@ def spb(
         return state.replace(extractor=after[0], classifier=after[1]), {"loss": value}
 
     def end_task(key: Array, state: SpbState, task: Task, data: Batch | None) -> SpbState:
+        assert data is not None  # end_data
         new = state.seen & ~state.past
         return state.replace(classifier=imprinted(state, data, new, state.past))
 

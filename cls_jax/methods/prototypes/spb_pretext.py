@@ -18,7 +18,7 @@ from cls_jax.core.augment import Augment
 from cls_jax.core.errors import InputError
 from cls_jax.core.herding import unit
 from cls_jax.core.losses import cross_entropy
-from cls_jax.core.types import Array, PyTree, Variables
+from cls_jax.core.types import Array, PyTree, Scalar, Variables
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.prototypes.cosine import contrastive, cosine_logits, initial_weights
 from cls_jax.nets.extractor import Features
@@ -56,7 +56,9 @@ def all_rotations(x: Array, count: int) -> Array:
     return jnp.stack([rotate(x, quarters) for quarters in quarter_turns(count)])
 
 
-def pretext_task(problem: Problem, learner: str, rotations: int, temperature: Array) -> PretextTask:
+def pretext_task(
+    problem: Problem, learner: str, rotations: int, temperature: Scalar
+) -> PretextTask:
     """The views and the self-supervised loss that SPB's arguments name.
 
     Args:
@@ -118,13 +120,14 @@ def _rotation(augment: Augment) -> PretextTask:
     return PretextTask(views, init, loss)
 
 
-def _contrastive(augment: Augment, temperature: Array) -> PretextTask:
+def _contrastive(augment: Augment, temperature: Scalar) -> PretextTask:
     """Which views show the same image?"""
-    net = projection()
+    net, changed = projection(), augment.view_b
+    assert changed is not None  # _check_views
 
     def views(key: Array, raw: Array) -> Array:
         key_plain, *keys = jax.random.split(key, 1 + CHANGED)
-        return jnp.stack([augment.train(key_plain, raw), *(augment.view_b(k, raw) for k in keys)])
+        return jnp.stack([augment.train(key_plain, raw), *(changed(k, raw) for k in keys)])
 
     def init(key: Array, features: Features, scale: Array) -> Variables:
         made = net.init(key, features)

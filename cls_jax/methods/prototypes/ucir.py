@@ -56,8 +56,7 @@ from cls_jax.methods.prototypes.exemplars import (
 from cls_jax.methods.steps import apply_gradient, parameter_bits, told_rows, torch_sgd
 
 
-@struct.dataclass
-class UcirState:
+class UcirState(struct.PyTreeNode):
     """What UCIR carries from step to step.
 
     Attributes:
@@ -190,6 +189,7 @@ def ucir(
         return restart(state)
 
     def begin_task(key: Array, state: UcirState, task: Task, data: Batch | None) -> UcirState:
+        assert data is not None  # begin_data
         past, seen = state.seen, state.seen | task.classes
         every = in_chunks(partial(test_features, state.extractor.vars), data.x)
         prototypes = class_means(every, data.y, data.valid, num_classes)
@@ -245,6 +245,7 @@ def ucir(
         return state.replace(extractor=trunk, classifier=head), {"loss": value}
 
     def update_exemplars(key: Array, state: UcirState, task: Task, data: Batch | None) -> UcirState:
+        assert data is not None  # end_data, or enter_data
         features_of = partial(test_features, state.extractor.vars)
         memory, means = select_exemplars(
             features_of, state.memory, data, task.classes, exemplars_per_class

@@ -26,8 +26,7 @@ from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import gradient_of, gradient_step, init_model, predict_with
 
 
-@struct.dataclass
-class EwcOnlineState:
+class EwcOnlineState(struct.PyTreeNode):
     """What online EWC carries from step to step.
 
     Attributes:
@@ -152,4 +151,4 @@ def penalty(params: PyTree, anchor: PyTree, importance: PyTree) -> Array:
     Source: baselines card, O3: importance (1, 4), shift (.5, -.5): 1.25, so 12.5 at weight 10.
     """
     each = jax.tree.map(lambda p, a, f: (f * jnp.square(p - a)).sum(), params, anchor, importance)
-    return sum(jax.tree.leaves(each))
+    return jnp.asarray(sum(jax.tree.leaves(each)))

@@ -34,8 +34,7 @@ from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import gradient_step, told_rows
 
 
-@struct.dataclass
-class L2TransferState:
+class L2TransferState(struct.PyTreeNode):
     """What L2-transfer carries from step to step.
 
     Attributes:
@@ -77,7 +76,7 @@ def l2_transfer(
       InputError: if the network names no last layer, or annealing_steps is below 1.
     """
     net, augment, num_tasks = problem.net(), problem.augment, problem.num_tasks
-    check_head("l2_transfer", net)
+    head = check_head("l2_transfer", net)
     check_annealing(annealing_steps)
     optimizer = annealed_adam(learning_rate, annealing_rate, annealing_steps)
 
@@ -85,7 +84,7 @@ def l2_transfer(
         vars = with_heads(key, net, augment.test(example.x), num_tasks)
         return L2TransferState(
             model=Trainable(vars=vars, opt=optimizer.init(vars.params)),
-            anchor=jax.tree.map(jnp.copy, without_head(vars.params, net.head)),
+            anchor=jax.tree.map(jnp.copy, without_head(vars.params, head)),
             task=jnp.int32(0),
             classes=jnp.zeros((num_tasks, problem.num_classes), bool),
             num_begun=jnp.int32(0),
@@ -97,7 +96,7 @@ def l2_transfer(
         params = state.model.vars.params
         return state.replace(
             model=state.model.replace(opt=optimizer.init(params)),
-            anchor=jax.tree.map(jnp.copy, without_head(params, net.head)),
+            anchor=jax.tree.map(jnp.copy, without_head(params, head)),
             task=task.index,
             classes=state.classes.at[state.num_begun].set(task.classes),
             num_begun=state.num_begun + 1,
@@ -109,24 +108,24 @@ def l2_transfer(
         counted = told_rows(batch, classes)
 
         def loss(vars: Variables):
-            mine = for_task(vars, net.head, state.task)
+            mine = for_task(vars, head, state.task)
             logits, stats = net.apply(mine, x, train=True, valid=counted)
             learned = cross_entropy(logits, batch.y, valid=counted, classes=classes)
-            distance = half_squared(without_head(vars.params, net.head), state.anchor)
+            distance = half_squared(without_head(vars.params, head), state.anchor)
             return learned + weight * distance, stats
 
         model, value = gradient_step(state.model, optimizer, loss)
         return state.replace(model=model), {"loss": value}
 
     def predict(state: L2TransferState, x: Array, task: Task) -> Array:
-        mine = for_task(state.model.vars, net.head, told_or_last_task(task, state.task))
+        mine = for_task(state.model.vars, head, told_or_last_task(task, state.task))
         logits, _ = net.apply(mine, augment.test(x), train=False)
         return logits.astype(jnp.float32)
 
     def capacity(state: L2TransferState) -> Mapping[str, Array]:
         vars = state.model.vars
-        shared = jax.tree.leaves((without_head(vars.params, net.head), vars.stats))
-        of_heads = jnp.cumsum(head_numbers(vars.params[net.head], state.classes))
+        shared = jax.tree.leaves((without_head(vars.params, head), vars.stats))
+        of_heads = jnp.cumsum(head_numbers(vars.params[head], state.classes))
         return {"bits": 32.0 * (sum(leaf.size for leaf in shared) + of_heads)}
 
     return Algorithm(

@@ -22,14 +22,13 @@ from flax import struct
 
 from cls_jax.core.errors import InputError
 from cls_jax.core.losses import cross_entropy, mask_logits
-from cls_jax.core.types import Array, Batch, Metrics, Task, Trainable, Variables
+from cls_jax.core.types import Array, Batch, Metrics, Scalar, Task, Trainable, Variables
 from cls_jax.methods.base import Algorithm, Needs, Phase, method
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import gradient_step, init_model, predict_with, told_rows, torch_sgd
 
 
-@struct.dataclass
-class LwfState:
+class LwfState(struct.PyTreeNode):
     """What LwF carries from step to step.
 
     Attributes:
@@ -69,9 +68,10 @@ def lwf(
       InputError: if the network does not tell its last layer from the rest.
     """
     net, augment = problem.net(), problem.augment
-    if net.features is None or net.head is None:
+    extract, last = net.features, net.head
+    if extract is None or last is None:
         raise InputError(
-            f"lwf trains the last layer by itself and the network names none (head={net.head!r}); "
+            f"lwf trains the last layer by itself and the network names none (head={last!r}); "
             "use mlp or resnet18"
         )
 
@@ -79,7 +79,7 @@ def lwf(
 
     def init(key: Array, example: Batch) -> LwfState:
         model = init_model(key, net, augment.test(example.x), optimizer)
-        none = jnp.zeros(model.vars.params[net.head]["bias"].shape, bool)
+        none = jnp.zeros(model.vars.params[last]["bias"].shape, bool)
         old = jax.tree.map(jnp.copy, model.vars)
         return LwfState(model=model, old=old, past=none, seen=jnp.copy(none))
 
@@ -88,16 +88,16 @@ def lwf(
 
     def head_step(key: Array, state: LwfState, batch: Batch) -> tuple[LwfState, Metrics]:
         vars, new = state.model.vars, state.seen & ~state.past
-        features, _ = net.features(vars, augment.train(key, batch.x), train=False)
+        features, _ = extract(vars, augment.train(key, batch.x), train=False)
         counted = told_rows(batch, new) & state.past.any()  # no row in the first task
 
         def loss(head):
             logits = features @ head["kernel"] + head["bias"]
             return cross_entropy(logits, batch.y, valid=counted, classes=new)
 
-        value, gradient = jax.value_and_grad(loss)(vars.params[net.head])
-        head = jax.tree.map(lambda p, g: p - learning_rate * g, vars.params[net.head], gradient)
-        vars = vars.replace(params={**vars.params, net.head: head})
+        value, gradient = jax.value_and_grad(loss)(vars.params[last])
+        head = jax.tree.map(lambda p, g: p - learning_rate * g, vars.params[last], gradient)
+        vars = vars.replace(params={**vars.params, last: head})
         return state.replace(model=state.model.replace(vars=vars)), {"loss": value}
 
     def remember(key: Array, state: LwfState, task: Task, data: Batch | None) -> LwfState:
@@ -126,7 +126,7 @@ def lwf(
     )
 
 
-def smoothed(logits: Array, classes: Array, temperature: Array) -> Array:
+def smoothed(logits: Array, classes: Array, temperature: Scalar) -> Array:
     """``log s``, with s the softmax over ``classes`` to the power 1 / T, brought back to sum 1.
 
     That is the softmax of logits / T: ``s_c = p_c^(1/T) / sum_k p_k^(1/T)``.
@@ -145,7 +145,7 @@ def smoothed(logits: Array, classes: Array, temperature: Array) -> Array:
 
 
 def distillation(
-    logits: Array, old_logits: Array, past: Array, temperature: Array, valid: Array
+    logits: Array, old_logits: Array, past: Array, temperature: Scalar, valid: Array
 ) -> Array:
     """Cross-entropy of the network with the old one on past classes, mean over the valid rows.
 

@@ -20,15 +20,14 @@ import optax
 from flax import struct
 
 from cls_jax.core.losses import cross_entropy
-from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
+from cls_jax.core.types import Array, Batch, Metrics, PyTree, Scalar, Task, Trainable, Variables
 from cls_jax.methods.base import Algorithm, Needs, method
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.regularization.ewc_online import penalty
 from cls_jax.methods.steps import apply_gradient, gradient_of, init_model, predict_with
 
 
-@struct.dataclass
-class SiState:
+class SiState(struct.PyTreeNode):
     """What SI carries from step to step; the three trees are like the parameters.
 
     Attributes:
@@ -126,7 +125,7 @@ def credited(credit: PyTree, gradient: PyTree, before: PyTree, after: PyTree) ->
 
 
 def consolidated(
-    importance: PyTree, credit: PyTree, params: PyTree, anchor: PyTree, damping: Array
+    importance: PyTree, credit: PyTree, params: PyTree, anchor: PyTree, damping: Scalar
 ) -> PyTree:
     """``Omega + w / ((theta - theta*)^2 + xi)``: importance after a task.
 

@@ -25,8 +25,7 @@ from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import apply_gradient, gradient_of, init_model, predict_with
 
 
-@struct.dataclass
-class AgemState:
+class AgemState(struct.PyTreeNode):
     """model: the network; memory: slots {x, y}."""
 
     model: Trainable
@@ -91,6 +90,7 @@ def agem(
         return state.replace(model=model), metrics
 
     def end_task(key: Array, state: AgemState, task: Task, data: Batch | None) -> AgemState:
+        assert data is not None  # end_data
         key_draw, key_add = jax.random.split(key)
         score = jnp.where(data.valid, jax.random.uniform(key_draw, data.valid.shape), -1)
         score, chosen = jax.lax.top_k(score, min(per_task, len(score)))
@@ -119,4 +119,4 @@ def project(gradient: PyTree, reference: PyTree) -> tuple[PyTree, Array]:
 
 def _dot(a: PyTree, b: PyTree) -> Array:
     products = jax.tree.map(lambda x, y: jnp.vdot(x, y, precision="highest"), a, b)
-    return sum(jax.tree.leaves(products))
+    return jnp.asarray(sum(jax.tree.leaves(products)))

@@ -18,7 +18,7 @@ from flax import struct
 
 from cls_jax.core.losses import cross_entropy, logit_mse
 from cls_jax.core.memory import Memory, order_after, reservoir
-from cls_jax.core.types import Array, Batch, Metrics, Trainable, Variables
+from cls_jax.core.types import Array, Batch, Metrics, Scalar, Trainable, Variables
 from cls_jax.methods.base import Algorithm, method
 from cls_jax.methods.checks import check_replay
 from cls_jax.methods.problem import Problem
@@ -31,8 +31,7 @@ from cls_jax.methods.steps import (
 )
 
 
-@struct.dataclass
-class DerState:
+class DerState(struct.PyTreeNode):
     """model: the network; memory: slots {x, y, logits float32[num_classes]}."""
 
     model: Trainable
@@ -96,9 +95,9 @@ def _der(
     problem: Problem,
     memory_size: int,
     replay_size: int,
-    learning_rate: Array,
-    logit_weight: Array,
-    label_weight: Array | None = None,
+    learning_rate: Scalar,
+    logit_weight: Scalar,
+    label_weight: Scalar | None = None,
 ) -> Algorithm:
     """DER; with ``label_weight`` DER++."""
     check_replay(memory_size, replay_size)
@@ -127,7 +126,7 @@ def _der(
             total = cross_entropy(logits, batch.y, valid=batch.valid)
             stored = replays[0].items["logits"]
             total += logit_weight * logit_mse(replayed[0], stored, valid=valids[1])
-            if label_draw:
+            if label_weight is not None:
                 y = replays[1].items["y"]
                 total += label_weight * cross_entropy(replayed[1], y, valid=valids[2])
             return total, (stats, logits)

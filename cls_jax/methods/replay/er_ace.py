@@ -32,8 +32,7 @@ SCALE = 10.0
 """By which both codes multiply the cosines."""
 
 
-@struct.dataclass
-class ErAceState:
+class ErAceState(struct.PyTreeNode):
     """model: the network; memory: slots {x, y}; seen: bool[num_classes] labels met so far."""
 
     model: Trainable
