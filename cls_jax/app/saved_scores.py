@@ -117,6 +117,7 @@ def score_table(
     told_at_test = any(one.method.needs.told_task_at_test for one in found)
     rows = []
     for one in found:
+        assert one.stream is not None  # streams_of
         stream = streams[one.stream]
         names = scenario_names(stream.describe, told_at_test)
         for view, of_view in zip(view_names(one.method), 100 * score(one, stream), strict=True):

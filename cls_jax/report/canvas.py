@@ -60,7 +60,7 @@ def plain_style() -> Iterator[None]:
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        ours = {
+        ours: dict[Any, Any] = {
             **{"text.parse_math": False, "svg.hashsalt": "cls_jax", "pdf.fonttype": 42},
             **{"axes.titlesize": TITLE, "figure.titlesize": TITLE, "axes.labelsize": LABEL},
             **{"xtick.labelsize": SMALL, "ytick.labelsize": SMALL, "legend.fontsize": SMALL},

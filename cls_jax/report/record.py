@@ -5,6 +5,7 @@ The file may be damaged, or made by somebody else; only what is checked here goe
 
 import reprlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ class Unlike(ValueError):
     """It is no record of ours; says what is wrong with it."""
 
 
-def result_of(record: object) -> tuple[Result, int]:
+def result_of(record: Any) -> tuple[Result, int]:
     """The Result of a record, its matrix empty still, and the number of its tasks.
 
     Args:
@@ -62,7 +63,7 @@ def result_of(record: object) -> tuple[Result, int]:
     return result, num_tasks
 
 
-def _table(rows: object, shape: tuple[int, int], name: str) -> np.ndarray:
+def _table(rows: Any, shape: tuple[int, int], name: str) -> np.ndarray:
     """float64[shape] of a list of lists of numbers, none below 0."""
     lists = isinstance(rows, list) and all(isinstance(row, list) for row in rows)
     _need(lists and len(rows) == shape[0] and {*map(len, rows)} == {shape[1]}, name, rows)
@@ -74,7 +75,7 @@ def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _number(value: object) -> bool:
+def _number(value: Any) -> bool:
     """Whether it is a finite number that float64 holds."""
     return (_whole(value) and abs(value) < 2**1000) or (
         isinstance(value, float) and np.isfinite(value)
