@@ -348,7 +348,7 @@ def test_tensorboard_keeps_methods_values_views_and_seeds_apart(tmp_path, monkey
             assert mine[tag] == [(1, matrix[trial, 1, 0, 1, 0])]
 
 
-def test_losses_of_lanes_are_their_own(call, monkeypatch, tmp_path):
+def test_losses_of_trials_are_their_own(call, monkeypatch, tmp_path):
     """A real sweep: a rate of 0 keeps its loss where the other's falls; grid files by label."""
     monkeypatch.setattr("cls_jax.report.console.writer_class", lambda: Writer)
     monkeypatch.setattr("cls_jax.app.run_config.writer_class", lambda: Writer)

@@ -414,11 +414,11 @@ def test_all_cells_of_a_pair_are_set_beside_its_one_twin(table):
     }
     known = [{**numbers_of(c, config, 2e-3), **c._asdict()} for c in some]
     known[0] |= {"torch_seconds_per_step": 4e-3, "torch_compiled_seconds_per_step": None}
-    sheet = table.table(known)
-    column = sheet.header.index("ours / PyTorch")
-    assert {row[column] for row in sheet.rows} == {"0.50"}
-    assert {row[-1] for row in sheet.rows} == {""}
-    assert "made up" in sheet.title
+    made = table.table(known)
+    column = made.header.index("ours / PyTorch")
+    assert {row[column] for row in made.rows} == {"0.50"}
+    assert {row[-1] for row in made.rows} == {""}
+    assert "made up" in made.title
 
 
 # --- records and traces ---------------------------------------------------------------------------

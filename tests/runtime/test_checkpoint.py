@@ -88,7 +88,7 @@ def test_a_run_stopped_again_and_again_is_the_run_that_was_not(tmp_path, uneven,
 
 
 @pytest.mark.parametrize("over_seeds", ["sequential", "vmap"])
-def test_all_lanes_of_a_sweep_come_back(tmp_path, uneven, over_seeds):
+def test_all_trials_of_a_sweep_come_back(tmp_path, uneven, over_seeds):
     method = flat_method("er")
     hypers = [{}, {"learning_rate": 0.01}]
     how = {"method": method, "stream": uneven, "hypers": hypers, "seeds": (1, 2)}
@@ -98,7 +98,7 @@ def test_all_lanes_of_a_sweep_come_back(tmp_path, uneven, over_seeds):
     assert_same(found, sweep(**how, plan=plan))
 
 
-def test_lanes_go_on_grouped_in_another_way(tmp_path, uneven):
+def test_trials_go_on_grouped_in_another_way(tmp_path, uneven):
     method = flat_method("er")
     how = {"method": method, "stream": uneven, "hypers": [{}], "seeds": (1, 2, 3)}
     plans = [Plan(chunk=4, over_seeds=over) for over in ("vmap", "sequential")]
@@ -193,7 +193,7 @@ def test_where_nothing_can_be_read_nothing_begins_anew(tmp_path, uneven, capsys)
     assert "there is none before it" in capsys.readouterr().err
 
 
-def test_lanes_that_are_whole_in_another_group_go_on(tmp_path, uneven, capsys):
+def test_trials_that_are_whole_in_another_group_go_on(tmp_path, uneven, capsys):
     method = flat_method("sgd")
     how = {"method": method, "stream": uneven, "hypers": [{}], "seeds": (1, 2)}
     plans = [Plan(chunk=4, over_seeds=over) for over in ("vmap", "sequential")]
@@ -289,7 +289,7 @@ def test_whatever_of_a_save_does_not_agree_is_told(tmp_path, saved, capfd, what)
     assert told.endswith("); the one before is taken")
 
 
-def test_a_save_of_another_method_or_lane_is_not_taken(tmp_path, saved, capfd):
+def test_a_save_of_another_method_or_trial_is_not_taken(tmp_path, saved, capfd):
     folder = saved.copy(tmp_path)
     (folder / "m").rename(folder / "n")
     found = read_trials(folder / "n", saved.like)
