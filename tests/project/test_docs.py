@@ -73,11 +73,11 @@ def test_what_is_said_of_survival_stands_in_its_record():
     assert sum(run["killed"] for run in kills) >= 20
     assert [run["differences"] for run in kills] == [[], []]
     clser, dualnet = read("saving_*.json")
-    for told in (
+    for sentence in (
         f"| `dualnet_cifar.py` {_costs(dualnet)}",
         f"| `clser_mnist.py` {_costs(clser)}",
     ):
-        assert told in README, told
+        assert sentence in README, sentence
 
 
 def _costs(n: dict) -> str:
@@ -105,8 +105,8 @@ def test_every_file_and_flag_that_the_readme_names_exists():
         if flags := {flag for line in lines for flag in re.findall(r"--[\w.-]+", line)}:
             command = [sys.executable, f"experiments/{script}", "--help"]
             env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-            told = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
-            assert [flag for flag in flags if flag not in told.stdout] == [], script
+            shown = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+            assert [flag for flag in flags if flag not in shown.stdout] == [], script
 
 
 def test_the_readmes_python_runs(tmp_path):
