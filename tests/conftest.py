@@ -23,7 +23,7 @@ from cls_jax.methods.base import Method
 from cls_jax.methods.problem import Problem
 from cls_jax.nets.registry import NetConfig, Networks, networks
 from cls_jax.streams.class_il import class_il
-from tests.support.toy_nets import toy_dualnets
+from tests.support.nets import toy_dualnets
 
 CACHE = os.environ["XDG_CACHE_HOME"]
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)

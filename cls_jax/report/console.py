@@ -178,7 +178,7 @@ class Pace:
     """
 
     def __init__(self, seeds: Sequence[int], num_steps: int) -> None:
-        self._steps: dict[int, tuple[int, int]] = {seed: (0, num_steps) for seed in seeds}
+        self._steps: dict[int, tuple[int, int]] = dict.fromkeys(seeds, (0, num_steps))
         """Seed -> updates made, and in all."""
         self._first: int | None = None  # updates made when the first chunk had ended
         self._seconds = 0.0  # since then

@@ -169,7 +169,7 @@ def test_ctrl_c_is_code_130(capsys):
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "expected"),
     [
         (Diverged("not finite at step 3"), 1, "error: not finite at step 3\n"),
         (SaveFailed("the disk is full"), 1, "error: the disk is full\n"),
@@ -177,14 +177,14 @@ def test_ctrl_c_is_code_130(capsys):
         (Stopped(signal.SIGINT, 7), 130, "stopped and saved after step 7; the same command goes"),
     ],
 )
-def test_what_ends_a_run_has_its_own_code(error, code, told, capsys):
+def test_what_ends_a_run_has_its_own_code(error, code, expected, capsys):
     def main(config):
         raise error
 
     with pytest.raises(SystemExit) as stop:
         run_main(main)
     assert stop.value.code == code
-    assert capsys.readouterr().err.startswith(told)
+    assert capsys.readouterr().err.startswith(expected)
 
 
 def test_a_defect_keeps_its_traceback():
@@ -262,9 +262,9 @@ calls += [  # a flag that changes nothing, and a number that float32 does not ho
     ("experiments/dualnet_cifar.py", "--learning-rate", "1e39"),
 ]
 for call in calls:
-    sys.argv, told = [*call[0].split(), *call[1:]], io.StringIO()
+    sys.argv, text = [*call[0].split(), *call[1:]], io.StringIO()
     try:
-        with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+        with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
             if call[0].endswith(".py"):
                 runpy.run_path(call[0], run_name="__main__")
             else:
@@ -274,7 +274,7 @@ for call in calls:
     else:
         raise AssertionError(f"{call} goes on")
     flag = call[1].removeprefix("--").replace("-", "[-_]")
-    assert re.search(flag, told.getvalue()), (call, told.getvalue())
+    assert re.search(flag, text.getvalue()), (call, text.getvalue())
 
 """
 

@@ -195,11 +195,11 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_would_do_nothing_or_fits_nowhere_is_one_sentence(call, name, tmp_path):
-    script, line, told = REFUSED[name]
+    script, line, expected = REFUSED[name]
     (tmp_path / "taken").write_text("")
     code, out, err = call(script, line)
     assert code == 2, err
-    assert told in err
+    assert expected in err
     assert out == ""
     assert "not offered" in name or err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["taken"], "something was written"
@@ -284,10 +284,10 @@ def test_seconds_are_not_spent_on_what_fits(learner):
 class Writer:
     """What tensorboardX would be told: folder -> tag -> values."""
 
-    told: ClassVar[dict[str, dict]] = {}
+    written: ClassVar[dict[str, dict]] = {}
 
     def __init__(self, folder, flush_secs):
-        self.mine = self.told.setdefault(folder, {})
+        self.mine = self.written.setdefault(folder, {})
 
     def __enter__(self):
         return self
@@ -304,7 +304,7 @@ def test_tensorboard_keeps_methods_values_views_and_seeds_apart(tmp_path, monkey
     import numpy as np
 
     monkeypatch.setattr("cls_jax.report.console.writer_class", lambda: Writer)
-    monkeypatch.setattr(Writer, "told", {})
+    monkeypatch.setattr(Writer, "written", {})
     seeds, values = (0, 1, 0, 1), (0, 0, 1, 1)
     matrix = np.arange(4 * 2 * 2 * 3 * 2, dtype=float).reshape(4, 2, 2, 3, 2)
     metrics = tuple({"loss": float(trial)} for trial in range(4))
@@ -317,10 +317,10 @@ def test_tensorboard_keeps_methods_values_views_and_seeds_apart(tmp_path, monkey
         with tensorboard(tmp_path, method, ["rate=0.1", "rate=1"]) as observe:
             for event in events:
                 observe(event)
-    folders = {str(Path(folder).relative_to(tmp_path)) for folder in Writer.told}
+    folders = {str(Path(folder).relative_to(tmp_path)) for folder in Writer.written}
     assert folders == {f"tensorboard/{m}/rate={v}" for m in ("er", "er_2") for v in ("0.1", "1")}
     for value in range(2):
-        mine = Writer.told[str(tmp_path / "tensorboard" / "er" / f"rate={('0.1', '1')[value]}")]
+        mine = Writer.written[str(tmp_path / "tensorboard" / "er" / f"rate={('0.1', '1')[value]}")]
         assert all(len(each) == 1 for each in mine.values())
         assert len(mine) == 2 * (1 + 2 * 2 * 2)  # seeds, a loss, networks, scenarios, tasks
         for seed in range(2):
@@ -331,18 +331,18 @@ def test_tensorboard_keeps_methods_values_views_and_seeds_apart(tmp_path, monkey
             assert mine[tag] == [(1, matrix[trial, 1, 0, 1, 0])]
 
 
-def test_losses_of_lanes_are_their_own(call, monkeypatch, tmp_path):
+def test_losses_of_trials_are_their_own(call, monkeypatch, tmp_path):
     """A real sweep: a rate of 0 keeps its loss where the other's falls; grid files by label."""
     monkeypatch.setattr("cls_jax.report.console.writer_class", lambda: Writer)
     monkeypatch.setattr("cls_jax.app.run_config.writer_class", lambda: Writer)
-    monkeypatch.setattr(Writer, "told", {})
+    monkeypatch.setattr(Writer, "written", {})
     line = f"{SMALL} --methods sgd --epochs 4 --sweep learning_rate 0 0.1 --seeds 0 1"
     code, out, err = call("compare", f"{line} --batch-size 50 --workdir out --tensorboard")
     assert code == 0, err
     assert "sgd learning_rate=0.1" in out
     last = {
         Path(folder).name: [tags[f"seed{seed}/train/loss"][-1][1] for seed in (0, 1)]
-        for folder, tags in Writer.told.items()
+        for folder, tags in Writer.written.items()
     }
     assert min(last["learning_rate=0"]) > max(last["learning_rate=0.1"])
     assert json.loads((tmp_path / "out" / "config.json").read_text())

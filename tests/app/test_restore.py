@@ -119,8 +119,8 @@ def test_raw_examples_are_taken_exactly_or_refused(workdir):
     for kind in ("float32", "float64", "float16", "bool", "complex64", "object", "str"):
         with pytest.raises(InputError, match=rf"^x is .*, and sgd was trained on uint8; {wanted}"):
             one.predict(x.astype(kind))
-    for wrong, told in ((x + np.int64(255), "from 255 to"), (-np.int32(x), "to 0")):
-        with pytest.raises(InputError, match=rf"^x has values .*{told}.*; {wanted}"):
+    for wrong, words in ((x + np.int64(255), "from 255 to"), (-np.int32(x), "to 0")):
+        with pytest.raises(InputError, match=rf"^x has values .*{words}.*; {wanted}"):
             one.predict(wrong)
     for wrong in (x[0], x[..., :1], np.uint8(3), x[:, :4], x[None]):
         with pytest.raises(InputError, match=rf"^x has shape \(.*\); {wanted}"):
@@ -213,7 +213,7 @@ def test_of_what_is_left_the_rest_is_loaded(copied, capsys):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ({"method": "mine"}, "method is 'mine', which is none that is known"),
         ({"arguments": {"later": 1.0}}, "no recipe that this cls_jax can use .*later"),
@@ -223,14 +223,14 @@ def test_of_what_is_left_the_rest_is_loaded(copied, capsys):
         ({"version": 99}, "its version is 99, later than 2"),
     ],
 )
-def test_beside_a_method_that_is_unknown_the_others_load(copied, capsys, change, told):
+def test_beside_a_method_that_is_unknown_the_others_load(copied, capsys, change, expected):
     path = copied / "checkpoints" / "sgd" / "recipe.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     assert load(copied).name == "clser"
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {path}")
     assert line.endswith("or read it with the cls_jax that wrote it; left out")
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=expected):
         load(copied, method="sgd")
 
 
@@ -317,10 +317,10 @@ def test_other_data_may_be_scored_where_those_of_the_run_are_gone(tmp_path, caps
     make_stream.__globals__["_loaded"].cache_clear()
     capsys.readouterr()
     evaluated(tmp_path / "w", data=f"npz:{tmp_path / 'two.npz'}")
-    told = capsys.readouterr()
-    assert "two.npz, 2 tasks" in " ".join(told.out.split())
-    assert "redrawn" not in told.out
-    assert "warning: no figure is redrawn: " in told.err
+    captured = capsys.readouterr()
+    assert "two.npz, 2 tasks" in " ".join(captured.out.split())
+    assert "redrawn" not in captured.out
+    assert "warning: no figure is redrawn: " in captured.err
 
 
 def test_where_nothing_can_be_saved_nothing_is_written(tmp_path):
@@ -361,9 +361,9 @@ def test_evaluate_scores_other_data_and_redraws(workdir, tmp_path):
     how = {"cwd": ROOT, "capture_output": True, "text": True}
     done = subprocess.run([*script, "--data", f"npz:{tmp_path / 'half.npz'}"], **how)
     assert done.returncode == 0, done.stderr
-    told = " ".join(done.stdout.split())  # a title is broken at the width of its table
-    assert "half.npz, 3 tasks" in told
-    assert "redrawn:" in told
+    text = " ".join(done.stdout.split())  # a title is broken at the width of its table
+    assert "half.npz, 3 tasks" in text
+    assert "redrawn:" in text
     drawn = {path.name for path in folder.iterdir()} - before
     assert drawn == {
         f"{name}_accuracy_{kind}.png"

@@ -108,10 +108,10 @@ def test_whatever_does_not_fit_is_one_sentence(case, tmp_path):
     write_recipe(tmp_path, words())
     path = tmp_path / "recipe.json"
     recipe = json.loads(path.read_text())
-    change, told = DAMAGE[case]
+    change, expected = DAMAGE[case]
     change(recipe)
     path.write_text(json.dumps(recipe))
-    with pytest.raises(InputError, match=told) as caught:
+    with pytest.raises(InputError, match=expected) as caught:
         read_recipe(path, KINDS)
     assert str(caught.value).startswith(f"{path} is no recipe that this cls_jax can use (")
     assert "\n" not in str(caught.value)

@@ -292,20 +292,23 @@ TFDS_CASES = {
 
 
 CASES = (
-    [Case(name, "compare.py", (*MLP, *NPZ), told, made) for name, (made, told) in NPZ_CASES.items()]
+    [
+        Case(name, "compare.py", (*MLP, *NPZ), expected, made)
+        for name, (made, expected) in NPZ_CASES.items()
+    ]
     + [
-        Case(name, "compare.py", (*MLP, *FOLDER), told, made)
-        for name, (made, told) in FOLDER_CASES.items()
+        Case(name, "compare.py", (*MLP, *FOLDER), expected, made)
+        for name, (made, expected) in FOLDER_CASES.items()
     ]
     + [
         Case(
             name,
             "compare.py",
             (*MLP, "--data", "mine:9.9.9" if "version" in name else "mine", "--data-dir", "sets"),
-            told,
+            expected,
             made,
         )
-        for name, (made, told) in TFDS_CASES.items()
+        for name, (made, expected) in TFDS_CASES.items()
     ]
     + [
         Case(

@@ -253,7 +253,7 @@ ONE = [
 ]
 
 
-def case(script: str, name: str, arguments: tuple[str, ...], told: tuple[str, ...]) -> Case:
+def case(script: str, name: str, arguments: tuple[str, ...], expected: tuple[str, ...]) -> Case:
     """Named after its script; a training script starts as in ``START``."""
     start, given = START.get(script, ()), arguments
     if script == "reproduce.py" and arguments[:1] and "_" in arguments[0]:
@@ -263,12 +263,12 @@ def case(script: str, name: str, arguments: tuple[str, ...], told: tuple[str, ..
         end = next((i for i in range(at + 1, len(start)) if start[i].startswith("--")), len(start))
         start = (*start[:at], *start[end:])
     given = (*start, *arguments)
-    return Case(f"{script.removesuffix('.py')}: {name}", script, given, told)
+    return Case(f"{script.removesuffix('.py')}: {name}", script, given, expected)
 
 
 CASES = [
-    case(script, name, arguments, told)
+    case(script, name, arguments, expected)
     for table, scripts in EVERY
-    for name, (arguments, told) in table.items()
+    for name, (arguments, expected) in table.items()
     for script in sorted(scripts)
 ] + [case(*one) for one in ONE]

@@ -118,18 +118,20 @@ RECIPE = {
 
 CASES = (
     [
-        Case(f"workdir {name}", "compare.py", (*COMPARE, where), told, made)
-        for name, (where, made, told) in WORKDIR.items()
+        Case(f"workdir {name}", "compare.py", (*COMPARE, where), expected, made)
+        for name, (where, made, expected) in WORKDIR.items()
     ]
     + [
-        Case(f"restart: workdir {name}", "compare.py", (*COMPARE, where, "--restart"), told, made)
-        for name, (where, made, told) in WORKDIR.items()
+        Case(
+            f"restart: workdir {name}", "compare.py", (*COMPARE, where, "--restart"), expected, made
+        )
+        for name, (where, made, expected) in WORKDIR.items()
         if "holds" in name or "config of" in name or "link" in name or "is a file" in name
     ]
     + [
-        Case(f"{script}: folder {name}", script, ("w",), told, made)
+        Case(f"{script}: folder {name}", script, ("w",), expected, made)
         for script in ("evaluate.py", "cls-jax report")
-        for name, (made, told) in READERS.items()
+        for name, (made, expected) in READERS.items()
     ]
     + [
         Case(f"report: results of {name}", "cls-jax report", ("w",), ("w",), made)

@@ -34,7 +34,7 @@ def test_one_sentence_and_nothing_else(case, tmp_path, monkeypatch):
     before = contents(here)
     code, out, err = ask(case.script, *case.arguments)
     assert code == 2, f"exit {code}: {err}"
-    for word in case.told:
+    for word in case.expected:
         assert word in " ".join(err.split()), f"{word!r} is not in: {err}"
     assert "Traceback" not in err
     assert out == ""

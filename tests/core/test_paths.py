@@ -29,8 +29,8 @@ def test_a_place_that_cannot_be_is_told_and_nothing_is_written(case, tmp_path, m
     (tmp_path / "nowhere").symlink_to("not there")
     (tmp_path / "file").touch()
     before = sorted(tmp_path.iterdir())
-    text, told = BAD[case]
-    with pytest.raises(InputError, match=told) as caught:
+    text, expected = BAD[case]
+    with pytest.raises(InputError, match=expected) as caught:
         check_place(text)
     assert str(caught.value).startswith("workdir ")
     assert len(str(caught.value)) < 600
@@ -58,8 +58,8 @@ def test_what_cannot_be_read_or_entered_is_told(tmp_path, monkeypatch):
 
 def test_a_file_to_write_has_a_folder_and_is_none(tmp_path):
     assert check_file(tmp_path / "x.json", "json") == tmp_path / "x.json"
-    for bad, told in ((tmp_path, "is a folder"), (tmp_path / "a" / "x", "make it first")):
-        with pytest.raises(InputError, match=told):
+    for bad, expected in ((tmp_path, "is a folder"), (tmp_path / "a" / "x", "make it first")):
+        with pytest.raises(InputError, match=expected):
             check_file(bad, "json")
     with pytest.raises(InputError, match="a shorter one"):
         check_file(tmp_path / ("x" * 210), "json")

@@ -356,10 +356,10 @@ def test_where_nothing_can_be_written_it_is_decoded_into_memory(
     source = load(f"folder:{pets}", size=4)
     assert pixels(source) == want
     assert type(source.train.x) is np.ndarray
-    told = capsys.readouterr().err
-    assert told.startswith("preparing pets: 6 pictures, into memory, since ")
-    assert f"{where} cannot be written ({reason}); give data_dir" in told
-    assert told.count("\n") == 1
+    text = capsys.readouterr().err
+    assert text.startswith("preparing pets: 6 pictures, into memory, since ")
+    assert f"{where} cannot be written ({reason}); give data_dir" in text
+    assert text.count("\n") == 1
 
 
 @pytest.mark.parametrize("call", ["pathlib.Path.mkdir", "os.fsync", "numpy.save", "os.rename"])
@@ -426,7 +426,7 @@ def test_on_a_terminal_a_bar_moves_and_goes(monkeypatch):
         return Dataset("numbers", *(Split(NUMBERS, NUMBERS[:, 0, 0, 0]),) * 2, ("0",))
 
     cached(path, "numbers", make)
-    told = terminal.getvalue()
-    assert told.startswith("preparing numbers: 130 pictures, into memory, since ")
-    assert "130/130" in told
-    assert told.endswith("\x1b[2K")  # erased
+    text = terminal.getvalue()
+    assert text.startswith("preparing numbers: 130 pictures, into memory, since ")
+    assert "130/130" in text
+    assert text.endswith("\x1b[2K")  # erased

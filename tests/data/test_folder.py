@@ -174,9 +174,9 @@ def test_of_several_frames_the_first_is_read_and_said(tmp_path, capsys):
         paint(tmp_path / "pets" / "dog" / name, 200, **more)
     source = load(f"folder:{tmp_path}/pets", size=4)
     assert source.train.x[-2:, 0, 0, 0].tolist() == [200, 200]
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert "3 of 9 pictures hold several frames or pages, e.g. " in told
-    assert told.endswith("dog/5.gif; the first is read")
+    text = capsys.readouterr().err.splitlines()[-1]
+    assert "3 of 9 pictures hold several frames or pages, e.g. " in text
+    assert text.endswith("dog/5.gif; the first is read")
 
 
 # --- strangers' files
@@ -283,9 +283,9 @@ def test_of_many_classes_the_files_left_out_are_summed(tmp_path, capsys):
         for kind in ("a.txt", "b.csv"):
             (folder / kind).touch()
     load(f"folder:{tmp_path}", size=4)
-    told = capsys.readouterr().err.splitlines()
-    assert told[7] == f"folder {tmp_path}: class c07: 2 files (1 .txt, 1 .csv) left out"
-    assert told[8] == f"folder {tmp_path}: 4 more classes: 8 files left out"
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[7] == f"folder {tmp_path}: class c07: 2 files (1 .txt, 1 .csv) left out"
+    assert lines[8] == f"folder {tmp_path}: 4 more classes: 8 files left out"
 
 
 def test_pictures_and_folders_of_no_class_are_said(tmp_path, capsys):
@@ -295,15 +295,15 @@ def test_pictures_and_folders_of_no_class_are_said(tmp_path, capsys):
     paint(tmp_path / "train" / "x.png")
     paint(tmp_path / ".old" / "a.png")
     load(f"folder:{tmp_path}", size=4)
-    told = "\n".join(capsys.readouterr().err.splitlines()[:-1])
+    text = "\n".join(capsys.readouterr().err.splitlines()[:-1])
     for line in (
         "extra/ is left out (1 picture): it stands beside train/ and test/",
         "1 picture in no class folder left out, e.g. loose.png",
         "train/: 1 picture in no class folder left out, e.g. x.png",
         ".old/ is left out, with its pictures: it is hidden",
     ):
-        assert f"folder {tmp_path}: {line}" in told
-    assert told.count("\n") == 3
+        assert f"folder {tmp_path}: {line}" in text
+    assert text.count("\n") == 3
 
 
 @pytest.mark.parametrize("place", ["runs", "runs/a", "runs/a/b"])
@@ -482,9 +482,9 @@ def test_tiny_imagenet_as_it_is_distributed(tmp_path, capsys):
     assert source.train.y.tolist() == [0, 0, 0, 1, 1, 1]
     assert source.test.y.tolist() == [0, 0, 1, 1]
     assert source.test.x[:, 0, 0, 0].tolist() == [0, 40, 20, 60]
-    told = capsys.readouterr().err
-    assert "val/ is read as the test split" in told
-    assert "test/ is left out (4 pictures): it has no class folders" in told
+    err = capsys.readouterr().err
+    assert "val/ is read as the test split" in err
+    assert "test/ is left out (4 pictures): it has no class folders" in err
     table = root / "val" / "val_annotations.txt"
     text = table.read_text()
     table.write_text(text.translate({ord("1"): "2", ord("2"): "1"}))

@@ -29,8 +29,8 @@ def test_the_smallest_case_gives_sane_numbers(mode, tmp_path, capsys):
     file = tmp_path / "numbers.json"
     flags = ["--net", "mlp", "--batch-size", "3", "--steps", "2", "--turns", "2"]
     call(*flags, "--mode", mode, "--json", str(file))
-    told = capsys.readouterr().out
-    assert all(word in told for word in ("steps/s", "examples/s", "compile", "MiB", "GFLOP/s"))
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("steps/s", "examples/s", "compile", "MiB", "GFLOP/s"))
     numbers = json.loads(file.read_text())
     assert numbers["mode"] == mode
     assert numbers["timed_chunks"] >= 2
@@ -127,14 +127,14 @@ def test_a_compiled_twin_is_a_number(tmp_path, capsys):
     file = tmp_path / "numbers.json"
     call(*TWIN, "--torch-compile", "--json", str(file))
     numbers = json.loads(file.read_text())
-    told = capsys.readouterr().out
+    text = capsys.readouterr().out
     if numbers["torch_compiled_why_not"] is None:
         seconds = numbers["torch_compiled_seconds_per_step"]
         assert numbers["compiled_ratio"] == pytest.approx(numbers["seconds_per_step"] / seconds)
-        assert "ours / torch.compile" in told
+        assert "ours / torch.compile" in text
     else:
         assert numbers["compiled_ratio"] is None
-        assert numbers["torch_compiled_why_not"] in told
+        assert numbers["torch_compiled_why_not"] in text
 
 
 def test_pytorch_runs_in_bfloat16_and_where_nothing_compiles_the_reason_is_told(
@@ -145,14 +145,14 @@ def test_pytorch_runs_in_bfloat16_and_where_nothing_compiles_the_reason_is_told(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     file = tmp_path / "numbers.json"
     call(*TWIN, "--torch-compile", "--dtype", "bfloat16", "--json", str(file))
-    numbers, told = json.loads(file.read_text()), capsys.readouterr().out
+    numbers, text = json.loads(file.read_text()), capsys.readouterr().out
     expected = numbers["seconds_per_step"] / numbers["torch_seconds_per_step"]
     assert numbers["ratio"] == pytest.approx(expected)
-    assert "ours / PyTorch" in told
+    assert "ours / PyTorch" in text
     assert numbers["torch_compiled_seconds_per_step"] is None
     assert numbers["compiled_ratio"] is None
     assert "compile" in numbers["torch_compiled_why_not"]
-    assert numbers["torch_compiled_why_not"] in told
+    assert numbers["torch_compiled_why_not"] in text
 
 
 def test_pytorch_without_this_gpu_is_one_sentence():
@@ -192,12 +192,12 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_input_is_one_sentence_and_exit_code_2(name, capsys):
-    flags, told = WRONG[name]
+    flags, expected = WRONG[name]
     with pytest.raises(SystemExit) as stopped:
         call(*flags)
     out, err = capsys.readouterr()
     assert stopped.value.code == 2
-    assert told in err
+    assert expected in err
     assert err.count("\n") == 1
     assert out == ""
 
@@ -252,8 +252,8 @@ def test_a_failing_cell_is_recorded_and_stops_no_other(table, tmp_path, capsys, 
     monkeypatch.setenv("PYTHONPATH", str(EXPERIMENTS.parent))
     flags = [*SMALL, "--out", str(tmp_path), "--workloads", "dualnet/mlp/3", "clser/mlp/3"]
     run_table(table, *flags)
-    told = capsys.readouterr().out
-    assert "dualnet works on feature maps" in told
+    text = capsys.readouterr().out
+    assert "dualnet works on feature maps" in text
     files = {path.name: json.loads(path.read_text()) for path in tmp_path.glob("benchmark_*.json")}
     failed, good = "dualnet_mlp_3", "clser_mlp_3"
     named = {key: f"benchmark_{key}_float32_1_chunk2.json" for key in (failed, good)}
@@ -317,7 +317,7 @@ def test_other_sizes_are_no_continuation(table, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "expected"),
     [
         (["--workloads", "clser/cnn/3"], "give method/net/batch"),
         (["--chunks", "0"], "chunks is 0"),
@@ -325,11 +325,11 @@ def test_other_sizes_are_no_continuation(table, tmp_path, capsys):
         (["--cell-minutes", "0"], "cell_minutes is 0"),
     ],
 )
-def test_a_wrong_table_is_one_sentence(table, flags, told, capsys):
+def test_a_wrong_table_is_one_sentence(table, flags, expected, capsys):
     with pytest.raises(SystemExit) as stopped:
         run_table(table, *flags)
     assert stopped.value.code == 2
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -365,9 +365,9 @@ def test_defaults_follow_from_the_numbers(suggest):
     assert "0.83 to 0.83" in found["convolutional"].seeds_why
     assert "1.50 times" in found["convolutional"].chunk_why
     assert (found["dense"].over_seeds, found["dense"].chunk) == ("vmap", 500)
-    told = " ".join(suggest.advice(known))
-    assert "Plan for dense steps: over_seeds vmap" in told
-    assert "failed: out of memory." in told
+    text = " ".join(suggest.advice(known))
+    assert "Plan for dense steps: over_seeds vmap" in text
+    assert "failed: out of memory." in text
 
 
 def test_the_longest_chunk_that_any_workload_needs_is_suggested(suggest):
@@ -400,11 +400,11 @@ def test_all_cells_of_a_pair_are_set_beside_its_one_twin(table):
     }
     known = [{**numbers_of(c, config, 2e-3), **c._asdict()} for c in some]
     known[0] |= {"torch_seconds_per_step": 4e-3, "torch_compiled_seconds_per_step": None}
-    sheet = table.table(known)
-    column = sheet.header.index("ours / PyTorch")
-    assert {row[column] for row in sheet.rows} == {"0.50"}
-    assert {row[-1] for row in sheet.rows} == {""}
-    assert "made up" in sheet.title
+    made = table.table(known)
+    column = made.header.index("ours / PyTorch")
+    assert {row[column] for row in made.rows} == {"0.50"}
+    assert {row[-1] for row in made.rows} == {""}
+    assert "made up" in made.title
 
 
 # --- traces ---------------------------------------------------------------------------------------
@@ -430,9 +430,9 @@ def test_the_operations_of_a_real_trace_are_told(profile, tmp_path, capsys):
     assert any(name.startswith(("dot", "ynn")) for name in found)
     assert {runs for _, runs in found.values()} == {3}
     profile.main(profile.Config(str(tmp_path), 1))
-    told = capsys.readouterr().out
-    assert max(found, key=lambda name: found[name][0]) in told
-    assert "ms in all operations" in told
+    text = capsys.readouterr().out
+    assert max(found, key=lambda name: found[name][0]) in text
+    assert "ms in all operations" in text
 
 
 def test_a_device_counts_its_operations_once(profile, tmp_path):

@@ -68,12 +68,12 @@ def test_two_processes_are_one_run_and_survive_a_killed_peer(tmp_path):
     np.testing.assert_allclose(two.run.matrix, one.run.matrix, atol=0.2)
 
     began = time.monotonic()
-    (code, told), (killed, _) = pair(tmp_path / "mined", "steps", "4", "0.02")
+    (code, text), (killed, _) = pair(tmp_path / "mined", "steps", "4", "0.02")
     assert killed == -signal.SIGKILL
     assert code == 1
-    assert "error: process 0 of 2 cannot go on without the others" in told
-    assert "start all processes again with the same commands" in told
-    assert "Traceback" not in told
+    assert "error: process 0 of 2 cannot go on without the others" in text
+    assert "start all processes again with the same commands" in text
+    assert "Traceback" not in text
     assert time.monotonic() - began < 200
     assert not load(tmp_path / "mined").over
 
@@ -109,9 +109,9 @@ def test_alone_there_is_nothing_to_agree_on():
 def test_a_cache_that_jax_was_told_is_left_alone():
     import jax
 
-    told = jax.config.jax_compilation_cache_dir
+    given = jax.config.jax_compilation_cache_dir
     cache_programs()
-    assert jax.config.jax_compilation_cache_dir == told
+    assert jax.config.jax_compilation_cache_dir == given
 
 
 COMPILE = """

@@ -32,7 +32,7 @@ def client(installed, tmp_path, monkeypatch):
     return lambda notebook: NotebookClient(notebook, timeout=1200, resources=resources)
 
 
-def told(cell: nbformat.NotebookNode) -> str:
+def text_of(cell: nbformat.NotebookNode) -> str:
     """Everything a code cell printed or showed as text, and its errors."""
     texts = []
     for output in cell.outputs:
@@ -76,15 +76,15 @@ def test_it_runs_from_top_to_bottom(name, client):
     client(notebook).execute()
     cells = {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
     for cell in cells.values():
-        assert all(output.output_type != "error" for output in cell.outputs), told(cell)
-    assert "(cpu), JAX" in told(cells["device"])
-    assert "task 5/5" in told(cells["quick"])
-    assert "results in runs/" in told(cells["quick"])
-    assert "is finished in runs/" not in told(cells["quick"])
+        assert all(output.output_type != "error" for output in cell.outputs), text_of(cell)
+    assert "(cpu), JAX" in text_of(cells["device"])
+    assert "task 5/5" in text_of(cells["quick"])
+    assert "results in runs/" in text_of(cells["quick"])
+    assert "is finished in runs/" not in text_of(cells["quick"])
     assert pictures(cells["figures"]) == 2
     assert pictures(cells["look"]) == 1
-    assert "is finished in runs/" in told(cells["again"])
-    assert "results in runs/" in told(cells["again"])
+    assert "is finished in runs/" in text_of(cells["again"])
+    assert "results in runs/" in text_of(cells["again"])
     assert not cells["paper"].outputs
 
 
@@ -102,7 +102,7 @@ def test_the_stop_button_saves_and_leaves_the_notebook_alive(client):
         """Runs a cell and presses the button once a task is over; whether it was in time."""
         task = asyncio.create_task(running.async_execute_cell(cell, index))
         while not task.done():
-            if "task 1/5" in told(cell):
+            if "task 1/5" in text_of(cell):
                 await running.km.interrupt_kernel()
                 await task
                 return True
@@ -113,16 +113,16 @@ def test_the_stop_button_saves_and_leaves_the_notebook_alive(client):
         async with running.async_setup_kernel():
             for index in range(2):
                 await running.async_execute_cell(notebook.cells[index], index)
-            assert await stop(cells["quick"], 2), told(cells["quick"])
+            assert await stop(cells["quick"], 2), text_of(cells["quick"])
             await running.async_execute_cell(again, 3)
 
     asyncio.run(press())
-    stopped = told(cells["quick"])
+    stopped = text_of(cells["quick"])
     assert "SIGINT: finishing this chunk, then saving" in stopped
     assert re.search(r"stopped and saved after step \d+; the same command goes on:", stopped)
     assert re.search(r"\n  cls-jax run clser --preset quick --seeds 0 1 2", stopped)
     assert "SystemExit: 130" in re.sub(r"\x1b\[[\d;]*m", "", stopped)
     assert "Traceback" not in stopped
-    assert re.search(r"clser goes on from \S+: .* in task \d after step \d+", told(again))
-    assert "results in runs/" in told(again)
+    assert re.search(r"clser goes on from \S+: .* in task \d after step \d+", text_of(again))
+    assert "results in runs/" in text_of(again)
     assert "error" not in {output.output_type for output in again.outputs}

@@ -105,8 +105,8 @@ def test_apd_runs_from_orders_to_their_disparity(tmp_path):
     assert rows[0] == "network,scenario,order,seed,after_task,task_1,task_2"
     assert [row.split(",")[2] for row in rows[1:]] == ["1-2"] * 3 + ["2-1"] * 3
     assert len(rows) == 1 + 2 * 3
-    told = json.loads((tmp_path / "out" / "order_disparity.json").read_text())
-    assert [len(entry["OPD of each seed and task"][0]) for entry in told] == [2, 2]
+    found = json.loads((tmp_path / "out" / "order_disparity.json").read_text())
+    assert [len(entry["OPD of each seed and task"][0]) for entry in found] == [2, 2]
 
 
 @pytest.mark.slow
@@ -232,10 +232,10 @@ WRONG_ELSEWHERE = {
 @pytest.mark.parametrize("name", WRONG | WRONG_ELSEWHERE)
 def test_wrong_input_is_one_sentence_and_exit_code_2(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    script, flags, told = WRONG_ELSEWHERE.get(name) or (SCRIPT, *WRONG[name])
+    script, flags, expected = WRONG_ELSEWHERE.get(name) or (SCRIPT, *WRONG[name])
     code, out, err = ask(script.name, *flags, "--workdir", "out")
     assert code == 2, err
-    assert told in err
+    assert expected in err
     assert out == ""
     assert list(tmp_path.iterdir()) == [], "something was written"
     if err.startswith("error:"):

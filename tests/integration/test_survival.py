@@ -60,12 +60,12 @@ def test_a_signal_ends_the_chunk_saves_and_says_how_to_go_on(tmp_path, number, c
         if "task 1/5" in line:
             break
     process.send_signal(number)
-    told = process.stderr.read()
-    assert process.wait(60) == code, told
-    assert f"{number.name}: finishing this chunk, then saving" in told
-    assert "the same command goes on:" in told
-    assert "clser_mnist.py --seeds 0 1 --chunk 20 --epochs 30" in told
-    assert "Traceback" not in told
+    text = process.stderr.read()
+    assert process.wait(60) == code, text
+    assert f"{number.name}: finishing this chunk, then saving" in text
+    assert "the same command goes on:" in text
+    assert "clser_mnist.py --seeds 0 1 --chunk 20 --epochs 30" in text
+    assert "Traceback" not in text
 
     second = subprocess.Popen(
         [sys.executable, *script], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cls_jax.core.types import Batch, Task
 from cls_jax.methods import METHODS, signature
 from cls_jax.methods.base import Method, hidden_task
 from cls_jax.streams.class_il import class_il
 from cls_jax.training.capacity import capacities
 from cls_jax.training.run import Run
 from tests.conftest import CLASSES, TASKS, small_method, small_source
+from tests.support.drive import made_batch, task_of
 
 METHOD_NAMES = sorted(METHODS)
 PHASES = [(name, i) for name in METHOD_NAMES for i in range(len(small_method(name).phases))]
@@ -50,16 +50,16 @@ def built(name):
     state = first = jax.jit(method.init)(jax.random.key(0), batch_of(0))
     states = []
     for number in range(2):
-        key, told, data = jax.random.key(number), task_of(number), data_of(method, number)
-        state = jax.jit(method.begin_task)(key, state, told, data["begin"])
+        key, task, data = jax.random.key(number), task_of(number), data_of(method, number)
+        state = jax.jit(method.begin_task)(key, state, task, data["begin"])
         for phase, step in zip(method.phases, steps, strict=True):
-            state = jax.jit(phase.enter)(key, state, told, enter_data(method, phase, number))
+            state = jax.jit(phase.enter)(key, state, task, enter_data(method, phase, number))
             for s in range(4):
                 key = jax.random.key(100 * number + s)
                 state, _ = step(key, state, batch_of(number, s, told=method.needs.told_task))
             states.append(state)
         if number == 0:
-            state = jax.jit(method.end_task)(jax.random.key(2), state, told, data["end"])
+            state = jax.jit(method.end_task)(jax.random.key(2), state, task, data["end"])
     return Built(method, steps, first, states[len(steps) :])
 
 
@@ -73,25 +73,11 @@ def step_at(method, phase):
     return lambda hyper, *given: method.at(hyper).phases[phase].step(*given)
 
 
-def task_of(number):
-    classes = np.arange(CLASSES) // 2
-    return Task(
-        index=jnp.int32(number),
-        classes=jnp.asarray(classes == number),
-        seen=jnp.asarray(classes <= number),
-    )
-
-
 def batch_of(number, shift=0, told=True, valid=(True,) * BATCH, labelled=(True,) * BATCH):
     source = small_source()
     index = np.flatnonzero(source.train.y // 2 == number)[shift * BATCH : (shift + 1) * BATCH]
-    return Batch(
-        x=jnp.asarray(source.train.x[index]),
-        y=jnp.asarray(source.train.y[index]),
-        task=jnp.full((BATCH,), number if told else -1, jnp.int32),
-        valid=jnp.asarray(valid),
-        labelled=jnp.asarray(labelled),
-    )
+    kind = {"valid": valid, "labelled": labelled, "task": number if told else -1}
+    return made_batch(source.train.x[index], source.train.y[index], **kind)
 
 
 def data_of(method, number):
@@ -247,7 +233,7 @@ def test_the_label_of_an_unlabelled_row_has_no_influence(name):
 
 @every_method
 def test_under_x64_the_state_keeps_its_dtypes(name):
-    """Told without compute: where JAX counts in int64 and float64, nothing that is kept widens."""
+    """Known without compute: where JAX counts in int64 and float64, nothing that is kept widens."""
     method = small_method(name)
     with jax.enable_x64(True):
         key = jax.random.key(0)
@@ -349,7 +335,7 @@ def test_hyper_is_data(name):
 
 
 @every_phase
-def test_lanes_equal_single_runs_to_rounding(name, phase):
+def test_trials_equal_single_runs_to_rounding(name, phase):
     step, state = built(name).steps[phase], built(name).states[phase]
     keys = jax.random.split(jax.random.key(6), 2)
     trials, _ = jax.jit(jax.vmap(step, in_axes=(0, None, None)))(keys, state, told_batch(name))

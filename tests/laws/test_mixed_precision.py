@@ -8,7 +8,8 @@ import pytest
 from cls_jax.methods import METHODS
 from cls_jax.nets.registry import NetConfig, networks
 from tests.conftest import SMALL, small_method, small_problem
-from tests.laws.test_laws import batch_of, data_of, enter_data, task_of
+from tests.laws.test_laws import batch_of, data_of, enter_data
+from tests.support.drive import task_of
 
 FULL, LOW = jnp.dtype("float32"), jnp.dtype("bfloat16")
 every_method = pytest.mark.parametrize("name", sorted(METHODS))
@@ -57,7 +58,7 @@ def kinds(tree):
 
 @every_method
 def test_state_and_metrics_are_kept_in_float32(name):
-    """Parameters, statistics, optimizer states, memory, logits and losses, told without compute."""
+    """Parameters, statistics, optimizer states, memory, logits and losses; nothing is computed."""
     method = convolutional(name)
     state, metrics = training(method, jax.eval_shape, tasks=1, steps=1)
     predicts, x = (method.predict, *method.views.values()), batch_of(0).x

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cls_jax.core.losses import mask_logits
-from cls_jax.core.types import Batch, Task
+from cls_jax.core.types import Task
 from cls_jax.data.load import load
 from cls_jax.methods.base import hidden_task
 from cls_jax.streams.blurry import blurry
@@ -24,6 +24,7 @@ from cls_jax.streams.stream import look_up
 from cls_jax.training.batches import live_rows
 from tests.conftest import CLASSES, TASKS, small_source
 from tests.laws.test_laws import BATCH, built, every_method, hyper_of
+from tests.support.drive import made_batch
 
 SCENARIOS = {
     "class_il": lambda source: class_il(source, tasks=TASKS, batch_size=BATCH, epochs=8),
@@ -70,14 +71,11 @@ def batch_of(scenario, index, labelled, context, number, told, epoch=0):
     stream, table, look = stream_of(scenario)
     valid = index >= 0
     x = jnp.asarray(stream.source.train.x[index])
-    return Batch(
-        x=x if look is None else look(x, look_up(table.contexts, context)),
-        y=jnp.asarray(np.where(valid & labelled, stream.source.train.y[index], -1), jnp.int32),
-        task=jnp.full(index.shape, number if told else -1, jnp.int32),
-        valid=jnp.asarray(valid),
-        labelled=jnp.asarray(valid & labelled),
-        epoch=np.int32(epoch),
-    )
+    x = x if look is None else look(x, look_up(table.contexts, context))
+    labelled = valid & labelled
+    y = np.where(labelled, stream.source.train.y[index], -1)
+    task = number if told else -1
+    return made_batch(x, y, valid=valid, labelled=labelled, task=task, epoch=epoch)
 
 
 def own(scenario, number):
@@ -175,7 +173,7 @@ def test_only_a_blurry_task_serves_rows_of_classes_that_it_does_not_tell(scenari
     else:
         stream, table, _ = stream_of(scenario)
     rows = table.rows()
-    told = table.task_classes[rows.task][:, stream.source.train.y]  # [rows, examples]
-    mine = np.take_along_axis(told, np.maximum(rows.index, 0), axis=1) | (rows.index < 0)
+    known = table.task_classes[rows.task][:, stream.source.train.y]  # [rows, examples]
+    mine = np.take_along_axis(known, np.maximum(rows.index, 0), axis=1) | (rows.index < 0)
     assert mine.all() == (scenario != "blurry")
     assert mine.mean() > 0.6

@@ -16,7 +16,7 @@ from cls_jax.methods.steps import (
     init_model,
 )
 from cls_jax.nets.mlp import mlp
-from tests.support.toy_nets import normed_net
+from tests.support.nets import normed_net
 
 SIZES, CLASSES = (4, 3, 5), 6
 NETS = {"mlp": mlp(CLASSES, hidden=(7,)), "normed": normed_net(CLASSES)}

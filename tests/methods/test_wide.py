@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import CLASSES, TASKS, small_method, small_source
-from tests.laws.test_laws import batch_of, data_of, task_of
+from tests.laws.test_laws import batch_of, data_of
+from tests.support.drive import task_of
 
 VARIANTS = {
     "apd": {},

@@ -96,7 +96,7 @@ def test_bfloat16_computes_low_and_keeps_high():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ({"hidden": ()}, "hidden is"),
         ({"hidden": (4, 0)}, "hidden is"),
@@ -104,7 +104,7 @@ def test_bfloat16_computes_low_and_keeps_high():
         ({"dtype": "int8"}, "dtype"),
     ],
 )
-def test_impossible_networks_are_named(change, told):
+def test_impossible_networks_are_named(change, expected):
     given = {"num_classes": 3, "hidden": (4,), "kernel_init": signed_constant}
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=expected):
         bnnet(**{**given, **change})

@@ -51,8 +51,8 @@ def test_of_many_tasks_the_line_has_the_worst_and_the_best():
     many = 30
     matrix = np.full((1, 1, 2, many + 1, many), 0.5)
     matrix[..., -1, 6], matrix[..., -1, 22] = 0.25, 0.75
-    told = started((0,))._replace(num_tasks=many)
-    line = task_line(Evaluated((0,), many - 1, matrix, 0.5), told)
+    started_run = started((0,))._replace(num_tasks=many)
+    line = task_line(Evaluated((0,), many - 1, matrix, 0.5), started_run)
     assert "task 30/30" in line
     assert line.count("50.0 (task 7: 25.0 to task 23: 75.0)") == 2
 
@@ -95,8 +95,8 @@ def test_not_a_terminal_gets_the_headline_and_a_line_a_task():
 
 def test_the_score_that_a_method_is_made_for_comes_first():
     line = task_line(evaluated((3,), 1), started((3,))._replace(leads=1))
-    told = "task-IL  90.0 (90.0 90.0)  class-IL  65.2 (50.3 80.0)"
-    assert line == f"dualnet  seed 3  task 2/2  {told}"
+    expected = "task-IL  90.0 (90.0 90.0)  class-IL  65.2 (50.3 80.0)"
+    assert line == f"dualnet  seed 3  task 2/2  {expected}"
 
 
 def test_the_headline_can_be_left_to_the_first_method():

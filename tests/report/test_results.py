@@ -111,9 +111,9 @@ RECORDS = [
 def test_records_give_their_own_table(folder):
     results = read(folder)
     one = (folder / "results.json").exists()
-    sheet = result_table(*results) if one else comparison_table(results)
+    table = result_table(*results) if one else comparison_table(results)
     page = (folder / ("summary.md" if one else "comparison.md")).read_text(encoding="utf-8")
-    assert markdown(sheet) in page
+    assert markdown(table) in page
 
 
 CSV = "accuracy_plastic_task_il_seed4.csv"

@@ -362,6 +362,6 @@ def test_made_to_tell_all_classes_apart_leads_with_class_il():
 
 def test_where_no_score_has_the_task_told_the_only_one_leads():
     stream = {"name": "permuted", "scenario": "domain_il"}
-    sheet = comparison_table([told(make_result(), stream=stream)])
-    assert sheet.header[:4] == ("method", "domain-IL ACC", "clipped forgetting", "LA")
-    assert "LA are domain-IL" in sheet.note
+    table = comparison_table([told(make_result(), stream=stream)])
+    assert table.header[:4] == ("method", "domain-IL ACC", "clipped forgetting", "LA")
+    assert "LA are domain-IL" in table.note

@@ -95,10 +95,10 @@ def test_what_is_written(tmp_path, capsys):
         *("comparison.md", "order_disparity.json", "capacity.png"),
         *("accuracy_m.csv", "accuracy_n_n.csv"),
     }
-    told = json.loads((tmp_path / "order_disparity.json").read_text())
-    assert [entry["label"] for entry in told] == ["m", "n n"]
-    assert told[0]["MOPD"]["mean"] == pytest.approx(0.1)
-    assert told[0]["capacity after each task"]["bits"] == [8192, 16384, 28672]
+    found = json.loads((tmp_path / "order_disparity.json").read_text())
+    assert [entry["label"] for entry in found] == ["m", "n n"]
+    assert found[0]["MOPD"]["mean"] == pytest.approx(0.1)
+    assert found[0]["capacity after each task"]["bits"] == [8192, 16384, 28672]
     rows = list(csv.DictReader((tmp_path / "accuracy_m.csv").open()))
     assert len(rows) == 2 * 2 * 4
     last = next(r for r in rows if (r["order"], r["seed"], r["after_task"]) == ("3-1-2", "0", "3"))

@@ -88,7 +88,7 @@ def test_a_run_stopped_again_and_again_is_the_run_that_was_not(tmp_path, uneven,
 
 
 @pytest.mark.parametrize("over_seeds", ["sequential", "vmap"])
-def test_all_lanes_of_a_sweep_come_back(tmp_path, uneven, over_seeds):
+def test_all_trials_of_a_sweep_come_back(tmp_path, uneven, over_seeds):
     method = flat_method("er")
     hypers = [{}, {"learning_rate": 0.01}]
     how = {"method": method, "stream": uneven, "hypers": hypers, "seeds": (1, 2)}
@@ -98,7 +98,7 @@ def test_all_lanes_of_a_sweep_come_back(tmp_path, uneven, over_seeds):
     assert_same(found, sweep(**how, plan=plan))
 
 
-def test_lanes_go_on_grouped_in_another_way(tmp_path, uneven):
+def test_trials_go_on_grouped_in_another_way(tmp_path, uneven):
     method = flat_method("er")
     how = {"method": method, "stream": uneven, "hypers": [{}], "seeds": (1, 2, 3)}
     plans = [Plan(chunk=4, over_seeds=over) for over in ("vmap", "sequential")]
@@ -174,9 +174,9 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(tmp_path, uneven, capsys,
     newest = max((tmp_path / "seed0").iterdir(), key=lambda p: int(p.name))
     broken(newest, how)
     resumed = run(method, uneven, keep=After(tmp_path, 0), plan=Plan(chunk=2))
-    told = capsys.readouterr().err
-    assert f"warning: checkpoint seed0/{newest.name} cannot be read" in told
-    assert "it goes on from" in told
+    text = capsys.readouterr().err
+    assert f"warning: checkpoint seed0/{newest.name} cannot be read" in text
+    assert "it goes on from" in text
     assert_same([resumed], [run(method, uneven, plan=Plan(chunk=2))])
 
 
@@ -186,14 +186,14 @@ def test_where_nothing_can_be_read_nothing_begins_anew(tmp_path, uneven, capsys)
         run(method, uneven, keep=After(tmp_path, 3, every=interval("never")))
     broken(tmp_path / "seed0" / "1", "lost")
     before = sorted(tmp_path.rglob("*"))
-    told = r"has saves of seed0, but none can be read \(.*\); .* only --restart begins anew"
-    with pytest.raises(InputError, match=told):
+    expected = r"has saves of seed0, but none can be read \(.*\); .* only --restart begins anew"
+    with pytest.raises(InputError, match=expected):
         run(method, uneven, keep=After(tmp_path, 0))
     assert sorted(tmp_path.rglob("*")) == before
     assert "there is none before it" in capsys.readouterr().err
 
 
-def test_lanes_that_are_whole_in_another_group_go_on(tmp_path, uneven, capsys):
+def test_trials_that_are_whole_in_another_group_go_on(tmp_path, uneven, capsys):
     method = flat_method("sgd")
     how = {"method": method, "stream": uneven, "hypers": [{}], "seeds": (1, 2)}
     plans = [Plan(chunk=4, over_seeds=over) for over in ("vmap", "sequential")]
@@ -203,9 +203,9 @@ def test_lanes_that_are_whole_in_another_group_go_on(tmp_path, uneven, capsys):
     for save in (tmp_path / "seed1+seed2").iterdir():
         shutil.rmtree(save / "about")
     sweep(**how, plan=plans[1], keep=After(tmp_path, 0))
-    told = capsys.readouterr().err
-    assert "it is finished in" in told
-    assert "warning: checkpoint seed1+seed2/" in told
+    text = capsys.readouterr().err
+    assert "it is finished in" in text
+    assert "warning: checkpoint seed1+seed2/" in text
     shutil.rmtree(tmp_path / "seed2")
     with pytest.raises(InputError, match="has saves of seed2, but none can be read"):
         sweep(**how, plan=plans[1], keep=After(tmp_path, 0))
@@ -284,12 +284,12 @@ def test_whatever_of_a_save_does_not_agree_is_told(tmp_path, saved, capfd, what)
     folder = saved.copy(tmp_path)
     HARMS[what](folder / "m" / "seed0" / str(saved.newest))
     assert saved.read(folder) == saved.older
-    (told,) = capfd.readouterr().err.splitlines()
-    assert told.startswith("warning: checkpoint seed0/")
-    assert told.endswith("); the one before is taken")
+    (text,) = capfd.readouterr().err.splitlines()
+    assert text.startswith("warning: checkpoint seed0/")
+    assert text.endswith("); the one before is taken")
 
 
-def test_a_save_of_another_method_or_lane_is_not_taken(tmp_path, saved, capfd):
+def test_a_save_of_another_method_or_trial_is_not_taken(tmp_path, saved, capfd):
     folder = saved.copy(tmp_path)
     (folder / "m").rename(folder / "n")
     found = read_trials(folder / "n", saved.like)
@@ -308,7 +308,7 @@ def test_every_file_of_a_save_is_whole_or_told_or_without_effect(tmp_path, saved
     """What comes back is the newest save to the bit, or the one before with one line on stderr."""
     newest = saved.folder / "m" / "seed0" / str(saved.newest)
     files = [p.relative_to(newest) for p in sorted(newest.rglob("*")) if p.is_file()]
-    told = 0
+    count = 0
     for number, file in enumerate(files):
         folder = saved.copy(tmp_path / str(number))
         victim = folder / "m" / "seed0" / str(saved.newest) / file
@@ -320,8 +320,8 @@ def test_every_file_of_a_save_is_whole_or_told_or_without_effect(tmp_path, saved
         found, lines = saved.read(folder), capfd.readouterr().err.splitlines()
         assert len(lines) == (found == saved.older), (file, lines)
         assert found in (saved.newer, saved.older), file
-        told += len(lines)
-    assert told >= 4
+        count += len(lines)
+    assert count >= 4
 
 
 def test_what_is_beside_the_saves_is_let_be(tmp_path, saved, capfd):
@@ -345,8 +345,8 @@ def test_a_path_is_no_pattern(tmp_path, uneven, capfd, name):
     with pytest.raises(Stopped):
         run(method, uneven, keep=After(folder, 4), plan=Plan(chunk=2))
     resumed = run(method, uneven, keep=After(folder, 0), plan=Plan(chunk=2))
-    assert "it goes on from" in (told := capfd.readouterr().err)
-    assert "warning" not in told
+    assert "it goes on from" in (text := capfd.readouterr().err)
+    assert "warning" not in text
     assert_same([resumed], [run(method, uneven, plan=Plan(chunk=2))])
 
 
@@ -363,8 +363,10 @@ def test_the_first_save_is_read_back_before_it_counts(tmp_path, uneven, monkeypa
 
     monkeypatch.setattr(checkpoint, "read", torn)
     method = flat_method("sgd")
-    told = r"the run could not be saved in task 1 \(what was written cannot be read back: NOT_FOUND"
-    with pytest.raises(SaveFailed, match=told):
+    expected = (
+        r"the run could not be saved in task 1 \(what was written cannot be read back: NOT_FOUND"
+    )
+    with pytest.raises(SaveFailed, match=expected):
         run(method, uneven, keep=After(tmp_path, 0), plan=Plan(chunk=2))
     assert saves_of(tmp_path / "seed0") == []
     monkeypatch.undo()

@@ -29,9 +29,9 @@ CONFIG = {
 }
 
 
-def prepare(folder, *told):
+def prepare(folder, *given):
     """The folder as a run takes it, and leaves it again."""
-    with claim(folder, *told) as made:
+    with claim(folder, *given) as made:
         return made
 
 
@@ -100,12 +100,12 @@ def test_other_data_or_software_is_refused_by_name(tmp_path):
     same = {"data": {"digits": "aa"}, "software": {"jax": "0.10.2", "cls_jax": "11"}}
     prepare(tmp_path, CONFIG, same)
     assert check_workdir(tmp_path, CONFIG, same)
-    for other, told in (
+    for other, expected in (
         ({**same, "data": {"digits": "bb"}}, 'data.digits: "aa" → "bb"'),
         ({**same, "data": {"mnist": "bb"}}, 'data.mnist: absent → "bb"; data.digits: "aa"'),
         ({**same, "software": {"jax": "0.12", "cls_jax": "11"}}, 'software.jax: "0.10.2" → "0.12"'),
     ):
-        with pytest.raises(InputError, match=f"another experiment \\({told}"):
+        with pytest.raises(InputError, match=f"another experiment \\({expected}"):
             check_workdir(tmp_path, CONFIG, other)
 
 
@@ -154,13 +154,13 @@ def test_restarting_moves_aside_and_deletes_nothing(tmp_path, capsys):
 def test_a_folder_that_holds_something_else_is_left_as_it_is(tmp_path, name, restart):
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / name).write_text("mine")
-    told = f"has no config.json of cls_jax but holds '{name}', which is left as it is"
+    expected = f"has no config.json of cls_jax but holds '{name}', which is left as it is"
     with (
-        pytest.raises(InputError, match=told),
+        pytest.raises(InputError, match=expected),
         claim(tmp_path / "w", CONFIG, {}, restart=restart),
     ):
         pass
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=expected):
         prepare(tmp_path / "w", CONFIG)
     assert everything(tmp_path) == {"w": None, f"w/{name}": b"mine"}
 
@@ -201,8 +201,8 @@ def test_the_fingerprint_decides_not_where_the_data_lie(tmp_path):
 def everything(folder):
     """Path -> content of all that lies below a folder; None for folders."""
     paths = sorted(folder.rglob("*"))
-    told = {str(p.relative_to(folder)): None if p.is_dir() else p.read_bytes() for p in paths}
-    return told
+    found = {str(p.relative_to(folder)): None if p.is_dir() else p.read_bytes() for p in paths}
+    return found
 
 
 @pytest.mark.parametrize("name", [".lock", "config.json", "checkpoints", "tensorboard"])
@@ -425,8 +425,8 @@ def test_what_cannot_be_written_is_refused_before_anything_is(case, tmp_path, mo
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange" / "mine").touch()
-    flags, told = OUTPUTS[case]
-    with pytest.raises(InputError, match=told):
+    flags, expected = OUTPUTS[case]
+    with pytest.raises(InputError, match=expected):
         begin(RunConfig(**flags))
     assert everything(tmp_path) == {"strange": None, "strange/mine": b""}
 

@@ -63,10 +63,10 @@ STEPS = Phase("main", step=None)
 @cache
 def compiled(transform, trials):
     """The images of one row, as a chunk of steps gathers them."""
-    stream, told = SimpleNamespace(transform=transform), hidden_task(1)
+    stream, task = SimpleNamespace(transform=transform), hidden_task(1)
 
     def look(data, row):
-        return gather(stream, METHOD, data, row, told).x
+        return gather(stream, METHOD, data, row, task).x
 
     return Parallelism(trials).compile(look, (DATA, 0))
 
@@ -137,7 +137,7 @@ def test_every_seed_sees_through_its_own_contexts(name, trials, on_host):
 
 
 def test_a_run_makes_the_rows_of_a_task_when_it_begins():
-    stream, made, told = STREAMS["permuted"][0], [], []
+    stream, made, found = STREAMS["permuted"][0], [], []
 
     def schedule(key, **given):
         table = stream.schedule(key, **given)
@@ -150,12 +150,12 @@ def test_a_run_makes_the_rows_of_a_task_when_it_begins():
 
     def observe(event):
         if isinstance(event, Progress):
-            told.append((event.task, tuple(made)))
+            found.append((event.task, tuple(made)))
 
     method = small_method("sgd")
     spied = stream._replace(schedule=schedule)
     run(method, spied, plan=Plan(chunk=5), observe=observe)
-    assert set(told) == {(0, (0,)), (1, (0, 1)), (2, (0, 1, 2))}
+    assert set(found) == {(0, (0,)), (1, (0, 1)), (2, (0, 1, 2))}
 
 
 def test_a_schedule_of_more_passes_holds_no_more():

@@ -186,8 +186,8 @@ def test_it_is_one_task_of_nine_classes_and_the_key_alone_decides():
     source = small_digits()
     stream = mnist360(source, batch_size=8)
     assert (stream.num_tasks, stream.num_classes) == (1, 10)  # as many as the published networks
-    told = stream.schedule(jax.random.key(0)).task_classes
-    assert told.tolist() == [[True] * 9 + [False]]
+    classes = stream.schedule(jax.random.key(0)).task_classes
+    assert classes.tolist() == [[True] * 9 + [False]]
     assert stream.describe["scenario"] == "general"
     np.testing.assert_array_equal(stream.source.train.x, source.train.x[source.train.y < 9])
     check_schedules(stream)

@@ -28,11 +28,11 @@ def test_each_scenario_is_made_as_asked_and_says_so(name):
     stream = make_stream(config)
     assert stream.num_tasks == num_tasks
     assert stream.describe["scenario"] == kind
-    told = json.loads(json.dumps(stream.describe))
-    asked = {"epochs": 2, "batch_size": config.batch_size, **changes, "tasks": told["tasks"]}
+    found = json.loads(json.dumps(stream.describe))
+    asked = {"epochs": 2, "batch_size": config.batch_size, **changes, "tasks": found["tasks"]}
     asked = json.loads(json.dumps(asked))
-    assert asked.items() <= told.items()  # what was asked for stands in the record
-    tasks = np.ravel(told["tasks"])
+    assert asked.items() <= found.items()  # what was asked for stands in the record
+    tasks = np.ravel(found["tasks"])
     assert (len(tasks) if len(tasks) > 1 else tasks[0]) == num_tasks
     assert headline(stream).startswith("digits")
 

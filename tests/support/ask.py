@@ -24,14 +24,14 @@ class Case(NamedTuple):
       name: of the test.
       script: of experiments/, or a command such as "cls-jax report".
       arguments: after the script's name.
-      told: what the sentence must hold: the flag, the value, the remedy.
+      expected: what the sentence must hold: the flag, the value, the remedy.
       made: what lies in the folder before; it must be as it was afterwards.
     """
 
     name: str
     script: str
     arguments: tuple[str, ...]
-    told: tuple[str, ...]
+    expected: tuple[str, ...]
     made: Callable[[Path], object] = lambda folder: None
 
 

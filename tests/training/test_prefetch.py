@@ -36,7 +36,7 @@ def test_renumbered_rows_read_what_the_whole_split_reads(numbers):
 
 @pytest.mark.parametrize("name", ["clser", "gdumb", "icarl"])
 @pytest.mark.parametrize("over_seeds", ["sequential", "vmap"])
-def test_both_roads_give_the_same_run(name, over_seeds):
+def test_both_loaders_give_the_same_run(name, over_seeds):
     stream = class_il(uneven_source(), tasks=TASKS, batch_size=4, epochs=2)
     method = flat_method(name, **({"cutmix": False} if name == "gdumb" else {}))
     plans = [Plan(chunk=5, over_seeds=over_seeds, data=data) for data in ("device", "host")]

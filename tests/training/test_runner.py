@@ -144,7 +144,7 @@ def test_empty_batches_change_no_bit(uneven, mode):
 
 
 @pytest.mark.parametrize("name", ["er", "clser"])
-def test_lanes_of_unequal_length_equal_their_own_runs(uneven, name):
+def test_trials_of_unequal_length_equal_their_own_runs(uneven, name):
     """Vmapped: integers, memory and counters bitwise, floats to rounding."""
     seeds = (0, 1, 2, 3)
     lengths = set()

@@ -80,7 +80,7 @@ def test_from_every_place_the_rest_follows_once(tasks, chunk, other, boundaries)
 
 
 @given(SIZES, st.integers(1, 5), st.integers(0, 9))
-def test_chunks_cover_every_row_once_and_none_crosses_the_end_of_the_first_lane(
+def test_chunks_cover_every_row_once_and_none_crosses_the_end_of_the_first_trial(
     trials, size, first
 ):
     first = min(first, max(trials))

@@ -21,10 +21,10 @@ from cls_jax.methods.architecture.apd_weights import (
 )
 from cls_jax.nets.mlp import mlp
 from cls_jax.nets.resnet import resnet18
-from tests.support.by_hand import CLASSES, HIDDEN, batch
-from tests.support.flat_nets import flat_augment
-from tests.support.phased import Course, ce, task_of
-from tests.support.problems import own_problem
+from tests.support.drive import CLASSES, Drive, batch, task_of
+from tests.support.nets import HIDDEN
+from tests.support.numpy_mlp import shifted_ce
+from tests.support.problems import flat_augment, own_problem, shifted_problem
 
 TASKS, RATE, ANNEALING = 3, 0.01, 0.5
 ARGUMENTS = {
@@ -48,23 +48,21 @@ VARIANTS = {
 }
 
 
-def course(**changes):
-    return Course(apd, num_tasks=TASKS, **{**ARGUMENTS, **changes})
+def drive(**changes):
+    return Drive(apd(shifted_problem(), **{**ARGUMENTS, **changes}))
 
 
 def run_task(learner, number, batches):
     """The losses of a whole task."""
     learner.begin(task_of(number))
-    losses = [learner.step("train", names) for names in batches]
+    losses = [learner.step(names)["loss"] for names in batches]
     learner.end(task_of(number))
     return losses
 
 
 def logits_of(learner, task, state=None):
-    every = jnp.ones(CLASSES, bool)
-    x = batch([0, 20, 41, 61, 99]).x
-    state = learner.state if state is None else state
-    return np.asarray(learner.method.predict(state, x, Task(jnp.int32(task), every, every)))
+    x, state = batch([0, 20, 41, 61, 99]).x, learner.state if state is None else state
+    return np.asarray(learner.method.predict(state, x, task_of(task, range(CLASSES))))
 
 
 def with_residues(state, change):
@@ -113,7 +111,7 @@ def test_a_residue_of_zero_is_not_pushed():
 
 def test_zeros_that_no_image_moves_stay_zero():
     """Steps without a valid row: residues and masks of 0 feel their L1 alone, and Adam rests."""
-    learner = course(residue_scale=0.0)
+    learner = drive(residue_scale=0.0)
     learner.begin(task_of(1))
     params = learner.state.model.vars.params
     params = params.replace(masks=jax.tree.map(jnp.zeros_like, params.masks))
@@ -121,7 +119,7 @@ def test_zeros_that_no_image_moves_stay_zero():
     model = model.replace(vars=model.vars.replace(params=params))
     learner.state = learner.state.replace(model=model)
     for names in FIRST:
-        learner.step("train", names, num_valid=0)
+        learner.step(names, 0)
     after = learner.state.model.vars.params
     for leaf in (*after.residues.values(), *after.masks.values()):
         np.testing.assert_array_equal(leaf[1], np.zeros_like(leaf[1]))
@@ -157,7 +155,7 @@ def loss_and_gradient(p, names, task, anchor, variant):
     """Section 2 of the card, differentiated by hand."""
     zeros = {k: np.zeros_like(v) for k, v in p.items()}
     net = {"w1": theta(p, task), "b1": p[f"b{task}"], "w2": p[f"w{task}"], "b2": p[f"c{task}"]}
-    value, inner = ce(net, names, [2 * task, 2 * task + 1])
+    value, inner = shifted_ce(net, names, [2 * task, 2 * task + 1])
     grad = {**zeros, f"b{task}": inner["b1"], f"w{task}": inner["w2"], f"c{task}": inner["b2"]}
 
     def through(task, slope, *, mask=True):
@@ -192,7 +190,7 @@ def loss_and_gradient(p, names, task, anchor, variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_two_tasks_by_hand(variant):
     """Every loss, and every parameter after every task: Adam on all terms, anew with each task."""
-    learner = course(**VARIANTS[variant])
+    learner = drive(**VARIANTS[variant])
     for task, batches in ((0, FIRST), (1, SECOND)):
         learner.begin(task_of(task))
         p = trained(learner.state)
@@ -202,7 +200,7 @@ def test_two_tasks_by_hand(variant):
         opt, before = adam.init(p), p
         for step, names in enumerate(batches):
             value, gradient = loss_and_gradient(p, names, task, anchor, variant)
-            found = learner.step("train", names)
+            found = learner.step(names)["loss"]
             np.testing.assert_allclose(found, value, rtol=1e-5)
             move, opt = adam.update(gradient, opt)
             p = {k: v - RATE * ANNEALING**step * np.asarray(move[k]) for k, v in p.items()}
@@ -219,7 +217,7 @@ def test_a_large_drift_weight_keeps_old_weights_and_none_loses_them():
     """The largest change of a weight of task 0 while task 1 is learned for 60 steps."""
 
     def moved(weight):
-        learner = course(drift_weight=weight, sparsity_weight=0.0, annealing_rate=1.0)
+        learner = drive(drift_weight=weight, sparsity_weight=0.0, annealing_rate=1.0)
         run_task(learner, 0, FIRST)
         before = theta(trained(learner.state), 0)
         run_task(learner, 1, SECOND * 20)
@@ -234,7 +232,7 @@ def test_a_large_drift_weight_keeps_old_weights_and_none_loses_them():
 
 def test_small_residues_do_not_answer():
     """Pruned at lambda1: an entry at the limit changes nothing, one beyond it does."""
-    learner = course()
+    learner = drive()
     run_task(learner, 0, FIRST)
 
     def answered(size):
@@ -250,7 +248,7 @@ def test_small_residues_do_not_answer():
 
 
 def test_where_the_task_is_hidden_the_last_one_answers():
-    learner = course()
+    learner = drive()
     for number, batches in enumerate((FIRST, SECOND)):
         run_task(learner, number, batches)
     np.testing.assert_array_equal(logits_of(learner, -1), logits_of(learner, 1))
@@ -260,7 +258,7 @@ def test_where_the_task_is_hidden_the_last_one_answers():
 @pytest.mark.parametrize("consolidate_every", [0, 2])
 def test_a_task_can_be_forgotten_and_no_other_changes_a_bit(consolidate_every):
     """Its logits become 0; also where a group held something for it and for another task."""
-    learner = course(agreement_gap=0.2, consolidate_every=consolidate_every, clusters=1)
+    learner = drive(agreement_gap=0.2, consolidate_every=consolidate_every, clusters=1)
     third = [[80, 100, 81, 101], [82, 102, 83, 103]]
     for number, batches in enumerate((FIRST, SECOND, third)):
         run_task(learner, number, batches)
@@ -282,7 +280,7 @@ def test_a_task_can_be_forgotten_and_no_other_changes_a_bit(consolidate_every):
 
 def test_apd_fixed_forgets_too():
     """Its anchor is the shared weights, which all tasks need."""
-    learner = course(retroactive=False)
+    learner = drive(retroactive=False)
     for number, batches in enumerate((FIRST, SECOND)):
         run_task(learner, number, batches)
     before, state = logits_of(learner, 0), jax.jit(forget)(learner.state, jnp.int32(1))
@@ -295,7 +293,7 @@ def test_a_forgotten_task_pulls_at_nothing():
     """The next task is learned as if it had never been."""
     losses = []
     for garbage in (0.0, 1e3):
-        learner = course()
+        learner = drive()
         run_task(learner, 0, FIRST)
         state = forget(learner.state, jnp.int32(0))
         learner.state = with_residues(
@@ -358,11 +356,11 @@ def test_the_official_count_by_hand():
 
 
 def test_capacity_is_counted_after_each_task_in_the_order_of_learning():
-    learner = course()
+    learner = drive()
     found = []
     for number, batches in ((2, FIRST[:1]), (0, SECOND[:1])):
         learner.begin(task_of(number, [0, 1, 2, 3]))
-        learner.step("train", batches[0])
+        learner.step(batches[0])
         learner.end(task_of(number))
         found.append(learner.method.algorithm.capacity(learner.state))
     bits = np.asarray([one["bits"] for one in found])

@@ -1,7 +1,5 @@
 """DEN's phases: each step in NumPy, what moves in which phase, who answers, and what is kept."""
 
-import copy
-from functools import cache, partial
 from itertools import pairwise
 
 import chex
@@ -13,8 +11,9 @@ import pytest
 from cls_jax.core.errors import InputError
 from cls_jax.methods.architecture.den import den
 from tests.conftest import small_problem
-from tests.support.by_hand import CLASSES, batch, inputs, label_of
-from tests.support.phased import Course, seen_in_training, task_of
+from tests.support.drive import CLASSES, Drive, batch, float64, label_of, task_of
+from tests.support.numpy_mlp import inputs
+from tests.support.problems import SHIFT, shifted_problem
 
 TASKS, HIDDEN = 3, (6, 5)
 HYPER = {
@@ -32,73 +31,49 @@ PHASES = ("head", "select", "expand", "split")
 NAMES = {0: ([0, 20, 1, 21], [2, 22, 3, 23]), 1: ([40, 60, 41, 61], [42, 62, 43, 63])}
 
 
-class DenCourse(Course):
-    """A course whose hyper-parameters are data, as in a run: all of them share its programs."""
-
-    def __init__(self, hidden, **arguments):
-        def factory(problem, **arguments):
-            networks = problem.networks._replace(hidden=hidden)
-            return den(problem._replace(networks=networks), **arguments)
-
-        super().__init__(factory, num_tasks=TASKS, **arguments)
-        self.programs = {
-            (kind, number): jax.jit(
-                lambda hyper, *rest, kind=kind, number=number: getattr(
-                    self.method.at(hyper).phases[number], kind
-                )(*rest)
-            )
-            for kind in ("step", "enter")
-            for number in range(len(PHASES))
-        }
-
-    def give(self, **hyper):
-        """Sets the hyper-parameters; those left out are HYPER's."""
-        hyper = {name: jnp.float32(value) for name, value in {**HYPER, **hyper}.items()}
-        of_phase = {key: partial(program, hyper) for key, program in self.programs.items()}
-        self.steps = {name: of_phase["step", n] for n, name in enumerate(PHASES)}
-        self.enters = {name: of_phase["enter", n] for n, name in enumerate(PHASES)}
+def drive(hyper=None, hidden=HIDDEN, **sizes):
+    """At the start; all of the same sizes share their programs."""
+    sizes = {"added_units": 2, "head_epochs": 1, "annealing_steps": 2, **sizes}
+    return Drive(den(shifted_problem(hidden=hidden), **HYPER | (hyper or {}), **sizes))
 
 
-@cache
-def compiled(hidden=HIDDEN, **sizes):
-    return DenCourse(hidden, **{"added_units": 2, "head_epochs": 1, "annealing_steps": 2, **sizes})
+def give(learner, **hyper):
+    """Sets the hyper-parameters; those left out are HYPER's."""
+    learner.hyper = {name: jnp.float32(value) for name, value in {**HYPER, **hyper}.items()}
 
 
-def course(hyper=None, **sizes):
-    """At the start; every course of the same sizes has the same programs."""
-    learner = copy.copy(compiled(**sizes))
-    learner.give(**(hyper or {}))
-    return learner
+def begin(learner, number):
+    """As every task begins, with the same draw."""
+    learner.begin(task_of(number), key=jax.random.key(1))
+
+
+def enter(learner, phase, number):
+    """As every phase begins, with the same draw."""
+    learner.enter(phase, task_of(number), key=jax.random.key(2))
 
 
 def learn(learner, number, steps=4, upto="split"):
     """A task, up to the end of a phase."""
-    learner.begin(task_of(number))
+    begin(learner, number)
     for phase in PHASES[: PHASES.index(upto) + 1]:
-        learner.enter(phase, task_of(number))
+        enter(learner, phase, number)
         for s in range(steps):
-            learner.step(phase, NAMES.get(number, NAMES[1])[s % 2])
+            learner.step(NAMES.get(number, NAMES[1])[s % 2], phase=phase)
     return learner
 
 
 def at(phase, number=1, **changes):
     """A learner that has just entered a phase of a task."""
-    learner = course(**changes)
+    learner = drive(**changes)
     for earlier in range(number):
         learn(learner, earlier)
-    learner.begin(task_of(number))
+    begin(learner, number)
     for name in PHASES[: PHASES.index(phase)]:
-        learner.enter(name, task_of(number))
+        enter(learner, name, number)
         for s in range(4):
-            learner.step(name, NAMES[number][s % 2])
-    learner.enter(phase, task_of(number))
+            learner.step(NAMES[number][s % 2], phase=name)
+    enter(learner, phase, number)
     return learner
-
-
-def params_of(learner):
-    """float64 copies."""
-    params = learner.state.model.vars.params
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
 
 
 # --- a step in NumPy ------------------------------------------------------------------------------
@@ -116,7 +91,7 @@ def forward(params, x, used, task):
 
 def bce(params, names, used, task):
     """The mean over batch and classes, and its gradient."""
-    out, seen, h = forward(params, seen_in_training(names), used, task)
+    out, seen, h = forward(params, inputs(names, SHIFT), used, task)
     probs, target = 1 / (1 + np.exp(-out)), np.eye(CLASSES)[label_of(names)]
     value = -(target * np.log(probs) + (1 - target) * np.log(1 - probs)).mean()
     slope = (probs - target) / target.size
@@ -176,7 +151,7 @@ def test_three_steps_of_a_later_task_by_hand(phase):
     learner = at(phase)
     state, task = learner.state, 1
     trained, pulled, grouped = moving(state, phase, task)
-    params, previous = params_of(learner), jax.tree.map(np.float64, state.previous)
+    params, previous = learner.params, jax.tree.map(np.float64, state.previous)
     used = [np.asarray(u, float) for u in state.used]
     l1 = HYPER["head_l1_weight"] if phase == "head" else HYPER["l1_weight"]
     first = second = jax.tree.map(np.zeros_like, params)
@@ -184,7 +159,7 @@ def test_three_steps_of_a_later_task_by_hand(phase):
     for number, (names, num_valid) in enumerate(
         zip((*NAMES[1], NAMES[1][0]), (4, 3, 4), strict=True)
     ):
-        loss = learner.step(phase, names, num_valid)
+        loss = learner.step(names, num_valid, phase=phase)["loss"]
         value, gradient = bce(params, names[:num_valid], used, task)
         sizes = jax.tree.map(lambda w, m: (w * m) ** 2, params, trained)
         value += HYPER["l2_weight"] / 2 * sum(leaf.sum() for leaf in jax.tree.leaves(sizes))
@@ -213,29 +188,29 @@ def test_three_steps_of_a_later_task_by_hand(phase):
             for j in np.flatnonzero(columns):
                 length = np.linalg.norm(layer["kernel"][:, j])
                 layer["kernel"][:, j] *= max(1 - HYPER["group_weight"] / length, 0)
-        found = params_of(learner)
+        found = learner.params
         chex.assert_trees_all_close(found, params, rtol=2e-3, atol=2e-5)
-        same = jax.tree.map(lambda a, b, m: (a == b) | m, found, at_start(state), trained)
+        same = jax.tree.map(lambda a, b, m: (a == b) | m, found, params_of(state), trained)
         assert all(leaf.all() for leaf in jax.tree.leaves(same)), "something frozen moved"
     if phase in ("select", "split"):
         assert squares > 0
 
 
-def at_start(state):
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state.model.vars.params)
+def params_of(state):
+    return float64(state.model.vars.params)
 
 
-# --- the course of tasks --------------------------------------------------------------------------
+# --- from task to task ----------------------------------------------------------------------------
 
 
 def test_the_first_task_trains_everything_and_only_in_select():
-    learner = course()
-    learner.begin(task_of(0))
+    learner = drive()
+    begin(learner, 0)
     for phase in PHASES:
-        learner.enter(phase, task_of(0))
+        enter(learner, phase, 0)
         before = learner.state
         for names in NAMES[0]:
-            assert learner.step(phase, names) > 0
+            assert learner.step(names, phase=phase)["loss"] > 0
         moved = jax.tree.map(
             lambda a, b: bool((a != b).any()), learner.state.model.vars, before.model.vars
         )
@@ -256,15 +231,15 @@ def free_places_are_zero(state):
 
 
 def test_widths_grow_and_what_belongs_to_free_places_stays_zero():
-    learner = course()
+    learner = drive()
     widths = []
     for number in range(TASKS):
-        learner.begin(task_of(number))
+        begin(learner, number)
         for phase in PHASES:
-            learner.enter(phase, task_of(number))
+            enter(learner, phase, number)
             assert free_places_are_zero(learner.state)
             for s in range(4):
-                learner.step(phase, NAMES[min(number, 1)][s % 2])
+                learner.step(NAMES[min(number, 1)][s % 2], phase=phase)
             assert free_places_are_zero(learner.state)
         widths.append([int((s > 0).sum()) for s in learner.state.stamps])
         assert max(int(s.max()) for s in learner.state.stamps) == number + 1
@@ -284,21 +259,21 @@ def test_widths_grow_and_what_belongs_to_free_places_stays_zero():
 
 def test_earlier_answers_keep_every_bit_while_old_weights_are_frozen():
     """Oracle 8: a task grows the network, and who is asked for task 1 does not hear of it."""
-    learner = course()
+    learner = drive()
     learn(learner, 0)
     x, hidden = batch([0, 20, 40, 60, 80, 100]).x, task_of(-1)
     predict = jax.jit(learner.method.predict)
     before = predict(learner.state, x, task_of(0))
     np.testing.assert_array_equal(predict(learner.state, x, hidden), before)
-    learner.give(learning_rate=0.0, l1_weight=0.0, drift_weight=0.0)
-    learner.begin(task_of(1))
+    give(learner, learning_rate=0.0, l1_weight=0.0, drift_weight=0.0)
+    begin(learner, 1)
     for phase in ("head", "select"):
-        learner.enter(phase, task_of(1))
-        learner.step(phase, NAMES[1][0])
-    learner.give()
-    learner.enter("expand", task_of(1))
+        enter(learner, phase, 1)
+        learner.step(NAMES[1][0], phase=phase)
+    give(learner)
+    enter(learner, "expand", 1)
     for s in range(4):
-        learner.step("expand", NAMES[1][s % 2])
+        learner.step(NAMES[1][s % 2], phase="expand")
     assert [int((s == 2).sum()) for s in learner.state.stamps] == [2, 2]
     np.testing.assert_array_equal(predict(learner.state, x, task_of(0)), before)
     newest = predict(learner.state, x, task_of(1))
@@ -310,11 +285,11 @@ def test_earlier_answers_keep_every_bit_while_old_weights_are_frozen():
 
 
 def test_answers_by_hand():
-    learner = learn(learn(course(), 0), 1)
+    learner = learn(learn(drive(), 0), 1)
     names = [0, 20, 40, 60]
     for task in (0, 1):
         units = [(np.asarray(s) > 0) & (np.asarray(s) <= task + 1) for s in learner.state.stamps]
-        expected, *_ = forward(params_of(learner), inputs(names), units, task)
+        expected, *_ = forward(learner.params, inputs(names), units, task)
         found = learner.method.predict(learner.state, batch(names).x, task_of(task))
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
@@ -323,17 +298,17 @@ def test_it_grows_only_while_the_loss_is_high():
     """Of the last 50 steps, or of all if there were fewer; never in the first task."""
     others = {"annealing_rate": 1.0, "drift_weight": 0.0}
     learner = at("select", hyper=others)
-    step = learner.steps["select"]
+    step = learner.fn("step", "select")
     losses, state, key = [], learner.state, jax.random.key(0)
     for s in range(60):
-        params, used = at_start(state), [np.asarray(u, float) for u in state.used]
+        params, used = params_of(state), [np.asarray(u, float) for u in state.used]
         losses.append(bce(params, NAMES[1][s % 2], used, 1)[0])
         state, _ = step(key, state, batch(NAMES[1][s % 2]))
         if s + 1 in (1, 3, 50, 60):
             mean = np.mean(losses[-50:])
             for threshold, grows in ((mean * 0.999, True), (mean * 1.001, False)):
-                learner.give(**others, expand_threshold=threshold)
-                then = learner.enters["expand"](key, state, task_of(1), None)
+                give(learner, **others, expand_threshold=threshold)
+                then = learner.fn("enter", "expand")(key, state, task_of(1), None)
                 assert [int((z == 2).sum()) for z in then.stamps] == ([2, 2] if grows else [0, 0])
                 assert bool(then.learns) == grows
     assert abs(np.mean(losses) / np.mean(losses[-50:]) - 1) > 0.002, "the window must matter"
@@ -344,7 +319,7 @@ def test_it_grows_only_while_the_loss_is_high():
 def test_without_growth_expand_changes_nothing():
     learner = at("expand", hyper={"expand_threshold": 10.0})
     before = learner.state.model.vars
-    learner.step("expand", NAMES[1][0])
+    learner.step(NAMES[1][0], phase="expand")
     chex.assert_trees_all_equal(learner.state.model.vars, before)
 
 
@@ -370,11 +345,11 @@ def test_splitting_can_be_left_out():
 
 def test_a_full_network_goes_on_and_says_so():
     """Room for 3 units a layer where 8 could be wanted: two fit, then one."""
-    learner = course(room=3)
+    learner = drive(room=3)
     for number in range(TASKS):
-        learner.begin(task_of(number))
+        begin(learner, number)
         for phase in PHASES:
-            learner.enter(phase, task_of(number))
+            enter(learner, phase, number)
             learner.state = learner.state.replace(losses=jnp.ones(50), num_steps=jnp.int32(50))
     assert [s.tolist() for s in learner.state.stamps] == [[1] * n + [2, 2, 3] for n in HIDDEN]
     assert learner.method.algorithm.capacity(learner.state)["refused units"].tolist() == [0, 0, 2]
@@ -382,7 +357,7 @@ def test_a_full_network_goes_on_and_says_so():
     advice = learner.method.advice(100)
     assert "8 more units a layer and room=3" in advice
     assert "not added" in advice
-    assert course().method.advice(100) == ""
+    assert drive().method.advice(100) == ""
 
 
 @pytest.mark.parametrize(
@@ -398,7 +373,7 @@ def test_a_full_network_goes_on_and_says_so():
 )
 def test_sizes_that_cannot_be_are_refused(sizes, words):
     with pytest.raises(InputError, match=words):
-        course(**sizes)
+        drive(**sizes)
 
 
 def test_a_convolutional_network_is_refused():

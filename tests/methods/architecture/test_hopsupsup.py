@@ -11,13 +11,14 @@ import pytest
 from cls_jax.core.augment import recipe
 from cls_jax.core.errors import InputError
 from cls_jax.core.losses import cross_entropy, entropy
-from cls_jax.core.types import Batch, Task, Variables
+from cls_jax.core.types import Task, Variables
 from cls_jax.data.load import load
 from cls_jax.methods.architecture.hopfield import empty, stored
 from cls_jax.methods.architecture.hopsupsup import hopsupsup, pattern, recover
 from cls_jax.methods.architecture.supermasks import signed_constant
 from cls_jax.methods.steps import torch_sgd
 from cls_jax.nets.bnnet import bnnet
+from tests.support.drive import made_batch
 from tests.support.problems import own_problem
 
 KEY = jax.random.key(0)
@@ -41,9 +42,7 @@ def small(**changes):
 def batch_of(index, valid=None):
     """Training digits by their numbers."""
     data = load("digits", size=8).train
-    valid = jnp.ones(len(index), bool) if valid is None else jnp.asarray(valid)
-    y = jnp.asarray(data.y[index], jnp.int32)
-    return Batch(jnp.asarray(data.x[index]), y, jnp.zeros_like(y), valid, valid)
+    return made_batch(data.x[index], data.y[index], valid=valid, task=0)
 
 
 def tree(*arrays):
@@ -241,7 +240,7 @@ def test_it_finds_the_masks_of_most_tasks_on_digits():
         path = recover(logits_of, state.hopfield, x, **how)
         return jax.tree.map(lambda scores: scores[-1], path)
 
-    told, found, exact = [], [], []
+    known, found, exact = [], [], []
     for seed in (0, 1, 2):
         rng, learned = np.random.default_rng(seed), []
         state = method.init(jax.random.key(seed), batch_of(np.arange(32)))
@@ -257,10 +256,10 @@ def test_it_finds_the_masks_of_most_tasks_on_digits():
             x, y = jnp.asarray(source.test.x[mine]), source.test.y[mine]
             scores = recovered(state, AUGMENT.test(x))
             exact.append(all(((scores[k] >= 0) == (own[k] >= 0)).all() for k in own))
-            told.append((under(state.kernels, own, AUGMENT.test(x)).argmax(1) == y).mean())
+            known.append((under(state.kernels, own, AUGMENT.test(x)).argmax(1) == y).mean())
             found.append((predict(state, x, None).argmax(1) == y).mean())
-    told, found, exact = np.array(told), np.array(found), np.array(exact)
-    assert told.min() > 0.9
+    known, found, exact = np.array(known), np.array(found), np.array(exact)
+    assert known.min() > 0.9
     assert exact.sum() >= 9
-    np.testing.assert_array_equal(found[exact], told[exact])
+    np.testing.assert_array_equal(found[exact], known[exact])
     assert found.mean() > 0.65

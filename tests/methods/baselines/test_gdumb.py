@@ -19,9 +19,10 @@ from cls_jax.streams.class_il import class_il
 from cls_jax.training.runner import run
 from tests.conftest import small_method, small_source
 from tests.learning.test_bounds import NetConfig, scores
-from tests.support.by_hand import CLASSES, batch, ce, telling_net
-from tests.support.flat_nets import flat_augment
-from tests.support.problems import own_problem
+from tests.support.drive import CLASSES, Drive, batch, task_of
+from tests.support.nets import shown, telling_net
+from tests.support.numpy_mlp import ce
+from tests.support.problems import flat_augment, own_problem
 
 RATE, LOW, MOMENTUM, DECAY = 0.4, 0.04, 0.5, 0.01
 HYPER = {"learning_rate": RATE, "min_learning_rate": LOW}
@@ -30,30 +31,28 @@ SLOTS, SIZE = 16, 5
 STEPS = 4  # of an epoch: ceil(16 / 5)
 
 
-def learner(net=None, augment=None, **changes):
-    """(method, its state as task 0 begins, {"collect", "fit"} compiled)."""
+def drive(net=None, augment=None, **changes):
     sizes = {"memory_size": SLOTS, "fit_epochs": 3, "fit_batch_size": SIZE, "cutmix": False}
-    augment = augment or flat_augment()
-    problem = own_problem(net or telling_net(), augment=augment, num_classes=CLASSES)
-    method = gdumb(problem, **{**HYPER, **sizes, **changes})
-    state = method.init(jax.random.key(0), batch([0, 1, 2]))
-    return method, state, {phase.name: jax.jit(phase.step) for phase in method.phases}
+    net, augment = net or telling_net(tells=True), augment or flat_augment()
+    problem = own_problem(net, augment=augment, num_classes=CLASSES)
+    return Drive(gdumb(problem, **{**HYPER, **sizes, **changes}))
 
 
-def begin_fit(method, state, seed=9):
-    return jax.jit(method.phases[1].enter)(jax.random.key(seed), state, None, None)
+def begin_fit(learner, seed=9):
+    learner.enter("fit", task_of(0), key=jax.random.key(seed))
 
 
 def filled_with(names, **kind):
     """A learner whose memory holds these names and whose fit begins."""
-    method, state, steps = learner(**kind)
-    state, metrics = steps["collect"](jax.random.key(1), state, batch(names))
-    assert float(metrics["loss"]) == 0
-    return method, begin_fit(method, state), steps
+    learner = drive(**kind)
+    assert float(learner.step(names, phase="collect")["loss"]) == 0
+    begin_fit(learner)
+    return learner
 
 
-def float64(params):
-    return {k: np.asarray(v, np.float64) for k, v in params.items()}
+def fit(learner):
+    """A step of the fit; gives its loss."""
+    return float(learner.step([0, 0], 0, phase="fit")["loss"])
 
 
 # --- the rate -------------------------------------------------------------------------------------
@@ -100,21 +99,19 @@ def test_gradients_are_clipped_then_decayed_then_gathered():
 
 def test_steps_by_hand():
     """Two epochs over twelve examples: losses and parameters from the definition."""
-    _, state, steps = filled_with([0, 20, 40, 60, 80, 100, 1, 21, 41, 61, 81, 101])
-    params = float64(state.model.vars.params)
+    learner = filled_with([0, 20, 40, 60, 80, 100, 1, 21, 41, 61, 81, 101])
+    params = learner.params
     momentum = dict.fromkeys(params, 0.0)
     for step in range(2 * STEPS):
-        state, metrics = steps["fit"](jax.random.key(step), state, batch([0, 0], 0))
-        after = float64(state.model.vars.params)
+        loss, after = fit(learner), learner.params
         if step % STEPS == STEPS - 1:  # nothing left: 5 + 5 + 2
-            assert float(metrics["loss"]) == 0
+            assert loss == 0
             chex.assert_trees_all_equal(after, params)
             continue
-        shown = np.asarray(state.model.vars.stats["shown"])[-1]
-        names = np.repeat(np.arange(len(shown)), shown.astype(int))
+        (names,) = shown(learner, 1)
         assert len(names) == [5, 5, 2][step % STEPS]
         value, gradient = ce(params, names)
-        np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+        np.testing.assert_allclose(loss, value, rtol=1e-5)
         rate = [0.04, 0.4][step // STEPS]
         momentum = {k: 0.5 * momentum[k] + gradient[k] + 0.01 * params[k] for k in params}
         params = {k: params[k] - rate * momentum[k] for k in params}
@@ -128,20 +125,19 @@ def test_steps_by_hand():
 @pytest.mark.parametrize("held", [SLOTS, 11, 5, 3])
 def test_every_epoch_shows_each_example_once(held):
     names = [20 * (i % CLASSES) + i for i in range(held)]
-    _, state, steps = filled_with(names)
-    orders = []
-    for epoch in range(3):
+    learner, orders = filled_with(names), []
+    for _ in range(3):
         order = []
         for step in range(STEPS):
-            before = np.asarray(state.model.vars.stats["shown"])
-            state, _ = steps["fit"](jax.random.key(10 * epoch + step), state, batch([0, 0], 0))
-            shown = np.asarray(state.model.vars.stats["shown"])
+            before = np.asarray(learner.state.model.vars.stats["shown"])
+            fit(learner)
+            after = np.asarray(learner.state.model.vars.stats["shown"])
             if held > step * SIZE:
-                order.append(np.flatnonzero(shown[-1]).tolist())
-                assert shown[-1].max() == 1
+                order.append(np.flatnonzero(after[-1]).tolist())
+                assert after[-1].max() == 1
                 assert len(order[-1]) == min(SIZE, held - step * SIZE)
             else:
-                np.testing.assert_array_equal(shown, before)
+                np.testing.assert_array_equal(after, before)
         assert sorted(np.concatenate(order)) == sorted(names)
         orders.append(order)
     if held > SIZE:
@@ -149,27 +145,29 @@ def test_every_epoch_shows_each_example_once(held):
 
 
 def test_empty_slots_have_no_influence():
-    _, state, steps = filled_with(range(7))
+    learner = filled_with(range(7))
+    state, step = learner.state, learner.fn("step", "fit")
     rubbish = {"x": 255, "y": CLASSES - 1}
     slots = {k: v.at[7:].set(rubbish[k]) for k, v in state.memory.slots.items()}
     other = state.replace(memory=state.memory.replace(slots=slots))
-    for step in range(2 * STEPS):
-        key = jax.random.key(step)
-        state, one = steps["fit"](key, state, batch([0, 0], 0))
-        other, two = steps["fit"](key, other, batch([0, 0], 0))
+    for number in range(2 * STEPS):
+        key = jax.random.key(number)
+        state, one = step(key, state, batch([0, 0], 0))
+        other, two = step(key, other, batch([0, 0], 0))
         chex.assert_trees_all_equal((state.model, one), (other.model, two))
 
 
 def test_a_fit_begins_from_nothing():
-    method, state, steps = filled_with(range(0, 120, 10))
-    again = state
-    for step in range(6):
-        again, _ = steps["fit"](jax.random.key(step), again, batch([0, 0], 0))
-    assert int(again.fit_step) == 6
-    chex.assert_trees_all_equal(begin_fit(method, again).model, state.model)
-    assert int(begin_fit(method, again).fit_step) == 0
-    other = begin_fit(method, again, seed=10).model.vars.params
-    assert np.abs(other["w1"] - state.model.vars.params["w1"]).max() > 0.1
+    learner = filled_with(range(0, 120, 10))
+    first = learner.state.model
+    for _ in range(6):
+        fit(learner)
+    assert int(learner.state.fit_step) == 6
+    begin_fit(learner)
+    chex.assert_trees_all_equal(learner.state.model, first)
+    assert int(learner.state.fit_step) == 0
+    begin_fit(learner, seed=10)
+    assert np.abs(learner.params["w1"] - first.vars.params["w1"]).max() > 0.1
 
 
 def test_a_run_collects_once_and_fits_as_long_as_it_should():
@@ -244,11 +242,11 @@ def test_cutmix_weighs_both_labels():
 
     augment = Augment(train=lambda key, x: plain(x), test=plain)
     net = mlp(CLASSES, hidden=(7,))
-    _, state, steps = filled_with(range(0, 119, 8), net=net, augment=augment, cutmix=True)
-    mixes = 0
+    learner = filled_with(range(0, 119, 8), net=net, augment=augment, cutmix=True)
+    state, mixes = learner.state, 0
     for seed in range(12):
         key = jax.random.key(seed)
-        after, metrics = steps["fit"](key, state, batch([0, 0], 0))
+        after, metrics = learner.fn("step", "fit")(key, state, batch([0, 0], 0))
         rows = after.order[:SIZE]
         x, y = plain(state.memory.slots["x"][rows]), np.asarray(state.memory.slots["y"][rows])
         x, other, share = cutmix_batch(jax.random.split(key, 3)[2], x, jnp.ones(SIZE, bool))
@@ -267,12 +265,12 @@ def test_cutmix_weighs_both_labels():
 @pytest.mark.parametrize("name", ["fit_epochs", "fit_batch_size"])
 def test_sizes_below_one_are_refused(name):
     with pytest.raises(InputError, match=f"{name}=0 fits nothing"):
-        learner(**{name: 0})
+        drive(**{name: 0})
 
 
 def test_vectors_cannot_be_mixed():
     with pytest.raises(InputError, match="cutmix=True mixes images"):
-        learner(cutmix=True)
+        drive(cutmix=True)
 
 
 @pytest.mark.slow

@@ -11,13 +11,15 @@ import pytest
 from cls_jax.core.augment import Augment
 from cls_jax.core.errors import InputError
 from cls_jax.core.losses import logit_mse
-from cls_jax.core.types import Batch, Task, Variables
+from cls_jax.core.types import Variables
+from cls_jax.methods.base import hidden_task
 from cls_jax.methods.cls.clser import better_teacher, clser
 from cls_jax.methods.cls.ema_teacher import copy_of, maybe_ema_update, teacher_logits
 from cls_jax.methods.cls.mean_er import mean_er
 from cls_jax.methods.replay.er import er
 from cls_jax.nets.base import Net
 from cls_jax.nets.mlp import mlp
+from tests.support.drive import Drive, made_batch
 from tests.support.oracle_weights import oracle_vars
 from tests.support.problems import own_problem
 
@@ -25,31 +27,26 @@ PLAIN = Augment(train=lambda key, x: x, test=lambda x: x)
 BATCH = 4
 
 
-def batch_of(x, y):
-    yes = jnp.ones(len(y), bool)
-    return Batch(
-        x=jnp.asarray(x),
-        y=jnp.asarray(y, jnp.int32),
-        task=jnp.full(len(y), -1, jnp.int32),
-        valid=yes,
-        labelled=yes,
-    )
-
-
 def vectors(seed, num=BATCH):
     """Vectors that tell three classes apart."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 3, num)
-    return batch_of((rng.normal(size=(num, 6)) + 2 * y[:, None]).astype(np.float32), y)
+    return made_batch((rng.normal(size=(num, 6)) + 2 * y[:, None]).astype(np.float32), y)
 
 
 def walk(method, steps=12, batches=vectors):
     """The states after init and after every step."""
-    states = [jax.jit(method.init)(jax.random.key(0), batches(0))]
-    step = jax.jit(method.phases[0].step)
+    learner = Drive(method, batches, (0,))
+    states = [learner.state]
     for number in range(steps):
-        states.append(step(jax.random.key(number + 1), states[-1], batches(number))[0])
+        learner.step(number)
+        states.append(learner.state)
     return states
+
+
+@cache
+def perceptron():
+    return mlp(3, (7,))
 
 
 @cache
@@ -79,7 +76,7 @@ def normed():
 
 def built(net=None, factory=clser, num_classes=3, **arguments):
     """The method on an mlp or ``net``, with a small memory."""
-    problem = own_problem(net or mlp(3, (7,)), augment=PLAIN, num_classes=num_classes)
+    problem = own_problem(net or perceptron(), augment=PLAIN, num_classes=num_classes)
     return factory(problem, **{"memory_size": 9, "replay_size": 5, **arguments})
 
 
@@ -107,7 +104,9 @@ def test_oracle_6_two_steps_of_the_mnist_mlp():
     with jax.enable_x64(True):
         net = mlp(10, dtype="float64")
         index = np.arange(2 * 784, dtype=np.float64).reshape(2, 784)
-        data = [batch_of(np.sin(1e-4 * index**2 + t), y) for t, y in ((0.0, [0, 1]), (1.0, [2, 1]))]
+        data = [
+            made_batch(np.sin(1e-4 * index**2 + t), y) for t, y in ((0.0, [0, 1]), (1.0, [2, 1]))
+        ]
         shapes = jax.eval_shape(net.init, jax.random.key(0), data[0].x)
         start = oracle_vars(shapes)
         net = net._replace(init=lambda key, x: start)
@@ -154,13 +153,13 @@ def test_oracle_10_replay_has_its_share_of_one_mean():
 
     net = Net(lambda key, x: Variables(params={"w": jnp.zeros(3)}, stats={}), apply)
     method = built(net, consistency_weight=0.0, memory_size=128, replay_size=128)
-    state = method.init(jax.random.key(0), batch_of(np.zeros((10, 3), np.float32), [0] * 10))
+    state = method.init(jax.random.key(0), made_batch(np.zeros((10, 3), np.float32), [0] * 10))
     sure = jnp.zeros((128, 3)).at[:, 0].set(60.0)
     memory = state.memory.replace(slots={"x": sure, "y": jnp.zeros(128, jnp.int32)})
     state = state.replace(memory=memory.replace(seen=jnp.int32(128)))
     one_nat = np.zeros((10, 3), np.float32)
     one_nat[:, 0] = np.log(2 / (np.e - 1))  # softmax of the label: 1/e
-    _, metrics = method.phases[0].step(jax.random.key(1), state, batch_of(one_nat, [0] * 10))
+    _, metrics = method.phases[0].step(jax.random.key(1), state, made_batch(one_nat, [0] * 10))
     np.testing.assert_allclose(metrics["loss"], 10 / 138, rtol=1e-5)
 
 
@@ -321,17 +320,16 @@ def test_mean_er_is_clser_whose_copies_are_one():
 def test_the_stable_copy_answers_and_the_others_are_views():
     method = built(plastic_rate=0.2, stable_rate=0.5)
     state = walk(method)[-1]
-    net, x = mlp(3, (7,)), vectors(5).x
-    every = jnp.ones(3, bool)
-    told = Task(index=jnp.int32(-1), classes=every, seen=every)
+    net, x = perceptron(), vectors(5).x
+    task = hidden_task(3)
     for predict, tree in (
         (method.predict, state.stable),
         (method.views["working"], state.working),
         (method.views["plastic"], state.plastic),
     ):
         expected, _ = net.apply(tree.vars, x, train=False)
-        np.testing.assert_allclose(predict(state, x, told), expected, rtol=1e-5)
-    assert not np.allclose(method.predict(state, x, told), method.views["working"](state, x, told))
+        np.testing.assert_allclose(predict(state, x, task), expected, rtol=1e-5)
+    assert not np.allclose(method.predict(state, x, task), method.views["working"](state, x, task))
 
 
 def test_a_stream_too_short_for_the_averages_is_told():

@@ -12,27 +12,28 @@ import pytest
 
 from cls_jax.core.errors import InputError
 from cls_jax.methods.cls.dualnet import dualnet
-from tests.support.flat_nets import flat_augment, flat_dualnets
-from tests.support.learner import (
+from tests.support.drive import CLASSES, pictures, task_of
+from tests.support.dualnet import (
     BATCH,
-    CLASSES,
     FREE,
     SMALL,
-    Learner,
-    batch,
-    built,
+    answers,
+    batch_of,
+    drive,
     in_second_task,
-    pictures,
+    learn,
     shown,
+    small_dualnet,
 )
-from tests.support.problems import own_problem
+from tests.support.nets import flat_dualnets
+from tests.support.problems import flat_augment, own_problem
 
 # --- task-aware: replay ---------------------------------------------------------------------------
 
 
 def test_the_first_task_replays_nothing_and_embeds_the_batch():
-    learner = Learner()
-    learner.begin(0)
+    learner = drive()
+    learner.begin(task_of(0))
     for names in ([0, 1, 2, 3], [4, 5, 6, 7]):
         before = learner.state
         metrics = learner.step(0, names)
@@ -88,7 +89,7 @@ def test_columns_of_other_classes_have_no_influence(columns, moved):
     params = {**fast.vars.params, "head": head.at[:, jnp.asarray(columns)].set(3 * noise)}
     other = before.replace(fast=fast.replace(vars=fast.vars.replace(params=params)))
     key = jax.random.key(learner.clock)
-    _, changed = learner.parts["step"](key, other, batch(1, [100, 101, 102, 103]))
+    _, changed = learner.fn("step", "train")(key, other, batch_of(1, [100, 101, 102, 103]))
     for name in ("ce", "replay_ce", "soft"):
         same = np.array_equal(changed[name], metrics[name])
         assert same == (name not in moved), name
@@ -96,11 +97,11 @@ def test_columns_of_other_classes_have_no_influence(columns, moved):
 
 def test_the_supervised_step_is_sgd_on_both_trees():
     """One step of the first task, by hand; the slow phase is off, the fast phase moves slow."""
-    learner = Learner(ssl_learning_rate=0.0, lookahead_step_size=0.0)
-    learner.begin(0)
+    learner = drive(ssl_learning_rate=0.0, lookahead_step_size=0.0)
+    learner.begin(task_of(0))
     before = learner.state
     metrics = learner.step(0, [0, 1, 2, 3])
-    nets, examples = flat_dualnets(CLASSES), batch(0, [0, 1, 2, 3])
+    nets, examples = flat_dualnets(CLASSES), batch_of(0, [0, 1, 2, 3])
 
     def loss(params):
         x = flat_augment().test(examples.x)
@@ -137,14 +138,14 @@ def test_the_soft_target_loss_is_weighted():
 
 
 def test_a_boundary_stores_what_predict_says_of_the_last_task():
-    learner = Learner()
-    learner.task(0, [0, 1, 2, 3], [4, 5])
+    learner = drive()
+    learn(learner, 0, [0, 1, 2, 3], [4, 5])
     assert not learner.slots("has_logits").any()
-    before = learner.begin(1)
+    before = learner.begin(task_of(1))
     filled = np.arange(24) < 6
     np.testing.assert_array_equal(learner.slots("has_logits"), filled)
     np.testing.assert_allclose(
-        learner.slots("logits")[filled], learner.logits()[filled], rtol=1e-5, atol=1e-6
+        learner.slots("logits")[filled], answers(learner)[filled], rtol=1e-5, atol=1e-6
     )
     assert not learner.slots("logits")[~filled].any()
     chex.assert_trees_all_equal(learner.state.slow, before.slow)
@@ -154,32 +155,32 @@ def test_a_boundary_stores_what_predict_says_of_the_last_task():
 
 def test_a_boundary_refreshes_the_last_task_alone():
     learner, _, _ = in_second_task()
-    before = Learner.slots(learner, "logits")
-    other = Learner()
+    before = learner.slots("logits")
+    other = drive()
     other.state, other.clock = learner.state, learner.clock
-    other.begin(2)
+    other.begin(task_of(2))
     np.testing.assert_array_equal(other.slots("logits")[:8], before[:8])
     np.testing.assert_array_equal(other.slots("has_logits"), np.arange(24) < 12)
     assert np.abs(other.slots("logits")[8:12]).min() > 0
-    assert not np.allclose(other.slots("logits")[:8], other.logits()[:8], rtol=1e-3)
+    assert not np.allclose(other.slots("logits")[:8], answers(other)[:8], rtol=1e-3)
     np.testing.assert_allclose(
-        other.slots("logits")[8:12], other.logits()[8:12], rtol=1e-5, atol=1e-6
+        other.slots("logits")[8:12], answers(other)[8:12], rtol=1e-5, atol=1e-6
     )
 
 
 def test_the_first_boundary_changes_nothing_but_the_classes():
     for changes in ({}, {"snapshot": "train"}, FREE, {**FREE, "snapshot": "train"}):
-        learner = Learner(**changes)
-        before = learner.begin(0)
+        learner = drive(**changes)
+        before = learner.begin(task_of(0))
         same = ("slow", "fast", "memory")
         for name in same:
             chex.assert_trees_all_equal(getattr(learner.state, name), getattr(before, name))
 
 
 def test_a_snapshot_in_training_mode_uses_the_batch_and_moves_the_statistics():
-    learner = Learner(snapshot="train")
-    learner.task(0, [0, 1, 2, 3], [4, 5])
-    before = learner.begin(1)
+    learner = drive(snapshot="train")
+    learn(learner, 0, [0, 1, 2, 3], [4, 5])
+    before = learner.begin(task_of(1))
     assert shown(before, learner.state) == dict.fromkeys(range(6), 1)
     assert not np.array_equal(
         learner.state.fast.vars.stats["adapt"], before.fast.vars.stats["adapt"]
@@ -195,24 +196,24 @@ def test_a_snapshot_in_training_mode_uses_the_batch_and_moves_the_statistics():
 
 
 def test_three_optimizer_states_and_momentum_in_one():
-    learner = Learner(ssl_optimizer="momentum")
+    learner = drive(ssl_optimizer="momentum")
     state = learner.state
     assert set(state.slow.opt) == {"ssl", "supervised"}
     assert jax.tree.leaves((state.slow.opt["supervised"], state.fast.opt)) == []
     ssl, params = (jax.tree.leaves(t) for t in (state.slow.opt["ssl"], state.slow.vars.params))
     assert sum(leaf.size for leaf in ssl) == sum(leaf.size for leaf in params)
     assert not any(leaf.any() for leaf in jax.tree.leaves(state.slow.opt["ssl"]))
-    learner.task(0, [0, 1, 2, 3])
+    learn(learner, 0, [0, 1, 2, 3])
     assert all(leaf.any() for leaf in jax.tree.leaves(learner.state.slow.opt["ssl"]))
 
 
 def test_byol_keeps_an_averaged_network_and_others_do_not():
-    learner = Learner(target_decay=0.5, objective="byol")
+    learner = drive(target_decay=0.5, objective="byol")
     start = learner.state.target
     chex.assert_trees_all_equal(start, learner.state.slow.vars)
-    learner.task(0, [0, 1, 2, 3])
+    learn(learner, 0, [0, 1, 2, 3])
     assert not np.array_equal(learner.state.target.params["trunk"], start.params["trunk"])
-    assert Learner().state.target == ()
+    assert drive().state.target == ()
 
 
 # --- what does not fit ----------------------------------------------------------------------------
@@ -233,11 +234,11 @@ def test_byol_keeps_an_averaged_network_and_others_do_not():
 )
 def test_sizes_that_do_not_fit_are_named(changes, message):
     with pytest.raises(InputError, match=message):
-        built.__wrapped__(**changes)
+        small_dualnet(**changes)
 
 
 def test_a_reservoir_need_not_be_divided():
-    assert built.__wrapped__(**FREE, memory_size=25)[0].name == "dualnet_tf"
+    assert small_dualnet(**FREE, memory_size=25).name == "dualnet_tf"
 
 
 def test_missing_views_are_named():

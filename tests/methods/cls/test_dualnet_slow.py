@@ -1,6 +1,6 @@
 """DualNet's slow phase: look-ahead at its ends, its optimizers, every objective, the card's oracle.
 
-All but the oracle run on networks without convolutions (``flat_nets``).
+All but the oracle run on networks without convolutions (``nets.flat_dualnets``).
 """
 
 from functools import cache, partial
@@ -18,8 +18,9 @@ from cls_jax.core.types import Trainable, Variables
 from cls_jax.methods.cls.dualnet import dualnet
 from cls_jax.methods.cls.dualnet_slow import NEEDS_PREDICTOR, slow_learner, slow_optimizer
 from cls_jax.nets.dualnet import dualnet as dualnet_nets
-from tests.support.flat_nets import flat_augment, flat_dualnets
+from tests.support.nets import flat_dualnets
 from tests.support.oracle_weights import oracle_images, oracle_vars
+from tests.support.problems import flat_augment
 
 KEY = jax.random.key(3)
 OBJECTIVES = ("barlow_twins", "simclr", "simsiam", "byol", "simclr_as_in_code", "byol_as_in_code")

@@ -11,19 +11,21 @@ import pytest
 from cls_jax.data.dataset import Dataset, Split
 from cls_jax.streams.class_il import class_il
 from cls_jax.training.runner import run
-from tests.support.flat_nets import flat_augment, flat_dualnets
-from tests.support.learner import (
+from tests.support.drive import CLASSES, pictures, task_of
+from tests.support.dualnet import (
     BATCH,
-    CLASSES,
     FREE,
     SMALL,
     TASKS,
-    Learner,
-    built,
+    answers,
+    drive,
     in_second_task,
-    pictures,
+    learn,
     shown,
+    small_dualnet,
 )
+from tests.support.nets import flat_dualnets
+from tests.support.problems import flat_augment
 
 # --- task-free ------------------------------------------------------------------------------------
 
@@ -31,7 +33,7 @@ EIGHT = {**FREE, "memory_size": 8, "replay_size": 8}
 
 
 def test_the_task_free_learner_is_told_boundaries_and_no_task():
-    aware, free = built()[0], built(**FREE)[0]
+    aware, free = small_dualnet(), small_dualnet(**FREE)
     assert (aware.name, free.name) == ("dualnet", "dualnet_tf")
     assert (aware.needs.told_task, free.needs.told_task) == (True, False)
     assert aware.needs.boundaries
@@ -41,8 +43,8 @@ def test_the_task_free_learner_is_told_boundaries_and_no_task():
 
 
 def test_task_free_replay_starts_after_the_first_boundary_between_tasks():
-    learner = Learner(**FREE)
-    learner.begin(0)
+    learner = drive(**FREE)
+    learner.begin(task_of(0))
     for names in ([0, 1, 2, 3], [4, 5, 6, 7]):
         before = learner.state
         metrics = learner.step(0, names)
@@ -52,16 +54,16 @@ def test_task_free_replay_starts_after_the_first_boundary_between_tasks():
     assert learner.state.memory.seen == 8  # one reservoir
     np.testing.assert_array_equal(learner.held()[:8], range(8))
     np.testing.assert_array_equal(learner.slots("task")[:8], -1)
-    learner.begin(1)
+    learner.begin(task_of(1))
     assert learner.step(1, [100, 101, 102, 103])["replay_ce"] > 0
 
 
 @cache
 def current_items_replayed(**changes):
     """Four examples of task 0 with soft targets, four of task 1 without, all eight replayed."""
-    learner = Learner(**{**EIGHT, **changes})
-    learner.task(0, [0, 1, 2, 3])
-    learner.begin(1)
+    learner = drive(**{**EIGHT, **changes})
+    learn(learner, 0, [0, 1, 2, 3])
+    learner.begin(task_of(1))
     before = learner.state
     metrics = learner.step(1, [100, 101, 102, 103])
     return learner, before, metrics
@@ -81,9 +83,9 @@ def test_the_task_free_soft_target_loss_by_hand(stale, reduction):
     """sum over rows with soft targets of their own of KL / C; stale rows teach zero logits."""
     changes = {"stale_soft_targets": stale, "kl_reduction": reduction}
     off = {"ssl_learning_rate": 0.0, "lookahead_step_size": 0.0}
-    learner = Learner(**{**EIGHT, **changes, **off})
-    learner.task(0, [0, 1, 2, 3])
-    learner.begin(1)
+    learner = drive(**{**EIGHT, **changes, **off})
+    learn(learner, 0, [0, 1, 2, 3])
+    learner.begin(task_of(1))
     before = learner.state
     metrics = learner.step(1, [100, 101, 102, 103])
     nets, x = flat_dualnets(CLASSES), flat_augment().test(pictures([0, 1, 2, 3, *range(100, 104)]))
@@ -100,7 +102,7 @@ def test_the_task_free_soft_target_loss_by_hand(stale, reduction):
 
 def test_an_overwritten_slot_keeps_the_logits_of_the_evicted_until_the_next_boundary():
     learner, _, _ = current_items_replayed()
-    other = Learner(**EIGHT)
+    other = drive(**EIGHT)
     other.state, other.clock = learner.state, learner.clock
     old, held = other.slots("logits").copy(), other.held().copy()
     for first in range(104, 124, 4):
@@ -115,18 +117,18 @@ def test_an_overwritten_slot_keeps_the_logits_of_the_evicted_until_the_next_boun
 @pytest.mark.parametrize("snapshot", ["eval", "train"])
 def test_a_task_free_boundary_refreshes_exactly_the_slots_without_logits(capacity, snapshot):
     """24 is less than a part of 64; 150 is three parts, the last one padded with slot 0."""
-    learner = Learner(**FREE, memory_size=capacity, snapshot=snapshot)
-    learner.begin(0)
+    learner = drive(**FREE, memory_size=capacity, snapshot=snapshot)
+    learner.begin(task_of(0))
     for start in range(0, capacity, 50):
         learner.step(0, np.arange(start, min(start + 50, capacity)) % 256)
     assert not learner.slots("has_logits").any()
-    before = learner.begin(1)
+    before = learner.begin(task_of(1))
     assert learner.slots("has_logits").all()
     names = learner.held().tolist()
     if snapshot == "train":
         assert shown(before, learner.state) == {name: names.count(name) for name in names}
     else:
-        np.testing.assert_allclose(learner.slots("logits"), learner.logits(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(learner.slots("logits"), answers(learner), rtol=1e-4, atol=1e-5)
         chex.assert_trees_all_equal(learner.state.slow, before.slow)
     for slot_0 in (False, True):  # with and without soft targets of its own
         lacking = np.arange(capacity) % 7 == (0 if slot_0 else 3)
@@ -135,7 +137,7 @@ def test_a_task_free_boundary_refreshes_exactly_the_slots_without_logits(capacit
         marked = jnp.full_like(slots["logits"], 77.0)
         memory = learner.state.memory.replace(slots={**slots, "logits": marked})
         learner.state = learner.state.replace(memory=memory)
-        before = learner.begin(2)
+        before = learner.begin(task_of(2))
         assert learner.slots("has_logits").all()
         np.testing.assert_array_equal((learner.slots("logits") == 77).all(1), ~lacking)
         if snapshot == "train":
@@ -143,7 +145,7 @@ def test_a_task_free_boundary_refreshes_exactly_the_slots_without_logits(capacit
             assert shown(before, learner.state) == {name: wanted.count(name) for name in wanted}
         else:
             np.testing.assert_allclose(
-                learner.slots("logits")[lacking], learner.logits()[lacking], rtol=1e-4, atol=1e-5
+                learner.slots("logits")[lacking], answers(learner)[lacking], rtol=1e-4, atol=1e-5
             )
 
 
@@ -154,7 +156,7 @@ SEMI = {"semi_supervised": True}
 
 def test_an_unlabelled_batch_moves_the_slow_tree_alone():
     learner, _, _ = in_second_task(**SEMI)
-    other = Learner(**SEMI)
+    other = drive(**SEMI)
     other.state, other.clock = learner.state, learner.clock
     assert other.method.needs.unlabelled
     before = other.state
@@ -176,16 +178,16 @@ def test_semi_supervised_views_are_the_stream_and_the_memory():
     assert stream == [2] * 4
     assert len(embedded) == SMALL["ssl_size"]
     assert set(embedded) <= set(range(8))
-    first = Learner(**SEMI)
-    first.begin(0)
+    first = drive(**SEMI)
+    first.begin(task_of(0))
     before = first.state
     first.step(0, [0, 1, 2, 3])
     assert shown(before, first.state, "embedded") == dict.fromkeys(range(4), 2)
 
 
 def test_rows_without_label_are_not_stored_in_a_mixed_batch():
-    learner = Learner(**SEMI)
-    learner.begin(0)
+    learner = drive(**SEMI)
+    learner.begin(task_of(0))
     before = learner.state
     learner.step(0, [0, 1, 2, 3], labelled=[True, False, True, False])
     np.testing.assert_array_equal(learner.state.memory.seen, [2, 0, 0])
@@ -204,7 +206,7 @@ def test_label_fraction_through_the_runner(semi):
         batch_size=BATCH,
         label_fraction=0.5,
     )
-    method, _ = built(**FREE, semi_supervised=semi)
+    method = small_dualnet(**FREE, semi_supervised=semi)
     state = run(method, stream).states[0]
     table = stream.schedule(jax.random.fold_in(jax.random.key(0), 0)).rows()
     labelled = set(table.index[table.labelled & (table.index >= 0)].tolist())

@@ -1,5 +1,7 @@
 """iCaRL: targets and loss by hand, how often exemplars return, who is an exemplar, who is near."""
 
+from functools import cache
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,30 +9,30 @@ import numpy as np
 import pytest
 
 from cls_jax.core.errors import InputError
-from cls_jax.core.types import Task
 from cls_jax.methods.prototypes.icarl import icarl, targets_of
 from cls_jax.nets.registry import NetConfig
 from tests.core.test_herding import slow_herd
 from tests.learning.test_bounds import scores
-from tests.support.by_hand import (
+from tests.support.drive import (
     CLASSES,
-    backward,
+    Drive,
     batch,
-    descended,
-    inputs,
+    float64,
     label_of,
-    logits_of,
-    telling_net,
+    padded,
+    pictures,
+    task_of,
 )
-from tests.support.flat_nets import flat_augment
-from tests.support.learner import pictures
-from tests.support.problems import own_problem
+from tests.support.nets import shown, telling_net
+from tests.support.numpy_mlp import backward, descended, inputs, logits_of
+from tests.support.problems import flat_augment, own_problem, telling_problem
 
 SMALL = {"memory_size": 12, "replay_size": 4, "mirror": False}
 SMALL |= {"learning_rate": 0.4, "l2_weight": 0.01}
 FIRST, SECOND = np.arange(0, 40, 3), np.arange(40, 80, 2)  # names of classes 0, 1 and 2, 3
 
 
+@cache
 def net():
     """The telling network, whose features are its hidden layer."""
 
@@ -40,69 +42,9 @@ def net():
     return telling_net()._replace(features=features)
 
 
-def task_of(number, classes=None, seen=None):
-    """Task ``number`` of two classes each, or these classes after those seen."""
-    classes = np.arange(CLASSES) // 2 == number if classes is None else np.isin(range(6), classes)
-    seen = np.arange(CLASSES) // 2 <= number if seen is None else np.isin(range(6), seen)
-    return Task(index=jnp.int32(number), classes=jnp.asarray(classes), seen=jnp.asarray(seen))
-
-
-class Pupil:
-    """A state and the compiled functions that move it on."""
-
-    def __init__(self, **arguments):
-        problem = own_problem(net(), augment=flat_augment(), num_classes=CLASSES)
-        self.method = icarl(problem, **{**SMALL, **arguments})
-        self.begin_fn, self.step_fn, self.end_fn, self.predict_fn = map(
-            jax.jit,
-            (
-                self.method.begin_task,
-                self.method.phases[0].step,
-                self.method.end_task,
-                self.method.predict,
-            ),
-        )
-        self.state = self.method.init(jax.random.key(0), batch([0, 1, 2]))
-        self.clock = 0
-
-    def call(self, fn, *args):
-        self.clock += 1
-        return fn(jax.random.key(self.clock), self.state, *args)
-
-    def begin(self, number, names, **kind):
-        self.state = self.call(self.begin_fn, task_of(number, **kind), padded(names))
-
-    def end(self, number, names):
-        self.state = self.call(self.end_fn, task_of(number), padded(names))
-
-    def step(self, names, num_valid=None):
-        self.state, metrics = self.call(self.step_fn, batch(names, num_valid))
-        return metrics
-
-    @property
-    def params(self):
-        return {k: np.asarray(v, np.float64) for k, v in self.state.model.vars.params.items()}
-
-    def shown(self):
-        """Names of the valid rows of the last training forward."""
-        histogram = np.asarray(self.state.model.vars.stats["shown"])[-1]
-        return np.repeat(np.arange(len(histogram)), histogram.astype(int))
-
-    def exemplars(self):
-        """{class: names, best first}, after a check of how they lie in the slots."""
-        slots, held = self.state.memory.slots, int(self.state.memory.seen)
-        names = np.asarray(slots["x"])[:held, 0, 0, 0]
-        y, rank = np.asarray(slots["y"])[:held], np.asarray(slots["rank"])[:held]
-        np.testing.assert_array_equal(y, label_of(names))
-        for c in set(y):
-            np.testing.assert_array_equal(rank[y == c], np.arange((y == c).sum()))
-        return {int(c): names[y == c].tolist() for c in sorted(set(y))}
-
-
-def padded(names, rows=24):
-    """All examples of a task, with padding among them."""
-    names = list(names)
-    return batch(names + [119] * (rows - len(names)), num_valid=len(names))
+def drive(**arguments):
+    problem = own_problem(net(), augment=flat_augment(), num_classes=CLASSES)
+    return Drive(icarl(problem, **{**SMALL, **arguments}))
 
 
 def features_of(params, names, mirror=False):
@@ -119,13 +61,13 @@ def sigmoid(z):
 
 
 def in_second_task(**kind):
-    """A pupil with exemplars of classes 0 and 1, moved a little since."""
-    pupil = Pupil(**kind)
-    pupil.begin(0, FIRST)
-    pupil.step([0, 21, 3, 24])
-    pupil.end(0, FIRST)
-    pupil.begin(1, SECOND)
-    return pupil
+    """A learner with exemplars of classes 0 and 1, moved a little since."""
+    learner = drive(**kind)
+    learner.begin(task_of(0), padded(FIRST))
+    learner.step([0, 21, 3, 24])
+    learner.end(task_of(0), padded(FIRST))
+    learner.begin(task_of(1), padded(SECOND))
+    return learner
 
 
 # --- the loss -------------------------------------------------------------------------------------
@@ -146,20 +88,20 @@ def by_hand(params, old, names, weight, past, current):
     each = -(targets * np.log(probs) + (1 - targets) * np.log(1 - probs))
     share = np.asarray(weight)[:, None] * classes / classes.sum() / np.sum(weight)
     value = (share * each).sum() + 0.01 * sum(np.square(p).sum() for p in params.values())
-    gradient = backward(params, names, share * (probs - targets))
+    gradient = backward(params, inputs(names), share * (probs - targets))
     return value, descended(params, 0.4, (1, gradient), (2 * 0.01, params))
 
 
 def test_the_first_task_learns_labels_of_its_classes():
-    pupil = Pupil()
-    pupil.begin(0, FIRST)
+    learner = drive()
+    learner.begin(task_of(0), padded(FIRST))
     for names in ([0, 3, 21, 24], [27, 6, 30, 9]):
-        before = pupil.params
-        metrics = pupil.step(names, num_valid=3)
-        assert sorted(pupil.shown()) == sorted(names[:3])
+        before = learner.params
+        metrics = learner.step(names, num_valid=3)
+        assert sorted(shown(learner, 1)[0]) == sorted(names[:3])
         value, after = by_hand(before, before, names[:3], [1] * 3, [], [0, 1])
         np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
-        chex.assert_trees_all_close(pupil.params, after, rtol=1e-4, atol=1e-6)
+        chex.assert_trees_all_close(learner.params, after, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -167,39 +109,37 @@ def test_the_first_task_learns_labels_of_its_classes():
     [(8, 1), (1, 4 * 12 / 20)],  # beside 4 of 20 examples, 4 * 12 / 20 = 2.4 of the 12 exemplars
 )
 def test_later_tasks_keep_what_the_old_network_said(replay_size, weight):
-    pupil = in_second_task(replay_size=replay_size)
-    old, counts = pupil.params, []
-    held = np.concatenate(list(pupil.exemplars().values())).tolist()
+    learner = in_second_task(replay_size=replay_size)
+    old, counts = learner.params, []
+    held = np.concatenate(list(learner.exemplars().values())).tolist()
     assert len(held) == 12
     for names in ([40, 62, 44, 66], [46, 68, 50, 70], [52, 72, 54, 74]):
-        before = pupil.params
-        metrics = pupil.step(names)
-        shown = pupil.shown()
-        drawn = [int(name) for name in shown if name not in names]
+        before = learner.params
+        metrics = learner.step(names)
+        seen = shown(learner, 1)[0].tolist()
+        drawn = [name for name in seen if name not in names]
         counts.append(len(drawn))
-        assert set(names) <= set(shown.tolist())
+        assert set(names) <= set(seen)
         assert set(drawn) <= set(held)
         rows, weights = [*names, *drawn], [1] * 4 + [weight] * len(drawn)
         value, after = by_hand(before, old, rows, weights, [0, 1], [2, 3])
         np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
-        chex.assert_trees_all_close(pupil.params, after, rtol=1e-4, atol=1e-6)
-    chex.assert_trees_all_close(
-        {k: np.asarray(v, np.float64) for k, v in pupil.state.old.params.items()}, old, rtol=1e-7
-    )
+        chex.assert_trees_all_close(learner.params, after, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(float64(learner.state.old.params), old, rtol=1e-7)
     assert max(counts) > 0
     assert replay_size > 1 or counts == [1] * 3
 
 
 def test_an_exemplar_returns_once_an_epoch():
     """20 examples and 12 exemplars: beside a batch of 4 stand 2.4 exemplars, each as often."""
-    pupil = in_second_task(replay_size=8)
+    learner = in_second_task(replay_size=8)
     runs = 3000
     keys = jax.random.split(jax.random.key(1), runs)
-    step = jax.jit(jax.vmap(pupil.step_fn, in_axes=(0, None, None)))
+    step = jax.jit(jax.vmap(learner.fn("step", "train"), in_axes=(0, None, None)))
     for num_valid in (4, 2):
-        states, _ = step(keys, pupil.state, batch([40, 62, 44, 66], num_valid))
-        shown = np.asarray(states.model.vars.stats["shown"])[:, -1]
-        often = shown.mean(0)[np.concatenate(list(pupil.exemplars().values()))]
+        states, _ = step(keys, learner.state, batch([40, 62, 44, 66], num_valid))
+        counts = np.asarray(states.model.vars.stats["shown"])[:, -1]
+        often = counts.mean(0)[np.concatenate(list(learner.exemplars().values()))]
         assert abs(often.sum() - 2.4 * num_valid / 4) < 0.12  # standard error 0.024
         assert np.abs(often - 0.2 * num_valid / 4).max() < 0.035  # standard error 0.007
 
@@ -208,8 +148,8 @@ def test_an_exemplar_returns_once_an_epoch():
 
 
 def test_a_task_begins_with_a_copy_of_the_network():
-    pupil = in_second_task()
-    state = pupil.state
+    learner = in_second_task()
+    state = learner.state
     chex.assert_trees_all_equal(state.old, state.model.vars)
     assert state.past.tolist() == [True, True, False, False, False, False]
     assert state.current.tolist() == [False, False, True, True, False, False]
@@ -217,48 +157,48 @@ def test_a_task_begins_with_a_copy_of_the_network():
 
 
 def test_exemplars_are_herded_and_old_lists_are_cut():
-    pupil = Pupil()
-    pupil.begin(0, FIRST)
-    pupil.step([0, 21, 3, 24])
-    pupil.end(0, FIRST)
-    params = pupil.params
+    learner = drive()
+    learner.begin(task_of(0), padded(FIRST))
+    learner.step([0, 21, 3, 24])
+    learner.end(task_of(0), padded(FIRST))
+    params = learner.params
     expected = {
         c: FIRST[label_of(FIRST) == c][
             slow_herd(features_of(params, FIRST[label_of(FIRST) == c]), 6)
         ].tolist()
         for c in (0, 1)
     }
-    assert pupil.exemplars() == expected
-    pupil.begin(1, SECOND)
-    pupil.step([40, 62, 44, 66])
-    pupil.end(1, SECOND)
-    params = pupil.params
+    assert learner.exemplars() == expected
+    learner.begin(task_of(1), padded(SECOND))
+    learner.step([40, 62, 44, 66])
+    learner.end(task_of(1), padded(SECOND))
+    params = learner.params
     expected = {c: names[:3] for c, names in expected.items()}
     for c in (2, 3):
         names = SECOND[label_of(SECOND) == c]
         expected[c] = names[slow_herd(features_of(params, names), 3)].tolist()
-    assert pupil.exemplars() == expected
-    pupil.begin(2, [80, 101])
-    pupil.end(2, [80, 101, 82])
-    found = pupil.exemplars()  # 12 // 6 a class; class 5 has one example alone
+    assert learner.exemplars() == expected
+    learner.begin(task_of(2), padded([80, 101]))
+    learner.end(task_of(2), padded([80, 101, 82]))
+    found = learner.exemplars()  # 12 // 6 a class; class 5 has one example alone
     assert {c: len(names) for c, names in found.items()} == {0: 2, 1: 2, 2: 2, 3: 2, 4: 2, 5: 1}
     assert all(found[c] == expected[c][:2] for c in range(4))
     assert found[5] == [101]
 
 
 def test_a_class_that_comes_back_is_herded_from_old_and_new():
-    pupil = Pupil()
-    pupil.begin(0, FIRST)
-    pupil.end(0, FIRST)
-    kept = pupil.exemplars()
-    again, params = [1, 4, 7, 40, 41], pupil.params
-    pupil.begin(1, again, classes=[0, 2], seen=[0, 1, 2])
-    assert pupil.state.past.tolist() == [False, True, False, False, False, False]
-    pupil.end(1, again)
+    learner = drive()
+    learner.begin(task_of(0), padded(FIRST))
+    learner.end(task_of(0), padded(FIRST))
+    kept = learner.exemplars()
+    again, params = [1, 4, 7, 40, 41], learner.params
+    learner.begin(task_of(1, [0, 2], [0, 1, 2]), padded(again))
+    assert learner.state.past.tolist() == [False, True, False, False, False, False]
+    learner.end(task_of(1), padded(again))
     candidates = np.array([*kept[0], 1, 4, 7])
     best = candidates[slow_herd(features_of(params, candidates), 4)]
-    assert pupil.exemplars()[0] == best.tolist()
-    assert pupil.exemplars()[1] == kept[1][:4]
+    assert learner.exemplars()[0] == best.tolist()
+    assert learner.exemplars()[1] == kept[1][:4]
 
 
 # --- the answer -----------------------------------------------------------------------------------
@@ -266,10 +206,10 @@ def test_a_class_that_comes_back_is_herded_from_old_and_new():
 
 @pytest.mark.parametrize("mirror", [False, True])
 def test_the_answer_is_the_nearest_mean_of_exemplars(mirror):
-    pupil = in_second_task(mirror=mirror)
-    params, exemplars = pupil.params, pupil.exemplars()
+    learner = in_second_task(mirror=mirror)
+    params, exemplars = learner.params, learner.exemplars()
     names = list(range(0, 120, 7))
-    logits = pupil.predict_fn(pupil.state, pictures(names), task_of(0))
+    logits = learner.predict(pictures(names), task_of(0))
     features = features_of(params, names)
     for c in (0, 1):
         mean = features_of(params, exemplars[c]).mean(0)
@@ -278,9 +218,9 @@ def test_the_answer_is_the_nearest_mean_of_exemplars(mirror):
         mean /= np.linalg.norm(mean)
         distance = np.square(features - mean).sum(1)
         np.testing.assert_allclose(logits[:, c], -distance, rtol=1e-3, atol=1e-5)
-    assert (np.asarray(logits)[:, 2:] < -1e8).all()
+    assert (logits[:, 2:] < -1e8).all()
     assert np.isfinite(logits).all()
-    network = pupil.method.views["network"](pupil.state, pictures(names), task_of(0))
+    network = learner.method.views["network"](learner.state, pictures(names), task_of(0))
     np.testing.assert_allclose(network, logits_of(params, names), rtol=1e-4, atol=1e-5)
 
 
@@ -289,11 +229,11 @@ def test_the_answer_is_the_nearest_mean_of_exemplars(mirror):
 
 def test_bad_sizes_are_refused():
     with pytest.raises(InputError, match="memory_size=5 gives none of the 6 classes"):
-        Pupil(memory_size=5)
+        drive(memory_size=5)
     with pytest.raises(InputError, match="replay_size=13 must be between 1 and"):
-        Pupil(replay_size=13)
+        drive(replay_size=13)
     with pytest.raises(InputError, match="features and the network has none"):
-        icarl(own_problem(telling_net(), augment=flat_augment(), num_classes=CLASSES))
+        icarl(telling_problem())
 
 
 @pytest.mark.slow

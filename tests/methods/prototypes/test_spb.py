@@ -13,6 +13,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.types import Batch, Task, Variables
 from cls_jax.methods.prototypes.spb import spb, spb_i, spb_m, sum_predictions
 from cls_jax.nets.extractor import Extractor, Features, flat_extractor
+from tests.support.drive import Drive, made_batch, task_of
 from tests.support.problems import own_problem
 
 CLASSES, SIDE, SIZE, BATCH = 6, 2, 3, 4
@@ -28,6 +29,7 @@ DECAYS = {"base_decays": (1,), "decays": (1,)}
 PHASES = ((0, 1, 2), (3,), (4, 5))
 
 
+@cache
 def linear() -> Extractor:
     """Features are a matrix times the pixels, and may be negative."""
 
@@ -42,6 +44,7 @@ def linear() -> Extractor:
     return Extractor(init, apply)
 
 
+@cache
 def plain() -> Augment:
     def test(x):
         return x.astype(jnp.float32) / 255
@@ -55,64 +58,44 @@ def problem(shape=None):
     return made._replace(shape=shape)
 
 
-def task_of(number):
-    mine = np.isin(np.arange(CLASSES), PHASES[number])
-    seen = np.isin(np.arange(CLASSES), sum(PHASES[: number + 1], ()))
-    return Task(jnp.int32(number), jnp.asarray(mine), jnp.asarray(seen))
+def phase_of(number):
+    return task_of(number, PHASES[number], sum(PHASES[: number + 1], ()))
 
 
-def batch_of(number, draw=0, size=BATCH, num_valid=None):
+def batch_of(number, draw=0, size=BATCH, num_valid=None, epoch=0):
     """Random pictures of the phase's classes."""
     rng = np.random.default_rng(100 * number + draw)
     x = rng.integers(0, 256, (size, SIDE, SIDE, 1), np.uint8)
     y = rng.choice(PHASES[number], size).astype(np.int32)
     y[: len(PHASES[number])] = PHASES[number]
-    valid = jnp.arange(size) < (size if num_valid is None else num_valid)
-    number = jnp.full(size, number, jnp.int32)
-    return Batch(jnp.asarray(x), jnp.asarray(y), number, valid, valid)
+    return made_batch(x, y, valid=num_valid, task=number, epoch=epoch)
 
 
-class Pupil:
-    """A method's state on the linear extractor, and its compiled functions."""
+def drive(factory=spb, **arguments):
+    return Drive(factory(problem(), **{**SMALL, **arguments}), batch_of, (0,))
 
-    def __init__(self, factory=spb, **arguments):
-        self.method = factory(problem(), **{**SMALL, **arguments})
-        self.state = self.method.init(jax.random.key(0), batch_of(0))
-        self.fns = {
-            name: jax.jit(getattr(self.method, name)) for name in ("begin_task", "end_task")
-        }
-        self.step_fn, self.predict = (
-            jax.jit(self.method.phases[0].step),
-            jax.jit(self.method.predict),
-        )
 
-    def edge(self, name, number):
-        """A boundary with seven examples, the last of which is padding."""
-        data = batch_of(number, 9, size=7, num_valid=6)
-        self.state = self.fns[name](jax.random.key(1), self.state, task_of(number), data)
+def all_of(number):
+    """What a boundary gets: seven examples, the last of which is padding."""
+    return phase_of(number), batch_of(number, 9, size=7, num_valid=6)
 
-    def step(self, number, draw=0, epoch=0):
-        """An update; gives its loss."""
-        key, batch = jax.random.key(10 + draw), batch_of(number, draw)
-        batch = batch.replace(epoch=np.int32(epoch))
-        self.state, metrics = self.step_fn(key, self.state, batch)
-        return float(metrics["loss"])
 
-    def phase(self, number, steps=2):
-        self.edge("begin_task", number)
-        losses = [self.step(number, draw) for draw in range(steps)]
-        if self.method.needs.end_data:
-            self.edge("end_task", number)
-        return losses
+def learn(learner, number, steps=2):
+    """A whole phase."""
+    learner.begin(*all_of(number))
+    for draw in range(steps):
+        learner.step(number, draw)
+    if learner.method.needs.end_data:
+        learner.end(*all_of(number))
 
 
 @cache
 def in_second_phase(**choices):
     """After two steps of the first phase; the second has begun."""
-    pupil = Pupil(**DECAYS, **choices)
-    pupil.phase(0)
-    pupil.edge("begin_task", 1)
-    return pupil
+    learner = drive(**DECAYS, **choices)
+    learn(learner, 0)
+    learner.begin(*all_of(1))
+    return learner
 
 
 # --- the oracles that need the method itself ------------------------------------------------------
@@ -129,21 +112,21 @@ def test_summed_probabilities_and_summed_logits_can_disagree():
 
 def test_one_rotation_is_spb_bit_for_bit():
     """The card's O6: three phases of both, every leaf and every answer."""
-    one, many = Pupil(**DECAYS), Pupil(spb_m, rotations=1, **DECAYS)
-    for pupil in (one, many):
+    one, many = drive(**DECAYS), drive(spb_m, rotations=1, **DECAYS)
+    for learner in (one, many):
         for number in range(3):
-            pupil.phase(number)
+            learn(learner, number)
     chex.assert_trees_all_equal(one.state, many.state)
-    x, task = batch_of(0).x, task_of(2)
-    chex.assert_trees_all_equal(one.predict(one.state, x, task), many.predict(many.state, x, task))
+    x, task = batch_of(0).x, phase_of(2)
+    np.testing.assert_array_equal(one.predict(x, task), many.predict(x, task))
 
 
 def test_the_loss_of_spb_m_is_the_mean_of_its_classifiers():
     """The card's O6, first half: in the first phase the four cross-entropies, by hand."""
-    pupil = Pupil(spb_m)
-    pupil.edge("begin_task", 0)
-    head = jax.tree.map(np.asarray, pupil.state.classifier.vars.params)
-    matrix = np.asarray(pupil.state.extractor.vars.params["matrix"])
+    learner = drive(spb_m)
+    learner.begin(*all_of(0))
+    head = jax.tree.map(np.asarray, learner.state.classifier.vars.params)
+    matrix = np.asarray(learner.state.extractor.vars.params["matrix"])
     batch = batch_of(0)
     x, y = np.asarray(batch.x, np.float64) / 255, np.asarray(batch.y)
     found = []
@@ -152,7 +135,7 @@ def test_the_loss_of_spb_m_is_the_mean_of_its_classifiers():
         found.append(
             cross_entropy_by_hand(turned @ matrix, head["weights"][number], 4.0, y, PHASES[0])
         )
-    np.testing.assert_allclose(pupil.step(0), np.mean(found), rtol=1e-5)
+    np.testing.assert_allclose(learner.step(0)["loss"], np.mean(found), rtol=1e-5)
     assert np.ptp(found) > 0.01
 
 
@@ -219,11 +202,11 @@ def params_of(state):
 @pytest.mark.parametrize("number", [0, 1])
 def test_two_steps_of_a_phase_are_those_by_hand(number):
     """And one of the next pass, where the rate is a tenth."""
-    pupil = Pupil(**DECAYS)
+    learner = drive(**DECAYS)
     if number == 1:
-        pupil.phase(0)
-    pupil.edge("begin_task", number)
-    params, old = params_of(pupil.state), params_of(pupil.state)["matrix"]
+        learn(learner, 0)
+    learner.begin(*all_of(number))
+    params, old = params_of(learner.state), params_of(learner.state)["matrix"]
     ratio, classes = (0, PHASES[0]) if number == 0 else (3, PHASES[0] + PHASES[1])
     extractor, head = (0.2, 0.2) if number == 0 else (0.05, 0.1)
     trace = {}
@@ -232,9 +215,10 @@ def test_two_steps_of_a_phase_are_those_by_hand(number):
         rates = {"matrix": fall * extractor, "weights": fall * head, "scale": fall * head}
         batch = batch_of(number, draw)
         loss = loss_by_hand(**params, old=old, batch=batch, ratio=ratio, classes=classes)
-        np.testing.assert_allclose(pupil.step(number, draw, draw // 2), loss, rtol=2e-5)
+        found = learner.step(number, draw, epoch=draw // 2)["loss"]
+        np.testing.assert_allclose(found, loss, rtol=2e-5)
         params, trace = descent_by_hand(params, trace, rates, batch, old, ratio, classes)
-        for name, value in params_of(pupil.state).items():
+        for name, value in params_of(learner.state).items():
             np.testing.assert_allclose(value, params[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
@@ -242,11 +226,11 @@ def test_two_steps_of_a_phase_are_those_by_hand(number):
 
 
 def test_new_weights_point_to_their_prototypes_and_old_ones_stay():
-    pupil = Pupil(**DECAYS)
-    pupil.phase(0)
-    before = params_of(pupil.state)
-    pupil.edge("begin_task", 1)
-    after, data = params_of(pupil.state), batch_of(1, 9, size=7)
+    learner = drive(**DECAYS)
+    learn(learner, 0)
+    before = params_of(learner.state)
+    learner.begin(*all_of(1))
+    after, data = params_of(learner.state), batch_of(1, 9, size=7)
     x = np.asarray(data.x[:6], np.float64).reshape(6, -1) / 255  # the seventh is padding
     mean = unit_rows(x @ before["matrix"]).mean(0)
     length = np.linalg.norm(before["weights"][list(PHASES[0])], axis=1).mean()
@@ -257,21 +241,21 @@ def test_new_weights_point_to_their_prototypes_and_old_ones_stay():
 
 
 def test_a_phase_begins_with_fresh_optimizers_and_a_copy_of_the_extractor():
-    pupil = in_second_phase()
-    moving = (pupil.state.extractor.opt, pupil.state.classifier.opt)
+    learner = in_second_phase()
+    moving = (learner.state.extractor.opt, learner.state.classifier.opt)
     assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(moving))
-    chex.assert_trees_all_equal(pupil.state.old, pupil.state.extractor.vars)
-    assert pupil.state.own.tolist() == [False, False, False, True, False, False]
+    chex.assert_trees_all_equal(learner.state.old, learner.state.extractor.vars)
+    assert learner.state.own.tolist() == [False, False, False, True, False, False]
 
 
 def test_a_class_that_comes_back_is_learned_among_the_classes_of_its_phase():
     """With the softmax over the phase's own classes; over new ones alone it would cost 1e9."""
-    pupil = in_second_phase(ce_scope="new")
+    learner = in_second_phase(ce_scope="new")
     x = batch_of(0)
-    both = Task(jnp.int32(1), task_of(0).classes | task_of(1).classes, task_of(1).seen)
-    again = pupil.fns["begin_task"](jax.random.key(1), pupil.state, both, batch_of(0, 9, size=7))
+    both = Task(jnp.int32(1), phase_of(0).classes | phase_of(1).classes, phase_of(1).seen)
+    again = learner.fn("begin_task")(jax.random.key(1), learner.state, both, batch_of(0, 9, size=7))
     assert again.own.tolist() == both.classes.tolist()
-    after, metrics = pupil.step_fn(jax.random.key(2), again, x)
+    after, metrics = learner.fn("step", "train")(jax.random.key(2), again, x)
     assert 0 < float(metrics["loss"]) < 100
     weights = (s.classifier.vars.params["weights"] for s in (again, after))
     assert float(jnp.abs(jnp.subtract(*weights))[0, list(PHASES[0])].max()) > 1e-4
@@ -280,39 +264,39 @@ def test_a_class_that_comes_back_is_learned_among_the_classes_of_its_phase():
 @pytest.mark.parametrize("scope", ["seen", "new"])
 def test_over_new_classes_alone_a_single_one_has_nothing_to_learn(scope):
     """As the card says of phases of one class: then the cross-entropy is identically 0."""
-    pupil = in_second_phase(ce_scope=scope, weighting="none")
-    loss = pupil.step_fn(jax.random.key(0), pupil.state, batch_of(1))[1]["loss"]
+    learner = in_second_phase(ce_scope=scope, weighting="none")
+    loss = learner.fn("step", "train")(jax.random.key(0), learner.state, batch_of(1))[1]["loss"]
     assert (float(loss) == 0) == (scope == "new")
 
 
 def test_old_weights_can_be_fixed():
     free, fixed = in_second_phase(), in_second_phase(freeze_old_weights=True)
-    for pupil, moves in ((free, True), (fixed, False)):
-        state, _ = pupil.step_fn(jax.random.key(0), pupil.state, batch_of(1))
-        before, after = params_of(pupil.state)["weights"], params_of(state)["weights"]
+    for learner, moves in ((free, True), (fixed, False)):
+        state, _ = learner.fn("step", "train")(jax.random.key(0), learner.state, batch_of(1))
+        before, after = params_of(learner.state)["weights"], params_of(state)["weights"]
         assert (before[0] != after[0]).any() == moves
         assert (before[3] != after[3]).any()
 
 
 def test_a_frozen_extractor_answers_with_prototypes_of_every_class():
-    pupil = Pupil(freeze_after_base=True)
-    pupil.phase(0)
-    after_base = params_of(pupil.state)
-    pupil.phase(1)
-    pupil.phase(2)
-    np.testing.assert_array_equal(params_of(pupil.state)["matrix"], after_base["matrix"])
+    learner = drive(freeze_after_base=True)
+    learn(learner, 0)
+    after_base = params_of(learner.state)
+    learn(learner, 1)
+    learn(learner, 2)
+    np.testing.assert_array_equal(params_of(learner.state)["matrix"], after_base["matrix"])
     for number in range(3):
         data = batch_of(number, 9, size=7)
         x = np.asarray(data.x[:6], np.float64).reshape(6, -1) / 255
         for c in PHASES[number]:
             mean = unit_rows(x[np.asarray(data.y[:6]) == c] @ after_base["matrix"]).mean(0)
-            found = unit_rows(params_of(pupil.state)["weights"][c])
+            found = unit_rows(params_of(learner.state)["weights"][c])
             np.testing.assert_allclose(found, unit_rows(mean), atol=1e-5)
 
 
 def test_answers_come_from_classes_seen_alone():
-    pupil = in_second_phase()
-    answers = pupil.predict(pupil.state, batch_of(2).x, task_of(1))
+    learner = in_second_phase()
+    answers = learner.predict(batch_of(2).x, phase_of(1))
     assert set(np.asarray(answers.argmax(-1)).tolist()) <= {0, 1, 2, 3}
 
 
@@ -321,17 +305,19 @@ def test_answers_come_from_classes_seen_alone():
 
 def test_the_rotation_learner_adds_its_cross_entropy_over_four_turns():
     """Two classes' weights, by hand: CE of the image as it is, plus CE of which rotation it is."""
-    pupil = Pupil(spb_i)
-    pupil.edge("begin_task", 0)
-    head = jax.tree.map(np.asarray, pupil.state.classifier.vars.params)
-    matrix = params_of(pupil.state)["matrix"]
+    learner = drive(spb_i)
+    learner.begin(*all_of(0))
+    head = jax.tree.map(np.asarray, learner.state.classifier.vars.params)
+    matrix = params_of(learner.state)["matrix"]
     batch = batch_of(0)
     x = np.asarray(batch.x, np.float64) / 255
     turns = [np.rot90(x, k, axes=(1, 2)).reshape(BATCH, -1) @ matrix for k in range(4)]
     own = cross_entropy_by_hand(turns[0], head["weights"][0], 4.0, np.asarray(batch.y), PHASES[0])
     which = np.repeat(np.arange(4), BATCH)
     turned = (np.concatenate(turns), head["learner_weights"], 4.0, which, range(4))
-    np.testing.assert_allclose(pupil.step(0), own + cross_entropy_by_hand(*turned), rtol=1e-5)
+    np.testing.assert_allclose(
+        learner.step(0)["loss"], own + cross_entropy_by_hand(*turned), rtol=1e-5
+    )
 
 
 @pytest.mark.slow
@@ -358,8 +344,8 @@ def test_the_contrastive_learner_tells_images_apart():
 def test_the_learner_is_not_needed_to_answer():
     """SPB-I keeps what SPB keeps; SPB-M three classifiers more."""
     kept = [
-        float(pupil.method.algorithm.capacity(pupil.state)["bits"])
-        for pupil in (Pupil(), Pupil(spb_i), Pupil(spb_m))
+        float(learner.method.algorithm.capacity(learner.state)["bits"])
+        for learner in (drive(), drive(spb_i), drive(spb_m))
     ]
     pixels = SIDE * SIDE
     assert kept[0] == kept[1] == 32 * (pixels * SIZE + CLASSES * SIZE + 1)

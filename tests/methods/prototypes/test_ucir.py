@@ -1,6 +1,6 @@
 """UCIR: whole steps again in NumPy, who is imprinted, who is an exemplar, what stands still."""
 
-from functools import partial
+from functools import cache, partial
 
 import chex
 import jax
@@ -13,10 +13,19 @@ from cls_jax.core.types import Variables
 from cls_jax.methods.prototypes.ucir import adaptive_weight, ucir
 from cls_jax.nets.extractor import Extractor, Features
 from tests.core.test_herding import slow_herd
-from tests.support.by_hand import CLASSES, NAMES, batch, inputs, label_of
-from tests.support.learner import pictures
-from tests.support.phased import SHIFT, shifted_augment, task_of
-from tests.support.problems import own_problem
+from tests.support.drive import (
+    CLASSES,
+    NAMES,
+    Drive,
+    float64,
+    label_of,
+    padded,
+    pictures,
+    task_of,
+)
+from tests.support.nets import names_in
+from tests.support.numpy_mlp import inputs
+from tests.support.problems import SHIFT, own_problem, shifted_augment
 
 HIDDEN, SIZE, LEAN = 7, 5, 0.3
 RATE, MOMENTUM, DECAY, SCALE, BASE, MARGIN, MARGIN_WEIGHT = 0.1, 0.8, 0.01, 3.0, 0.7, 0.5, 1.3
@@ -36,6 +45,7 @@ SMALL = {
 FIRST, SECOND = np.arange(0, 40, 3), np.arange(40, 80, 2)  # names of classes 0, 1 and 2, 3
 
 
+@cache
 def telling_extractor():
     """A perceptron whose features lean in training, and that tells the rows of its last forward."""
 
@@ -61,61 +71,26 @@ def telling_extractor():
     return Extractor(init, apply)
 
 
-class Pupil:
-    """A state and the compiled functions that move it on."""
+def drive(**arguments):
+    augment = shifted_augment()
+    problem = own_problem(extractor=telling_extractor(), augment=augment, num_classes=CLASSES)
+    return Drive(ucir(problem, **{**SMALL, **arguments}))
 
-    def __init__(self, **arguments):
-        kind = {"augment": shifted_augment(), "num_classes": CLASSES}
-        problem = own_problem(extractor=telling_extractor(), **kind)
-        self.method = ucir(problem, **{**SMALL, **arguments})
-        self.fns = {"begin": self.method.begin_task, "end": self.method.end_task}
-        self.fns |= {phase.name: phase.step for phase in self.method.phases}
-        self.fns |= {f"enter {phase.name}": phase.enter for phase in self.method.phases}
-        self.fns = {name: jax.jit(fn) for name, fn in self.fns.items()}
-        self.state = self.method.init(jax.random.key(0), batch([0, 1, 2]))
-        self.clock = 0
 
-    def call(self, name, *args):
-        self.clock += 1
-        return self.fns[name](jax.random.key(self.clock), self.state, *args)
+def params_of(learner):
+    """float64 copies of all that is trained."""
+    state = learner.state
+    return float64({**state.extractor.vars.params, **state.classifier.vars.params})
 
-    def edge(self, name, number, names, classes=None):
-        """A boundary with all examples of the task, padding behind them."""
-        names = list(names)
-        data = batch(names + [119] * (24 - len(names)), num_valid=len(names))
-        self.state = self.call(name, task_of(number, classes), data)
 
-    def step(self, names, num_valid=None, phase="train", epoch=0):
-        """An update; gives its loss."""
-        examples = batch(names, num_valid).replace(epoch=np.int32(epoch))
-        self.state, metrics = self.call(phase, examples)
-        return metrics["loss"]
+def shown(learner):
+    """Names of the valid rows of the last training forward."""
+    return names_in(learner.state.extractor.vars.stats["shown"]).tolist()
 
-    @property
-    def params(self):
-        """float64 copies of all that is trained."""
-        trees = self.state.extractor.vars.params, self.state.classifier.vars.params
-        return {k: np.asarray(v, np.float64) for tree in trees for k, v in tree.items()}
 
-    def shown(self):
-        """Names of the valid rows of the last training forward."""
-        histogram = np.asarray(self.state.extractor.vars.stats["shown"])
-        return np.repeat(np.arange(NAMES), histogram.astype(int)).tolist()
-
-    def exemplars(self):
-        """{class: names, best first}."""
-        slots, held = self.state.memory.slots, int(self.state.memory.seen)
-        names, y = np.asarray(slots["x"])[:held, 0, 0, 0], np.asarray(slots["y"])[:held]
-        np.testing.assert_array_equal(y, label_of(names))
-        return {int(c): names[y == c].tolist() for c in sorted(set(y))}
-
-    def held(self):
-        """Names of all exemplars."""
-        return [name for names in self.exemplars().values() for name in names]
-
-    def predict(self, names, view=None):
-        fn = self.method.views[view] if view else self.method.predict
-        return np.asarray(fn(self.state, pictures(names), task_of(0)))
+def held_by(learner):
+    """Names of all exemplars."""
+    return [name for names in learner.exemplars().values() for name in names]
 
 
 # --- the same in NumPy ----------------------------------------------------------------------------
@@ -192,16 +167,16 @@ def close(found, expected):
 
 
 def in_second_task(**arguments):
-    """A pupil with exemplars of classes 0 and 1; the second task has begun."""
-    pupil = Pupil(**arguments)
-    pupil.edge("begin", 0, FIRST)
-    pupil.step([0, 21, 3, 24])
-    if pupil.method.needs.end_data:
-        pupil.edge("end", 0, FIRST)
+    """A learner with exemplars of classes 0 and 1; the second task has begun."""
+    learner = drive(**arguments)
+    learner.begin(task_of(0), padded(FIRST))
+    learner.step([0, 21, 3, 24])
+    if learner.method.needs.end_data:
+        learner.end(task_of(0), padded(FIRST))
     elif arguments.get("balanced_epochs"):
-        pupil.edge("enter balanced", 0, FIRST)
-    pupil.edge("begin", 1, SECOND)
-    return pupil
+        learner.enter("balanced", task_of(0), padded(FIRST))
+    learner.begin(task_of(1), padded(SECOND))
+    return learner
 
 
 # --- the loss -------------------------------------------------------------------------------------
@@ -220,21 +195,21 @@ def test_oracle_of_the_adaptive_weight(past, new, expected):
 
 def test_the_first_task_is_cross_entropy_with_a_rate_that_falls():
     """Two steps an epoch, a tenth of the rate from epoch 1."""
-    pupil = Pupil(decays=(1, 3))
-    pupil.edge("begin", 0, [0, 3, 6, 9, 20, 23, 26, 29])
-    expected, speed = pupil.params, {}
+    learner = drive(decays=(1, 3))
+    learner.begin(task_of(0), padded([0, 3, 6, 9, 20, 23, 26, 29]))
+    expected, speed = params_of(learner), {}
     for number, names in enumerate(
         [[0, 20, 3, 23], [6, 26, 9, 29], [0, 23, 6, 26], [3, 9, 20, 29]]
     ):
         num_valid = 3 if number == 1 else 4
-        loss = pupil.step(names, num_valid, epoch=number // 2)
+        loss = learner.step(names, num_valid, epoch=number // 2)["loss"]
         names = names[:num_valid]
-        assert sorted(pupil.shown()) == sorted(names)
+        assert sorted(shown(learner)) == sorted(names)
         of = partial(loss_of, None, names, [1] * len(names), [], [0, 1])
         np.testing.assert_allclose(loss, of(expected), rtol=1e-4)
         rate = RATE if number < 2 else RATE / 10
         expected, speed = descended(expected, speed, slope(of, expected), rate)
-        close(pupil.params, expected)
+        close(params_of(learner), expected)
 
 
 @pytest.mark.parametrize(
@@ -243,13 +218,13 @@ def test_the_first_task_is_cross_entropy_with_a_rate_that_falls():
 )
 @pytest.mark.parametrize("frozen", [True, False])
 def test_later_tasks_by_hand(replay_size, weight, frozen):
-    pupil = in_second_task(replay_size=replay_size, freeze_old_weights=frozen)
-    old = expected = pupil.params
-    speed, counts, margins, held = {}, [], [], pupil.held()
+    learner = in_second_task(replay_size=replay_size, freeze_old_weights=frozen)
+    old = expected = params_of(learner)
+    speed, counts, margins, held = {}, [], [], held_by(learner)
     assert len(held) == 8
     for names in ([40, 62, 44, 66], [46, 68, 50, 70], [52, 72, 54, 74]):
-        loss = pupil.step(names)
-        drawn = [name for name in pupil.shown() if name not in names]
+        loss = learner.step(names)["loss"]
+        drawn = [name for name in shown(learner) if name not in names]
         counts.append(len(drawn))
         assert set(drawn) <= set(held)
         rows, weights = [*names, *drawn], [1] * 4 + [weight] * len(drawn)
@@ -260,7 +235,7 @@ def test_later_tasks_by_hand(replay_size, weight, frozen):
         margins.append(too_near(cosines, label_of(rows), [0, 1], [2, 3]))
         still = [0, 1] if frozen else []
         expected, speed = descended(expected, speed, slope(of, expected), still=still)
-        close(pupil.params, expected)
+        close(params_of(learner), expected)
     moved = np.abs(expected["weights"] - old["weights"]).max(1)
     assert (moved[:2] > 0).all() != frozen
     assert (moved[2:4] > 1e-3).all()
@@ -270,13 +245,13 @@ def test_later_tasks_by_hand(replay_size, weight, frozen):
 
 
 def test_without_exemplars_no_margin_and_nothing_kept():
-    pupil = in_second_task(exemplars_per_class=0)
-    assert not pupil.method.needs.end_data
-    assert pupil.method.views == {}
-    assert int(pupil.state.memory.seen) == 0
-    params, names = pupil.params, [40, 62, 44, 66]
-    loss = pupil.step(names)
-    assert sorted(pupil.shown()) == [40, 44, 62, 66]
+    learner = in_second_task(exemplars_per_class=0)
+    assert not learner.method.needs.end_data
+    assert learner.method.views == {}
+    assert int(learner.state.memory.seen) == 0
+    params, names = params_of(learner), [40, 62, 44, 66]
+    loss = learner.step(names)["loss"]
+    assert sorted(shown(learner)) == [40, 44, 62, 66]
     expected = whole_loss(params, params, names, [1] * 4, [0, 1], [2, 3])
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
@@ -285,15 +260,15 @@ def test_without_exemplars_no_margin_and_nothing_kept():
 
 
 def test_a_task_begins_with_imprinted_weights_and_a_copy():
-    pupil = Pupil()
-    pupil.edge("begin", 0, FIRST)
-    initial = pupil.params
-    pupil.step([0, 21, 3, 24])
-    assert np.abs(pupil.params["weights"] - initial["weights"])[:2].max() > 1e-3
-    pupil.edge("end", 0, FIRST)
-    before = pupil.params
-    pupil.edge("begin", 1, SECOND)
-    state, weights = pupil.state, pupil.params["weights"]
+    learner = drive()
+    learner.begin(task_of(0), padded(FIRST))
+    initial = params_of(learner)
+    learner.step([0, 21, 3, 24])
+    assert np.abs(params_of(learner)["weights"] - initial["weights"])[:2].max() > 1e-3
+    learner.end(task_of(0), padded(FIRST))
+    before = params_of(learner)
+    learner.begin(task_of(1), padded(SECOND))
+    state, weights = learner.state, params_of(learner)["weights"]
     length = np.linalg.norm(before["weights"][:2], axis=1).mean()
     for c in range(CLASSES):
         expected = before["weights"][c]
@@ -310,52 +285,52 @@ def test_a_task_begins_with_imprinted_weights_and_a_copy():
 
 def test_a_class_that_comes_back_is_past():
     """Class 1 again, with class 2, which alone is imprinted; class 1 is herded from old and new."""
-    pupil = Pupil()
-    pupil.edge("begin", 0, FIRST)
-    pupil.edge("end", 0, FIRST)
-    before, kept, again = pupil.params, pupil.exemplars(), [22, 25, 40, 41, 42]
-    pupil.edge("begin", 1, again, classes=[1, 2])
-    moved = (pupil.params["weights"] != before["weights"]).any(1)
+    learner = drive()
+    learner.begin(task_of(0), padded(FIRST))
+    learner.end(task_of(0), padded(FIRST))
+    before, kept, again = params_of(learner), learner.exemplars(), [22, 25, 40, 41, 42]
+    learner.begin(task_of(1, [1, 2]), padded(again))
+    moved = (params_of(learner)["weights"] != before["weights"]).any(1)
     assert moved.tolist() == [False, False, True, False, False, False]
-    pupil.step([22, 25, 40, 41])
-    pupil.edge("end", 1, again, classes=[1, 2])
-    candidates, params = np.array([*kept[1], 22, 25]), pupil.params
-    found = pupil.exemplars()
+    learner.step([22, 25, 40, 41])
+    learner.end(task_of(1, [1, 2]), padded(again))
+    candidates, params = np.array([*kept[1], 22, 25]), params_of(learner)
+    found = learner.exemplars()
     assert found[1] == candidates[slow_herd(features(params, candidates), 4)].tolist()
     assert found[0] == kept[0]
 
 
 def test_every_class_keeps_as_many_exemplars():
     """Herded with the network as the task ends; those of earlier classes stay."""
-    pupil = in_second_task()
-    params = pupil.params
+    learner = in_second_task()
+    params = params_of(learner)
     expected = {}
     for c in (0, 1):
         names = FIRST[label_of(FIRST) == c]
         expected[c] = names[slow_herd(features(params, names), 4)].tolist()
-    assert pupil.exemplars() == expected
-    pupil.step([40, 62, 44, 66])
-    pupil.edge("end", 1, SECOND)
-    params = pupil.params
+    assert learner.exemplars() == expected
+    learner.step([40, 62, 44, 66])
+    learner.end(task_of(1), padded(SECOND))
+    params = params_of(learner)
     for c in (2, 3):
         names = SECOND[label_of(SECOND) == c]
         expected[c] = names[slow_herd(features(params, names), 4)].tolist()
-    assert pupil.exemplars() == expected
+    assert learner.exemplars() == expected
 
 
 def test_answers_by_hand():
-    pupil = in_second_task()
-    pupil.step([40, 62, 44, 66])
-    pupil.edge("end", 1, SECOND)
-    params, names = pupil.params, list(range(0, NAMES, 7))
+    learner = in_second_task()
+    learner.step([40, 62, 44, 66])
+    learner.end(task_of(1), padded(SECOND))
+    params, names = params_of(learner), list(range(0, NAMES, 7))
     seen = features(params, names)
     cosines = seen @ unit(params["weights"]).T
-    logits = pupil.predict(names)
+    logits = learner.predict(pictures(names), task_of(0))
     np.testing.assert_allclose(
         logits[:, :4], params["scale"] * cosines[:, :4], rtol=1e-4, atol=1e-5
     )
-    nme = pupil.predict(names, "nme")
-    for c, exemplars in pupil.exemplars().items():
+    nme = np.asarray(learner.method.views["nme"](learner.state, pictures(names), task_of(0)))
+    for c, exemplars in learner.exemplars().items():
         mean = unit(features(params, exemplars).mean(0))
         distance = np.square(seen - mean).sum(1)
         np.testing.assert_allclose(nme[:, c], -distance, rtol=1e-3, atol=1e-5)
@@ -365,40 +340,39 @@ def test_answers_by_hand():
 
 
 def test_one_program_serves_all_tasks():
-    pupil = Pupil(balanced_epochs=1)
+    learner = drive(balanced_epochs=1)
     for number, names in enumerate([FIRST, SECOND, [80, 81, 100, 101]]):
-        pupil.edge("begin", number, names)
-        pupil.step(names[:4])
-        pupil.edge("enter balanced", number, names)
-        pupil.step([0, 0, 0, 0], 0, "balanced")
-    assert {
-        fn._cache_size() for name, fn in pupil.fns.items() if name not in ("end", "enter train")
-    } == {1}
+        learner.begin(task_of(number), padded(names))
+        learner.step(names[:4])
+        learner.enter("balanced", task_of(number), padded(names))
+        learner.step([0, 0, 0, 0], 0, phase="balanced")
+    parts = (("begin_task",), ("step", "train"), ("enter", "balanced"), ("step", "balanced"))
+    assert {learner.program(*part)._cache_size() for part in parts} == {1}
 
 
 # --- the balanced phase ---------------------------------------------------------------------------
 
 
-def balanced_pupil(**arguments):
+def in_balanced_phase(**arguments):
     """The phase "balanced" of the second task begins."""
     small = {"balanced_epochs": 3, "balanced_batch_size": 24, "balanced_decays": (2,)}
-    pupil = in_second_task(**{**small, **arguments})
-    pupil.step([40, 62, 44, 66])
-    pupil.edge("enter balanced", 1, SECOND)
-    return pupil
+    learner = in_second_task(**{**small, **arguments})
+    learner.step([40, 62, 44, 66])
+    learner.enter("balanced", task_of(1), padded(SECOND))
+    return learner
 
 
 def test_the_balanced_phase_by_hand():
     """All 16 exemplars in each step: weights of all classes move, and nothing else."""
-    pupil = balanced_pupil()
-    assert [len(names) for names in pupil.exemplars().values()] == [4] * 4
-    before, expected, speed = pupil.state, pupil.params, {}
+    learner = in_balanced_phase()
+    assert [len(names) for names in learner.exemplars().values()] == [4] * 4
+    before, expected, speed = learner.state, params_of(learner), {}
     for number in range(4):
-        loss = pupil.step([0, 0, 0, 0], 0, "balanced")
+        loss = learner.step([0, 0, 0, 0], 0, phase="balanced")["loss"]
 
         def of(params):
-            y = label_of(pupil.held())
-            cosines = features(params, pupil.held(), augmented=True) @ unit(params["weights"]).T
+            y = label_of(held_by(learner))
+            cosines = features(params, held_by(learner), augmented=True) @ unit(params["weights"]).T
             value = ce(cosines, params["scale"], y, [0, 1, 2, 3]).mean()
             return value + MARGIN_WEIGHT * too_near(cosines, y, [0, 1], [2, 3])
 
@@ -407,34 +381,34 @@ def test_the_balanced_phase_by_hand():
             rate = 0.2 if number < 2 else 0.02
             after, speed = descended(expected, speed, slope(of, expected), rate)
             expected = {**expected, "weights": after["weights"]}
-        close(pupil.params, expected)
-    chex.assert_trees_all_equal(pupil.state.extractor, before.extractor)
-    moved = np.asarray(pupil.state.classifier.vars.params["weights"])
+        close(params_of(learner), expected)
+    chex.assert_trees_all_equal(learner.state.extractor, before.extractor)
+    moved = np.asarray(learner.state.classifier.vars.params["weights"])
     moved = np.abs(moved - np.asarray(before.classifier.vars.params["weights"])).max(1)
     assert (moved[:4] > 1e-3).all()
 
 
 def test_balanced_steps_cover_the_exemplars_of_all_classes():
     """6 classes of 4 in batches of 5: ceil(24 / 5) steps an epoch; 16 exemplars need 4 of them."""
-    pupil = balanced_pupil(balanced_batch_size=5)
-    assert pupil.method.phases[1].num_steps == 3 * 5
-    before, moves = pupil.params["weights"], []
+    learner = in_balanced_phase(balanced_batch_size=5)
+    assert learner.method.phases[1].num_steps == 3 * 5
+    before, moves = params_of(learner)["weights"], []
     for _ in range(15):
-        pupil.step([0, 0, 0, 0], 0, "balanced")
-        moves.append(bool((pupil.params["weights"] != before).any()))
-        before = pupil.params["weights"]
+        learner.step([0, 0, 0, 0], 0, phase="balanced")
+        moves.append(bool((params_of(learner)["weights"] != before).any()))
+        before = params_of(learner)["weights"]
     assert moves == [True] * 12 + [False] * 3
 
 
 def test_the_first_task_has_nothing_to_balance():
-    pupil = Pupil(balanced_epochs=2)
-    pupil.edge("begin", 0, FIRST)
-    pupil.step([0, 21, 3, 24])
-    pupil.edge("enter balanced", 0, FIRST)
-    before = pupil.state
-    assert len(pupil.held()) == 8
-    assert pupil.step([0, 0, 0, 0], 0, "balanced") > 0
-    chex.assert_trees_all_equal(pupil.state.classifier, before.classifier)
+    learner = drive(balanced_epochs=2)
+    learner.begin(task_of(0), padded(FIRST))
+    learner.step([0, 21, 3, 24])
+    learner.enter("balanced", task_of(0), padded(FIRST))
+    before = learner.state
+    assert len(held_by(learner)) == 8
+    assert learner.step([0, 0, 0, 0], 0, phase="balanced")["loss"] > 0
+    chex.assert_trees_all_equal(learner.state.classifier, before.classifier)
 
 
 # --- choices --------------------------------------------------------------------------------------
@@ -454,4 +428,4 @@ def test_the_first_task_has_nothing_to_balance():
 )
 def test_impossible_choices_are_named(change, message):
     with pytest.raises(InputError, match=message):
-        Pupil(**change)
+        drive(**change)

@@ -12,26 +12,25 @@ from cls_jax.nets.mlp import mlp
 from cls_jax.streams.class_il import class_il
 from cls_jax.training.runner import run
 from tests.conftest import TASKS, small_method, small_source
-from tests.support.by_hand import CLASSES, batch, label_of
-from tests.support.flat_nets import flat_augment
-from tests.support.phased import Course, by_letter, ce, seen_in_training, task_of
-from tests.support.problems import own_problem
-from tests.support.toy_nets import normed_net
+from tests.support.drive import CLASSES, Drive, batch, label_of, task_of
+from tests.support.nets import normed_net
+from tests.support.numpy_mlp import by_letter, inputs, shifted_ce
+from tests.support.problems import SHIFT, flat_augment, own_problem, shifted_problem
 
 RATE, WEIGHT, KEEP = 0.1, 3.0, 0.5
 FIRST, SECOND = ([0, 20, 1, 21], [2, 22, 3, 23]), ([40, 60, 41, 61], [42, 62, 43, 63])
 
 
-def course(net=None):
+def drive(net=None):
     weights = {"penalty_weight": WEIGHT, "fisher_keep_rate": KEEP}
-    return Course(ewc_online, net, learning_rate=RATE, **weights)
+    return Drive(ewc_online(shifted_problem(net), learning_rate=RATE, **weights))
 
 
 def fisher_by_hand(params, names):
     """A plain loop: mean of p(y | x) times the squared gradient of log p(y | x)."""
     total = {k: np.zeros_like(v) for k, v in params.items()}
     for name in names:
-        value, gradient = ce(params, [name])
+        value, gradient = shifted_ce(params, [name])
         for k, g in gradient.items():
             total[k] += np.exp(-value) * np.square(g) / len(names)
     return total
@@ -75,8 +74,8 @@ def test_oracle_of_the_merge():
 
 def test_two_tasks_by_hand():
     """Steps held back by F, F from single examples, its decay, anchors; every parameter."""
-    learner = course()
-    params = learner.params
+    learner = drive()
+    params = by_letter(learner.params)
     fisher = {k: np.zeros_like(v) for k, v in params.items()}
     anchor = params
     pulled = 0.0
@@ -84,8 +83,8 @@ def test_two_tasks_by_hand():
         learner.begin(task_of(number))
         learner.enter("train", task_of(number))
         for names, num_valid in zip(names_of, (4, 3), strict=True):
-            loss = learner.step("train", names, num_valid)
-            value, gradient = ce(params, names[:num_valid])
+            loss = learner.step(names, num_valid)["loss"]
+            value, gradient = shifted_ce(params, names[:num_valid])
             shift = {k: v - anchor[k] for k, v in params.items()}
             pull = WEIGHT * sum((fisher[k] * shift[k] ** 2).sum() for k in params)
             np.testing.assert_allclose(loss, value + pull, rtol=1e-5)
@@ -93,12 +92,12 @@ def test_two_tasks_by_hand():
                 k: v - RATE * (gradient[k] + 2 * WEIGHT * fisher[k] * shift[k])
                 for k, v in params.items()
             }
-            chex.assert_trees_all_close(learner.params, params, rtol=1e-4, atol=1e-6)
+            chex.assert_trees_all_close(by_letter(learner.params), params, rtol=1e-4, atol=1e-6)
             pulled = max(pulled, pull)
         learner.enter("fisher", task_of(number))
         for names, num_valid in zip(names_of, (4, 3), strict=True):
-            loss = learner.step("fisher", names, num_valid)
-            np.testing.assert_allclose(loss, ce(params, names[:num_valid])[0], rtol=1e-4)
+            loss = learner.step(names, num_valid, phase="fisher")["loss"]
+            np.testing.assert_allclose(loss, shifted_ce(params, names[:num_valid])[0], rtol=1e-4)
         learner.end(task_of(number))
         examples = [*names_of[0], *names_of[1][:3]]
         assert learner.state.count == 7
@@ -107,7 +106,7 @@ def test_two_tasks_by_hand():
         anchor = params
         found = by_letter(learner.state.fisher)
         chex.assert_trees_all_close(found, fisher, rtol=2e-3, atol=1e-7)
-        chex.assert_trees_all_equal(by_letter(learner.state.anchor), learner.params)
+        chex.assert_trees_all_equal(learner.state.anchor, learner.state.model.vars.params)
     assert pulled > 1e-3
 
 
@@ -115,10 +114,10 @@ def test_two_tasks_by_hand():
 
 
 def test_it_moves_nothing_and_starts_at_zero():
-    learner = course()
-    learner.step("fisher", FIRST[0])
+    learner = drive()
+    learner.step(FIRST[0], phase="fisher")
     before = learner.state
-    after, _ = learner.steps["fisher"](jax.random.key(0), before, batch(FIRST[1]))
+    after, _ = learner.fn("step", "fisher")(jax.random.key(0), before, batch(FIRST[1]))
     for part in ("model", "anchor", "fisher"):
         chex.assert_trees_all_equal(getattr(after, part), getattr(before, part))
     assert after.count == 8
@@ -129,19 +128,19 @@ def test_it_moves_nothing_and_starts_at_zero():
 
 @pytest.mark.parametrize("phase", ["train", "fisher"])
 def test_padding_has_no_influence(phase):
-    learner = course(normed_net(CLASSES))
-    learner.step("fisher", FIRST[0])
+    learner = drive(normed_net(CLASSES))
+    learner.step(FIRST[0], phase="fisher")
     learner.end(task_of(0))
-    learner.step("train", SECOND[1])
+    learner.step(SECOND[1])
     clean = batch(SECOND[0], 3)
     garbage = clean.replace(x=clean.x.at[3].set(255), y=clean.y.at[3].set(-1))
     one, two = (
-        learner.steps[phase](jax.random.key(0), learner.state, examples)
+        learner.fn("step", phase)(jax.random.key(0), learner.state, examples)
         for examples in (clean, garbage)
     )
     chex.assert_trees_all_equal(one, two)
     empty = batch(SECOND[0], 0)
-    after, metrics = learner.steps["fisher"](jax.random.key(0), learner.state, empty)
+    after, metrics = learner.fn("step", "fisher")(jax.random.key(0), learner.state, empty)
     chex.assert_trees_all_equal(after, learner.state)
     assert metrics["loss"] == 0
 
@@ -149,13 +148,13 @@ def test_padding_has_no_influence(phase):
 def test_batch_statistics_are_those_of_one_image_and_stay():
     """Official code: training mode and one example at a time; its running statistics we leave."""
     net = normed_net(CLASSES)
-    learner = course(net)
+    learner = drive(net)
     for names in FIRST:
-        learner.step("train", names)
+        learner.step(names)
     vars = learner.state.model.vars
-    learner.step("fisher", SECOND[0])
+    learner.step(SECOND[0], phase="fisher")
     chex.assert_trees_all_equal(learner.state.model.vars, vars)
-    x = jnp.asarray(seen_in_training(SECOND[0]), jnp.float32)
+    x = jnp.asarray(inputs(SECOND[0], SHIFT), jnp.float32)
     total = jax.tree.map(jnp.zeros_like, vars.params)
     for row, label in zip(x, label_of(SECOND[0]), strict=True):
 

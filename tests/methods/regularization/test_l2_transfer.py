@@ -9,23 +9,22 @@ import pytest
 
 from cls_jax.core.errors import InputError
 from cls_jax.core.losses import half_squared
-from cls_jax.core.types import Task
 from cls_jax.methods.heads import annealed_adam, with_heads
 from cls_jax.methods.regularization.l2_transfer import l2_transfer
 from cls_jax.nets.base import Net
 from cls_jax.nets.mlp import mlp
-from tests.support.by_hand import CLASSES, HIDDEN, batch
-from tests.support.flat_nets import flat_augment
-from tests.support.phased import Course, ce, task_of
-from tests.support.problems import own_problem
+from tests.support.drive import CLASSES, Drive, batch, task_of
+from tests.support.nets import HIDDEN, perceptron
+from tests.support.numpy_mlp import shifted_ce
+from tests.support.problems import flat_augment, own_problem, shifted_problem
 
 TASKS, RATE, ANNEALING, WEIGHT = 3, 0.01, 0.5, 4.0
 FIRST, SECOND = ([0, 20, 1, 21], [2, 22, 3, 23]), ([40, 60, 41, 61], [42, 62, 43, 63])
 
 
-def course(annealing_steps=1, weight=WEIGHT):
+def drive(annealing_steps=1, weight=WEIGHT):
     rates = {"learning_rate": RATE, "annealing_rate": ANNEALING, "penalty_weight": weight}
-    return Course(l2_transfer, num_tasks=TASKS, annealing_steps=annealing_steps, **rates)
+    return Drive(l2_transfer(shifted_problem(), annealing_steps=annealing_steps, **rates))
 
 
 def letters(state, task):
@@ -41,7 +40,7 @@ def by_hand(params, batches, classes, anchor, weight):
     adam, losses = optax.scale_by_adam(), []
     opt = adam.init(params)
     for step, names in enumerate(batches):
-        value, gradient = ce(params, names, classes)
+        value, gradient = shifted_ce(params, names, classes)
         for k in ("w1", "b1"):
             value += weight / 2 * np.square(params[k] - anchor[k]).sum()
             gradient[k] = gradient[k] + weight * (params[k] - anchor[k])
@@ -54,12 +53,12 @@ def by_hand(params, batches, classes, anchor, weight):
 
 def run_task(learner, number, batches):
     learner.begin(task_of(number))
-    return [learner.step("train", names) for names in batches]
+    return [learner.step(names)["loss"] for names in batches]
 
 
 def test_two_tasks_by_hand():
     """No pull in the first task; in the second from its second step; Adam and rate anew."""
-    learner = course()
+    learner = drive()
     for number, batches in ((0, FIRST), (1, SECOND)):
         before = letters(learner.state, number)
         classes = [2 * number, 2 * number + 1]
@@ -70,7 +69,7 @@ def test_two_tasks_by_hand():
 
 
 def test_the_heads_of_other_tasks_stay_bit_for_bit():
-    learner = course()
+    learner = drive()
     run_task(learner, 0, FIRST)
     before = jax.tree.map(np.asarray, learner.state.model.vars.params["fc2"])
     run_task(learner, 1, SECOND)
@@ -83,7 +82,7 @@ def test_the_heads_of_other_tasks_stay_bit_for_bit():
 @pytest.mark.parametrize(("weight", "moves"), [(0.0, True), (1e6, False)])
 def test_the_weight_decides_whether_the_shared_weights_may_go(weight, moves):
     """The first step of a task feels no pull yet and goes about RATE; then the pull holds."""
-    learner = course(100, weight)
+    learner = drive(100, weight)
     run_task(learner, 0, FIRST)
     before = letters(learner.state, 1)
     run_task(learner, 1, SECOND * 10)
@@ -109,7 +108,7 @@ def test_the_rate_of_apds_last_epoch():
 
 
 def test_heads_are_drawn_independently_and_the_rest_is_the_networks():
-    net, x = mlp(CLASSES, (HIDDEN,)), jnp.zeros((1, 12))
+    net, x = perceptron(), jnp.zeros((1, 12))
     vars, plain = with_heads(jax.random.key(0), net, x, TASKS), net.init(jax.random.key(0), x)
     chex.assert_trees_all_equal(vars.params["fc1"], plain.params["fc1"])
     kernels = vars.params["fc2"]["kernel"]
@@ -118,13 +117,12 @@ def test_heads_are_drawn_independently_and_the_rest_is_the_networks():
 
 
 def test_the_told_task_answers_and_where_it_is_hidden_the_last_one():
-    learner = course()
+    learner = drive()
     run_task(learner, 0, FIRST)
     run_task(learner, 1, SECOND)
-    x, every = batch([0, 1]).x, jnp.ones(CLASSES, bool)
+    x = batch([0, 1]).x
     logits = [
-        learner.method.predict(learner.state, x, Task(jnp.int32(t), every, every))
-        for t in (0, 1, -1)
+        learner.method.predict(learner.state, x, task_of(t, range(CLASSES))) for t in (0, 1, -1)
     ]
     assert not np.array_equal(logits[0], logits[1])
     np.testing.assert_array_equal(logits[1], logits[2])

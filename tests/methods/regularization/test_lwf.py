@@ -10,18 +10,10 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.types import Variables
 from cls_jax.methods.regularization.lwf import distillation, lwf, smoothed
 from cls_jax.nets.base import Net
-from tests.support.by_hand import CLASSES, batch, inputs, telling_net
-from tests.support.phased import (
-    SHIFT,
-    Course,
-    backward,
-    by_letter,
-    ce,
-    forward,
-    seen_in_training,
-    softmax,
-    task_of,
-)
+from tests.support.drive import CLASSES, Drive, batch, task_of
+from tests.support.nets import telling_net
+from tests.support.numpy_mlp import backward, by_letter, forward, inputs, shifted_ce, softmax
+from tests.support.problems import SHIFT, shifted_problem
 
 RATE, WEIGHT, HEAT, DECAY = 0.2, 1.5, 2.0, 0.01
 HYPER = {"learning_rate": RATE, "distill_weight": WEIGHT}
@@ -29,17 +21,17 @@ HYPER |= {"temperature": HEAT, "weight_decay": DECAY}
 FIRST, SECOND = ([0, 20, 1, 21], [2, 22, 3, 23]), ([40, 60, 41, 61], [42, 62, 43, 63])
 
 
-def course(net=None):
-    return Course(lwf, net, **HYPER)
+def drive(net=None):
+    return Drive(lwf(shifted_problem(net), **HYPER))
 
 
 def in_second_task(net=None):
     """After two steps of the first task; the second one has begun."""
-    learner = course(net)
+    learner = drive(net)
     learner.begin(task_of(0))
     learner.enter("train", task_of(0))
     for names in FIRST:
-        learner.step("train", names)
+        learner.step(names)
     learner.begin(task_of(1))
     return learner
 
@@ -93,34 +85,34 @@ def test_nothing_past_is_nothing_to_keep():
 
 def test_the_first_task_learns_over_its_own_classes():
     """No effect of the head's phase, then cross-entropy over two classes, with weight decay."""
-    learner = course()
+    learner = drive()
     learner.begin(task_of(0))
     before = learner.state
     learner.enter("head", task_of(0))
     for names in FIRST:
-        assert learner.step("head", names) == 0
+        assert learner.step(names, phase="head")["loss"] == 0
     chex.assert_trees_all_equal(learner.state, before)
     learner.enter("train", task_of(0))
-    params = learner.params
+    params = by_letter(learner.params)
     for names, num_valid in zip(FIRST, (4, 3), strict=True):
-        loss = learner.step("train", names, num_valid)
-        value, gradient = ce(params, names[:num_valid], [0, 1])
+        loss = learner.step(names, num_valid)["loss"]
+        value, gradient = shifted_ce(params, names[:num_valid], [0, 1])
         params = {k: v - RATE * (gradient[k] + DECAY * v) for k, v in params.items()}
         np.testing.assert_allclose(loss, value, rtol=1e-5)
-        chex.assert_trees_all_close(learner.params, params, rtol=1e-4, atol=1e-6)
+        chex.assert_trees_all_close(by_letter(learner.params), params, rtol=1e-4, atol=1e-6)
 
 
 def test_later_tasks_warm_up_new_columns_and_leave_the_rest_bit_for_bit():
     learner = in_second_task()
     learner.enter("head", task_of(1))
-    before, params = learner.state, learner.params
+    before, params = learner.state, by_letter(learner.params)
     for names, num_valid in zip(SECOND, (4, 3), strict=True):
-        loss = learner.step("head", names, num_valid)
-        value, gradient = ce(params, names[:num_valid], [2, 3])
+        loss = learner.step(names, num_valid, phase="head")["loss"]
+        value, gradient = shifted_ce(params, names[:num_valid], [2, 3])
         for k in ("w2", "b2"):
             params[k] = params[k] - RATE * gradient[k]
         np.testing.assert_allclose(loss, value, rtol=1e-5)
-        chex.assert_trees_all_close(learner.params, params, rtol=1e-4, atol=1e-6)
+        chex.assert_trees_all_close(by_letter(learner.params), params, rtol=1e-4, atol=1e-6)
     old, new = before.model.vars.params, learner.state.model.vars.params
     chex.assert_trees_all_equal(new["fc1"], old["fc1"])
     for kind in ("kernel", "bias"):
@@ -131,14 +123,14 @@ def test_later_tasks_warm_up_new_columns_and_leave_the_rest_bit_for_bit():
 def test_later_tasks_keep_what_the_old_network_said():
     """Four classes seen, two past; the old network gets images that are not augmented."""
     learner = in_second_task()
-    learner.step("head", SECOND[0])
+    learner.step(SECOND[0], phase="head")
     learner.enter("train", task_of(1))
-    old = params = learner.params
+    old = params = by_letter(learner.params)
     for names, num_valid in zip((*SECOND, SECOND[0]), (4, 3, 4), strict=True):
-        loss = learner.step("train", names, num_valid)
+        loss = learner.step(names, num_valid)["loss"]
         names = names[:num_valid]
-        x = seen_in_training(names)
-        value, gradient = ce(params, names, [0, 1, 2, 3])
+        x = inputs(names, SHIFT)
+        value, gradient = shifted_ce(params, names, [0, 1, 2, 3])
         target = powers(softmax(forward(old, inputs(names)), [0, 1])[:, :2], HEAT)
         mine = powers(softmax(forward(params, x), [0, 1])[:, :2], HEAT)
         value += WEIGHT * -(target * np.log(mine)).sum(1).mean()
@@ -147,7 +139,7 @@ def test_later_tasks_keep_what_the_old_network_said():
         kept = backward(params, x, slope)
         params = {k: v - RATE * (gradient[k] + kept[k] + DECAY * v) for k, v in params.items()}
         np.testing.assert_allclose(loss, value, rtol=1e-5)
-        chex.assert_trees_all_close(learner.params, params, rtol=1e-4, atol=1e-6)
+        chex.assert_trees_all_close(by_letter(learner.params), params, rtol=1e-4, atol=1e-6)
     chex.assert_trees_all_equal(by_letter(learner.state.old.params), old)
     assert np.abs(old["w1"] - params["w1"]).max() > 1e-3
 
@@ -156,37 +148,37 @@ def test_later_tasks_keep_what_the_old_network_said():
 
 
 def test_masks_follow_the_tasks():
-    learner = course()
+    learner = drive()
     assert not learner.state.seen.any()
     for number in range(3):
         learner.begin(task_of(number))
         classes = np.arange(CLASSES) // 2
         np.testing.assert_array_equal(learner.state.past, classes < number)
         np.testing.assert_array_equal(learner.state.seen, classes <= number)
-    assert learner.begin_fn._cache_size() == 1
+    assert learner.program("begin_task")._cache_size() == 1
 
 
 def test_a_class_that_comes_back_is_past():
     """Classes 0, 1, then 1, 2: column 2 alone is new, and rows of class 1 do not warm it up."""
-    learner = course()
+    learner = drive()
     for number, classes in enumerate([(0, 1), (1, 2)]):
         learner.begin(task_of(number, classes))
     np.testing.assert_array_equal(learner.state.past, np.isin(np.arange(CLASSES), [0, 1]))
     np.testing.assert_array_equal(learner.state.seen, np.isin(np.arange(CLASSES), [0, 1, 2]))
     before = learner.params
-    assert learner.step("head", [20, 21, 22, 23]) == 0
+    assert learner.step([20, 21, 22, 23], phase="head")["loss"] == 0
     chex.assert_trees_all_equal(learner.params, before)
-    assert jnp.isfinite(learner.step("train", [20, 21, 40, 41]))
+    assert jnp.isfinite(learner.step([20, 21, 40, 41])["loss"])
 
 
 def test_one_program_serves_all_tasks():
-    learner = course()
+    learner = drive()
     for number, names in enumerate([FIRST[0], SECOND[0], [80, 100, 81, 101]]):
         learner.begin(task_of(number))
         for phase in ("head", "train"):
             learner.enter(phase, task_of(number))
-            learner.step(phase, names)
-    assert all(step._cache_size() == 1 for step in learner.steps.values())
+            learner.step(names, phase=phase)
+    assert all(learner.program("step", p)._cache_size() == 1 for p in ("head", "train"))
 
 
 # --- the laws, for the second phase too -----------------------------------------------------------
@@ -199,7 +191,7 @@ def test_padding_has_no_influence(phase):
     clean = batch([40, 60, 41, 61], 3)
     garbage = clean.replace(x=clean.x.at[3].set(255), y=clean.y.at[3].set(5))
     one, two = (
-        learner.steps[phase](jax.random.key(0), learner.state, examples)
+        learner.fn("step", phase)(jax.random.key(0), learner.state, examples)
         for examples in (clean, garbage)
     )
     chex.assert_trees_all_equal(one, two)
@@ -207,7 +199,7 @@ def test_padding_has_no_influence(phase):
 
 
 def test_the_old_network_shares_no_buffer_with_the_new():
-    learner = course()
+    learner = drive()
     for state in (
         learner.state,
         learner.method.phases[1].enter(jax.random.key(0), learner.state, task_of(0), None),
@@ -243,7 +235,7 @@ def test_the_head_and_the_old_network_see_running_statistics():
     net = centred_net()
     learner = in_second_task(net)
     before = learner.state
-    loss = learner.step("head", SECOND[0])
+    loss = learner.step(SECOND[0], phase="head")["loss"]
     vars, x = before.model.vars, jnp.asarray(inputs(SECOND[0]), jnp.float32)
     logits = np.asarray(net.apply(vars, x + SHIFT, train=False)[0], np.float64)
     own = softmax(logits, [2, 3])[np.arange(4), [2, 3, 2, 3]]
@@ -252,7 +244,7 @@ def test_the_head_and_the_old_network_see_running_statistics():
 
     learner.enter("train", task_of(1))
     vars = learner.state.model.vars
-    loss = learner.step("train", SECOND[0])
+    loss = learner.step(SECOND[0])["loss"]
     logits, stats = net.apply(vars, x + SHIFT, train=True, valid=jnp.ones(4, bool))
     logits = np.asarray(logits, np.float64)
     old = np.asarray(net.apply(vars, x, train=False)[0], np.float64)
@@ -266,4 +258,4 @@ def test_the_head_and_the_old_network_see_running_statistics():
 
 def test_a_network_without_a_last_layer_is_refused():
     with pytest.raises(InputError, match=r"head=None.*resnet18"):
-        course(telling_net())
+        drive(telling_net())

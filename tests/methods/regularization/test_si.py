@@ -10,16 +10,18 @@ from cls_jax.core.errors import InputError
 from cls_jax.methods.regularization.ewc_online import penalty
 from cls_jax.methods.regularization.si import consolidated, credited, si
 from tests.conftest import small_method
-from tests.support.by_hand import CLASSES, batch
-from tests.support.phased import Course, by_letter, ce, task_of
-from tests.support.toy_nets import normed_net
+from tests.support.drive import CLASSES, Drive, batch, task_of
+from tests.support.nets import normed_net
+from tests.support.numpy_mlp import by_letter, shifted_ce
+from tests.support.problems import shifted_problem
 
 RATE, WEIGHT, DAMPING = 0.5, 20.0, 0.05
 NAMES = ([0, 20, 1, 21], [2, 22, 3, 23]), ([40, 60, 41, 61], [42, 62, 43, 63])
 
 
-def course(net=None):
-    return Course(si, net, learning_rate=RATE, penalty_weight=WEIGHT, damping=DAMPING)
+def drive(net=None):
+    hyper = {"learning_rate": RATE, "penalty_weight": WEIGHT, "damping": DAMPING}
+    return Drive(si(shifted_problem(net), **hyper))
 
 
 def test_oracle():
@@ -43,12 +45,12 @@ def test_importance_adds_up_over_tasks():
 
 def test_three_tasks_by_hand():
     """Every parameter; some steps are clipped, some are pulled, and credit counts CE alone."""
-    learner = course()
+    learner = drive()
     learner.state = learner.state.replace(  # large weights make large gradients
         model=jax.tree.map(lambda leaf: 3 * leaf, learner.state.model),
         anchor=jax.tree.map(lambda leaf: 3 * leaf, learner.state.anchor),
     )
-    params = anchor = learner.params
+    params = anchor = by_letter(learner.params)
     zeros = {k: np.zeros_like(v) for k, v in params.items()}
     importance, clipped, pulled = zeros, 0, 0.0
     for number, names_of in enumerate((*NAMES, NAMES[0])):
@@ -56,8 +58,8 @@ def test_three_tasks_by_hand():
         learner.enter("train", task_of(number))
         credit = zeros
         for names, num_valid in zip(names_of, (4, 3), strict=True):
-            loss = learner.step("train", names, num_valid)
-            value, gradient = ce(params, names[:num_valid])
+            loss = learner.step(names, num_valid)["loss"]
+            value, gradient = shifted_ce(params, names[:num_valid])
             shift = {k: v - anchor[k] for k, v in params.items()}
             pull = {k: 2 * WEIGHT * importance[k] * shift[k] for k in params}
             held = WEIGHT * sum((importance[k] * shift[k] ** 2).sum() for k in params)
@@ -66,7 +68,7 @@ def test_three_tasks_by_hand():
             before = params
             params = {k: v - RATE * np.clip(whole[k], -1, 1) for k, v in params.items()}
             credit = {k: w + gradient[k] * (before[k] - params[k]) for k, w in credit.items()}
-            chex.assert_trees_all_close(learner.params, params, rtol=1e-3, atol=1e-5)
+            chex.assert_trees_all_close(by_letter(learner.params), params, rtol=1e-3, atol=1e-5)
             found = by_letter(learner.state.credit)
             chex.assert_trees_all_close(found, credit, rtol=1e-3, atol=1e-5)
             clipped += sum((np.abs(w) > 1).sum() for w in whole.values())
@@ -79,7 +81,7 @@ def test_three_tasks_by_hand():
         anchor = params
         found = by_letter(learner.state.importance)
         chex.assert_trees_all_close(found, importance, rtol=1e-3, atol=1e-4)
-        chex.assert_trees_all_equal(by_letter(learner.state.anchor), learner.params)
+        chex.assert_trees_all_equal(learner.state.anchor, learner.state.model.vars.params)
         assert all((leaf == 0).all() for leaf in jax.tree.leaves(learner.state.credit))
     assert clipped > 10
     assert pulled > 0.1
@@ -87,12 +89,12 @@ def test_three_tasks_by_hand():
 
 def test_the_first_task_is_clipped_descent():
     """Each component by itself, not the norm: the others keep their full step."""
-    learner = course()
+    learner = drive()
     learner.state = learner.state.replace(model=jax.tree.map(lambda x: 9 * x, learner.state.model))
-    params = learner.params
-    _, gradient = ce(params, NAMES[0][0])
-    learner.step("train", NAMES[0][0])
-    steps = {k: (params[k] - v) / RATE for k, v in learner.params.items()}
+    params = by_letter(learner.params)
+    _, gradient = shifted_ce(params, NAMES[0][0])
+    learner.step(NAMES[0][0])
+    steps = {k: (params[k] - v) / RATE for k, v in by_letter(learner.params).items()}
     limited = {k: np.clip(g, -1, 1) for k, g in gradient.items()}
     chex.assert_trees_all_close(steps, limited, rtol=1e-3, atol=1e-4)
     large = np.concatenate([np.abs(g).ravel() > 1 for g in gradient.values()])
@@ -100,21 +102,22 @@ def test_the_first_task_is_clipped_descent():
 
 
 def test_padding_has_no_influence():
-    learner = course(normed_net(CLASSES))
-    learner.step("train", NAMES[0][0])
+    learner = drive(normed_net(CLASSES))
+    learner.step(NAMES[0][0])
     learner.end(task_of(0))
-    learner.step("train", NAMES[1][1])
+    learner.step(NAMES[1][1])
     clean = batch(NAMES[1][0], 3)
     garbage = clean.replace(x=clean.x.at[3].set(255), y=clean.y.at[3].set(-1))
-    step = learner.steps["train"]
+    step = learner.fn("step", "train")
     one, two = (step(jax.random.key(0), learner.state, b) for b in (clean, garbage))
     chex.assert_trees_all_equal(one, two)
 
 
 def test_no_two_trees_share_a_buffer():
-    learner = course()
-    learner.step("train", NAMES[0][0])
-    for state in (learner.state, learner.end_fn(jax.random.key(0), learner.state, None, None)):
+    learner = drive()
+    learner.step(NAMES[0][0])
+    ended = learner.fn("end_task")(jax.random.key(0), learner.state, None, None)
+    for state in (learner.state, ended):
         pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state)]
         assert len(set(pointers)) == len(pointers)
 

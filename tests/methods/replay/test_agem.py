@@ -7,19 +7,18 @@ import numpy as np
 import pytest
 
 from cls_jax.core.errors import InputError
-from cls_jax.core.types import Task
 from cls_jax.methods.replay.agem import agem, project
-from tests.support.by_hand import CLASSES, Pupil, batch, ce, descended, label_of
-from tests.support.flat_nets import flat_augment
-from tests.support.problems import own_problem
-from tests.support.toy_nets import normed_net
+from tests.support.drive import CLASSES, Drive, batch, label_of, task_of
+from tests.support.nets import normed_net, shown
+from tests.support.numpy_mlp import ce, descended
+from tests.support.problems import flat_augment, own_problem, telling_problem
 
 RATE, TASKS = 0.2, 3
 
 
-def pupil(memory_size=14, replay_size=3, **changes):
+def drive(memory_size=14, replay_size=3, tells=True):
     sizes = {"memory_size": memory_size, "replay_size": replay_size}
-    return Pupil(agem, num_tasks=TASKS, learning_rate=RATE, **sizes, **changes)
+    return Drive(agem(telling_problem(tells=tells), learning_rate=RATE, **sizes))
 
 
 # --- the projection -------------------------------------------------------------------------------
@@ -57,7 +56,7 @@ def test_a_tree_is_projected_as_one_vector():
 
 
 def test_the_first_task_is_plain_descent():
-    learner = pupil()
+    learner = drive()
     params = learner.params
     for names, num_valid in ([0, 20, 1, 21], 4), ([2, 22, 3, 23], 2):
         metrics = learner.step(names, num_valid, task=0)
@@ -66,23 +65,23 @@ def test_the_first_task_is_plain_descent():
         np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
         chex.assert_trees_all_close(learner.params, params, rtol=1e-4, atol=1e-6)
         assert metrics["projected"] == 0
-        assert [len(names) for names in learner.shown(2)] == [num_valid, 0]
+        assert [len(names) for names in shown(learner, 2)] == [num_valid, 0]
     assert (learner.state.memory.seen == 0).all()
 
 
 @pytest.mark.parametrize("tells", [True, False])
 def test_later_steps_do_not_climb_the_loss_on_replay(tells):
     """Both cases occur; without statistics the draw is the whole memory, so it is known as well."""
-    learner = pupil(replay_size=3 if tells else 12, tells=tells)
+    learner = drive(replay_size=3 if tells else 12, tells=tells)
     first = [0, 20, 1, 21]
     learner.step(first, task=0)
-    learner.end(0, first)
+    learner.end(task_of(0), batch(first, task=0))
     held = set(learner.held()[:4])
     assert held == set(first)
     params, bent = learner.params, []
     for names in ([40, 60, 41, 61], [0, 20, 2, 22], [42, 62, 43, 63], [1, 21, 3, 23]):
         metrics = learner.step(names, task=1)
-        replayed = learner.shown(2)[1] if tells else first
+        replayed = shown(learner, 2)[1] if tells else first
         assert set(replayed) <= held
         assert len(replayed) == (3 if tells else 4)
         value, g = ce(params, names)
@@ -102,9 +101,8 @@ def test_batch_statistics_see_the_stream_then_the_replay():
     problem = own_problem(net, augment=augment, num_classes=CLASSES, num_tasks=TASKS)
     method = agem(problem, memory_size=12, replay_size=4, learning_rate=RATE)
     state = method.init(jax.random.key(0), batch([0, 1, 2, 3]))
-    task = Task(jnp.int32(0), jnp.ones(CLASSES, bool), jnp.ones(CLASSES, bool))
     first, second = batch([0, 20, 1, 21], task=0), batch([40, 60, 41, 61], 3, task=1)
-    state = method.end_task(jax.random.key(1), state, task, first)
+    state = method.end_task(jax.random.key(1), state, task_of(0), first)
     after, _ = jax.jit(method.phases[0].step)(jax.random.key(2), state, second)
     vars = state.model.vars
     _, stats = net.apply(vars, augment.test(second.x), train=True, valid=second.valid)
@@ -117,11 +115,11 @@ def test_batch_statistics_see_the_stream_then_the_replay():
 
 def test_each_task_gets_its_share():
     """14 slots, 3 tasks: 4 different examples of each, in its own place; padding is not stored."""
-    learner = pupil()
+    learner = drive()
     assert learner.held().size == 12
     tasks = [list(range(0, 10)), list(range(40, 50)), list(range(80, 90))]
     for number, names in enumerate(tasks):
-        learner.end(number, names, num_valid=9)
+        learner.end(task_of(number), batch(names, 9, task=number))
         own = learner.held()[4 * number : 4 * number + 4]
         assert len(set(own)) == 4
         assert set(own) <= set(names[:9])
@@ -131,11 +129,10 @@ def test_each_task_gets_its_share():
 
 
 def test_what_is_stored_is_a_uniform_draw():
-    learner, runs = pupil(), 600
-    task = Task(jnp.int32(1), jnp.ones(CLASSES, bool), jnp.ones(CLASSES, bool))
+    learner, runs = drive(), 600
     keys = jax.random.split(jax.random.key(3), runs)
-    end = jax.vmap(learner.end_fn, in_axes=(0, None, None, None))
-    states = end(keys, learner.state, task, batch(range(1, 13), num_valid=10, task=1))
+    end = jax.vmap(learner.fn("end_task"), in_axes=(0, None, None, None))
+    states = end(keys, learner.state, task_of(1), batch(range(1, 13), num_valid=10, task=1))
     held = np.asarray(states.memory.slots["x"])[:, 4:8, 0, 0, 0]
     often = np.bincount(held.ravel(), minlength=13) / runs
     assert often[0] == often[11] == often[12] == 0
@@ -143,11 +140,11 @@ def test_what_is_stored_is_a_uniform_draw():
 
 
 def test_a_task_shorter_than_its_share_is_stored_whole_and_replays_no_empty_slot():
-    learner = pupil(memory_size=24, replay_size=6)
-    learner.end(0, [10, 11, 12, 13], num_valid=3)
+    learner = drive(memory_size=24, replay_size=6)
+    learner.end(task_of(0), batch([10, 11, 12, 13], 3, task=0))
     assert set(learner.held()[:3]) == {10, 11, 12}
     learner.step([40, 41, 42, 43], task=1)
-    np.testing.assert_array_equal(learner.shown(1)[0], [10, 11, 12])
+    np.testing.assert_array_equal(shown(learner, 1)[0], [10, 11, 12])
 
 
 @pytest.mark.parametrize(
@@ -160,4 +157,4 @@ def test_a_task_shorter_than_its_share_is_stored_whole_and_replays_no_empty_slot
 )
 def test_sizes_that_do_not_fit_are_refused(sizes, message):
     with pytest.raises(InputError, match=message):
-        pupil(*sizes)
+        drive(*sizes)

@@ -8,20 +8,10 @@ import pytest
 
 from cls_jax.core.errors import InputError
 from cls_jax.methods.replay.der import der, derpp
-from tests.support.by_hand import (
-    CLASSES,
-    NAMES,
-    Pupil,
-    batch,
-    ce,
-    descended,
-    label_of,
-    logits_of,
-    mse,
-)
-from tests.support.flat_nets import flat_augment
-from tests.support.problems import own_problem
-from tests.support.toy_nets import normed_net
+from tests.support.drive import CLASSES, NAMES, Drive, batch, label_of
+from tests.support.nets import normed_net, shown
+from tests.support.numpy_mlp import ce, descended, logits_of, mse
+from tests.support.problems import flat_augment, own_problem, telling_problem
 
 RATE, ALPHA, BETA = 0.4, 0.3, 0.7
 KINDS = {
@@ -31,9 +21,10 @@ KINDS = {
 """factory, hyper-parameters, replay draws a step."""
 
 
-def pupil(kind, memory_size=8, replay_size=3, **changes):
+def drive(kind, memory_size=8, replay_size=3, tells=True):
     factory, hyper, _ = KINDS[kind]
-    return Pupil(factory, memory_size=memory_size, replay_size=replay_size, **hyper, **changes)
+    sizes = {"memory_size": memory_size, "replay_size": replay_size}
+    return Drive(factory(telling_problem(tells=tells), **sizes, **hyper))
 
 
 def by_hand(kind, params, stream, draws, kept):
@@ -56,12 +47,12 @@ STREAM = [([0, 21, 5, 30], 4), ([41, 1, 62, 3], 3), ([80, 100, 7, 9], 4), ([90, 
 @pytest.mark.parametrize("kind", KINDS)
 def test_steps_are_those_of_the_paper(kind):
     """Loss, parameters and stored logits of four steps, with the draws that the network tells."""
-    learner, draws = pupil(kind), KINDS[kind][2]
+    learner, draws = drive(kind), KINDS[kind][2]
     params, kept = learner.params, {}
     for number, (names, num_valid) in enumerate(STREAM):
         held = set(kept) & set(learner.held()[: min(8, len(kept))])
         metrics = learner.step(names, num_valid)
-        stream, *drawn = learner.shown(1 + draws)
+        stream, *drawn = shown(learner, 1 + draws)
         assert sorted(stream) == sorted(names[:num_valid])
         for draw in drawn:
             assert len(draw) == (0 if number == 0 else 3)
@@ -72,7 +63,7 @@ def test_steps_are_those_of_the_paper(kind):
         kept |= dict(zip(names, logits_of(params, names[:num_valid]), strict=False))
         params = after
         held = learner.held()[: min(8, len(kept))]
-        stored = np.asarray(learner.state.memory.slots["logits"])[: len(held)]
+        stored = learner.slots("logits")[: len(held)]
         expected = np.stack([kept[name] for name in held])
         np.testing.assert_allclose(stored, expected, rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(learner.state.memory.slots["y"][: len(held)], label_of(held))
@@ -81,10 +72,10 @@ def test_steps_are_those_of_the_paper(kind):
 
 
 def test_logits_are_those_before_the_step():
-    learner = pupil("der")
+    learner = drive("der")
     before = learner.params
     learner.step([0, 21, 41, 61])
-    stored = np.asarray(learner.state.memory.slots["logits"])[:4]
+    stored = learner.slots("logits")[:4]
     np.testing.assert_allclose(stored, logits_of(before, [0, 21, 41, 61]), rtol=1e-4, atol=1e-5)
     assert np.abs(stored - logits_of(learner.params, [0, 21, 41, 61])).max() > 0.1
 
@@ -92,7 +83,7 @@ def test_logits_are_those_before_the_step():
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_forward_for_all_is_the_same_step(kind):
     """A network without statistics takes stream and draws in one pass."""
-    telling, silent = pupil(kind), pupil(kind, tells=False)
+    telling, silent = drive(kind), drive(kind, tells=False)
     for names, num_valid in STREAM:
         telling.step(names, num_valid), silent.step(names, num_valid)
     chex.assert_trees_all_close(telling.params, silent.params, rtol=1e-5, atol=1e-6)
@@ -109,14 +100,14 @@ def constant(learner, logits):
 @pytest.mark.parametrize("kind", KINDS)
 def test_oracle(kind):
     """h' = [1, 2, 3], z' = [1, 0, 3], alpha .3: .3 * 4 / 3 = .4; DER++ adds beta * CE."""
-    learner = pupil(kind, replay_size=8)
+    learner = drive(kind, replay_size=8)
     for names in ([0, 20, 40, 1], [21, 41, 2, 22]):
         learner.step(names)
     state = constant(learner, [1.0, 2, 3, 1, 2, 3])
     kept = jnp.tile(jnp.array([1.0, 0, 3, 1, 0, 3]), (8, 1))
     memory = state.memory.replace(slots={**state.memory.slots, "logits": kept})
     state = state.replace(memory=memory)
-    _, metrics = learner.step_fn(jax.random.key(0), state, batch([0, 20, 40, 41]))
+    _, metrics = learner.fn("step", "train")(jax.random.key(0), state, batch([0, 20, 40, 41]))
     scale = np.log(2 * np.exp([1, 2, 3]).sum())
     expected = (4 * scale - (1 + 2 + 3 + 3)) / 4 + 0.4
     if kind == "derpp":
@@ -126,12 +117,12 @@ def test_oracle(kind):
 
 def test_the_second_draw_is_independent_of_the_first():
     """Two draws of 4 from 16 share one on average, and every example comes as often."""
-    learner = pupil("derpp", memory_size=16, replay_size=4)
+    learner = drive("derpp", memory_size=16, replay_size=4)
     for start in range(0, 64, 16):
         learner.step(range(start, start + 4))
     runs = 400
     keys = jax.random.split(jax.random.key(1), runs)
-    step = jax.jit(jax.vmap(learner.step_fn, in_axes=(0, None, None)))
+    step = jax.jit(jax.vmap(learner.fn("step", "train"), in_axes=(0, None, None)))
     states, _ = step(keys, learner.state, batch([100, 101, 102, 103]))
     first, second = np.asarray(states.model.vars.stats["shown"]).transpose(1, 0, 2)[-2:]
     np.testing.assert_array_equal(first.sum(1), 4)
@@ -177,4 +168,4 @@ def test_batch_statistics_see_the_stream_then_each_draw(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_draw_larger_than_the_memory_is_refused(kind):
     with pytest.raises(InputError, match="replay_size=9 must be between 1 and the memory's 8"):
-        pupil(kind, replay_size=9)
+        drive(kind, replay_size=9)

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cls_jax.core.augment import Augment
-from cls_jax.core.types import Batch
 from cls_jax.methods.replay.er import er
 from cls_jax.nets.mlp import mlp
+from tests.support.drive import made_batch
 from tests.support.problems import own_problem
 
 
@@ -20,9 +20,8 @@ def test_oracle_9_batch_and_replay_are_one_mean_of_twenty():
     rng = np.random.default_rng(0)
 
     def batch():
-        y, yes = jnp.asarray(rng.integers(0, 4, 10), jnp.int32), jnp.ones(10, bool)
-        x = jnp.asarray(rng.normal(size=(10, 5)), jnp.float32)
-        return Batch(x, y, jnp.full(10, -1, jnp.int32), yes, yes)
+        y = rng.integers(0, 4, 10)
+        return made_batch(rng.normal(size=(10, 5)).astype(np.float32), y)
 
     first, second = batch(), batch()
     state = method.init(jax.random.key(0), first)

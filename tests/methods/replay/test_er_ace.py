@@ -8,20 +8,19 @@ import pytest
 
 from cls_jax.core.errors import InputError
 from cls_jax.methods.replay.er_ace import er_ace
-from cls_jax.nets.mlp import mlp
-from tests.support.by_hand import CLASSES, HIDDEN, Pupil, batch, ce, descended, inputs, label_of
-from tests.support.flat_nets import flat_augment
-from tests.support.problems import own_problem
+from tests.support.drive import CLASSES, Drive, batch, label_of
+from tests.support.nets import perceptron, shown
+from tests.support.numpy_mlp import ce, descended, inputs
+from tests.support.problems import flat_augment, own_problem, telling_problem
 
 RATE = 0.4
-
-
 SIZES = {"memory_size": 8, "replay_size": 3}
 
 
-def pupil(**changes):
+def drive(tells=True, **changes):
     """With the network's own last layer, whose gradient is written down by hand."""
-    return Pupil(er_ace, learning_rate=RATE, **{**SIZES, "head": "linear", **changes})
+    arguments = {"learning_rate": RATE, **SIZES, "head": "linear", **changes}
+    return Drive(er_ace(telling_problem(tells=tells), **arguments))
 
 
 STREAM = [([0, 21, 5, 30], 4), ([41, 1, 62, 103], 3), ([80, 81, 42, 43], 4), ([100, 101, 2, 3], 4)]
@@ -29,11 +28,11 @@ STREAM = [([0, 21, 5, 30], 4), ([41, 1, 62, 103], 3), ([80, 81, 42, 43], 4), ([1
 
 
 def test_steps_are_those_of_the_paper():
-    learner, params, seen = pupil(), pupil().params, set()
+    learner, params, seen = drive(), drive().params, set()
     for number, (names, num_valid) in enumerate(STREAM):
         held = set(learner.held()[: min(8, 4 * number)])
         metrics = learner.step(names, num_valid)
-        stream, replayed = learner.shown(2)
+        stream, replayed = shown(learner, 2)
         assert sorted(stream) == sorted(names[:num_valid])
         present = set(label_of(stream))
         allowed = np.array([c in present or c not in seen for c in range(CLASSES)])
@@ -56,7 +55,7 @@ def test_steps_are_those_of_the_paper():
 @pytest.mark.parametrize(("seen", "expected"), [([0, 1, 2, 4, 5], np.log(2)), ([], np.log(6))])
 def test_oracle(seen, expected):
     """Equal logits, one class in the batch, and of the others only the unseen ones: log 2."""
-    learner = pupil()
+    learner = drive()
     learner.state = learner.state.replace(
         model=jax.tree.map(jnp.zeros_like, learner.state.model),
         seen=jnp.zeros(CLASSES, bool).at[jnp.array(seen, int)].set(True),
@@ -66,7 +65,7 @@ def test_oracle(seen, expected):
 
 def test_the_stream_does_not_move_old_classes():
     """With replay of an empty memory alone, the columns of absent seen classes stay."""
-    learner = pupil()
+    learner = drive()
     learner.state = learner.state.replace(seen=jnp.arange(CLASSES) < 4)
     before = learner.params
     learner.step([40, 41, 60, 61])
@@ -76,7 +75,7 @@ def test_the_stream_does_not_move_old_classes():
 
 
 def test_a_batch_of_padding_changes_nothing():
-    learner = pupil()
+    learner = drive()
     before = learner.state
     metrics = learner.step([40, 41, 60, 61], num_valid=0)
     assert metrics["loss"] == 0
@@ -85,7 +84,7 @@ def test_a_batch_of_padding_changes_nothing():
 
 def test_one_forward_for_all_is_the_same_step():
     """A network without statistics takes stream and replay in one pass."""
-    telling, silent = pupil(), pupil(tells=False)
+    telling, silent = drive(), drive(tells=False)
     for names, num_valid in STREAM:
         telling.step(names, num_valid), silent.step(names, num_valid)
     chex.assert_trees_all_close(telling.params, silent.params, rtol=1e-5, atol=1e-6)
@@ -103,8 +102,7 @@ def cosines(params, names):
 
 def test_the_default_head_is_ten_times_the_cosine_without_bias():
     """As in both published codes; the loss of the first step, and an answer, by hand."""
-    net = mlp(CLASSES, (HIDDEN,))
-    problem = own_problem(net, augment=flat_augment(), num_classes=CLASSES)
+    problem = own_problem(perceptron(), augment=flat_augment(), num_classes=CLASSES)
     method = er_ace(problem, learning_rate=RATE, **SIZES)
     names = [0, 21, 41, 62]
     state = method.init(jax.random.key(0), batch(names))
@@ -128,16 +126,16 @@ def test_the_default_head_is_ten_times_the_cosine_without_bias():
 )
 def test_a_head_that_cannot_be_is_refused(head, sentence):
     with pytest.raises(InputError, match=sentence):
-        pupil(head=head)
+        drive(head=head)
 
 
 def test_a_draw_larger_than_the_memory_is_refused():
     with pytest.raises(InputError, match="replay_size=9 must be between 1 and the memory's 8"):
-        pupil(replay_size=9)
+        drive(replay_size=9)
 
 
 def test_seen_counts_what_is_valid_alone():
-    learner = pupil()
+    learner = drive()
     examples = batch([0, 20, 40, 60], num_valid=2)
-    state, _ = learner.step_fn(jax.random.key(0), learner.state, examples)
+    state, _ = learner.fn("step", "train")(jax.random.key(0), learner.state, examples)
     np.testing.assert_array_equal(state.seen, [True, True, False, False, False, False])
