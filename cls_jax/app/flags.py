@@ -57,20 +57,10 @@ def explained(kind: Any, help: str) -> Any:
     return Annotated[kind, tyro.conf.arg(help=help)]
 
 
-def named(kind: Any, flag: str) -> Any:
-    """The type of a field whose flag has another name, such as a word that Python keeps."""
-    return Annotated[kind, tyro.conf.arg(name=flag)]
-
-
 def positional(kind: Any, metavar: str) -> Any:
     """The type of a field that is given without a flag; the help calls its values ``metavar``."""
     mark = tyro.conf.arg(metavar=metavar, help_behavior_hint="")
     return Annotated[tyro.conf.Positional[kind], mark]
-
-
-def first(kind: Any, help: str) -> Any:
-    """The type of a field that is given without a flag, or left out, and whose help is this."""
-    return tyro.conf.Positional[Annotated[kind, tyro.conf.arg(help=help)]]
 
 
 def hiding(kind: type, *names: str) -> type:

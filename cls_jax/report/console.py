@@ -58,7 +58,7 @@ def writer_class() -> type:
       InputError: tensorboardX is not installed.
     """
     try:
-        from tensorboardX import SummaryWriter
+        from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError(
             "tensorboard needs tensorboardX, which is not installed; "
