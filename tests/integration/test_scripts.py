@@ -299,7 +299,7 @@ def test_what_stands_beside_den():
     """Six networks of each width, told by their names."""
     from cls_jax.app.den_controls import fixed
 
-    config = runpy.run_path(str(DEN))["Config"]()
+    config = runpy.run_path(str(DEN))["PRESETS"]["quick"]
     names = [learner.method.name for learner in fixed(config, (9, 8))]
     kinds = ("L2 0", "L2 0.01", "L2 0.5", "sgd", "EWC 90", "EWC 10")
     assert names == [f"{kind} {width}" for width in ("64-32", "9-8") for kind in kinds]
