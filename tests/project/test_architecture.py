@@ -1,6 +1,7 @@
 """The design, held: which way imports point, what is documented, how long a file may be."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
+import cls_jax
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "cls_jax"
@@ -174,7 +177,28 @@ def test_imports_make_no_circle():
 
 def test_ten_doors():
     inside = {p.name for p in PACKAGE.iterdir() if p.name != "__pycache__"}
-    assert inside == {*DOORS, "__init__.py", "__main__.py", "py.typed"}
+    assert inside == {*DOORS, "__init__.py", "__init__.pyi", "__main__.py", "py.typed"}
+
+
+def test_type_checkers_know_every_public_name():
+    """The stub's names are those of ``__all__``, and each is what the package gives."""
+    stub = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
+    found, given = {}, {}
+    for node in stub.body:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                module = importlib.import_module(node.module)
+                submodule = f"{node.module}.{alias.name}"
+                own = getattr(module, alias.name, None)
+                given[alias.asname] = importlib.import_module(submodule) if own is None else own
+        elif isinstance(node, ast.Assign):
+            place, _, name = ast.unparse(node.value).partition(".")
+            found[ast.unparse(node.targets[0])] = getattr(given[place], name)
+    found |= {
+        name: value for name, value in given.items() if name == "__version__" or name[0] != "_"
+    }
+    assert found.keys() == {*cls_jax.__all__, "__version__"}
+    assert [name for name, value in found.items() if getattr(cls_jax, name) is not value] == []
 
 
 @pytest.mark.parametrize("module", MODULES)
