@@ -4,13 +4,15 @@ Those of two views of the same images are in ``view_losses``.
 
 A loss of rows takes ``valid`` bool[b] (None: every row counts), or a weight a row. A row that does
 not count is replaced before anything is computed, so whatever it holds, NaN included, moves neither
-value nor gradient; if none counts the loss is 0 and so is its gradient. Float32 in is float32 out,
+value nor gradient; if none counts the loss is 0 and so is its gradient. Shapes that do not fit are
+an AssertionError where the loss is traced, not a number by broadcasting. Float32 in is float32 out,
 float64 is float64, and narrower types are computed in float32. Matrix products run at the highest
 precision there is.
 """
 
 from typing import Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -56,6 +58,7 @@ def cross_entropy(
     Source: dualnet card section 4 (L1, L2, "Task masks"); baselines card section 2.
     """
     valid, (logits,) = rows_of(valid, logits)
+    chex.assert_shape(y, logits.shape[:1])
     if classes is not None:
         logits = mask_logits(logits, classes)
     label = jnp.where(valid, y, 0)[:, None]
@@ -203,7 +206,10 @@ def rows_of(valid: Array | None, *arrays: Array) -> tuple[Array, list[Array]]:
       valid: bool[b] or None.
       *arrays: float[b, n] each; narrower than float32 they become that.
     """
+    chex.assert_rank(arrays, 2)  # what broadcasts would give a number, and a wrong one
+    chex.assert_equal_shape(arrays)
     valid = jnp.ones(arrays[0].shape[0], bool) if valid is None else valid
+    chex.assert_shape(valid, arrays[0].shape[:1])
     wide = [a.astype(jnp.promote_types(a.dtype, jnp.float32)) for a in arrays]
     return valid, [jnp.where(valid[:, None], a, 0) for a in wide]
 

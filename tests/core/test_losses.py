@@ -330,3 +330,25 @@ def test_options_are_keywords(module):
         for parameter in inspect.signature(function).parameters.values():
             optional = parameter.default is not parameter.empty
             assert not optional or parameter.kind is parameter.KEYWORD_ONLY, (name, parameter)
+
+
+@pytest.mark.parametrize(
+    ("logits", "other"),
+    [((4, 3), (3,)), ((4, 3), (4, 1)), ((4, 3), (1, 3)), ((4, 3), (3, 4)), ((3,), (3,))],
+)
+def test_what_would_broadcast_is_refused(logits, other):
+    logits, other = jnp.ones(logits), jnp.ones(other)
+    for loss in (losses.logit_mse, functools.partial(losses.soft_target_kl, temperature=2.0)):
+        with pytest.raises(AssertionError, match=r"assert_(rank|equal_shape) failed"):
+            loss(logits, other)
+
+
+@pytest.mark.parametrize("y", [(4, 1), (4, 3), (3,), ()])
+def test_labels_are_one_a_row(y):
+    with pytest.raises(AssertionError, match="assert_shape failed"):
+        losses.cross_entropy(jnp.ones((4, 3)), jnp.zeros(y, jnp.int32))
+
+
+def test_rows_that_count_are_one_a_row():
+    with pytest.raises(AssertionError, match="assert_shape failed"):
+        losses.entropy(jnp.ones((4, 3)), valid=jnp.ones((4, 1), bool))
