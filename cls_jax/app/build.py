@@ -184,7 +184,9 @@ def fit_problem(
         view_flip=inputs.view_flip,
     )
     if not images and networks.kind in IMAGE_NETS:
-        raise InputError(f"data {data} holds vectors, not images; use --net mlp")
+        raise InputError(
+            f"data {data} holds vectors, not images; use --net mlp, and a method that takes it"
+        )
     return Problem(networks, augment, *sizes, shape)
 
 

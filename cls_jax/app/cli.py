@@ -1,12 +1,13 @@
 """``cls-jax COMMAND``, and ``python -m cls_jax COMMAND``, which is the same."""
 
-import difflib
+import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
 from cls_jax.app.flags import import_own
+from cls_jax.app.unused import unknown
 from cls_jax.core.version import __version__
 from cls_jax.methods import METHODS, signature
 
@@ -26,7 +27,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
       argv: the command and its arguments; those of the process if None.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _main(list(sys.argv[1:] if argv is None else argv))
+    except BrokenPipeError:  # of `cls-jax ... | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+def _main(words: list[str]) -> None:
     if words[:1] in (["-h"], ["--help"]):
         _end(_help())
     if words == ["--version"]:
@@ -35,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _end(_help(), 2)
     name, *rest = words
     if name not in COMMANDS:
-        _end(f"error: cls-jax has no command {_nearest(name, COMMANDS)}", 2)
+        _end(f"error: cls-jax has no command {unknown(name, COMMANDS)}", 2)
     module = import_module(f"cls_jax.app.commands.{name}")
     if name != "run":
         module.start(rest, prog=f"cls-jax {name}")
@@ -43,9 +51,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if rest[:1] in ([], ["-h"], ["--help"]):
         _end(_methods())
     method, *flags = rest
+    if method.startswith("-"):
+        _end(f"error: the method comes first: cls-jax run METHOD {' '.join(rest)}", 2)
     import_own(flags)
     if method not in METHODS:
-        _end(f"error: run has no method {_nearest(method, METHODS)}", 2)
+        _end(f"error: run has no method {unknown(method, METHODS)}", 2)
     module.start(method, flags, prog=f"cls-jax run {method}")
 
 
@@ -61,12 +71,6 @@ def _methods() -> str:
     lines = [f"  {name:{width}}  {signature(name).doc.partition(chr(10))[0]}" for name in METHODS]
     usage = "usage: cls-jax run METHOD [flags]; cls-jax run METHOD --help tells the flags"
     return "\n".join([usage, "", *lines])
-
-
-def _nearest(name: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    meant = f"; did you mean {close[0]}?" if close else ""
-    return f"{name!r}; it has {', '.join(known)}{meant}"
 
 
 def _end(text: str, code: int = 0) -> NoReturn:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from cls_jax.app.build import Learner
 from cls_jax.app.build import make_learner as make_learner
@@ -139,7 +140,7 @@ def execute(learners: Sequence[Learner], config: RunConfig, record: Any) -> list
       Stopped: after SIGTERM or Ctrl-C, once the run is saved.
     """
     plan, learners, values = check_execution(learners, config)
-    _advise(learners, config.seeds)
+    _advise(learners, values, config.seeds)
     results, last_stream = [], None
     with fail_fast(), saving(learners, values, config, record) as keepers:
         for learner, hypers, keep in zip(learners, values, keepers, strict=True):
@@ -214,10 +215,17 @@ def _meet(where: str) -> None:
         multihost_utils.sync_global_devices(where)
 
 
-def _advise(learners: Sequence[Learner], seeds: Sequence[int]) -> None:
-    """Prints on stderr what the methods say of so short a stream."""
-    for method, stream, _ in learners:
-        if method.advice is not no_advice:
-            num_steps = int(stream.schedule(jax.random.key(seeds[0])).num_seen.sum())
-            if advice := method.advice(num_steps):
-                print(f"warning: {advice}", file=sys.stderr)
+def _advise(
+    learners: Sequence[Learner],
+    values: Sequence[Mapping[str, Mapping[str, float]]],
+    seeds: Sequence[int],
+) -> None:
+    """Prints on stderr what the methods say of so short a stream, at every value of a sweep."""
+    for (method, stream, _), hypers in zip(learners, values, strict=True):
+        if method.advice is no_advice:
+            continue
+        num_steps = int(stream.schedule(jax.random.key(seeds[0])).num_seen.sum())
+        for label, hyper in hypers.items():
+            at_it = {name: np.float32(value) for name, value in hyper.items()}
+            if advice := method.at(at_it).advice(num_steps):
+                print(f"warning: {label}{': ' * bool(label)}{advice}", file=sys.stderr)

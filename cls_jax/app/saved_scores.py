@@ -128,7 +128,8 @@ def score_table(
     header = ("method", "seed", "network", "scenario", "mean", *tasks)
     unfinished, names = sum(not one.over for one in found), {s.name: None for s in streams.values()}
     note = "percent" + (f"; {unfinished} of {len(found)} runs are not finished" * bool(unfinished))
-    note += f"; {num_left} could not be read and are left out" * bool(num_left)
+    verb = "is" if num_left == 1 else "are"
+    note += f"; {num_left} could not be read and {verb} left out" * bool(num_left)
     return TextTable(f"{workdir} on {'; '.join(names)}", header, tuple(rows), note)
 
 

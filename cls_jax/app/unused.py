@@ -1,5 +1,6 @@
 """Flags that were typed and would change nothing: each is refused, with the reason."""
 
+import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
@@ -64,7 +65,19 @@ def check_named(flag: str, given: Collection[str], known: Collection[str]) -> No
     if not given or len({*given} & {*known}) < len(given):
         raise InputError(
             f"{flag} is {', '.join(given) or 'empty'}; name each once, from {', '.join(known)}"
+            + "".join(meant(name, known) for name in given if name not in known)
         )
+
+
+def unknown(name: str, known: Collection[str]) -> str:
+    """What is said of a name that is none of ``known``."""
+    return f"{name!r}; it has {', '.join(known)}{meant(name, known)}"
+
+
+def meant(name: str, known: Collection[str]) -> str:
+    """The name that was meant, perhaps, as the end of a sentence; "" if none is near."""
+    close = difflib.get_close_matches(name.lower(), known, 1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def check_of(*rows: str) -> Callable[[Any, Collection[str]], None]:

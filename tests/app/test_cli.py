@@ -6,12 +6,14 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cls_jax.app import cli
 from cls_jax.app.build import make_learner, make_stream
 from cls_jax.app.method_flags import flags_of
 from cls_jax.app.method_presets import method_presets
+from cls_jax.core.errors import InputError
 from cls_jax.core.version import __version__
 from cls_jax.methods import METHODS
 from tests.support.ask import ask
@@ -42,7 +44,9 @@ def test_run_without_a_method_tells_them():
             ("run", "dualnte"),
             "run has no method 'dualnte'; it has sgd, .*; did you mean dualnet",
         ),
-        (("run", "--seeds", "1"), "run has no method '--seeds'; it has sgd"),
+        (("run", "ER"), "run has no method 'ER'; it has sgd, .*; did you mean er"),
+        (("run", "--seeds", "1"), "the method comes first: cls-jax run METHOD --seeds 1"),
+        (("compare", "--methods", "clsr"), "name each once, from sgd, .*; did you mean clser"),
         (
             ("run", "er", "--preset", "paper"),
             "no preset 'paper'; --preset is one of quick",
@@ -99,3 +103,48 @@ def test_every_method_learns_from_its_quick_preset(method, tmp_path, monkeypatch
     assert done.code == 0, done.err
     assert "results in runs/x" in done.out
     assert (tmp_path / "runs" / "x" / "results.json").exists()
+
+
+def drawn(monkeypatch, *words):
+    """The shape of a raw example that ``cls-jax run`` would learn from."""
+    seen = []
+
+    def run_one(name, config):
+        seen.append(make_stream(config.stream).source.train.x.shape[1:])
+
+    monkeypatch.setattr("cls_jax.app.main.run_one", run_one)
+    assert ask("cls-jax run", *words).code == 0
+    return seen[0]
+
+
+def test_the_size_of_a_preset_is_not_that_of_ones_own_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    y = np.repeat(np.arange(4), 8)
+    pictures, vectors = np.zeros((32, 28, 28, 1), np.uint8), np.zeros((32, 5), np.float32)
+    for name, x in (("pictures", pictures), ("vectors", vectors)):
+        np.savez(f"{name}.npz", train_x=x, train_y=y, test_x=x, test_y=y)
+    assert drawn(monkeypatch, "er") == (8, 8, 3)
+    own = ("--tasks", "2", "--data")
+    assert drawn(monkeypatch, "er", *own, "npz:pictures.npz") == (28, 28, 1)
+    assert drawn(monkeypatch, "er", *own, "npz:pictures.npz", "--image-size", "7") == (7, 7, 1)
+    assert drawn(monkeypatch, "er", *own, "npz:vectors.npz") == (5,)
+
+
+def test_every_value_of_a_sweep_is_looked_at(monkeypatch):
+    """The copies of CLS-ER stay near their first weights where the stream is short."""
+
+    def sweep(*_, **__):
+        raise InputError("enough")
+
+    monkeypatch.setattr("cls_jax.app.main.sweep", sweep)
+    words = ("--sweep", "stable_decay", "0.9", "0.9999", "--epochs", "1")
+    _, _, err = ask("cls-jax run", "clser", *words)
+    (line,) = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert line.startswith("warning: stable_decay=0.9999: ")
+
+
+def test_a_pipe_that_is_closed_is_no_defect():
+    command = f"{sys.executable} -m cls_jax compare --help | head -1"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert "usage: cls-jax compare" in done.stdout
+    assert done.stderr == ""

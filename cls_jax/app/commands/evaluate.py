@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from cls_jax.app.flags import Positional, arg, run_main
+from cls_jax.app.flags import Positional, Repeated, arg, run_main
 from cls_jax.report.canvas import DEFAULT_FORMATS, FigureFormat, check_formats
 
 DESCRIPTION = """Scores what is saved in a workdir, finished or not, and redraws its figures.
@@ -26,6 +26,7 @@ class Config:
       data_dir: where tfds data sets lie.
       figures: redraw the figures in the workdir.
       figure_format: what they are written as; several may be given.
+      imports: a Python file that brought methods, networks or data sets of your own.
     """
 
     workdir: Positional[Annotated[str, arg(help="of a run that was saved.")]] = "runs/first"
@@ -33,6 +34,7 @@ class Config:
     data_dir: str | None = None
     figures: bool = True
     figure_format: tuple[FigureFormat, ...] = DEFAULT_FORMATS
+    imports: Annotated[Repeated[str], arg(name="import")] = ()
 
 
 def main(config: Config) -> None:
