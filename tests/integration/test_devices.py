@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_what_must_hold_on_eight_devices():
     """Runs on_devices.py; NPROC keeps JAX 0.10 from a deadlock of virtual devices on few cores.
 
-    Compiled as users compile it: with the quick part's flags a seed a device differs from its single
-    run in rounding.
+    Compiled as users compile it: with the quick part's flags a seed a device differs in rounding
+    from its single run.
     """
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "NPROC": "64", "XLA_FLAGS": ""}
     command = [
