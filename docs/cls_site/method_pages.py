@@ -179,7 +179,8 @@ def _arguments(name: str) -> str:
     note = (
         f"{said}\n\nArguments of kind float are data: a sweep over them is one program. All others "
         "fix the program. "
-        f"On a command line they are the flags of `cls-jax run {name}`."
+        f"On a command line they are the flags of `cls-jax run {name}`, which starts from a "
+        "preset: its help tells the values."
     )
     return f"{note}\n\n{table(('name', 'kind', 'default', 'what it is'), rows)}"
 
