@@ -168,8 +168,8 @@ def entropy(logits: Array, *, valid: Array | None = None) -> Array:
 
 def half_squared(a: PyTree, b: PyTree) -> Array:
     """``1/2 ||a - b||^2`` over all leaves, float32[]: a sum, not a mean."""
-    apart = jax.tree.leaves(jax.tree.map(jnp.subtract, a, b))
-    return 0.5 * jnp.asarray(sum(jnp.square(d).sum() for d in apart))
+    gaps = jax.tree.leaves(jax.tree.map(jnp.subtract, a, b))
+    return 0.5 * jnp.asarray(sum(jnp.square(d).sum() for d in gaps))
 
 
 def magnitude(x: Array) -> Array:
