@@ -17,6 +17,7 @@ import tyro
 from cls_jax.core.errors import Diverged, InputError, SaveFailed, Stopped
 from cls_jax.core.own import import_file, imports_in
 from cls_jax.nets.config import NetConfig, check_known
+from cls_jax.streams.config import StreamConfig
 
 Config = TypeVar("Config")
 Value = TypeVar("Value")
@@ -55,12 +56,6 @@ def flat(kind: Any) -> Any:
 def explained(kind: Any, help: str) -> Any:
     """The type of a field whose help is this text."""
     return Annotated[kind, tyro.conf.arg(help=help)]
-
-
-def positional(kind: Any, metavar: str) -> Any:
-    """The type of a field that is given without a flag; the help calls its values ``metavar``."""
-    mark = tyro.conf.arg(metavar=metavar, help_behavior_hint="")
-    return Annotated[tyro.conf.Positional[kind], mark]
 
 
 def hiding(kind: type, *names: str) -> type:
@@ -175,8 +170,9 @@ def run_main(
         _check_numbers(config)
         if isinstance(net := getattr(config, "net", None), NetConfig):
             check_known(net.net)
-        check(config, frozenset(_typed(sys.argv[1:] if argv is None else argv)))
-        return main(config)
+        typed = frozenset(_typed(sys.argv[1:] if argv is None else argv))
+        check(config, typed)
+        return main(_own_size(config, typed))
     except KeyboardInterrupt:
         _stop("interrupted", 130)
     except Stopped as stopped:
@@ -185,6 +181,15 @@ def run_main(
         _stop(f"{stopped}; the same command goes on:\n  {command()}", stopped.exit_code)
     except (InputError, Diverged, SaveFailed) as error:
         _stop(f"error: {error}", error.exit_code)
+
+
+def _own_size(config: Any, typed: Collection[str]) -> Any:
+    """The config with its data's own size, where the data were typed and the size was not: that of
+    a preset belongs to the preset's data."""
+    stream = getattr(config, "stream", None)
+    if not isinstance(stream, StreamConfig) or "data" not in typed or "image_size" in typed:
+        return config
+    return dataclasses.replace(config, stream=dataclasses.replace(stream, image_size=None))
 
 
 def _typed(arguments: Sequence[str]) -> Iterator[str]:

@@ -12,8 +12,9 @@ import zlib
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from cls_jax.app.flags import positional, run_main
+from cls_jax.app.flags import Positional, arg, run_main
 from cls_jax.core.errors import InputError
 from cls_jax.core.paths import user_path
 from cls_jax.report.tables import TextTable, rich_table, show
@@ -28,7 +29,7 @@ class Config:
       top: so many operations.
     """
 
-    trace: positional(str, "DIR") = "."
+    trace: Annotated[Positional[str], arg(metavar="DIR", help_behavior_hint="")] = "."
     top: int = 15
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from cls_jax.app.flags import explained, flat, import_own, run_main
 from cls_jax.app.method_flags import flags_of, with_memory
+from cls_jax.app.method_presets import method_presets
 from cls_jax.app.run_config import RunConfig
 from cls_jax.app.variants import check_compared, of_all
 from cls_jax.methods import METHODS
@@ -59,8 +60,9 @@ def presets(config: type) -> Mapping[str, Any]:
     core50 = {"ssl_learning_rate": 1e-4, "lookahead_step_size": 0.1}
     cifar10["dualnet"] = replace(cifar10["dualnet"], **core50)
     # CLS-ER's own quick values for pictures: the published ones are too slow for so short a stream.
-    quick = of_all(250, er=10, clser=10)
-    quick["clser"] = replace(quick["clser"], warmup="updates", consistency_weight=0.15)
+    own = method_presets("clser")["quick_pictures"].arguments
+    quick = of_all(250, er=10)
+    quick["clser"] = flags_of("clser")(**{**own, "memory_size": 250})
     pictures = StreamConfig(data="cifar10", batch_size=32, normalisation="cifar10", view_flip=True)
     return {
         "quick": config(net=NetConfig(width=8), **quick),

@@ -1,7 +1,7 @@
 """One method learns a stream: ``cls-jax run METHOD``."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import make_dataclass, replace
+from dataclasses import make_dataclass
 from typing import Any
 
 from cls_jax.app.flags import flat, hiding, import_own, run_main
@@ -61,18 +61,9 @@ def start(
         if presets is None or name in presets
     }
 
-    own_data = False
-
-    def check(config: Any, typed: Collection[str]) -> None:
-        nonlocal own_data
-        own_data = "data" in typed and "image_size" not in typed
-        check_of(method)(config, typed)
-
     def main(config: Any) -> None:
         from cls_jax.app.main import run_one
 
-        if own_data:  # the preset's size is that of the preset's data
-            config = replace(config, stream=replace(config.stream, image_size=None))
         run_one(method, config)
 
     run_main(
@@ -82,7 +73,7 @@ def start(
         default_preset=default_preset,
         argv=argv,
         description=_about(method) if description is None else description,
-        check=check,
+        check=check_of(method),
         prog=prog,
     )
 
