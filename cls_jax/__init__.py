@@ -11,10 +11,79 @@ Nothing heavy is imported before it is used.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cls_jax.core.version import __version__ as __version__
-from cls_jax.methods import METHODS
+from cls_jax.methods import METHODS as METHODS
+
+if TYPE_CHECKING:  # the same names, for type checkers and editors
+    from cls_jax import nets as nets
+    from cls_jax.app import saved_scores as _saved_scores
+    from cls_jax.app.api import Result as Result
+    from cls_jax.app.api import problem as problem
+    from cls_jax.app.api import train as train
+    from cls_jax.app.restore import SavedRun as SavedRun
+    from cls_jax.app.restore import load as load
+    from cls_jax.core import augment as augment
+    from cls_jax.core import losses as losses
+    from cls_jax.core import memory as memory
+    from cls_jax.core import metrics as metrics
+    from cls_jax.core import sync as sync
+    from cls_jax.core.errors import InputError as InputError
+    from cls_jax.core.own import dataset as dataset
+    from cls_jax.core.own import import_file as import_file
+    from cls_jax.core.own import net as net
+    from cls_jax.core.types import Batch as Batch
+    from cls_jax.core.types import Task as Task
+    from cls_jax.core.types import Trainable as Trainable
+    from cls_jax.core.types import Variables as Variables
+    from cls_jax.data import load as _load
+    from cls_jax.data.dataset import Dataset as Dataset
+    from cls_jax.data.dataset import Split as Split
+    from cls_jax.methods.architecture.apd import apd as apd
+    from cls_jax.methods.architecture.den import den as den
+    from cls_jax.methods.architecture.hopsupsup import hopsupsup as hopsupsup
+    from cls_jax.methods.architecture.supsup import supsup as supsup
+    from cls_jax.methods.architecture.supsup_nns import supsup_nns as supsup_nns
+    from cls_jax.methods.base import Algorithm as Algorithm
+    from cls_jax.methods.base import Method as Method
+    from cls_jax.methods.base import Needs as Needs
+    from cls_jax.methods.base import Phase as Phase
+    from cls_jax.methods.base import method as method
+    from cls_jax.methods.baselines.gdumb import gdumb as gdumb
+    from cls_jax.methods.baselines.sgd import joint as joint
+    from cls_jax.methods.baselines.sgd import sgd as sgd
+    from cls_jax.methods.cls.clser import clser as clser
+    from cls_jax.methods.cls.dualnet import dualnet as dualnet
+    from cls_jax.methods.cls.mean_er import mean_er as mean_er
+    from cls_jax.methods.problem import Problem as Problem
+    from cls_jax.methods.prototypes.icarl import icarl as icarl
+    from cls_jax.methods.prototypes.spb import spb as spb
+    from cls_jax.methods.prototypes.spb import spb_i as spb_i
+    from cls_jax.methods.prototypes.spb import spb_m as spb_m
+    from cls_jax.methods.prototypes.ucir import ucir as ucir
+    from cls_jax.methods.regularization.ewc_online import ewc_online as ewc_online
+    from cls_jax.methods.regularization.l2_transfer import l2_transfer as l2_transfer
+    from cls_jax.methods.regularization.lwf import lwf as lwf
+    from cls_jax.methods.regularization.si import si as si
+    from cls_jax.methods.replay.agem import agem as agem
+    from cls_jax.methods.replay.der import der as der
+    from cls_jax.methods.replay.der import derpp as derpp
+    from cls_jax.methods.replay.er import er as er
+    from cls_jax.methods.replay.er_ace import er_ace as er_ace
+    from cls_jax.published import presets as presets
+    from cls_jax.streams.blurry import blurry as blurry
+    from cls_jax.streams.class_il import class_il as class_il
+    from cls_jax.streams.domain_il import dihedral as dihedral
+    from cls_jax.streams.domain_il import permuted as permuted
+    from cls_jax.streams.domain_il import rotated as rotated
+    from cls_jax.streams.gcil import gcil as gcil
+    from cls_jax.streams.mnist360 import mnist360 as mnist360
+    from cls_jax.training.group import task_classes as task_classes
+    from cls_jax.training.plan import Plan as Plan
+
+    evaluate = _saved_scores.score
+    load_data = _load.load
 
 _NAMES = {
     "app.api": ("problem", "train", "Result"),
