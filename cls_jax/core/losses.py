@@ -132,7 +132,9 @@ def soft_target_kl(
     return jnp.where(counted, terms, 0).sum() / jnp.maximum(count, 1)
 
 
-def logit_mse(logits: Array, targets: Array, *, valid: Array | None = None) -> Array:
+def logit_mse(
+    logits: Array, targets: Array, *, valid: Array | None = None, classes: Array | None = None
+) -> Array:
     """Mean squared difference of logits over valid rows x classes.
 
     The mean over classes makes it ``C`` times weaker than the squared norm of the DER paper; the
@@ -141,6 +143,7 @@ def logit_mse(logits: Array, targets: Array, *, valid: Array | None = None) -> A
     Args:
       logits, targets: float[b, C].
       valid: bool[b] or None.
+      classes: bool[b, C], the columns that count in each row; None: all.
 
     Returns:
       float[], dimensionless, >= 0.
@@ -148,7 +151,11 @@ def logit_mse(logits: Array, targets: Array, *, valid: Array | None = None) -> A
     Source: clser card section 3 and oracle 3; baselines card section 2 and O2.
     """
     valid, (logits, targets) = rows_of(valid, logits, targets)
-    return mean_over(jnp.square(logits - targets).mean(axis=-1), valid)
+    square = jnp.square(logits - targets)
+    if classes is None:
+        return mean_over(square.mean(axis=-1), valid)
+    each = jnp.where(classes, square, 0).sum(axis=-1) / jnp.maximum(classes.sum(axis=-1), 1)
+    return mean_over(each, valid)
 
 
 def entropy(logits: Array, *, valid: Array | None = None) -> Array:

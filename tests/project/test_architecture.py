@@ -297,7 +297,8 @@ def test_input_errors_are_announced():
 def test_methods_name_their_source():
     papers = [m for m in MODULES if room(m) == "methods"]
     without = [m for m in papers if "Source:" not in ast.get_docstring(tree(m))]
-    shared = {f"methods.{name}" for name in ("base", "checks", "problem", "signatures", "steps")}
+    names = ("base", "checks", "columns", "problem", "signatures", "steps")
+    shared = {f"methods.{name}" for name in names}
     shared |= {m for m in papers if m.endswith("__init__")}
     assert set(without) <= shared, f"say which paper and code: {set(without) - shared}"
     assert len(papers) - len(without) >= 5
