@@ -6,6 +6,7 @@ its flags need; what its ``main`` computes with is imported there.
 
 import argparse
 import dataclasses
+import difflib
 import math
 import sys
 from collections import Counter
@@ -115,14 +116,7 @@ def parse(
     same = [f"{alias} is the same as {flag}." for alias, flag in aliases.items()]
     description = "\n".join([description.strip(), *same]).strip()
     if len(presets) == 1:
-        default = presets[default_preset]
-        return tyro.cli(
-            config_class,
-            prog=prog,
-            args=arguments,
-            default=default,
-            description=description,
-        )
+        return _parsed(config_class, presets[default_preset], arguments, description, prog)
     preset = _preset(arguments, presets, default_preset)
     preset_type = Annotated[
         Literal[tuple(presets)],
@@ -133,14 +127,28 @@ def parse(
         "Arguments",
         [("preset", preset_type), ("config", Annotated[config_class, tyro.conf.arg(name="")])],
     )
-    parsed = tyro.cli(
-        both,
+    return _parsed(both, both(preset, presets[preset]), arguments, description, prog).config
+
+
+def _parsed(kind: type, default: Any, arguments: list[str], description: str, prog: str | None):
+    """What tyro makes of the arguments; those it does not know are answered with near ones."""
+    parsed, unknown = tyro.cli(
+        kind,
         prog=prog,
         args=arguments,
-        default=both(preset, presets[preset]),
+        default=default,
         description=description,
+        return_unknown_args=True,
     )
-    return parsed.config
+    if unknown:
+        word = next((each for each in unknown if each.startswith("-")), unknown[0]).partition("=")[
+            0
+        ]
+        near = difflib.get_close_matches(word, [f"--{name}" for name in _flags(default)], 3, 0.7)
+        hint = f"did you mean {' or '.join(near)}?" if near else "--help tells what there is"
+        what = "there is no flag" if word.startswith("-") else "nothing takes the value"
+        _stop(f"error: {what} {word}; {hint}", 2)
+    return parsed
 
 
 def run_main(
@@ -222,12 +230,16 @@ def _is_float32(value: float) -> bool:
     return value == 0 or (math.isfinite(value) and SMALLEST_FLOAT <= abs(value) <= LARGEST_FLOAT)
 
 
-def _names(config: Any) -> set[str]:
-    """The flags of a config: its fields, and those of the dataclasses in it that have no prefix."""
-    names = set()
+def _flags(config: Any, prefix: str = "") -> Iterator[str]:
+    """What may stand behind ``--``: the fields of a config and of the dataclasses in it."""
     for field in dataclasses.fields(config):
-        names |= _names(getattr(config, field.name)) if _is_flat(field) else {field.name}
-    return names
+        value, name = getattr(config, field.name), prefix + field.name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            yield from _flags(value, prefix if _is_flat(field) else f"{name}.")
+        elif tyro.conf.Suppress not in getattr(field.type, "__metadata__", ()):
+            yield name
+            if isinstance(value, bool):
+                yield f"{prefix}no-{field.name.replace('_', '-')}"
 
 
 def _is_flat(field: dataclasses.Field) -> bool:
@@ -236,8 +248,8 @@ def _is_flat(field: dataclasses.Field) -> bool:
 
 
 def _aliases(config: Any) -> dict[str, str]:
-    names = {name.replace("_", "-") for name in _names(config)}
-    return {alias: flag for alias, flag in ALIASES.items() if flag.removeprefix("--no-") in names}
+    known = {f"--{name}" for name in _flags(config)}
+    return {alias: flag for alias, flag in ALIASES.items() if flag in known}
 
 
 def _preset(arguments: Sequence[str], presets: Mapping[str, Any], default: str) -> str:

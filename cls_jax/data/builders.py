@@ -213,8 +213,8 @@ def prepare_classic(name: str, root: Path) -> Path:
     by_hand = (
         f"put {' or '.join(', '.join(a.file for a in v) for v in classic.variants)} into "
         f"{root / classic.folders[-1]}, or set TFDS_DATA_DIR to a directory that holds {name} "
-        f'prepared (on a connected machine: python -c "from cls_jax.data.load import load; '
-        f"load('{name}', 'DIR')\")"
+        f'prepared (on a connected machine: python -c "import cls_jax; '
+        f"cls_jax.load_data('{name}', data_dir='DIR')\")"
     )
     if missing and (host := unreachable_host(missing[0].url)):
         raise InputError(

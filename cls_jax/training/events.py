@@ -113,6 +113,7 @@ class Evaluated(NamedTuple):
 
 
 Observer = Callable[[Started | Progress | Evaluated], None]
+"""What is called between chunks with what happened: ``cls.train(..., observe=print)``."""
 
 
 class Result(NamedTuple):

@@ -25,7 +25,13 @@ _INTROS = {
 }
 MORE = {
     "data": ("streams.stream.Stream",),
-    "training": ("training.events.Result",),
+    "training": (
+        "streams.config.InputConfig",
+        *(
+            f"training.events.{n}"
+            for n in ("Result", "Observer", "Started", "Progress", "Evaluated")
+        ),
+    ),
     "methods": tuple(f"core.types.{n}Fn" for n in ("Init", "Step", "Boundary", "Predict")),
 }
 """Page -> what public names are made of, and has no public name itself."""

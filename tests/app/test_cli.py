@@ -51,7 +51,7 @@ def test_run_without_a_method_tells_them():
             ("run", "er", "--preset", "paper"),
             "no preset 'paper'; --preset is one of quick",
         ),
-        (("run", "dualnet", "--net", "mlp"), "Unrecognized options: --net"),
+        (("run", "dualnet", "--net", "mlp"), "there is no flag --net"),
     ],
 )
 def test_what_it_does_not_have_is_one_sentence(words, why):

@@ -183,7 +183,7 @@ ONE = [
     ("apd_cifar.py", "an order twice", ("--orders", "0-1-2-3-4", "0-1-2-3-4"), ("order",)),
     ("apd_cifar.py", "an order in words", ("--orders", "0-1", "1-x"), ("1-x",)),
     ("apd_cifar.py", "clusters", ("--clusters", "6"), ("clusters", "6")),
-    ("den_mnist.py", "a convolution", ("--net", "resnet18"), ("resnet18",)),
+    ("den_mnist.py", "a convolution", ("--net", "resnet18"), ("no flag --net",)),
     ("den_mnist.py", "room below 0", ("--room", "-1"), ("room", "-1")),
     ("den_mnist.py", "units of a billion", ("--added-units", "1000000000"), ("added_units",)),
     ("supsup_mnist.py", "an inference", ("--inferences", "binary:X:1:1"), ("inferences", "X")),
