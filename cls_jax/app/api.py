@@ -1,5 +1,6 @@
 """The library from Python: a problem, a run or a sweep of runs, and what came of it."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 
 from cls_jax.app.build import Learner, fit_problem, recipe_words
 from cls_jax.app.grid import hyper_grid
-from cls_jax.app.main import saving
+from cls_jax.app.main import advice_of, saving
 from cls_jax.app.run_config import RunConfig
 from cls_jax.core.checks import check_seeds
 from cls_jax.core.errors import InputError
@@ -116,7 +117,7 @@ def train(
     """Trains a method on a stream for several seeds and values, and evaluates after every task.
 
     Called again with a method and a stream that differ in hyper-parameters alone, it compiles
-    nothing: they are data.
+    nothing: they are data. What a method has to say of so short a stream is a Python warning.
 
     Args:
       method: what learns.
@@ -149,6 +150,8 @@ def train(
             "again; make it with one (see cls.method), or leave workdir out"
         )
     learner = _learner(method, stream)
+    for advice in advice_of([learner], [values], seeds):
+        warnings.warn(advice, stacklevel=2)
     config = RunConfig(
         seeds=seeds, workdir=None if workdir is None else str(workdir), save_every=save_every
     )

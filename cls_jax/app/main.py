@@ -140,7 +140,8 @@ def execute(learners: Sequence[Learner], config: RunConfig, record: Any) -> list
       Stopped: after SIGTERM or Ctrl-C, once the run is saved.
     """
     plan, learners, values = check_execution(learners, config)
-    _advise(learners, values, config.seeds)
+    for advice in advice_of(learners, values, config.seeds):
+        print(f"warning: {advice}", file=sys.stderr)
     results, last_stream = [], None
     with fail_fast(), saving(learners, values, config, record) as keepers:
         for learner, hypers, keep in zip(learners, values, keepers, strict=True):
@@ -215,12 +216,12 @@ def _meet(where: str) -> None:
         multihost_utils.sync_global_devices(where)
 
 
-def _advise(
+def advice_of(
     learners: Sequence[Learner],
     values: Sequence[Mapping[str, Mapping[str, float]]],
     seeds: Sequence[int],
-) -> None:
-    """Prints on stderr what the methods say of so short a stream, at every value of a sweep."""
+) -> Iterator[str]:
+    """What the methods say of so short a stream, at every value of a sweep."""
     for (method, stream, _), hypers in zip(learners, values, strict=True):
         if method.advice is no_advice:
             continue
@@ -228,4 +229,4 @@ def _advise(
         for label, hyper in hypers.items():
             at_it = {name: np.float32(value) for name, value in hyper.items()}
             if advice := method.at(at_it).advice(num_steps):
-                print(f"warning: {label}{': ' * bool(label)}{advice}", file=sys.stderr)
+                yield f"{label}{': ' * bool(label)}{advice}"

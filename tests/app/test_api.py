@@ -49,3 +49,12 @@ def test_a_method_of_no_factory_is_not_saved(stream, tmp_path):
     with pytest.raises(InputError, match=r"mine is of no factory .* leave workdir out"):
         cls.train(by_hand(), stream, workdir=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_a_method_says_of_a_short_stream_is_a_warning(stream):
+    """CLS-ER's copies stay near their first weights; the values of a sweep are told apart."""
+    method = small_method("clser")
+    with pytest.warns(UserWarning, match=r"stable_decay=0.999: .*the stable copy") as told:
+        cls.train(method, stream, sweep={"stable_decay": [0.0, 0.999]})
+    at_zero = [str(one.message) for one in told if "stable_decay=0.0:" in str(one.message)]
+    assert not any("the stable copy" in text for text in at_zero)
