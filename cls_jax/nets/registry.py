@@ -8,12 +8,13 @@ from cls_jax.core.checks import plain
 from cls_jax.core.errors import InputError
 from cls_jax.core.own import NETS
 from cls_jax.nets.base import Net
+from cls_jax.nets.config import KNOWN, check_names
 from cls_jax.nets.config import NetConfig as NetConfig
 from cls_jax.nets.dualnet import DualNets, dualnet
 from cls_jax.nets.extractor import Extractor, flat_extractor, small_extractor
 from cls_jax.nets.lenet import lenet
 from cls_jax.nets.mlp import mlp
-from cls_jax.nets.own import as_net, maker_of
+from cls_jax.nets.own import as_net, extractor_of, maker_of, own_name
 from cls_jax.nets.resnet import resnet18
 from cls_jax.nets.resnet32 import resnet32, resnet32_extractor
 
@@ -42,31 +43,36 @@ def networks(config: NetConfig) -> Networks:
     """The choice that a config's words make; equal words give the same object.
 
     Raises:
-      InputError: for a number that is none.
+      InputError: for a number that is none, or a network of one's own with a name of the library's.
     """
+    check_names(config.net)
     return _networks(plain(config), NETS.get(config.net))
 
 
-def networks_of(net: Any) -> Networks:
+def networks_of(net: Any, num_outputs: int) -> Networks:
     """The choice of a network of one's own.
 
     Args:
-      net: a flax.linen module, a Net, or a function from the number of outputs to one of them.
+      net: a module of flax.linen or nnx, a Net, or a function from the number of outputs to one of
+        them.
+      num_outputs: of a network that is given as it is.
+
+    Raises:
+      InputError: it is none, or has the name of another one.
     """
-    return _networks(NetConfig(net=own_name(net)), maker_of(net))
-
-
-def own_name(net: Any) -> str:
-    """What a network of one's own is called."""
-    return getattr(net, "__name__", type(net).__name__)
+    name = own_name(net)
+    if name in (*KNOWN, *NETS) and NETS.get(name) is not net:
+        raise InputError(f"net {name} has the name of another network; give it one of its own")
+    return _networks(NetConfig(net=name), maker_of(net, num_outputs))
 
 
 @lru_cache
 def _networks(config: NetConfig, own: Callable[[int], Any] | None) -> Networks:
     net = partial(make_net, config) if own is None else partial(_own_net, own, config.net)
+    extractor = partial(make_extractor, config)
     return Networks(
         net,
-        partial(make_extractor, config),
+        extractor if own is None else partial(_own_extractor, own, config.net),
         partial(make_dualnet, config),
         config.net,
         config.hidden,
@@ -76,6 +82,11 @@ def _networks(config: NetConfig, own: Callable[[int], Any] | None) -> Networks:
 
 def _own_net(make: Callable[[int], Any], name: str, num_outputs: int) -> Net:
     return as_net(make(num_outputs), name)
+
+
+def _own_extractor(make: Callable[[int], Any], name: str) -> Extractor:
+    num_outputs = getattr(make, "num_outputs", 1)  # of a layer that is left out
+    return extractor_of(_own_net(make, name, num_outputs))
 
 
 def make_net(config: NetConfig, num_classes: int) -> Net:
