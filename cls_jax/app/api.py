@@ -151,6 +151,8 @@ def train(
             f"workdir is {workdir}, but {method.name} is of no factory from which it could be made "
             "again; make it with one (see cls.method), or leave workdir out"
         )
+    if workdir is not None:
+        _check_words(method, workdir)
     learner = _learner(method, stream)
     config = RunConfig(
         seeds=seeds, workdir=None if workdir is None else str(workdir), save_every=save_every
@@ -183,6 +185,21 @@ class _Record:
     arguments: Mapping[str, Any]
     sweep: Mapping[str, Sequence[float]]
     recipe: Mapping[str, Any]
+
+
+def _check_words(method: Method, workdir: str | Path) -> None:
+    """Raises InputError where no words would say by which network a saved run is made again."""
+    words = getattr(getattr(method.at, "problem", None), "words", None)
+    if words is None:
+        raise InputError(
+            f"workdir is {workdir}, but the problem of {method.name} was made by hand; make it "
+            "with cls.problem, or leave workdir out"
+        )
+    if not words[1].net.isidentifier():
+        raise InputError(
+            f"workdir is {workdir}, but the network of {method.name} is called {words[1].net}, by "
+            "which nobody finds it again; give a def decorated by @cls.net, or leave workdir out"
+        )
 
 
 def _learner(method: Method, stream: Stream) -> Learner:

@@ -6,7 +6,7 @@ from typing import Literal
 from cls_jax.core.errors import InputError
 from cls_jax.core.own import NETS
 
-KNOWN = ("resnet18", "resnet32", "lenet", "small", "mlp")
+KNOWN = ("resnet18", "resnet32", "lenet", "vit", "small", "mlp")
 
 
 def check_names(net: str) -> None:
@@ -30,10 +30,12 @@ class NetConfig:
     """Which network.
 
     Attributes:
-      net: "resnet18", "resnet32" or "lenet" (APD's) for images, "mlp" for small or flat inputs;
-        DualNet always has its own two networks; "small" (two convolutions) is for cosine
-        classifiers such as SPB's; or a net of your own, by its name in a file of --import.
-      width: channels of the first stage; in the papers 64 of a ResNet-18 and 16 of a ResNet-32.
+      net: "resnet18", "resnet32", "lenet" (APD's) or "vit" (a small transformer) for images, "mlp"
+        for small or flat inputs; DualNet always has its own two networks; "small" (two
+        convolutions) is for cosine classifiers such as SPB's; or a net of your own, by its name in
+        a file of --import.
+      width: channels of the first stage; in the papers 64 of a ResNet-18 and 16 of a ResNet-32. Of
+        vit the numbers of a token.
       hidden: units of each hidden layer of an mlp; HopSupSup always has its own perceptron, with
         these.
       dtype: compute dtype of convolutions and hidden layers; parameters, statistics, optimizer

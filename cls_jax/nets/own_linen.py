@@ -71,13 +71,10 @@ def accepted(name: str, module: type) -> tuple[str, ...]:
       InputError: it has no ``__call__``, or that wants other arguments.
     """
     words = ("train", "deterministic", "use_running_average", "valid")
-    parameters = [*inspect.signature(module.__call__).parameters.values()][1:]
-    for one in parameters[1:]:
-        needed = one.default is one.empty and one.kind in (
-            one.POSITIONAL_OR_KEYWORD,
-            one.KEYWORD_ONLY,
-        )
-        if needed and one.name not in words:
+    parameters = [*inspect.signature(module.__call__).parameters.values()][2:]  # behind self, x
+    for one in parameters:
+        several = one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+        if one.default is one.empty and not several and one.name not in words:
             raise InputError(
                 f"net {name}: its __call__ wants {one.name!r} beside x, and a network is told "
                 f"{', '.join(words)} at most; give it a default"

@@ -17,6 +17,7 @@ from cls_jax.nets.mlp import mlp
 from cls_jax.nets.own import as_net, extractor_of, maker_of, own_name
 from cls_jax.nets.resnet import resnet18
 from cls_jax.nets.resnet32 import resnet32, resnet32_extractor
+from cls_jax.nets.vit import vit, vit_extractor
 
 
 class Networks(NamedTuple):
@@ -101,10 +102,12 @@ def make_net(config: NetConfig, num_classes: int) -> Net:
         return resnet32(num_classes, config.width, dtype=config.dtype)
     if config.net == "lenet":
         return lenet(num_classes, dtype=config.dtype)
+    if config.net == "vit":
+        return vit(num_classes, config.width, dtype=config.dtype)
     if config.net != "mlp":
         raise InputError(
-            f"net is {config.net!r}; use 'resnet18', 'resnet32', 'lenet' or 'mlp', or import the "
-            "file that registers it"
+            f"net is {config.net!r}; use 'resnet18', 'resnet32', 'lenet', 'vit' or 'mlp', or "
+            "import the file that registers it under this name (@cls_jax.net)"
         )
     return mlp(num_classes, config.hidden, dtype=config.dtype)
 
@@ -119,9 +122,12 @@ def make_extractor(config: NetConfig) -> Extractor:
         return resnet32_extractor(config.width, config.dtype)
     if config.net == "small":
         return small_extractor(config.width, config.dtype)
+    if config.net == "vit":
+        return vit_extractor(config.width, config.dtype)
     if config.net != "mlp":
         raise InputError(
-            f"net is {config.net!r}; cosine classifiers stand on 'resnet32', 'small' or 'mlp'"
+            f"net is {config.net!r}; cosine classifiers stand on 'resnet32', 'vit', 'small' or "
+            "'mlp'"
         )
     return flat_extractor(config.hidden, config.dtype)
 
