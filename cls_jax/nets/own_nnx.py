@@ -69,7 +69,10 @@ class _Apart(NamedTuple):
 
 
 class _Masked(nnx.BatchNorm):
-    """A BatchNorm over the rows that count; what it is becomes of a module that is merged."""
+    """A BatchNorm over the rows that count: what one becomes in a module that was just merged."""
+
+    padding: tuple[str, Array | None]
+    """Where it is, and bool[b]: the valid rows."""
 
     def __call__(
         self, x: Array, use_running_average: bool | None = None, *, mask: Array | None = None
@@ -165,8 +168,8 @@ def _apply(
     for path, part in nnx.iter_modules(module):
         if train and type(part) is nnx.BatchNorm:
             part.__class__ = _Masked
-            vars_of = f"net {apart.name}: {'/'.join(map(str, path))}"
-            object.__setattr__(part, "padding", (vars_of, valid))
+            where = f"net {apart.name}: {'/'.join(map(str, path))}"
+            object.__setattr__(part, "padding", (where, valid))
     outputs = as_float32(apart.name, module(spread(x), **told(apart.takes, train, valid)))
     if not train:
         return outputs, vars.stats

@@ -19,7 +19,8 @@ TOKENS = 8
 """At least so many patches along the longer side of an image of 16 pixels or more."""
 
 layer_kernel = nn.initializers.xavier_uniform()
-"""Of every layer. Source: google-research/vision_transformer, vit_jax/models_vit.py."""
+"""Of every layer. Source: google-research/vision_transformer, vit_jax/models_vit.py (there the
+patches' is LeCun's and the last one zero, which a cosine head cannot use)."""
 
 
 def attention(queries: Array, keys: Array, values: Array) -> Array:
@@ -59,10 +60,14 @@ def num_heads(width: int) -> int:
     return max(n for n in range(1, max(1, width // HEAD_SIZE) + 1) if not width % n)
 
 
-class _Dense(nn.Dense):
+def _dense(size: int, name: str, dtype: jnp.dtype) -> nn.Dense:
     """An affine map, drawn by Glorot's rule; zero bias."""
+    keep = keeping_dtype(dtype)
+    return nn.Dense(size, kernel_init=layer_kernel, dtype=dtype, param_dtype=keep, name=name)
 
-    kernel_init: nn.initializers.Initializer = layer_kernel
+
+def _norm(name: str, dtype: jnp.dtype) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=1e-6, dtype=dtype, param_dtype=keeping_dtype(dtype), name=name)
 
 
 class _Attention(nn.Module):
@@ -74,11 +79,10 @@ class _Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         batch, tokens, heads = *x.shape[:2], num_heads(self.width)
-        kind = {"dtype": self.dtype, "param_dtype": keeping_dtype(self.dtype)}
-        together = _Dense(3 * self.width, name="qkv", **kind)(x)
+        together = _dense(3 * self.width, "qkv", self.dtype)(x)
         split = together.reshape(batch, tokens, 3, heads, -1).transpose(2, 0, 3, 1, 4)
         seen = attention(*split).transpose(0, 2, 1, 3).reshape(batch, tokens, self.width)
-        return _Dense(self.width, name="out", **kind)(seen)
+        return _dense(self.width, "out", self.dtype)(seen)
 
 
 class _Block(nn.Module):
@@ -89,12 +93,11 @@ class _Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kind = {"dtype": self.dtype, "param_dtype": keeping_dtype(self.dtype)}
-        seen = nn.LayerNorm(epsilon=1e-6, name="norm1", **kind)(x)
+        seen = _norm("norm1", self.dtype)(x)
         x = x + _Attention(self.width, self.dtype, name="attention")(seen)
-        y = nn.LayerNorm(epsilon=1e-6, name="norm2", **kind)(x)
-        y = nn.gelu(_Dense(EXPANSION * self.width, name="fc1", **kind)(y), approximate=False)
-        return x + _Dense(self.width, name="fc2", **kind)(y)
+        y = _norm("norm2", self.dtype)(x)
+        y = nn.gelu(_dense(EXPANSION * self.width, "fc1", self.dtype)(y), approximate=False)
+        return x + _dense(self.width, "fc2", self.dtype)(y)
 
 
 class _Trunk(nn.Module):
@@ -108,14 +111,14 @@ class _Trunk(nn.Module):
         side = patch_size(*x.shape[1:3])
         rows, columns = x.shape[1] // side, x.shape[2] // side
         patches = in_patches(x.astype(dtype), side)
-        tokens = _Dense(self.width, dtype=dtype, param_dtype=kept, name="embed")(patches)
+        tokens = _dense(self.width, "embed", dtype)(patches)
         places = self.param(
             "places", nn.initializers.normal(0.02), (rows * columns, self.width), kept
         )
         tokens = tokens + places.astype(dtype)
         for number in range(DEPTH):
             tokens = _Block(self.width, dtype, name=f"block{number}")(tokens)
-        tokens = nn.LayerNorm(epsilon=1e-6, dtype=dtype, param_dtype=kept, name="norm")(tokens)
+        tokens = _norm("norm", dtype)(tokens)
         maps = tokens.reshape(-1, rows, columns, self.width)
         return Features(tokens.astype(kept).mean(1), maps)
 
@@ -133,7 +136,7 @@ class _Classifier(nn.Module):
         seen = _Trunk(self.width, self.dtype, name="trunk")(x, train=train, valid=valid).features
         if features:
             return seen
-        return _Dense(self.num_classes, dtype=kept, param_dtype=kept, name="head")(seen)
+        return _dense(self.num_classes, "head", kept)(seen)
 
 
 def vit(num_classes: int, width: int = 64, dtype: str = "float32") -> Net:
