@@ -71,6 +71,9 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from cls_jax.methods.replay.der import derpp as derpp
     from cls_jax.methods.replay.er import er as er
     from cls_jax.methods.replay.er_ace import er_ace as er_ace
+    from cls_jax.nets.base import Net as Net
+    from cls_jax.nets.own_linen import net_from_linen as net_from_linen
+    from cls_jax.nets.own_nnx import net_from_nnx as net_from_nnx
     from cls_jax.published import presets as presets
     from cls_jax.streams.blurry import blurry as blurry
     from cls_jax.streams.class_il import class_il as class_il
@@ -95,6 +98,9 @@ _NAMES = {
     "methods": ("METHODS",),
     "methods.base": ("method", "Algorithm", "Method", "Needs", "Phase"),
     "methods.problem": ("Problem",),
+    "nets.base": ("Net",),
+    "nets.own_linen": ("net_from_linen",),
+    "nets.own_nnx": ("net_from_nnx",),
     "streams.blurry": ("blurry",),
     "streams.class_il": ("class_il",),
     "streams.domain_il": ("dihedral", "permuted", "rotated"),

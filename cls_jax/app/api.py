@@ -19,8 +19,8 @@ from cls_jax.core.types import PyTree
 from cls_jax.methods import METHODS
 from cls_jax.methods.base import Method
 from cls_jax.methods.problem import Problem
-from cls_jax.nets.config import NetConfig, check_known
-from cls_jax.nets.registry import networks, networks_of, own_name
+from cls_jax.nets.config import NetConfig, check_known, check_sizes
+from cls_jax.nets.registry import networks, networks_of
 from cls_jax.report.summary import render, table_of
 from cls_jax.report.tables import as_text
 from cls_jax.streams.config import InputConfig
@@ -46,27 +46,30 @@ def problem(
 
     Args:
       stream: fixes shapes and sizes.
-      net: a name ("mlp", "resnet18", ... or one that ``cls_jax.net`` registered), a flax.linen
-        module whose outputs are one logit a class, or a function from the number of outputs to one.
-      width: channels of the first stage of a named network.
+      net: a name ("mlp", "resnet18", ... or one that ``cls_jax.net`` registered); a module of
+        flax.linen or flax.nnx whose outputs are one logit a class; what ``net_from_linen`` or
+        ``net_from_nnx`` makes of one; or a function from the number of outputs to one of these.
+      width: channels of the first stage of a network of the library.
       hidden: units of each hidden layer of an mlp.
-      dtype: compute dtype of a named network.
+      dtype: compute dtype of a network of the library.
       inputs: see ``InputConfig``: normalisation="half", crop_padding, flip, views, ...
 
     Raises:
       InputError: for a network or an augmentation that does not fit the data, or an input that
         there is not.
     """
-    name = net if isinstance(net, str) else own_name(net)
     names = InputConfig.__dataclass_fields__
     if unknown := [each for each in inputs if each not in names]:
         raise InputError(f"problem() has no {unknown[0]!r}; its inputs are {', '.join(names)}")
     config, batch = InputConfig(**inputs), (stream.batch_size, *stream.source.train.x.shape[1:])
-    chosen = NetConfig(net=name, width=width, hidden=hidden, dtype=dtype)
+    sizes = stream.num_classes, stream.num_tasks
     if isinstance(net, str):
         check_known(net)
-    made = networks(chosen) if isinstance(net, str) else networks_of(net)
-    sizes = stream.num_classes, stream.num_tasks
+        made = networks(NetConfig(net=net, width=width, hidden=hidden, dtype=dtype))
+    else:
+        made = networks_of(net, stream.num_classes)
+    chosen = NetConfig(net=made.kind, width=width, hidden=hidden, dtype=dtype)
+    check_sizes(chosen)
     fitted = fit_problem(config, made, batch, sizes, data=stream.source.name)
     return fitted._replace(words=(config, chosen))
 
@@ -149,6 +152,8 @@ def train(
             f"workdir is {workdir}, but {method.name} is of no factory from which it could be made "
             "again; make it with one (see cls.method), or leave workdir out"
         )
+    if workdir is not None:
+        _check_words(method, workdir)
     learner = _learner(method, stream)
     for advice in advice_of([learner], [values], seeds):
         warnings.warn(advice, stacklevel=2)
@@ -183,6 +188,21 @@ class _Record:
     arguments: Mapping[str, Any]
     sweep: Mapping[str, Sequence[float]]
     recipe: Mapping[str, Any]
+
+
+def _check_words(method: Method, workdir: str | Path) -> None:
+    """Raises InputError where no words would say by which network a saved run is made again."""
+    words = getattr(getattr(method.at, "problem", None), "words", None)
+    if words is None:
+        raise InputError(
+            f"workdir is {workdir}, but the problem of {method.name} was made by hand; make it "
+            "with cls.problem, or leave workdir out"
+        )
+    if not words[1].net.isidentifier():
+        raise InputError(
+            f"workdir is {workdir}, but the network of {method.name} is called {words[1].net}, by "
+            "which nobody finds it again; give a def decorated by @cls.net, or leave workdir out"
+        )
 
 
 def _learner(method: Method, stream: Stream) -> Learner:

@@ -9,6 +9,7 @@ from dataclasses import asdict, fields
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from cls_jax.core.augment import recipe
@@ -23,6 +24,7 @@ from cls_jax.methods import METHODS, signature
 from cls_jax.methods.base import Method
 from cls_jax.methods.problem import Problem
 from cls_jax.nets.config import KNOWN, NetConfig
+from cls_jax.nets.own import check_own
 from cls_jax.nets.registry import Networks, networks
 from cls_jax.streams.blurry import blurry
 from cls_jax.streams.class_il import class_il
@@ -187,6 +189,9 @@ def fit_problem(
         raise InputError(
             f"data {data} holds vectors, not images; use --net mlp, and a method that takes it"
         )
+    if networks.kind not in KNOWN:
+        raw = jax.ShapeDtypeStruct(batch, np.uint8 if images else np.float32)
+        check_own(networks.net(sizes[0]), jax.eval_shape(augment.test, raw), sizes[0])
     return Problem(networks, augment, *sizes, shape)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from cls_jax.core.errors import InputError
+from cls_jax.core.own import NETS
 
 VIEW_FLAGS = "views", "view_padding", "view_flip"
 OWN_PERCEPTRON = {"hopsupsup", "den"}
@@ -25,6 +26,11 @@ def check_used(
     names = ", ".join(name for name, _ in methods)
     kind = config.net.net
     layered = {name: kind == "mlp" or name in OWN_PERCEPTRON for name, _ in methods}
+    if kind in NETS:
+        for flag in ("hidden", "width", "dtype"):
+            if flag in typed:
+                value = getattr(config.net, flag)
+                refuse(flag, value, f"{kind} is a network of your own, whose sizes its file fixes")
     if "hidden" in typed and not any(layered.values()):
         refuse("hidden", config.net.hidden, f"{names} has a {kind}, whose size is --width")
     if "width" in typed and (kind == "lenet" or all(layered.values())):

@@ -16,6 +16,7 @@ from cls_jax.core.host_memory import check_bytes
 from cls_jax.core.own import DATASETS
 from cls_jax.data import folder, local, npz
 from cls_jax.data import tfds as prepared
+from cls_jax.data.builders import CLASSICS
 from cls_jax.data.checked import checked
 from cls_jax.data.dataset import Dataset, Split
 
@@ -84,6 +85,8 @@ def load(
         raise InputError(f"data_dir is {short_repr(data_dir)}; give the path of a folder, or None")
     data_dir = None if data_dir is None else os.fspath(data_dir)
     if name in DATASETS:
+        if name in ("digits", *CLASSICS):
+            raise InputError(f"the library has a data set {name}; give yours another name")
         if size is not None:
             raise InputError(f"size={size}: the data set {name} of your own is taken as it is")
         return checked(DATASETS[name]())

@@ -110,6 +110,20 @@ def read_picture(file: str, size: int) -> tuple[np.ndarray, bool]:
         ) from error
 
 
+def pixels_of(picture: "Picture") -> np.ndarray:
+    """uint8[h, w] of a picture of 8-bit grey, uint8[h, w, 3] of any other.
+
+    Raises:
+      InputError: nothing says which of its numbers is white.
+    """
+    if picture.mode == "L" and not picture.has_transparency_data:
+        return np.asarray(picture)
+    try:
+        return np.asarray(_rgb(picture, _white(picture)))
+    except ValueError as error:
+        raise InputError(f"a picture cannot be read ({error}); save it as 8-bit PNG") from error
+
+
 def _white(picture: "Picture") -> int:
     """The number that is white in a picture of one integer channel; negative: black is it."""
     tags = getattr(picture, "tag_v2", {})

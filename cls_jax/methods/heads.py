@@ -14,18 +14,14 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array, PyTree, Scalar, Task, Variables
-from cls_jax.nets.base import Net
+from cls_jax.nets.base import Net, no_head
 
 
 def check_head(name: str, net: Net) -> str:
     """The name of ``net``'s last layer; raises InputError, for the method ``name``, without one."""
     if net.head is None:
-        raise InputError(
-            f"{name} gives each task a last layer of its own and the network names none (head="
-            f"{net.head!r}); use mlp or resnet18"
-        )
+        raise no_head(f"{name} gives each task a last layer of its own", net)
     return net.head
 
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple, Protocol
 
+from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array, PyTree, Variables
 
 
@@ -32,9 +33,24 @@ class Net(NamedTuple):
         no single last layer.
       head: name of the last layer within ``Variables.params``: a Dense with "kernel" f32[d, C] and
         "bias" f32[C].
+      name: what it is called; None: nothing but the place where it is registered tells.
     """
 
     init: InitVarsFn
     apply: ApplyFn
     features: ApplyFn | None = None
     head: str | None = None
+    name: str | None = None
+
+
+def no_head(why: str, net: Net) -> InputError:
+    """The sentence for a network that names no last layer.
+
+    Args:
+      why: a method needs one.
+      net: that does not say which it is.
+    """
+    return InputError(
+        f"{why}, and net {net.name or 'Net'!r} names none; give its name as head to net_from_linen "
+        "or net_from_nnx, or use mlp or resnet18"
+    )

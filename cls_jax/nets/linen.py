@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from cls_jax.core.errors import InputError
 from cls_jax.core.sharding import spread
@@ -43,6 +44,35 @@ def init_linen(key: Array, module: nn.Module, *inputs: Array) -> Variables:
     """
     made = module.init(key, *inputs, train=False)
     return Variables(params=made.get("params", {}), stats=made.get("batch_stats", {}))
+
+
+def as_float32(name: str, outputs: Any) -> Array:
+    """What a module of one's own gave, as float32[...]; raises InputError if it is no array."""
+    if not isinstance(outputs, jax.Array):
+        raise InputError(f"net {name} gives {type(outputs).__name__}; it must give one array")
+    return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+
+
+def rows_that_count(where: str, x: Array, valid: Array) -> Array:
+    """bool[b, 1, ...]: the mask under which a BatchNorm of Flax leaves padded rows out.
+
+    Where no row is valid it holds for all of them, since Flax's mean of none is NaN.
+
+    Args:
+      where: name of the layer.
+      x: float[b, ..., c], what it is shown.
+      valid: bool[b].
+
+    Raises:
+      InputError: ``x`` has another number of rows, so nobody knows which of them are padding.
+    """
+    if x.shape[0] != valid.shape[0]:
+        raise InputError(
+            f"{where} is shown {x.shape[0]} rows for a batch of {valid.shape[0]}, so padded ones "
+            "cannot be told from others; keep the batch's axis, or use a norm without statistics"
+        )
+    rows = valid | ~valid.any()
+    return rows.reshape(-1, *(1,) * (x.ndim - 1))
 
 
 def outputs_of(module: nn.Module, variables: PyTree, *inputs: PyTree, **options: Any) -> PyTree:

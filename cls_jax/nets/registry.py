@@ -8,14 +8,16 @@ from cls_jax.core.checks import plain
 from cls_jax.core.errors import InputError
 from cls_jax.core.own import NETS
 from cls_jax.nets.base import Net
+from cls_jax.nets.config import KNOWN, check_names
 from cls_jax.nets.config import NetConfig as NetConfig
 from cls_jax.nets.dualnet import DualNets, dualnet
 from cls_jax.nets.extractor import Extractor, flat_extractor, small_extractor
 from cls_jax.nets.lenet import lenet
 from cls_jax.nets.mlp import mlp
-from cls_jax.nets.own import as_net, maker_of
+from cls_jax.nets.own import as_net, extractor_of, maker_of, own_name
 from cls_jax.nets.resnet import resnet18
 from cls_jax.nets.resnet32 import resnet32, resnet32_extractor
+from cls_jax.nets.vit import vit, vit_extractor
 
 
 class Networks(NamedTuple):
@@ -42,31 +44,36 @@ def networks(config: NetConfig) -> Networks:
     """The choice that a config's words make; equal words give the same object.
 
     Raises:
-      InputError: for a number that is none.
+      InputError: for a number that is none, or a network of one's own with a name of the library's.
     """
+    check_names(config.net)
     return _networks(plain(config), NETS.get(config.net))
 
 
-def networks_of(net: Any) -> Networks:
+def networks_of(net: Any, num_outputs: int) -> Networks:
     """The choice of a network of one's own.
 
     Args:
-      net: a flax.linen module, a Net, or a function from the number of outputs to one of them.
+      net: a module of flax.linen or nnx, a Net, or a function from the number of outputs to one of
+        them.
+      num_outputs: of a network that is given as it is.
+
+    Raises:
+      InputError: it is none, or has the name of another one.
     """
-    return _networks(NetConfig(net=own_name(net)), maker_of(net))
-
-
-def own_name(net: Any) -> str:
-    """What a network of one's own is called."""
-    return getattr(net, "__name__", type(net).__name__)
+    name = own_name(net)
+    if name in (*KNOWN, *NETS) and NETS.get(name) is not net:
+        raise InputError(f"net {name} has the name of another network; give it one of its own")
+    return _networks(NetConfig(net=name), maker_of(net, num_outputs))
 
 
 @lru_cache
 def _networks(config: NetConfig, own: Callable[[int], Any] | None) -> Networks:
     net = partial(make_net, config) if own is None else partial(_own_net, own, config.net)
+    extractor = partial(make_extractor, config)
     return Networks(
         net,
-        partial(make_extractor, config),
+        extractor if own is None else partial(_own_extractor, own, config.net),
         partial(make_dualnet, config),
         config.net,
         config.hidden,
@@ -76,6 +83,11 @@ def _networks(config: NetConfig, own: Callable[[int], Any] | None) -> Networks:
 
 def _own_net(make: Callable[[int], Any], name: str, num_outputs: int) -> Net:
     return as_net(make(num_outputs), name)
+
+
+def _own_extractor(make: Callable[[int], Any], name: str) -> Extractor:
+    num_outputs = getattr(make, "num_outputs", 1)  # of a layer that is left out
+    return extractor_of(_own_net(make, name, num_outputs))
 
 
 def make_net(config: NetConfig, num_classes: int) -> Net:
@@ -90,10 +102,12 @@ def make_net(config: NetConfig, num_classes: int) -> Net:
         return resnet32(num_classes, config.width, dtype=config.dtype)
     if config.net == "lenet":
         return lenet(num_classes, dtype=config.dtype)
+    if config.net == "vit":
+        return vit(num_classes, config.width, dtype=config.dtype)
     if config.net != "mlp":
         raise InputError(
-            f"net is {config.net!r}; use 'resnet18', 'resnet32', 'lenet' or 'mlp', or import the "
-            "file that registers it"
+            f"net is {config.net!r}; use 'resnet18', 'resnet32', 'lenet', 'vit' or 'mlp', or "
+            "import the file that registers it under this name (@cls_jax.net)"
         )
     return mlp(num_classes, config.hidden, dtype=config.dtype)
 
@@ -108,9 +122,12 @@ def make_extractor(config: NetConfig) -> Extractor:
         return resnet32_extractor(config.width, config.dtype)
     if config.net == "small":
         return small_extractor(config.width, config.dtype)
+    if config.net == "vit":
+        return vit_extractor(config.width, config.dtype)
     if config.net != "mlp":
         raise InputError(
-            f"net is {config.net!r}; cosine classifiers stand on 'resnet32', 'small' or 'mlp'"
+            f"net is {config.net!r}; cosine classifiers stand on 'resnet32', 'vit', 'small' or "
+            "'mlp'"
         )
     return flat_extractor(config.hidden, config.dtype)
 

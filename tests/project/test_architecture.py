@@ -57,9 +57,11 @@ ONLY_IN = {
             "dualnet",
             "extractor",
             "self_supervised",
+            "vit",
         )
     }
-    | {"nets.layers", "nets.linen", "nets.own"},
+    | {"nets.layers", "nets.linen", "nets.own", "nets.own_linen"},
+    "flax.nnx": {"nets.own", "nets.own_nnx"},
 }
 """Package -> the modules that may import it."""
 
@@ -77,7 +79,7 @@ LAZY = (
 FRONT_DOOR = (
     r"(core\.(sync|losses|memory|herding|augment|metrics)|training\.(evaluate|runner)|data\.(load|dataset)"
     r"|published\.(presets|compare)|report\.results|streams\.(?!__init__|config|indexing)\w+"
-    r"|nets\.(mlp|lenet|resnet|dualnet)|methods\.\w+\.(?!__init__|dualnet_config|apd_config)\w+)"
+    r"|nets\.(mlp|lenet|resnet|dualnet|vit)|methods\.\w+\.(?!__init__|dualnet_config|apd_config)\w+)"
 )
 """Modules whose functions are called by users and by new methods."""
 

@@ -46,6 +46,7 @@ from cls_jax.methods.steps import (
     predict_with,
     told_rows,
 )
+from cls_jax.nets.base import no_head
 
 
 class IcarlState(struct.PyTreeNode):
@@ -108,7 +109,7 @@ def icarl(
     net, augment, optimizer = problem.net(), problem.augment, optax.sgd(learning_rate)
     extract = net.features
     if extract is None:
-        raise InputError("icarl compares features and the network has none; use mlp or resnet18")
+        raise no_head("icarl compares features, what the last layer is shown", net)
 
     def features(vars: Variables, x: Array) -> Array:
         """float32[b, d] of unit length, from raw examples."""

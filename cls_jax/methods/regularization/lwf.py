@@ -20,12 +20,12 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from cls_jax.core.errors import InputError
 from cls_jax.core.losses import cross_entropy, mask_logits
 from cls_jax.core.types import Array, Batch, Metrics, Scalar, Task, Trainable, Variables
 from cls_jax.methods.base import Algorithm, Needs, Phase, method
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import gradient_step, init_model, predict_with, told_rows, torch_sgd
+from cls_jax.nets.base import no_head
 
 
 class LwfState(struct.PyTreeNode):
@@ -70,10 +70,7 @@ def lwf(
     net, augment = problem.net(), problem.augment
     extract, last = net.features, net.head
     if extract is None or last is None:
-        raise InputError(
-            f"lwf trains the last layer by itself and the network names none (head={last!r}); "
-            "use mlp or resnet18"
-        )
+        raise no_head("lwf trains the last layer by itself", net)
 
     optimizer = torch_sgd(learning_rate, None, weight_decay)
 

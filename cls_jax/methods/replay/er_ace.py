@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from cls_jax.core.errors import InputError
 from cls_jax.core.losses import cross_entropy
 from cls_jax.core.memory import Memory, order_after, reservoir
 from cls_jax.core.types import Array, Batch, Metrics, Trainable, Variables
@@ -27,6 +26,7 @@ from cls_jax.methods.checks import check_replay
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.prototypes.cosine import with_cosine_head
 from cls_jax.methods.steps import forward_each, gradient_step, init_model, predict_with
+from cls_jax.nets.base import no_head
 
 SCALE = 10.0
 """By which both codes multiply the cosines."""
@@ -67,10 +67,7 @@ def er_ace(
     net, augment, policy = problem.net(), problem.augment, reservoir(memory_size)
     if head == "cosine":
         if net.features is None or net.head is None:
-            raise InputError(
-                "head is 'cosine' and the network names no last layer to put it in place of; use "
-                "mlp or resnet18, or head 'linear'"
-            )
+            raise no_head("er_ace puts its head 'cosine' in place of the last layer", net)
         net = with_cosine_head(net, SCALE)
     optimizer = optax.sgd(learning_rate)
 
