@@ -22,8 +22,10 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from cls_jax.app.api import Result as Result
     from cls_jax.app.api import problem as problem
     from cls_jax.app.api import train as train
+    from cls_jax.app.export import export as export
     from cls_jax.app.restore import SavedRun as SavedRun
     from cls_jax.app.restore import load as load
+    from cls_jax.app.weights import save_weights as save_weights
     from cls_jax.core import augment as augment
     from cls_jax.core import losses as losses
     from cls_jax.core import memory as memory
@@ -87,7 +89,9 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
 
 _NAMES = {
     "app.api": ("problem", "train", "Result"),
+    "app.export": ("export",),
     "app.restore": ("load", "SavedRun"),
+    "app.weights": ("save_weights",),
     "core.errors": ("InputError",),
     "core.own": ("net", "dataset", "import_file"),
     "core.types": ("Batch", "Task", "Variables", "Trainable"),
