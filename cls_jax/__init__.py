@@ -74,6 +74,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from cls_jax.methods.replay.er import er as er
     from cls_jax.methods.replay.er_ace import er_ace as er_ace
     from cls_jax.published import presets as presets
+    from cls_jax.report import logs as logs
     from cls_jax.streams.blurry import blurry as blurry
     from cls_jax.streams.class_il import class_il as class_il
     from cls_jax.streams.domain_il import dihedral as dihedral
@@ -115,6 +116,7 @@ _WHERE = {name: (module, name) for module, names in _NAMES.items() for name in n
 }
 _MODULES = {
     **{name: f"core.{name}" for name in ("augment", "losses", "memory", "metrics", "sync")},
+    "logs": "report.logs",
     "nets": "nets",
     "presets": "published.presets",
 }
