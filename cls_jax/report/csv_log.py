@@ -1,14 +1,16 @@
 """Losses and scores of a run as CSV files, complete whenever the process dies."""
 
+import contextlib
 import csv as csv_format
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from cls_jax.core.errors import InputError, SaveFailed
 from cls_jax.core.files import write_file
-from cls_jax.core.paths import check_no_links, check_place
+from cls_jax.core.paths import check_no_links, check_place, writing
 from cls_jax.report.points import points
 from cls_jax.training.events import Ended, Evaluated, Event, Logger, Progress, Started
 
@@ -39,12 +41,14 @@ def csv(folder: str | Path) -> Logger:
         if isinstance(event, Started):
             started = event
             check_no_links(check_place(folder, "folder"), *FILES, flag="folder")
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, header in FILES.items():
-                files[name] = _opened(folder / name, header, event)
+            with writing(folder, "folder"):
+                folder.mkdir(parents=True, exist_ok=True)
+                for name, header in FILES.items():
+                    files[name] = _opened(folder / name, header, event)
         elif isinstance(event, Ended):
             for file in files.values():
-                file.close()
+                with contextlib.suppress(OSError):  # each event was flushed
+                    file.close()
             files.clear()
         else:
             file = files["losses.csv" if isinstance(event, Progress) else "scores.csv"]
@@ -74,21 +78,31 @@ def _opened(path: Path, header: Sequence[str], started: Started) -> TextIO:
     if path.exists():
         text = path.read_text(encoding="utf-8", errors="replace")
         text = text[: text.rfind("\n") + 1]  # a kill may have torn the last line
-        found, *rows = csv_format.reader(io.StringIO(text, newline="")) if text else [[*header]]
-        if tuple(found) != tuple(header):
-            raise InputError(f"{path} is no log of cls_jax; move it away, or give another folder")
-        kept = [row for row in rows if not _again(row, header, started)]
+        try:
+            found, *rows = csv_format.reader(io.StringIO(text, newline="")) if text else [header]
+            if tuple(found) != tuple(header):
+                raise ValueError("another table")
+            kept = _told_before(rows, header, started)
+        except (ValueError, csv_format.Error) as error:
+            message = f"{path} is no log of cls_jax; move it away, or give another folder"
+            raise InputError(message) from error
     write_file(path, _text([header, *kept]))
     return open(path, "a", encoding="utf-8", newline="")
 
 
-def _again(row: Sequence[str], header: Sequence[str], started: Started) -> bool:
-    """Whether what a row says will be told again."""
-    of = dict(zip(header, row, strict=True))
+def _told_before(
+    rows: Sequence[Sequence[str]], header: Sequence[str], started: Started
+) -> list[Sequence[str]]:
+    """The rows but for those of this run that will be told again."""
+    by_updates = "step" in header  # else by tasks learned
+    when = header.index("step" if by_updates else "after_task")
+    last: dict[tuple[str, ...], int] = {}
     for one in started.since:
-        if [started.method, started.labels[one.value], str(one.seed)] == [*row[:3]]:
-            return int(of["step"]) > one.step if "step" in of else int(of["after_task"]) >= one.rows
-    return False
+        trial = started.method, started.labels[one.value], str(one.seed)
+        last[trial] = one.step if by_updates else one.rows - 1
+    if any(len(row) != len(header) for row in rows):
+        raise ValueError("torn rows")
+    return [row for row in rows if int(row[when]) <= last.get((*row[:3],), math.inf)]
 
 
 def _text(rows: Sequence[Sequence[Any]]) -> str:

@@ -25,7 +25,10 @@ _INTROS = {
 }
 MORE = {
     "data": ("streams.stream.Stream",),
-    "training": ("training.events.Result",),
+    "training": (
+        *("training.events.Result", "training.events.Logger"),
+        *(f"training.events.{name}" for name in ("Started", "Progress", "Evaluated", "Ended")),
+    ),
     "methods": tuple(f"core.types.{n}Fn" for n in ("Init", "Step", "Boundary", "Predict")),
 }
 """Page -> what public names are made of, and has no public name itself."""

@@ -49,3 +49,9 @@ def test_a_method_of_no_factory_is_not_saved(stream, tmp_path):
     with pytest.raises(InputError, match=r"mine is of no factory .* leave workdir out"):
         cls.train(by_hand(), stream, workdir=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("observe", ["csv", [print, "csv"], 3])
+def test_what_is_no_logger_is_refused(stream, observe):
+    with pytest.raises(InputError, match=r"observe is .*; give a logger, or several, e\.g\."):
+        cls.train(small_method("sgd"), stream, observe=observe)

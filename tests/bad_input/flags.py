@@ -236,6 +236,9 @@ ONE = [
         ("w", "--no-figures", "--figure-format", "svg"),
         ("figure_format", "svg", "--figures"),
     ),
+    ("cls-jax export", "no folder", ("nowhere",), ("nowhere",)),
+    ("cls-jax export", "out nowhere", ("w", "--out", "no/m.jax"), ("out", "no/m.jax")),
+    ("cls-jax export", "an empty out", ("w", "--out", ""), ("out",)),
     ("cls-jax report", "a figure format", ("w", "--figure-format", "gif"), ("gif",)),
     (
         "cls-jax report",
