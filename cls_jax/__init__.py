@@ -22,8 +22,10 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from cls_jax.app.api import Result as Result
     from cls_jax.app.api import problem as problem
     from cls_jax.app.api import train as train
+    from cls_jax.app.export import export as export
     from cls_jax.app.restore import SavedRun as SavedRun
     from cls_jax.app.restore import load as load
+    from cls_jax.app.weights import save_weights as save_weights
     from cls_jax.core import augment as augment
     from cls_jax.core import losses as losses
     from cls_jax.core import memory as memory
@@ -75,6 +77,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from cls_jax.nets.own_linen import net_from_linen as net_from_linen
     from cls_jax.nets.own_nnx import net_from_nnx as net_from_nnx
     from cls_jax.published import presets as presets
+    from cls_jax.report import logs as logs
     from cls_jax.streams.blurry import blurry as blurry
     from cls_jax.streams.class_il import class_il as class_il
     from cls_jax.streams.domain_il import dihedral as dihedral
@@ -90,7 +93,9 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
 
 _NAMES = {
     "app.api": ("problem", "train", "Result"),
+    "app.export": ("export",),
     "app.restore": ("load", "SavedRun"),
+    "app.weights": ("save_weights",),
     "core.errors": ("InputError",),
     "core.own": ("net", "dataset", "import_file"),
     "core.types": ("Batch", "Task", "Variables", "Trainable"),
@@ -117,6 +122,7 @@ _WHERE = {name: (module, name) for module, names in _NAMES.items() for name in n
 }
 _MODULES = {
     **{name: f"core.{name}" for name in ("augment", "losses", "memory", "metrics", "sync")},
+    "logs": "report.logs",
     "nets": "nets",
     "presets": "published.presets",
 }

@@ -12,7 +12,7 @@ from cls_jax.app.build import Learner, fit_problem, recipe_words
 from cls_jax.app.grid import hyper_grid
 from cls_jax.app.main import advice_of, saving
 from cls_jax.app.run_config import RunConfig
-from cls_jax.core.checks import check_seeds
+from cls_jax.core.checks import check_seeds, short_repr
 from cls_jax.core.errors import InputError
 from cls_jax.core.files import write_all
 from cls_jax.core.types import PyTree
@@ -21,6 +21,7 @@ from cls_jax.methods.base import Method
 from cls_jax.methods.problem import Problem
 from cls_jax.nets.config import NetConfig, check_known, check_sizes
 from cls_jax.nets.registry import networks, networks_of
+from cls_jax.report.logs import several
 from cls_jax.report.summary import render, table_of
 from cls_jax.report.tables import as_text
 from cls_jax.streams.config import InputConfig
@@ -113,7 +114,7 @@ def train(
     seeds: Sequence[int] = (0,),
     sweep: Mapping[str, Sequence[float]] = {},
     plan: Plan = Plan(),  # noqa: B008
-    observe: events.Observer = lambda event: None,
+    observe: events.Logger | Sequence[events.Logger] = (),
     workdir: str | Path | None = None,
     save_every: str = "60s",
 ) -> Result:
@@ -128,7 +129,8 @@ def train(
       seeds: one run each; a seed fixes class order, initial weights and every draw.
       sweep: hyper-parameters and their values; every combination gets all seeds, in one program.
       plan: how to execute.
-      observe: called between chunks with Started, Progress and Evaluated.
+      observe: a logger, or several: ``cls_jax.logs.csv("runs/mine")``, or a function of your own,
+        called between chunks with Started, Progress, Evaluated and, last, Ended.
       workdir: where runs are saved and results written; the same call goes on where a killed one
         was, bit for bit, and ``load`` reads it back. Nothing is written if not given.
       save_every: how often: "60s", "5m", "200steps" or "never".
@@ -145,7 +147,7 @@ def train(
       >>> cls.train(method, stream, seeds=range(2)).accuracy().shape
       (1, 2)
     """
-    seeds = check_seeds(seeds)
+    seeds, loggers = check_seeds(seeds), _loggers(observe)
     values = hyper_grid(method, sweep)
     if workdir is not None and method.factory not in METHODS:
         raise InputError(
@@ -166,9 +168,10 @@ def train(
             method,
             stream,
             list(values.values()),
+            labels=list(values),
             seeds=seeds,
             plan=plan,
-            observe=observe,
+            observe=several(*loggers),
             keep=keep,
         )
         labelled = tuple(
@@ -178,6 +181,17 @@ def train(
         if workdir is not None:
             write_all(Path(workdir), render(labelled))
     return Result(labelled, tuple(values.values()))
+
+
+def _loggers(observe: events.Logger | Sequence[events.Logger]) -> Sequence[events.Logger]:
+    """What was given, as several."""
+    loggers = (observe,) if callable(observe) else observe
+    if not isinstance(loggers, Sequence) or not all(map(callable, loggers)):
+        raise InputError(
+            f"observe is {short_repr(observe)}; give a logger, or several, e.g. "
+            'cls_jax.logs.csv("runs/mine")'
+        )
+    return loggers
 
 
 @dataclass(frozen=True)

@@ -270,4 +270,5 @@ def recipe_words(
         "dtype": x.dtype.name,
         "num_classes": stream.num_classes,
         "num_tasks": stream.num_tasks,
+        "label_names": stream.source.label_names,
     }

@@ -16,6 +16,7 @@ COMMANDS = {
     "compare": "several methods on one stream, in one table: cls-jax compare --methods er clser",
     "reproduce": "a published table beside ours: cls-jax reproduce s_mnist --methods clser",
     "evaluate": "what a workdir holds, scored again: cls-jax evaluate runs/first",
+    "export": "what answers, as a file for other programs: cls-jax export runs/first --out m.jax",
     "report": "finished runs side by side: cls-jax report runs/a runs/b --out runs/both",
     "benchmark": "how fast a method's steps are here: cls-jax benchmark --method clser",
 }

@@ -22,12 +22,12 @@ from cls_jax.app.run_config import check_outputs
 from cls_jax.app.stored_recipe import RECIPE, write_recipe
 from cls_jax.core.checks import check_hyper, check_seeds
 from cls_jax.core.errors import InputError
-from cls_jax.core.files import safe_names
+from cls_jax.core.files import plain, safe_names
 from cls_jax.core.paths import writing
 from cls_jax.data.load import describe
 from cls_jax.methods.base import no_advice
 from cls_jax.report import summary
-from cls_jax.report.console import console, fan_out, tensorboard
+from cls_jax.report.logs import console, logger_of, several
 from cls_jax.runtime.checkpoint import Checkpoints, check_saves, interval
 from cls_jax.runtime.distributed import cache_programs, fail_fast, initialize
 from cls_jax.runtime.distributed import is_primary as is_primary
@@ -145,19 +145,19 @@ def execute(learners: Sequence[Learner], config: RunConfig, record: Any) -> list
     results, last_stream = [], None
     with fail_fast(), saving(learners, values, config, record) as keepers:
         for learner, hypers, keep in zip(learners, values, keepers, strict=True):
-            logs = config.workdir if config.tensorboard and is_primary() else None
             first_look, last_stream = learner.stream is not last_stream, learner.stream
-            labels = learner.method.name, list(hypers)
-            with console(stream_line=first_look) as see, tensorboard(logs, *labels) as log:
-                found = sweep(
-                    learner.method,
-                    learner.stream,
-                    list(hypers.values()),
-                    seeds=config.seeds,
-                    plan=plan,
-                    observe=fan_out(see, log) if is_primary() else fan_out(),
-                    keep=keep,
-                )
+            log = logger_of(config.log, config.workdir, plain(asdict(record)))
+            loggers = (console(stream_line=first_look), log) if is_primary() else ()
+            found = sweep(
+                learner.method,
+                learner.stream,
+                list(hypers.values()),
+                labels=list(hypers),
+                seeds=config.seeds,
+                plan=plan,
+                observe=several(*loggers),
+                keep=keep,
+            )
             for label, result in zip(hypers, found, strict=True):
                 results.append(result._replace(method=f"{learner.method.name} {label}".strip()))
     # One table, equal columns.

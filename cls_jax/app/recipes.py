@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -32,6 +32,7 @@ class Recipe(NamedTuple):
       shape: of one example, raw.
       num_classes: of the stream.
       dtype: of the raw examples.
+      label_names: one a class.
     """
 
     trials: Mapping[str, tuple[str, int]]
@@ -40,7 +41,8 @@ class Recipe(NamedTuple):
     stream: StreamConfig | None
     shape: tuple[int, ...]
     num_classes: int
-    dtype: str
+    dtype: Literal["uint8", "float32"]
+    label_names: tuple[str, ...]
 
 
 def _argument_kinds(name: str) -> dict[str, Any] | None:
@@ -82,4 +84,5 @@ def read_recipe(path: Path) -> Recipe:
         for value, label in enumerate(words.sweep)
         for seed in words.seeds
     }
-    return Recipe(trials, method, like, stream, words.shape, words.num_classes, words.dtype)
+    data = words.shape, words.num_classes, words.dtype, words.label_names
+    return Recipe(trials, method, like, stream, *data)

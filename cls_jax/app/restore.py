@@ -4,14 +4,17 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
 
+from cls_jax.app.answers import check_task
 from cls_jax.app.build import StreamConfig
+from cls_jax.app.export import export
 from cls_jax.app.recipes import read_recipe
 from cls_jax.app.stored_recipe import RECIPE
+from cls_jax.app.weights import save_weights
 from cls_jax.core.checks import as_trained_on
 from cls_jax.core.errors import InputError
 from cls_jax.core.paths import check_readable
@@ -37,6 +40,7 @@ class SavedRun(NamedTuple):
       shape: of one example, raw.
       num_classes: of the stream.
       dtype: of the raw examples: uint8 (pixels, 0 to 255) or float32 (vectors, as they are).
+      label_names: of the data set, one a class; the numbers where none were kept.
     """
 
     name: str
@@ -47,7 +51,8 @@ class SavedRun(NamedTuple):
     stream: StreamConfig | None
     shape: tuple[int, ...]
     num_classes: int
-    dtype: str
+    dtype: Literal["uint8", "float32"]
+    label_names: tuple[str, ...]
 
     @property
     def num_tasks(self) -> int:
@@ -80,7 +85,7 @@ class SavedRun(NamedTuple):
           InputError: for examples of another shape, kind or range, or a task that is not there.
         """
         x = as_trained_on(x, self.shape, self.dtype, self.name)
-        self._check_task(task)
+        check_task(task, self.num_classes, self.num_tasks)
         task = hidden_task(self.num_classes) if task is None else task
         predict, group = self.method.predict, self.method.needs.test_group
         logits, place, convolutional, size = [], np.arange(len(x)), False, EVAL_BATCH
@@ -99,20 +104,33 @@ class SavedRun(NamedTuple):
             return np.zeros((0, self.num_classes), np.float32)
         return np.concatenate(logits)[place]
 
-    def _check_task(self, task: Task | None) -> None:
-        if task is None:
-            return
-        index, flags = np.asarray(task.index), (task.classes, task.seen)
-        if index.shape or not -1 <= index < self.num_tasks:
-            raise InputError(
-                f"task has the index {index.tolist()}; give one from 0 to {self.num_tasks - 1}, "
-                "or -1: not told"
-            )
-        for name, flag in zip(("classes", "seen"), map(np.asarray, flags), strict=True):
-            if flag.shape != (self.num_classes,) or flag.dtype != bool:
-                raise InputError(
-                    f"task has {name} {flag.dtype}{[*flag.shape]}; give bool[{self.num_classes}]"
-                )
+    def predict_proba(self, x: np.ndarray, task: Task | None = None) -> np.ndarray:
+        """float32[n, num_classes] probabilities: the softmax of ``predict``, same arguments."""
+        return np.asarray(jax.nn.softmax(self.predict(x, task)))
+
+    def export(self, path: str | Path, *, view: str = "answer", task: Task | None = None) -> None:
+        """Writes one file that answers in a process that has JAX and flatbuffers alone.
+
+        Args:
+          path, view, task: as of ``cls_jax.export``, which says more.
+        """
+        words = {"label_names": self.label_names, "dtype": self.dtype, "seed": self.seed}
+        export(path, self._trained, self.state, view=view, task=task, **words)
+
+    def save_weights(self, path: str | Path, *, view: str = "answer") -> None:
+        """Writes the weights of the network that answers, .msgpack or .safetensors.
+
+        Args:
+          path, view: as of ``cls_jax.save_weights``, which says more.
+        """
+        save_weights(path, self._trained, self.state, view=view)
+
+    @property
+    def _trained(self) -> Method:
+        """The method at the values that it was trained with, under this name."""
+        hyper = {name: float(value) for name, value in self.run.hyper.items()}
+        at_it = self.method.at(self.run.hyper)
+        return self.method._replace(name=self.name, hyper=hyper, algorithm=at_it)
 
 
 @partial(jax.jit, static_argnums=(0, 2, 3))
@@ -242,7 +260,8 @@ def _read(folder: Path) -> Iterator[SavedRun | Left]:
     for trial, (name, seed) in recipe.trials.items():
         if trial in found.kept:
             place, run = found.kept[trial]
-            words = recipe.stream, recipe.shape, recipe.num_classes, recipe.dtype
+            data = recipe.stream, recipe.shape, recipe.num_classes, recipe.dtype
+            words = *data, recipe.label_names
             yield SavedRun(name, seed, recipe.method, run, place, *words)
         elif (why := found.why_lost(trial)) is not None:
             yield Left(name, seed, f"none of its saves can be read ({why})")

@@ -7,7 +7,7 @@ from cls_jax.app.flags import Repeated, arg
 from cls_jax.core.errors import InputError
 from cls_jax.core.paths import check_place, expanded
 from cls_jax.report.canvas import DEFAULT_FORMATS, FigureFormat, check_formats
-from cls_jax.report.console import writer_class
+from cls_jax.report.logs import Log, check_logs
 from cls_jax.runtime.save_interval import interval
 from cls_jax.runtime.workdir import check_workdir_is_ours
 
@@ -34,7 +34,8 @@ class RunConfig:
         host from 4 GiB on.
       score: test before training and after each task, or at the end alone; with hundreds of tasks
         the tests would take longer than the training.
-      tensorboard: write TensorBoard files into the workdir.
+      log: what is written of losses and scores while it runs, into the workdir: csv, tensorboard,
+        wandb; one or several.
       figure_format: what figures in the workdir are written as, one or several of png, svg and pdf.
       sweep: an argument of the method and its values, e.g. learning_rate 0.03 0.1; given again with
         another one it makes a grid of all combinations. Each gets all seeds. Values of arguments
@@ -60,7 +61,7 @@ class RunConfig:
     devices: int | None = None
     data_on: Literal["auto", "device", "host"] = "auto"
     score: Literal["each", "end"] = "each"
-    tensorboard: bool = False
+    log: tuple[Log, ...] = ()
     figure_format: tuple[FigureFormat, ...] = DEFAULT_FORMATS
     sweep: Repeated[tuple[str, ...]] = ()
     profile: str | None = None
@@ -87,10 +88,9 @@ def check_outputs(config: RunConfig) -> None:
         raise InputError(f"keep is {config.keep}; give at least 1")
     interval(config.save_every)
     check_formats(config.figure_format, config.workdir is not None, "--workdir")
+    check_logs(config.log, config.workdir)
     if config.workdir is not None:
         check_workdir_is_ours(config.workdir)
-    elif config.tensorboard:
-        raise InputError("tensorboard needs a folder; give --workdir")
     elif config.restart:
         raise InputError("restart moves a workdir aside; give --workdir")
     else:
@@ -102,5 +102,3 @@ def check_outputs(config: RunConfig) -> None:
                 )
     if config.profile is not None:
         check_place(config.profile, "profile")
-    if config.tensorboard:
-        writer_class()

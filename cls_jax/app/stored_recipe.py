@@ -20,7 +20,7 @@ _LARGEST = 2**31 - 1  # of any whole number, int32's
 _EXAMPLE = 2**28  # numbers in one example
 _WORDS = (
     *("version", "name", "method", "arguments", "net", "inputs", "stream", "sweep", "seeds"),
-    *("batch_size", "shape", "dtype", "num_classes", "num_tasks"),
+    *("batch_size", "shape", "dtype", "num_classes", "num_tasks", "label_names"),
 )
 
 
@@ -49,6 +49,7 @@ class Recipe(NamedTuple):
       batch_size: of the stream.
       shape, dtype: of one example.
       num_classes, num_tasks: of the stream.
+      label_names: one a class; the numbers where a recipe has none, as before they were kept.
     """
 
     name: str
@@ -61,9 +62,10 @@ class Recipe(NamedTuple):
     seeds: tuple[int, ...]
     batch_size: int
     shape: tuple[int, ...]
-    dtype: str
+    dtype: typing.Literal["uint8", "float32"]
     num_classes: int
     num_tasks: int
+    label_names: tuple[str, ...]
 
 
 def write_recipe(folder: Path, words: Mapping[str, Any]) -> None:
@@ -107,6 +109,7 @@ def _recipe(given: Any, kinds: Kinds) -> Recipe:
         raise _Misfit(
             f"its version is {_short(version)}, {'later than' if later else 'not'} {VERSION}"
         )
+    given = {"label_names": None, **given}
     _same_names(given, _WORDS, "it")
     method = given["method"]
     known = kinds.arguments(method) if isinstance(method, str) else None
@@ -128,6 +131,11 @@ def _recipe(given: Any, kinds: Kinds) -> Recipe:
     for name in ("batch_size", "num_classes", "num_tasks"):
         if _check(given[name], int, name) < 1:
             raise _Misfit(f"{name} is {given[name]}")
+    names = _check(given["label_names"], tuple[str, ...] | None, "label_names")
+    if names is None:
+        names = tuple(map(str, range(given["num_classes"])))
+    elif len(names) != given["num_classes"]:
+        raise _Misfit(f"label_names holds {len(names)} for {given['num_classes']} classes")
     stream = given["stream"]
     return Recipe(
         name=_label(given["name"], "name"),
@@ -143,6 +151,7 @@ def _recipe(given: Any, kinds: Kinds) -> Recipe:
         dtype=_check(given["dtype"], typing.Literal["uint8", "float32"], "dtype"),
         num_classes=given["num_classes"],
         num_tasks=given["num_tasks"],
+        label_names=names,
     )
 
 

@@ -1,19 +1,14 @@
-"""Observers of a run: a live line on the terminal, TensorBoard files, several at once."""
+"""A logger that shows a run on the terminal: a line a task, live bars between."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 from rich import progress as rich_progress
 from rich.console import Console
 from rich.table import Column
 from rich.text import Text
 
-from cls_jax.core.errors import InputError
-from cls_jax.core.files import safe_name
 from cls_jax.report.tables import visible
-from cls_jax.training.events import SCENARIOS, Evaluated, Observer, Progress, Started
+from cls_jax.training.events import Ended, Evaluated, Event, Logger, Progress, Started
 
 MAX_METRICS = 3
 """How many of a step's metrics fit on the live line."""
@@ -22,19 +17,8 @@ MAX_TASKS = 20
 """Up to so many tasks the line after a task has an accuracy for each."""
 
 
-def fan_out(*observers: Observer) -> Observer:
-    """One observer that tells all of these, in order."""
-
-    def observe(event: Started | Progress | Evaluated) -> None:
-        for observer in observers:
-            observer(event)
-
-    return observe
-
-
-@contextmanager
-def console(*, stream_line: bool = True, to: Console | None = None) -> Iterator[Observer]:
-    """An observer that shows the run on stderr; leaving the context takes the bars away.
+def console(*, stream_line: bool = True, to: Console | None = None) -> Logger:
+    """A logger that shows the run on stderr.
 
     Everywhere: the headline, and a line of accuracies in percent after each task. On a terminal
     also one bar for the run and, when seeds run one after another, one for all of them.
@@ -44,87 +28,7 @@ def console(*, stream_line: bool = True, to: Console | None = None) -> Iterator[
       to: where to; stderr if None.
     """
     to = Console(stderr=True, highlight=False) if to is None else to
-    view = _Console(to, stream_line)
-    try:
-        yield view.observe
-    finally:
-        view.close()
-
-
-def writer_class() -> type:
-    """TensorBoard's SummaryWriter.
-
-    Raises:
-      InputError: tensorboardX is not installed.
-    """
-    try:
-        from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise InputError(
-            "tensorboard needs tensorboardX, which is not installed; "
-            'pip install "tensorboardX>=2.6" or drop the flag'
-        ) from error
-    return SummaryWriter
-
-
-@contextmanager
-def tensorboard(
-    workdir: str | Path | None, method: str = "", labels: Sequence[str] = ("",)
-) -> Iterator[Observer]:
-    """An observer that writes TensorBoard files under ``workdir``/tensorboard; None writes nothing.
-
-    Each method has a folder there, and in it each value of a sweep. Losses are tagged
-    "seed0/train/loss" by update, accuracies "seed0/class-IL/task_1" by task, those of networks
-    beside the method's answer "seed0/plastic/class-IL/task_1". Leaving the context writes what is
-    pending; a killed process loses at most ten seconds.
-
-    Args:
-      workdir: of the experiment.
-      method: whose run it is.
-      labels: of the values of a sweep, in the order of ``Progress.values``.
-
-    Raises:
-      InputError: tensorboardX is not installed.
-    """
-    if workdir is None:
-        yield fan_out()
-        return
-    kind, place = writer_class(), Path(workdir) / "tensorboard"
-    started: Started | None = None
-
-    with ExitStack() as stack:
-        folders = [place.joinpath(*map(safe_name, filter(None, (method, one)))) for one in labels]
-        writers = [stack.enter_context(kind(str(folder), flush_secs=10)) for folder in folders]
-
-        def observe(event: Started | Progress | Evaluated) -> None:
-            nonlocal started
-            if isinstance(event, Started):
-                started = event
-                return
-            values = event.values or (0,) * len(event.seeds)
-            for trial, (seed, value) in enumerate(zip(event.seeds, values, strict=True)):
-                for tag, number, step in _scalars(event, trial, started):
-                    writers[value].add_scalar(f"seed{seed}/{tag}", number, step)
-
-        yield observe
-
-
-def _scalars(
-    event: Progress | Evaluated, trial: int, started: Started | None
-) -> Iterator[tuple[str, float, int]]:
-    """(tag, value, step) of everything that an event tells of one trial."""
-    if isinstance(event, Progress):
-        metrics = event.of_trial[trial] if event.of_trial else event.metrics
-        for name, value in metrics.items():
-            yield f"{event.phase}/{name}", value, event.step
-        return
-    views, scenarios = (started.views, started.scenarios) if started else (("answer",), SCENARIOS)
-    for number, (view, of_view) in enumerate(zip(views, event.matrix[trial], strict=False)):
-        for scenario, rows in zip(scenarios, of_view, strict=False):
-            row = rows[event.task + 1]
-            for task in np.flatnonzero(np.isfinite(row)):
-                tag = f"{scenario}/task_{task + 1}"
-                yield f"{view}/{tag}" if number else tag, row[task], event.task + 1
+    return _Console(to, stream_line).observe
 
 
 def seeds_text(seeds: Sequence[int]) -> str:
@@ -222,9 +126,12 @@ class _Console:
         self.to, self.stream_line = to, stream_line
         self.bars: rich_progress.Progress | None = None
 
-    def observe(self, event: Started | Progress | Evaluated) -> None:
+    def observe(self, event: Event) -> None:
         if isinstance(event, Started):
             self.start(event)
+            return
+        if isinstance(event, Ended):
+            self.close()
             return
         self.pace.add(event)
         if isinstance(event, Progress):

@@ -18,15 +18,17 @@ from cls_jax.runtime.provenance import provenance
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
-_FOLDERS = CHECKPOINTS, "tensorboard"
+_FOLDERS = CHECKPOINTS, "tensorboard", "wandb"
 _BEGUN = re.compile(rf"{re.escape(LOCK)}|{re.escape(OWNER)}|\.config\.json\.\d+\.tmp")
 """What a process leaves that is killed before config.json stands: no reason to refuse a folder."""
 
 HOW_NOT_WHAT = frozenset(
-    "workdir data_dir tensorboard chunk mode over_seeds devices data_on save_every keep restart "  # noqa: SIM905
-    "profile compile_cache coordinator num_processes process_id imports figure_format".split()
+    "workdir data_dir log chunk mode over_seeds devices data_on save_every keep restart "  # noqa: SIM905
+    "profile compile_cache coordinator num_processes process_id imports figure_format "
+    "tensorboard".split()
 )
-"""Fields that may differ between two runs of one and the same experiment."""
+"""Fields that may differ between two runs of one and the same experiment; the last is of earlier
+workdirs, now ``log``."""
 
 
 def check_workdir(

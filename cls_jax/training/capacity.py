@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from cls_jax.core.types import Array, PyTree
+from cls_jax.core.types import Array, PredictFn, PyTree
 from cls_jax.methods.base import Algorithm, Method, hidden_task
 from cls_jax.streams.stream import Stream
 from cls_jax.training.run import Run, Shapes, abstract_run, example_batch, shapes_of
@@ -43,11 +43,17 @@ def _capacity(at: Callable[[PyTree], Algorithm], run: Run) -> Mapping[str, Array
 
 def bits_read(method: Method, shapes: Shapes) -> int:
     """Bits of all leaves of the state that ``predict`` reads; 1 of a bool."""
-    state, x = abstract_run(method, shapes).state, example_batch(shapes).x
-    program = jax.make_jaxpr(method.predict)(state, x, hidden_task(shapes.num_classes)).jaxpr
+    state = abstract_run(method, shapes).state
+    read, leaves = leaves_read(method.predict, state, shapes), jax.tree.leaves(state)
+    return sum(_bits(leaf) for leaf, used in zip(leaves, read, strict=True) if used)
+
+
+def leaves_read(predict: PredictFn, state: PyTree, shapes: Shapes) -> list[bool]:
+    """Of each leaf of the state, concrete or abstract, whether ``predict`` reads it."""
+    x, task = example_batch(shapes).x, hidden_task(shapes.num_classes)
+    program = jax.make_jaxpr(predict)(state, x, task).jaxpr
     _, read = dce_jaxpr(program, [True] * len(program.outvars))
-    leaves = jax.tree.leaves(state)
-    return sum(_bits(leaf) for leaf, used in zip(leaves, read, strict=False) if used)
+    return read[: len(jax.tree.leaves(state))]
 
 
 def _bits(leaf: jax.ShapeDtypeStruct) -> int:

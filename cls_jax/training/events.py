@@ -1,7 +1,7 @@
 """What a run tells its observers between chunks, and what it leaves behind; host values only."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -42,6 +42,22 @@ def leading(scenarios: Sequence[str], task_info: Mapping[str, object]) -> int:
     return len(scenarios) - 1 if task_aware(task_info) else 0
 
 
+class Since(NamedTuple):
+    """Where a trial goes on.
+
+    Attributes:
+      value: number of its value in a sweep, from 0.
+      seed: of the trial.
+      step: updates that were made before.
+      rows: of its accuracy matrix that were measured before, that before training counted.
+    """
+
+    value: int
+    seed: int
+    step: int
+    rows: int
+
+
 class Started(NamedTuple):
     """Sent once, before any compute.
 
@@ -55,6 +71,8 @@ class Started(NamedTuple):
       scenarios: names of the scores worth showing, in the order of ``Evaluated.matrix``'s axis 2.
       leads: which of them the method is made for, see ``leading``.
       views: names of the networks evaluated, in the order of its axis 1.
+      labels: of the values of a sweep, by their number; "" is no sweep.
+      since: of every trial, where it goes on; what was told of it beyond that is told again.
     """
 
     headline: str
@@ -66,6 +84,8 @@ class Started(NamedTuple):
     scenarios: tuple[str, ...] = SCENARIOS
     leads: int = 0
     views: tuple[str, ...] = ("answer",)
+    labels: tuple[str, ...] = ("",)
+    since: tuple[Since, ...] = ()
 
 
 class Progress(NamedTuple):
@@ -112,8 +132,30 @@ class Evaluated(NamedTuple):
     values: tuple[int, ...] = ()
 
 
-Observer = Callable[[Started | Progress | Evaluated], None]
-"""What is called between chunks with what happened: ``cls.train(..., observe=print)``."""
+class Ended(NamedTuple):
+    """Sent last, also where the training stops or diverges; a killed process does not.
+
+    Attributes:
+      whole: whether all tasks were learned.
+    """
+
+    whole: bool
+
+
+Event = Started | Progress | Evaluated | Ended
+
+
+class Logger(Protocol):
+    """Whatever is told what happens in a run, event by event: a console, a file, your function."""
+
+    def __call__(self, event: Event, /) -> None:
+        """Takes one event; what it opened when Started came it closes when Ended comes."""
+        ...
+
+
+def untold(event: Event) -> None:
+    """The Logger that does nothing."""
+    del event
 
 
 class Result(NamedTuple):

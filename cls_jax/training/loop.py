@@ -11,7 +11,7 @@ import numpy as np
 from cls_jax.core.errors import Diverged
 from cls_jax.core.types import PyTree
 from cls_jax.training.batches import BatchTable, told_task
-from cls_jax.training.events import Evaluated, Observer, Progress
+from cls_jax.training.events import Evaluated, Logger, Progress
 from cls_jax.training.group import (
     Group,
     Trial,
@@ -39,7 +39,7 @@ def train_group(
     trials: Sequence[Trial],
     past: Sequence[Run],
     position: Position | None,
-    observe: Observer,
+    observe: Logger,
     keep: Checkpointer,
     cost: Cost,
 ) -> tuple[Run, Cost]:
@@ -113,7 +113,7 @@ def _boundary(programs: Programs, group: Group, run: Run, segment: Segment) -> R
     return programs.boundary(which, run, examples, number, known_task, whole.replace(index=index))
 
 
-def _score(programs: Programs, group: Group, run: Run, task: int, observe: Observer) -> Run:
+def _score(programs: Programs, group: Group, run: Run, task: int, observe: Logger) -> Run:
     """The accuracy after ``task`` in the matrix; -1: before training."""
     start, last = time.perf_counter(), programs.stream.num_tasks - 1
     upto = last if task < 0 else min(task + 1, last)
@@ -135,9 +135,7 @@ class _Chunks:
         """The first chunk whose time counts, since the one before compiles; or the only one."""
         self.metrics: dict[str, float] = {}
 
-    def advance(
-        self, run: Run, segment: Segment, observe: Observer, cost: Cost
-    ) -> tuple[Run, Cost]:
+    def advance(self, run: Run, segment: Segment, observe: Logger, cost: Cost) -> tuple[Run, Cost]:
         """One chunk: the Run after it, and what all has cost."""
         programs, group, plan = self.programs, self.group, self.programs.plan
         examples, part = next(self.coming)

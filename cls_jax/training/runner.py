@@ -16,7 +16,16 @@ from cls_jax.streams.stream import Schedule, Stream, headline
 from cls_jax.training.batches import num_active
 from cls_jax.training.capacity import capacities
 from cls_jax.training.evaluate import view_names
-from cls_jax.training.events import Observer, Result, Started, leading, scenario_names
+from cls_jax.training.events import (
+    Ended,
+    Logger,
+    Result,
+    Since,
+    Started,
+    leading,
+    scenario_names,
+    untold,
+)
 from cls_jax.training.group import Trial, schedules_of
 from cls_jax.training.loop import train_group
 from cls_jax.training.plan import Plan, check_run
@@ -41,7 +50,7 @@ def run(
     *,
     seeds: Sequence[int] = (0,),
     plan: Plan = Plan(),  # noqa: B008
-    observe: Observer = lambda event: None,
+    observe: Logger = untold,
     keep: Checkpointer = NoCheckpoints(),  # noqa: B008
 ) -> Result:
     """Trains ``method`` on ``stream`` once for each seed, and evaluates after every task.
@@ -51,7 +60,7 @@ def run(
       stream: what is seen when.
       seeds: one run each; a seed fixes class order, initial weights and every draw.
       plan: how to execute.
-      observe: called between chunks with Started, Progress and Evaluated.
+      observe: called between chunks with Started, Progress, Evaluated and Ended.
       keep: saves the run between chunks and gives back what an earlier process saved.
 
     Returns:
@@ -70,9 +79,10 @@ def sweep(
     stream: Stream,
     hypers: Sequence[Mapping[str, float]],
     *,
+    labels: Sequence[str] = ("",),
     seeds: Sequence[int] = (0,),
     plan: Plan = Plan(),  # noqa: B008
-    observe: Observer = lambda event: None,
+    observe: Logger = untold,
     keep: Checkpointer = NoCheckpoints(),  # noqa: B008
 ) -> list[Result]:
     """``run`` for several values of the hyper-parameters, which are data: one compilation.
@@ -83,6 +93,7 @@ def sweep(
     Args:
       method, stream, plan, observe, keep: as for ``run``; each (value, seed) is a trial.
       hypers: for each value the hyper-parameters by name; those left out are the method's.
+      labels: of the values, for loggers.
       seeds: each value gets all of them.
 
     Returns:
@@ -105,12 +116,17 @@ def sweep(
     kept, cost = keep.restore([trial.name for trial in trials], programs.abstract())
     over = end(stream.num_tasks)
     finished = {name: one.run for name, one in kept.items() if one.place == over}
-    observe(_started(method, stream, seeds, trials[0].schedules, plan))
-    for group, place in _groups(trials, kept, over, plan):
-        past = [kept[trial.name].run for trial in group if trial.name in kept]
-        now, cost = train_group(programs, group, past, place, observe, keep, cost)
-        parts = programs.parallelism.unstack(now, len(group))
-        finished |= {trial.name: part for trial, part in zip(group, parts, strict=True)}
+    started = _started(method, stream, seeds, trials[0].schedules, plan)
+    since = tuple(_since(trial, kept.get(trial.name)) for trial in trials)
+    try:
+        observe(started._replace(labels=tuple(labels), since=since))
+        for group, place in _groups(trials, kept, over, plan):
+            past = [kept[trial.name].run for trial in group if trial.name in kept]
+            now, cost = train_group(programs, group, past, place, observe, keep, cost)
+            parts = programs.parallelism.unstack(now, len(group))
+            finished |= {trial.name: part for trial, part in zip(group, parts, strict=True)}
+    finally:
+        observe(Ended(len(finished) == len(trials)))
     n, sizes = len(seeds), test_examples([schedules[seed] for seed in seeds])
     return [
         _result(method, stream, plan, seeds, [finished[t.name] for t in mine], cost, sizes)
@@ -186,6 +202,15 @@ def _groups(
         for place, some in at.items()
         for i in range(0, len(some), width)
     ]
+
+
+def _since(trial: Trial, kept: Restored | None) -> Since:
+    """Where a trial goes on."""
+    if kept is None:
+        return Since(trial.value, trial.seed, 0, 0)
+    measured = np.isfinite(np.asarray(kept.run.matrix[0, 0])).any(axis=-1)
+    rows = int(np.flatnonzero(measured).max(initial=-1)) + 1
+    return Since(trial.value, trial.seed, int(kept.run.step), rows)
 
 
 def _started(method, stream, seeds, schedules, plan) -> Started:

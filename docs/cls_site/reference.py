@@ -10,7 +10,7 @@ _PAGES = {
         ("load_data", "dataset", "Dataset", "Split", "class_il", "permuted"),
     ),
     "training": ("Training", ("problem", "Problem", "train", "Plan", "Result")),
-    "saved": ("Saved runs", ("load", "SavedRun", "evaluate")),
+    "saved": ("Saved runs", ("load", "SavedRun", "evaluate", "export", "save_weights")),
     "methods": ("Writing a method", ("method", "METHODS", "Method", "Algorithm", "Phase", "Needs")),
     "types": ("Types and errors", ("Batch", "Task", "Variables", "Trainable", "InputError")),
     "submodules": ("Submodules", tuple(cls_jax._MODULES)),
@@ -27,10 +27,8 @@ MORE = {
     "data": ("streams.stream.Stream",),
     "training": (
         "streams.config.InputConfig",
-        *(
-            f"training.events.{n}"
-            for n in ("Result", "Observer", "Started", "Progress", "Evaluated")
-        ),
+        *("training.events.Result", "training.events.Logger"),
+        *(f"training.events.{name}" for name in ("Started", "Progress", "Evaluated", "Ended")),
     ),
     "methods": tuple(f"core.types.{n}Fn" for n in ("Init", "Step", "Boundary", "Predict")),
 }

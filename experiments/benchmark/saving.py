@@ -34,13 +34,13 @@ def child(out: Path, until: str, script: list[str]) -> None:
     from cls_jax.runtime.checkpoint import Checkpoints
 
     notes = {"imports": time.time() - BEGAN, "compile": 0.0, "keeping": 0.0, "saves": 0}
-    fan_out = execution.fan_out
+    several = execution.several
 
     def compiled(event: str, seconds: float, **_: object) -> None:
         notes["compile"] += seconds if event.startswith("/jax/core/compile") else 0.0
 
     def watched(*observers):
-        tell = fan_out(*observers)
+        tell = several(*observers)
 
         def observe(event) -> None:
             if hasattr(event, "metrics") and "first" not in notes:
@@ -79,7 +79,7 @@ def child(out: Path, until: str, script: list[str]) -> None:
         out.write_text(json.dumps(notes))
 
     jax.monitoring.register_event_duration_secs_listener(compiled)
-    execution.fan_out = watched
+    execution.several = watched
     Checkpoints.maybe_save, Checkpoints.restore = timed("maybe_save"), timed("restore")
     Checkpoints._save = counted
     sys.argv = script

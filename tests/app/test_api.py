@@ -58,3 +58,9 @@ def test_what_a_method_says_of_a_short_stream_is_a_warning(stream):
         cls.train(method, stream, sweep={"stable_decay": [0.0, 0.999]})
     at_zero = [str(one.message) for one in told if "stable_decay=0.0:" in str(one.message)]
     assert not any("the stable copy" in text for text in at_zero)
+
+
+@pytest.mark.parametrize("observe", ["csv", [print, "csv"], 3])
+def test_what_is_no_logger_is_refused(stream, observe):
+    with pytest.raises(InputError, match=r"observe is .*; give a logger, or several, e\.g\."):
+        cls.train(small_method("sgd"), stream, observe=observe)

@@ -1,10 +1,10 @@
 """Every flag that is typed acts, or is refused; what no machine can hold is refused at once."""
 
+import csv
 import json
 import runpy
 import sys
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
@@ -16,9 +16,7 @@ from cls_jax.app.run_config import RunConfig
 from cls_jax.core.errors import InputError
 from cls_jax.core.host_memory import check_schedule
 from cls_jax.nets.registry import NetConfig
-from cls_jax.report.console import tensorboard
 from cls_jax.runtime import distributed as processes
-from cls_jax.training.events import Evaluated, Progress, Started
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 SMALL = "--image-size 8 --net mlp --hidden 8"
@@ -281,68 +279,18 @@ def test_seconds_are_not_spent_on_what_fits(learner):
     check_execution([learner], RunConfig(seeds=(0, 1), over_seeds="vmap"))
 
 
-class Writer:
-    """What tensorboardX would be told: folder -> tag -> values."""
-
-    written: ClassVar[dict[str, dict]] = {}
-
-    def __init__(self, folder, flush_secs):
-        self.mine = self.written.setdefault(folder, {})
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def add_scalar(self, tag, value, step):
-        self.mine.setdefault(tag, []).append((step, float(value)))
-
-
-def test_tensorboard_keeps_methods_values_views_and_seeds_apart(tmp_path, monkeypatch):
-    """Two values by two seeds in one program, two networks, two scenarios: each number once."""
-    import numpy as np
-
-    monkeypatch.setattr("cls_jax.report.console.writer_class", lambda: Writer)
-    monkeypatch.setattr(Writer, "written", {})
-    seeds, values = (0, 1, 0, 1), (0, 0, 1, 1)
-    matrix = np.arange(4 * 2 * 2 * 3 * 2, dtype=float).reshape(4, 2, 2, 3, 2)
-    metrics = tuple({"loss": float(trial)} for trial in range(4))
-    events = [
-        Started("", "er", seeds[:2], 2, 9, "scan", views=("answer", "working")),
-        Progress(seeds, 0, "train", 5, 9, 1, 1.0, {"loss": 1.5}, values, metrics),
-        Evaluated(seeds, 0, matrix, 1.0, values),
-    ]
-    for method in ("er", "er 2"):
-        with tensorboard(tmp_path, method, ["rate=0.1", "rate=1"]) as observe:
-            for event in events:
-                observe(event)
-    folders = {str(Path(folder).relative_to(tmp_path)) for folder in Writer.written}
-    assert folders == {f"tensorboard/{m}/rate={v}" for m in ("er", "er_2") for v in ("0.1", "1")}
-    for value in range(2):
-        mine = Writer.written[str(tmp_path / "tensorboard" / "er" / f"rate={('0.1', '1')[value]}")]
-        assert all(len(each) == 1 for each in mine.values())
-        assert len(mine) == 2 * (1 + 2 * 2 * 2)  # seeds, a loss, networks, scenarios, tasks
-        for seed in range(2):
-            trial = 2 * value + seed
-            assert mine[f"seed{seed}/train/loss"] == [(5, trial)]
-            assert mine[f"seed{seed}/task-IL/task_2"] == [(1, matrix[trial, 0, 1, 1, 1])]
-            tag = f"seed{seed}/working/class-IL/task_1"
-            assert mine[tag] == [(1, matrix[trial, 1, 0, 1, 0])]
-
-
-def test_losses_of_trials_are_their_own(call, monkeypatch, tmp_path):
+def test_losses_of_trials_are_their_own(call, tmp_path):
     """A real sweep: a rate of 0 keeps its loss where the other's falls; grid files by label."""
-    monkeypatch.setattr("cls_jax.report.console.writer_class", lambda: Writer)
-    monkeypatch.setattr("cls_jax.app.run_config.writer_class", lambda: Writer)
-    monkeypatch.setattr(Writer, "written", {})
     line = f"{SMALL} --methods sgd --epochs 4 --sweep learning_rate 0 0.1 --seeds 0 1"
-    code, out, err = call("compare", f"{line} --batch-size 50 --workdir out --tensorboard")
+    code, out, err = call("compare", f"{line} --batch-size 50 --workdir out --log csv")
     assert code == 0, err
     assert "sgd learning_rate=0.1" in out
-    last = {
-        Path(folder).name: [tags[f"seed{seed}/train/loss"][-1][1] for seed in (0, 1)]
-        for folder, tags in Writer.written.items()
-    }
-    assert min(last["learning_rate=0"]) > max(last["learning_rate=0.1"])
+    with open(tmp_path / "out" / "losses.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    last = {value: {} for value in ("learning_rate=0", "learning_rate=0.1")}
+    for row in rows:
+        last[row["value"]][row["seed"]] = float(row["mean"])
+    assert [[*of] for of in last.values()] == [["0", "1"]] * 2
+    still, learned = (of.values() for of in last.values())
+    assert min(still) > max(learned)
     assert json.loads((tmp_path / "out" / "config.json").read_text())

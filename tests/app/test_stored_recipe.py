@@ -56,6 +56,15 @@ def test_what_is_written_is_read(method, tmp_path):
     assert (recipe.shape, recipe.seeds, recipe.sweep) == ((8, 8, 3), (0, 1), ("",))
 
 
+def test_names_of_classes_are_kept_or_are_their_numbers(tmp_path):
+    for given, expected in (
+        (tuple("abcdefghij"), tuple("abcdefghij")),
+        (None, tuple("0123456789")),
+    ):
+        write_recipe(tmp_path, words(**({} if given is None else {"label_names": given})))
+        assert read_recipe(tmp_path / "recipe.json", KINDS).label_names == expected
+
+
 def put(*path, value):
     """A change of one field, by its path."""
 
@@ -93,6 +102,8 @@ DAMAGE = {
     "objects": (put("dtype", value="object"), "dtype is 'object'"),
     "no batch": (put("batch_size", value=0), "batch_size is 0"),
     "no inputs": (lambda r: r["inputs"].pop("flip"), "inputs has no flip"),
+    "too few names": (put("label_names", value=["a"]), "label_names holds 1 for 10 classes"),
+    "names that are numbers": (put("label_names", value=[*range(10)]), "label_names is"),
     "no classes": (put("num_classes", value=0), "num_classes is 0"),
     "a seed twice": (put("seeds", value=[1, 1]), "seeds holds 2 values"),
     "a seed below 0": (put("seeds", value=[-1]), "seeds holds -1"),

@@ -27,8 +27,9 @@ def test_kills_of_clser_change_nothing(tmp_path):
         ("steps", 3, 0.01), ("save", 2, 0), ("save", 3, 0.02), ("evaluation", 2, 0.005),
         ("boundary", 3, 0),
     ]  # fmt: skip
-    script = [*CLSER, "--save-every", "20steps"]
+    script = [*CLSER, "--save-every", "20steps", "--log", "csv"]
     attempts, found = survive(script, iter(moments), len(moments), tmp_path)
+    assert (tmp_path / "quiet" / "losses.csv").read_text().count("\n") > 20  # compared with it
     assert [attempt.killed for attempt in attempts] == [True] * len(moments)
     assert found == []
     # The comparison itself: another seed's run differs in everything.

@@ -43,7 +43,10 @@ ONLY_IN = {
     "tyro": {"app.flags"},
     "filelock": {"runtime.lock", "runtime.distributed"},
     "platformdirs": {"core.paths"},
-    "tensorboardX": {"report.console"},
+    "tensorboardX": {"report.tensorboard_log"},
+    "wandb": {"report.wandb_log"},
+    "flatbuffers": {"app.export"},
+    "safetensors": {"app.weights"},
     "sklearn": {"data.load"},
     "PIL": {"data.local", "data.pictures", "data.builders", "data.tfds"},
     "dm_pix": {"core.image_ops"},
@@ -73,6 +76,7 @@ LAZY = (
     "matplotlib",
     "sklearn",
     "PIL",
+    "wandb",
 )
 """Heavy, or not always installed: imported inside the function that needs them."""
 
@@ -215,7 +219,9 @@ def test_packages_are_imported_where_they_belong_and_when_needed(module):
 def test_importing_loads_nothing_heavy(module):
     """A fresh interpreter: ``cls_jax`` alone does not even load JAX."""
     heavy = ["tensorflow", "tensorflow_datasets", "matplotlib", "orbax", "sklearn", "PIL"]
-    heavy += ["array_record", "tensorboardX"] + (["jax", "flax"] if module == "cls_jax" else [])
+    heavy += ["array_record", "tensorboardX", "wandb"] + (
+        ["jax", "flax"] if module == "cls_jax" else []
+    )
     code = f"import sys, {module}; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
@@ -345,7 +351,7 @@ def test_requirements_and_pyproject_agree():
 def test_every_package_imported_is_required():
     stdlib = set(sys.stdlib_module_names)
     given = {"PIL": "pillow", "sklearn": "scikit-learn"}
-    extras = {"tensorboardX", "tensorflow", "torch"}
+    extras = {"tensorboardX", "tensorflow", "torch", "wandb", "flatbuffers", "safetensors"}
     required = (ROOT / "requirements.txt").read_text().replace("_", "-")
     for module in MODULES:
         for name, _ in imports(module):

@@ -1,27 +1,22 @@
-"""What a run shows while it goes: plain lines, live bars, TensorBoard files."""
+"""What a run shows while it goes: plain lines, live bars."""
 
 import io
 import re
-import struct
-import sys
 
 import numpy as np
 import pytest
 import rich.progress
 from rich.console import Console
 
-from cls_jax.core.errors import InputError
 from cls_jax.report.console import (
     Pace,
     clock,
     console,
-    fan_out,
     metrics_text,
     seeds_text,
     task_line,
-    tensorboard,
 )
-from cls_jax.training.events import Evaluated, Progress, Started
+from cls_jax.training.events import Ended, Evaluated, Progress, Started
 
 HEADLINE = "cifar10, 2 tasks x 5 classes: 10 classes, 2 tasks, 100 training and 20 test examples"
 METRICS = {"ce": 0.25, "loss": 0.5, "barlow": 13.2, "kl": 0.01}
@@ -66,6 +61,7 @@ def story(groups):
             yield progress(group, task, 10 * task + 5)
             yield progress(group, task, 10 * task + 10)
             yield evaluated(group, task)
+    yield Ended(True)
 
 
 @pytest.fixture(autouse=True)
@@ -79,9 +75,9 @@ def draw_every_update(monkeypatch):
 
 def shown(groups, *, terminal, width=100, **kinds):
     to = Console(file=io.StringIO(), force_terminal=terminal, width=width, color_system=None)
-    with console(to=to, **kinds) as observe:
-        for event in story(groups):
-            observe(event)
+    log = console(to=to, **kinds)
+    for event in story(groups):
+        log(event)
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", to.file.getvalue())
 
 
@@ -163,49 +159,3 @@ def test_small_texts():
     assert [clock(s) for s in (3.6, 725, 11045)] == ["0:04", "12:05", "3:04:05"]
     assert metrics_text(METRICS) == "loss 0.5       ce 0.25      barlow 13.2"
     assert metrics_text({}) == ""
-
-
-def test_fan_out_tells_all_in_order():
-    heard = []
-    observe = fan_out(lambda e: heard.append(("a", e)), lambda e: heard.append(("b", e)))
-    event = progress((0,), 0, 5)
-    observe(event)
-    assert heard == [("a", event), ("b", event)]
-
-
-def test_tensorboard_files_hold_losses_and_accuracies(tmp_path):
-    pytest.importorskip("tensorboardX")
-    with tensorboard(tmp_path) as observe:
-        for event in story([(3,)]):
-            observe(event)
-    scalars = _scalars(tmp_path / "tensorboard")
-    assert scalars["seed3/train/loss"] == {5: 0.5, 10: 0.5, 15: 0.5, 20: 0.5}
-    assert scalars["seed3/train/kl"][20] == pytest.approx(0.01)
-    accuracy = {0: 0.1, 1: 0.9, 2: 0.503}
-    assert scalars["seed3/class-IL/task_1"] == pytest.approx(accuracy)
-    assert scalars["seed3/task-IL/task_2"] == pytest.approx({0: 0.1, 1: 0.5, 2: 0.9})
-
-
-def test_tensorboard_missing_says_how_to_install_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(InputError, match="pip install"), tensorboard(tmp_path):
-        pass
-    with tensorboard(None) as observe:  # nobody asked for it
-        observe(progress((0,), 0, 5))
-    assert not any(tmp_path.iterdir())
-
-
-def _scalars(folder):
-    """tag -> {step: value} of every event file: length, crc, record, crc."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    found = {}
-    for path in folder.iterdir():
-        data = path.read_bytes()
-        while data:
-            (length,) = struct.unpack("<Q", data[:8])
-            event = Event.FromString(data[12 : 12 + length])
-            for value in event.summary.value:
-                found.setdefault(value.tag, {})[event.step] = value.simple_value
-            data = data[16 + length :]
-    return found

@@ -184,8 +184,7 @@ def test_a_terminal_without_unicode_gets_the_table(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", NASTY)
 def test_the_console_shows_the_headline_as_it_is(name, capfd):
-    with console() as observe:
-        observe(Started(name, name, (0,), 2, 20, "loop"))
+    console()(Started(name, name, (0,), 2, 20, "loop"))
     assert visible(name).strip() in capfd.readouterr().err
 
 

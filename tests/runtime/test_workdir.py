@@ -205,7 +205,7 @@ def everything(folder):
     return found
 
 
-@pytest.mark.parametrize("name", [".lock", "config.json", "checkpoints", "tensorboard"])
+@pytest.mark.parametrize("name", [".lock", "config.json", "checkpoints", "tensorboard", "wandb"])
 def test_no_link_in_a_workdir_is_followed(tmp_path, name):
     """It may have come with the folder, and lead to a file of the user's."""
     (tmp_path / "victim").mkdir()
@@ -412,8 +412,9 @@ OUTPUTS = {
     "no home": ({"workdir": "~nobody-here/x"}, "nobody's home is ~nobody-here"),
     "strange": ({"workdir": "strange"}, "has no config.json of cls_jax but holds 'mine'"),
     "profile": ({"workdir": "w", "profile": "strange/mine"}, "profile strange/mine: .* is a file"),
-    "writer": ({"workdir": "w", "tensorboard": True}, "tensorboard needs tensorboardX"),
-    "no folder": ({"tensorboard": True}, "tensorboard needs a folder; give --workdir"),
+    "writer": ({"workdir": "w", "log": ("tensorboard",)}, "tensorboard needs tensorboardX"),
+    "wandb": ({"workdir": "w", "log": ("csv", "wandb")}, "log wandb needs wandb, which is not"),
+    "no folder": ({"log": ("csv",)}, "log is csv, but there is no folder for it; give --workdir"),
     "saves": ({"workdir": "w", "restart": True, "profile": ""}, 'profile is ""'),
 }
 
@@ -423,6 +424,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is(case, tmp_path, mo
     """By ``begin``, which every script calls before it opens its data."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    monkeypatch.setitem(sys.modules, "wandb", None)
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange" / "mine").touch()
     flags, expected = OUTPUTS[case]

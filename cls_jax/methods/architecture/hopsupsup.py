@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax import core
 
 from cls_jax.core.checks import check_range
 from cls_jax.core.losses import cross_entropy, entropy
@@ -196,10 +197,10 @@ def recover(
     Returns:
       layer -> float32[num_steps, d], the scores after each step.
     """
-    size = min(batch_size, len(x))
+    size = core.min_dim(batch_size, x.shape[0])  # n has no value yet in an exported program
 
     def loss(scores: PyTree, t: Array) -> Array:
-        seen = x[(t * size + jnp.arange(size)) % len(x)]
+        seen = x[(t * size + jnp.arange(size)) % x.shape[0]]
         late = (t + 1) / num_steps
         valleys = jax.tree.map(lambda w, q: energy(w, pattern(q)), hopfield.weights, scores)
         return (1 - late) * entropy(logits_of(scores, seen)) + (

@@ -248,7 +248,7 @@ def spb(
     def predict(state: SpbState, x: Array, task: Task) -> Array:
         x, head = augment.test(x), state.classifier.vars.params
         flat = all_rotations(x, rotations).reshape(-1, *x.shape[1:])
-        features = features_of(state.extractor.vars, flat).reshape(rotations, len(x), -1)
+        features = features_of(state.extractor.vars, flat).reshape(rotations, x.shape[0], -1)
         logits = cosine_logits(features, head["weights"], head["scale"])
         return mask_logits(sum_predictions(logits, state.seen, answer), state.seen)
 
