@@ -138,7 +138,8 @@ def search(
                 _one(study, space, train, observe_with, me, folder, taking.pop_all().close)
     if any(t.state == states.RUNNING for t in trials):
         return None
-    return [Candidate(t.number, t.params, tuple(t.user_attrs.get("scores", ()))) for t in trials]
+    told = [(t.user_attrs, t.params) for t in trials]
+    return [Candidate(about["first"], v, tuple(about.get("scores", ()))) for about, v in told]
 
 
 def _one(
@@ -151,16 +152,15 @@ def _one(
     taken: Callable[[], None],
 ) -> None:
     """Takes one trial and trains it; calls ``taken`` in between. One that fails is queued again."""
-    number, first = None, 0
+    number = first = None
 
     def objective(trial: Any) -> float:
         nonlocal number, first
-        number = trial.number
+        number, first = trial.number, trial.user_attrs.get("first", trial.number)
         trial.set_user_attr("worker", f"{number} {me}")
+        trial.set_user_attr("first", first)
         values = {one.name: _suggest(trial, one) for one in space}
         taken()
-        retried = _requeue().retried_trial_number(trial)
-        first = number if retried is None else retried
         scores = train(first, values, observe_with(trial))
         trial.set_user_attr("scores", list(scores))
         return float(np.mean(scores))
@@ -173,7 +173,7 @@ def _one(
         raise
     finally:
         taken()
-    if folder is not None and number is not None:  # what it was saved for is done
+    if folder is not None and first is not None:  # what it was saved for is done
         shutil.rmtree(trial_folder(folder, first) / CHECKPOINTS, ignore_errors=True)
 
 
