@@ -28,7 +28,7 @@ DOORS = (
 NO_JAX = (
     *("core.errors", "core.keys", "core.checks", "core.choices", "core.files", "core.paths"),
     *("core.version", "core.metrics", "nets.config", "streams.config", "training.events"),
-    *("app.flags", "app.run_config"),
+    *("app.flags", "app.run_config", "app.tuning.config", "app.tuning.candidates"),
 )
 """Modules that load no JAX, beside all of report: a command line and a table need none."""
 
@@ -44,6 +44,7 @@ ONLY_IN = {
     "filelock": {"runtime.lock", "runtime.distributed"},
     "platformdirs": {"core.paths"},
     "tensorboardX": {"report.console"},
+    "optuna": {"app.tuning.study"},
     "sklearn": {"data.load"},
     "PIL": {"data.local", "data.pictures", "data.builders", "data.tfds"},
     "dm_pix": {"core.image_ops"},
@@ -71,6 +72,7 @@ LAZY = (
     "matplotlib",
     "sklearn",
     "PIL",
+    "optuna",
 )
 """Heavy, or not always installed: imported inside the function that needs them."""
 
@@ -342,7 +344,7 @@ def test_requirements_and_pyproject_agree():
 def test_every_package_imported_is_required():
     stdlib = set(sys.stdlib_module_names)
     given = {"PIL": "pillow", "sklearn": "scikit-learn"}
-    extras = {"tensorboardX", "tensorflow", "torch"}
+    extras = {"tensorboardX", "tensorflow", "torch", "optuna"}
     required = (ROOT / "requirements.txt").read_text().replace("_", "-")
     for module in MODULES:
         for name, _ in imports(module):

@@ -41,7 +41,7 @@ def optuna() -> ModuleType:
       InputError: it is not installed.
     """
     try:
-        import optuna
+        import optuna  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise InputError(
             "space needs Optuna, which is not installed; pip install 'cls_jax[tune]', or give a "
@@ -123,7 +123,8 @@ def search(
             with contextlib.ExitStack() as taking:
                 # One worker at a time counts the trials and takes one.
                 taking.enter_context(_in(folder, lambda place: locked(place, wait=-1)))
-                queue_left_behind(study, folder)
+                if folder is not None:
+                    queue_left_behind(study, folder)
                 trials = [t for t in study.get_trials(deepcopy=False) if t.state != states.FAIL]
                 queued = any(t.state == states.WAITING for t in trials)
                 if len(trials) >= wanted and not queued:
@@ -182,10 +183,10 @@ def trial_folder(folder: Path, number: int) -> Path:
     return folder / f"trial_{number:04d}"
 
 
-def queue_left_behind(study: Any, folder: Path | None) -> None:
-    """Queues again every trial of a worker that was killed."""
+def queue_left_behind(study: Any, folder: Path) -> None:
+    """Queues again every trial of a worker of this folder that was killed."""
     states = optuna().trial.TrialState
-    for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)) if folder else ():
+    for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
         number, _, worker = str(trial.user_attrs.get("worker", "")).partition(" ")
         if number == str(trial.number):
             gone = is_gone(folder, worker)
