@@ -170,7 +170,7 @@ def _one(
         study.optimize(objective, n_trials=1)
     except BaseException:
         if number is not None:
-            _requeue()(study, study.trials[number])
+            _queue_again(study, study.trials[number])
         raise
     finally:
         taken()
@@ -194,8 +194,7 @@ def queue_left_behind(study: Any, folder: Path) -> None:
             age = datetime.datetime.now() - trial.datetime_start
             gone = age.total_seconds() > _UNSIGNED
         if gone:
-            study.tell(trial.number, state=states.FAIL)
-            _requeue()(study, trial)
+            _queue_again(study, trial)
 
 
 def reports(trial: Any, seeds: Sequence[int], num_tasks: int, place: int) -> Observer:
@@ -228,6 +227,14 @@ def _suggest(trial: Any, one: Dimension) -> Any:
     if one.scale == "choice":
         return trial.suggest_categorical(one.name, one.values)
     return trial.suggest_float(one.name, *one.values, log=one.scale == "log")
+
+
+def _queue_again(study: Any, trial: Any) -> None:
+    """Fails a trial, where that was not done, and queues its values."""
+    states = optuna().trial.TrialState
+    if trial.state == states.RUNNING:
+        study.tell(trial.number, state=states.FAIL)
+    _requeue()(study, trial)
 
 
 def _requeue() -> Any:
