@@ -142,14 +142,22 @@ def test_without_optuna_there_is_one_sentence_and_the_grid(turned, monkeypatch):
     assert "--sweep" in err
 
 
-def test_a_storage_that_cannot_be_opened_is_one_sentence_without_its_password(turned, tmp_path):
+def test_a_storage_that_cannot_be_opened_is_one_sentence(turned, tmp_path):
     pytest.importorskip("optuna")
-    for url in ("nosuch://me:secret@here/db", "words"):
+    for url in ("nosuch://me@here/db", "words"):
         words = (*turned, *SPACE, "--storage", url, "--workdir", "w")
         code, _, err = ask("cls-jax tune", *words)
         assert code == 2
-        assert "error: storage" in err
-        assert "secret" not in err
+        assert f"error: storage {url} cannot be opened" in err
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("url", ["mysql://me:secret@here/db", "mysql://here/db?password=secret"])
+def test_a_password_is_not_written_down(turned, tmp_path, url):
+    code, _, err = ask("cls-jax tune", *turned, *SPACE, "--storage", url, "--workdir", "w")
+    assert code == 2
+    assert "error: storage holds a password" in err
+    assert "secret" not in err
     assert not (tmp_path / "w").exists()
 
 

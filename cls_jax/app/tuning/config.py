@@ -1,5 +1,6 @@
 """The flags of choosing: on which tasks, by which score, from which values; needs no JAX."""
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,6 +8,8 @@ from typing import Any, Literal
 from cls_jax.app.flags import Repeated
 from cls_jax.app.unused import refuse
 from cls_jax.core.errors import InputError
+
+_PASSWORD = re.compile(r"://[^/@]*:[^/]*@|[?&]password=")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,11 @@ def check_tuning(config: Any, typed: Collection[str]) -> None:
             refuse(
                 name, getattr(tune, name), "a --sweep tries every value; give --space for Optuna"
             )
+    if tune.storage is not None and _PASSWORD.search(tune.storage):
+        raise InputError(
+            "storage holds a password, which would stand in every record; leave it out of the URL "
+            "and give it as your database wants it, e.g. in PGPASSWORD or ~/.pgpass"
+        )
     if tune.trials is not None and tune.trials < 1:
         raise InputError(f"trials is {tune.trials}; give at least 1")
     if config.stream.validation_fraction == 0:

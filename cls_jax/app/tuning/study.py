@@ -7,7 +7,6 @@ in a database Optuna's own heartbeat does.
 
 import contextlib
 import datetime
-import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,11 +50,6 @@ def optuna() -> ModuleType:
     return optuna
 
 
-def without_password(storage: str | None) -> str | None:
-    """The URL as it may be written down."""
-    return storage and re.sub(r"(://[^/@:]*):[^@/]*@", r"\1:***@", storage)
-
-
 def open_storage(url: str | None, folder: Path | None) -> Any:
     """The database of that URL, the journal in the folder, or None: in memory.
 
@@ -78,9 +72,9 @@ def open_storage(url: str | None, folder: Path | None) -> Any:
                 heartbeat_stale_trial_callback=_requeue(),
             )
     except Exception as error:  # of SQLAlchemy, of a driver, or one that is not installed
-        why = " ".join(str(error).split())[:200].replace(url, "it")
+        why = " ".join(str(error).split())[:200]
         raise InputError(
-            f"storage {without_password(url)} cannot be opened ({why}); give a URL as Optuna takes "
+            f"storage {url} cannot be opened ({why}); give a URL as Optuna takes "
             "it, e.g. sqlite:///study.db, or leave it out for a journal in the workdir"
         ) from None
 

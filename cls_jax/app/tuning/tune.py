@@ -50,10 +50,8 @@ def tune(method: str, config: Any) -> None:
     begin(config.run)
     choosing, testing = protocol(config.stream, config.tune.choose_tasks)
     stream, whole = make_stream(choosing), make_stream(testing)
-    url = study.without_password(config.tune.storage)
-    record = replace(config, tune=replace(config.tune, storage=url))
-    tried = _Tried(method, replace(record, stream=choosing), stream)
-    winners = _Tried(method, replace(record, stream=testing), whole)
+    tried = _Tried(method, replace(config, stream=choosing), stream)
+    winners = _Tried(method, replace(config, stream=testing), whole)
     place = tried.place(config.tune.metric)
     space = read_space(method, config.tune.space)
     _check(config, tried, space)
@@ -62,12 +60,12 @@ def tune(method: str, config: Any) -> None:
     if config.run.workdir is not None:
         folder = Path(config.run.workdir) / VALIDATION
         how = {"restart": config.run.restart, "wait": 10}  # another worker may begin just now
-        with claim(config.run.workdir, asdict(record), same, **how), writing(config.run.workdir):
+        with claim(config.run.workdir, asdict(config), same, **how), writing(config.run.workdir):
             for name in (VALIDATION, CHECKPOINTS):
                 (Path(config.run.workdir) / name).mkdir(exist_ok=True)
     if space:
         found = study.search(
-            f"{method} {digest(asdict(record), same)}",
+            f"{method} {digest(asdict(config), same)}",
             storage or study.open_storage(None, folder),
             config.tune,
             space,
@@ -82,7 +80,7 @@ def tune(method: str, config: Any) -> None:
         return
     # Two workers may both have been the last one: then the second finds the winner trained.
     with nullcontext() if folder is None else locked(folder, wait=-1):
-        _test(found, winners, record, place)
+        _test(found, winners, config, place)
 
 
 def protocol(
@@ -179,11 +177,11 @@ def _check(config: Any, tried: _Tried, space: Sequence[Dimension]) -> None:
             tried.learner(values)
 
 
-def _test(found: Sequence[Candidate], winners: _Tried, record: Any, place: int) -> None:
+def _test(found: Sequence[Candidate], winners: _Tried, config: Any, place: int) -> None:
     """Trains the winner on the full training set, tests it, prints and writes everything."""
-    workdir = record.run.workdir
+    workdir = config.run.workdir
     run = winners.run(None if workdir is None else Path(workdir), sweep=())
-    results = execute([winners.learner(winner(found).values)], run, record)
+    results = execute([winners.learner(winner(found).values)], run, config)
     table = tuning_table(found, results[0], place)
     show(rich_table(table))
     if workdir is not None:
@@ -193,4 +191,4 @@ def _test(found: Sequence[Candidate], winners: _Tried, record: Any, place: int) 
         }
         with writing(workdir):
             write_all(Path(workdir), files)
-    report(record, results)
+    report(config, results)
