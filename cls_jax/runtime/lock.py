@@ -60,11 +60,14 @@ def signed_in(folder: str | Path) -> Iterator[str]:
     """A name of this process, by which ``is_gone`` tells other processes that it was killed."""
     name = f"worker_{os.getpid()}_{secrets.token_hex(8)}"
     path = Path(folder) / name
-    with writing(folder), FileLock(path, timeout=0):
-        try:
-            yield name
-        finally:
-            path.unlink(missing_ok=True)
+    lock = FileLock(path, timeout=0)
+    with writing(folder):
+        lock.acquire()
+    try:
+        yield name
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
 def is_gone(folder: str | Path, name: str) -> bool:

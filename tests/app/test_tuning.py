@@ -2,13 +2,16 @@
 
 import csv
 import sys
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cls_jax.app.tuning.candidates import Candidate, metric_place, tuning_csv, tuning_table, winner
-from cls_jax.app.tuning.space import grid_points, read_space
+from cls_jax.app.tuning.config import TuneConfig
+from cls_jax.app.tuning.space import Dimension, grid_points, read_space
+from cls_jax.app.tuning.study import open_storage, reports, search, trial_folder
 from cls_jax.app.tuning.tune import protocol
 from cls_jax.core.errors import InputError
 from cls_jax.methods import METHODS
@@ -16,7 +19,7 @@ from cls_jax.methods.base import Algorithm, method
 from cls_jax.methods.problem import Problem
 from cls_jax.report.results import read
 from cls_jax.streams.config import StreamConfig
-from cls_jax.training.events import Result
+from cls_jax.training.events import Evaluated, Result
 from tests.support.ask import ask
 
 TINY = ("--net", "mlp", "--hidden", "8", "--batch-size", "10", "--epochs", "3", "--tasks", "1")
@@ -150,6 +153,60 @@ def test_a_storage_that_cannot_be_opened_is_one_sentence(turned, tmp_path):
         assert code == 2
         assert f"error: storage {url} cannot be opened" in err
     assert not (tmp_path / "w").exists()
+
+
+def a_study(values, folder, train, trials):
+    """``search`` over the choices ``values`` of one argument, two seeds and two tasks."""
+    optuna = pytest.importorskip("optuna")
+    storage = optuna.storages.InMemoryStorage() if folder is None else open_storage(None, folder)
+    space = [Dimension("rate", "choice", values)]
+    how = TuneConfig(sampler="grid", trials=trials)
+    watch = partial(reports, seeds=(3, 5), num_tasks=2, place=1)
+    return search("s", storage, how, space, train, watch, folder)
+
+
+def learned(rate, seed, task):
+    """The event after ``task`` of one seed, when its task-IL accuracy is ``rate`` on all tasks."""
+    matrix = np.full((1, 1, 2, 3, 2), np.nan)
+    matrix[..., 1, : task + 2, : task + 1] = rate
+    return Evaluated((seed,), task, matrix, 0.0)
+
+
+def test_a_trial_below_the_median_is_stopped_at_its_task():
+    """Each of two seeds that run one after another tells its tasks."""
+    seen = []
+
+    def train(number, values, observe):
+        for seed in (3, 5):
+            for task in range(2):
+                seen.append((number, seed, task))
+                observe(learned(values["rate"], seed, task))
+        return [values["rate"]] * 2
+
+    rates = (0.5, 0.6, 0.7, 0.8, 0.9, 0.1, 0.95)
+    found = a_study(rates, None, train, None)
+    assert [one.values["rate"] for one in found] == list(rates)
+    assert [one.scores for one in found] == [(r, r) if r != 0.1 else () for r in rates]
+    assert [step for step in seen if step[0] == 5] == [(5, 3, 0)]
+    assert winner(found).values == {"rate": 0.95}
+
+
+def test_a_trial_that_fails_is_taken_up_again_in_its_own_folder(tmp_path):
+    numbers = []
+
+    def train(number, values, observe):
+        numbers.append(number)
+        trial_folder(tmp_path, number).mkdir(exist_ok=True)
+        if len(numbers) == 2:
+            raise OSError("the disk is full")
+        return [values["rate"]]
+
+    with pytest.raises(OSError, match="full"):
+        a_study((0.1, 0.3, 0.2), tmp_path, train, 3)
+    found = a_study((0.1, 0.3, 0.2), tmp_path, train, 3)
+    assert numbers == [0, 1, 1, 3]
+    assert sorted((one.number, *one.scores) for one in found) == [(0, 0.1), (1, 0.3), (3, 0.2)]
+    assert not list(tmp_path.glob("worker_*"))  # all have signed out
 
 
 @pytest.mark.parametrize("url", ["mysql://me:secret@here/db", "mysql://here/db?password=secret"])
