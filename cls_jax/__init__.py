@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from cls_jax.data import load as _load
     from cls_jax.data.dataset import Dataset as Dataset
     from cls_jax.data.dataset import Split as Split
+    from cls_jax.data.hold_out import hold_out as hold_out
     from cls_jax.methods.architecture.apd import apd as apd
     from cls_jax.methods.architecture.den import den as den
     from cls_jax.methods.architecture.hopsupsup import hopsupsup as hopsupsup
@@ -85,6 +86,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from cls_jax.streams.domain_il import rotated as rotated
     from cls_jax.streams.gcil import gcil as gcil
     from cls_jax.streams.mnist360 import mnist360 as mnist360
+    from cls_jax.streams.task_order import only_tasks as only_tasks
     from cls_jax.training.group import task_classes as task_classes
     from cls_jax.training.plan import Plan as Plan
 
@@ -100,6 +102,7 @@ _NAMES = {
     "core.own": ("net", "dataset", "import_file"),
     "core.types": ("Batch", "Task", "Variables", "Trainable"),
     "data.dataset": ("Dataset", "Split"),
+    "data.hold_out": ("hold_out",),
     "methods": ("METHODS",),
     "methods.base": ("method", "Algorithm", "Method", "Needs", "Phase"),
     "methods.problem": ("Problem",),
@@ -111,6 +114,7 @@ _NAMES = {
     "streams.domain_il": ("dihedral", "permuted", "rotated"),
     "streams.gcil": ("gcil",),
     "streams.mnist360": ("mnist360",),
+    "streams.task_order": ("only_tasks",),
     "training.group": ("task_classes",),
     "training.plan": ("Plan",),
 }

@@ -18,6 +18,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.host_memory import check_bytes, check_schedule
 from cls_jax.core.paths import user_path
 from cls_jax.data.dataset import Dataset
+from cls_jax.data.hold_out import hold_out
 from cls_jax.data.load import load
 from cls_jax.data.scramble import scrambled
 from cls_jax.methods import METHODS, signature
@@ -34,7 +35,7 @@ from cls_jax.streams.domain_il import dihedral, permuted, rotated
 from cls_jax.streams.gcil import gcil
 from cls_jax.streams.mnist360 import mnist360
 from cls_jax.streams.stream import Stream
-from cls_jax.streams.task_order import in_order
+from cls_jax.streams.task_order import in_order, only_tasks
 
 
 def make_stream(config: StreamConfig, *, read_only: bool = False) -> Stream:
@@ -82,9 +83,12 @@ def make_stream(config: StreamConfig, *, read_only: bool = False) -> Stream:
     flags = config.data, config.data_dir, config.image_size, config.scrambled, read_only
     again = config.data.startswith("folder:")  # its cache on disk knows whether it has changed
     source = _loaded.__wrapped__(*flags, None) if again else _loaded(*flags, _state(config.data))
+    if config.validation_fraction != 0:
+        source = hold_out(source, config.validation_fraction, config.validation_seed)
     _check_length(config, len(source.train.y))
     stream = make(source, batch_size=config.batch_size, epochs=config.epochs, **settings)
-    return in_order(stream, order)
+    stream = in_order(stream, order)
+    return only_tasks(stream, config.only_tasks) if config.only_tasks else stream
 
 
 def without_dir(data: str) -> bool:

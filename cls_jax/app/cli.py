@@ -13,6 +13,7 @@ from cls_jax.methods import METHODS, signature
 
 COMMANDS = {
     "run": "one method learns a stream: cls-jax run dualnet --workdir runs/first",
+    "tune": "hyper-parameters chosen on validation examples: cls-jax tune er --sweep ...",
     "compare": "several methods on one stream, in one table: cls-jax compare --methods er clser",
     "reproduce": "a published table beside ours: cls-jax reproduce s_mnist --methods clser",
     "evaluate": "what a workdir holds, scored again: cls-jax evaluate runs/first",
@@ -20,6 +21,9 @@ COMMANDS = {
     "report": "finished runs side by side: cls-jax report runs/a runs/b --out runs/both",
     "benchmark": "how fast a method's steps are here: cls-jax benchmark --method clser",
 }
+
+OF_ONE_METHOD = {"run", "tune"}
+"""Commands whose first word is a method."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -46,18 +50,18 @@ def _main(words: list[str]) -> None:
     if name not in COMMANDS:
         _end(f"error: cls-jax has no command {unknown(name, COMMANDS)}", 2)
     module = import_module(f"cls_jax.app.commands.{name}")
-    if name != "run":
+    if name not in OF_ONE_METHOD:
         module.start(rest, prog=f"cls-jax {name}")
         return
     if rest[:1] in ([], ["-h"], ["--help"]):
-        _end(_methods())
+        _end(_methods(name))
     method, *flags = rest
     if method.startswith("-"):
-        _end(f"error: the method comes first: cls-jax run METHOD {' '.join(rest)}", 2)
+        _end(f"error: the method comes first: cls-jax {name} METHOD {' '.join(rest)}", 2)
     import_own(flags)
     if method not in METHODS:
-        _end(f"error: run has no method {unknown(method, METHODS)}", 2)
-    module.start(method, flags, prog=f"cls-jax run {method}")
+        _end(f"error: {name} has no method {unknown(method, METHODS)}", 2)
+    module.start(method, flags, prog=f"cls-jax {name} {method}")
 
 
 def _help() -> str:
@@ -67,10 +71,11 @@ def _help() -> str:
     return "\n".join([usage, "", *lines])
 
 
-def _methods() -> str:
+def _methods(command: str) -> str:
     width = max(map(len, METHODS))
     lines = [f"  {name:{width}}  {signature(name).doc.partition(chr(10))[0]}" for name in METHODS]
-    usage = "usage: cls-jax run METHOD [flags]; cls-jax run METHOD --help tells the flags"
+    call = f"cls-jax {command} METHOD"
+    usage = f"usage: {call} [flags]; {call} --help tells the flags"
     return "\n".join([usage, "", *lines])
 
 

@@ -38,7 +38,7 @@ the same to kinds that are known at run time only."""
 FLAT = arg(name="")
 """The setting of a nested dataclass whose flags have no prefix."""
 
-MAY_REPEAT = {"preset", "sweep", "import"}
+MAY_REPEAT = {"preset", "sweep", "space", "import"}
 """Flags that may stand on a line more than once; of presets the last one counts."""
 
 LARGEST_FLOAT = 3.4028235e38

@@ -21,8 +21,8 @@ Sweep = Sequence[Sequence[str]] | Sequence[str]
 """For each argument its name and its values, as words; a single one may stand alone."""
 
 
-class _Axis(NamedTuple):
-    """One argument of a sweep: its name, whether it is data, and label -> value."""
+class Axis(NamedTuple):
+    """One argument of a sweep: its name, whether it is data, and text -> value."""
 
     name: str
     of_hyper: bool
@@ -41,9 +41,9 @@ def grid(learner: Learner, sweep: Sweep) -> list[tuple[Learner, dict[str, dict[s
       InputError: for an unknown argument, one named twice, a value that is none of its kind, equal
         values, or none.
     """
-    rows: list[Any] = [sweep] if sweep and isinstance(sweep[0], str) else list(sweep)
+    rows = rows_of(sweep)
     known = signature(learner.recipe["method"]).arguments if rows else {}
-    axes = [_axis(words, {name: one.kind for name, one in known.items()}) for words in rows]
+    axes = [axis(words, {name: one.kind for name, one in known.items()}) for words in rows]
     names = [axis.name for axis in axes]
     if len(set(names)) < len(names):
         raise InputError(f"sweep names {', '.join(names)}; name each argument once")
@@ -52,6 +52,12 @@ def grid(learner: Learner, sweep: Sweep) -> list[tuple[Learner, dict[str, dict[s
         (_changed(learner, values, label) if values else learner, dict(hypers))
         for label, values in _combinations([axis for axis in axes if not axis.of_hyper])
     ]
+
+
+def rows_of(sweep: Sweep) -> list[Sequence[str]]:
+    """The words of each argument of a sweep."""
+    rows: list[Any] = [sweep] if sweep and isinstance(sweep[0], str) else list(sweep)
+    return rows
 
 
 def hyper_grid(method: Method, sweep: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
@@ -80,32 +86,42 @@ def hyper_grid(method: Method, sweep: Mapping[str, Sequence[float]]) -> dict[str
             raise InputError(
                 f"sweep over {name} has the value {short_repr(values)}; give a list of numbers"
             )
-        axes.append(_axis((name, *map(str, values)), {name: float}))
+        axes.append(axis((name, *map(str, values)), {name: float}))
     return _hypers(method, axes)
 
 
-def _hypers(method: Method, axes: Sequence[_Axis]) -> dict[str, dict[str, float]]:
+def _hypers(method: Method, axes: Sequence[Axis]) -> dict[str, dict[str, float]]:
     return {label: {**method.hyper, **values} for label, values in _combinations(axes)}
 
 
-def _axis(words: Sequence[str], known: Mapping[str, Any]) -> _Axis:
+def axis(words: Sequence[str], known: Mapping[str, Any], flag: str = "sweep") -> Axis:
+    """One argument with its values.
+
+    Args:
+      words: its name, then a word for each value.
+      known: the arguments that there are, by name, and of what kind each is.
+      flag: that gave the words.
+
+    Raises:
+      InputError: for another name, a value that is none of its kind, equal values, or none.
+    """
     name, *texts = words or ("",)
     if name not in known:
-        raise InputError(f"sweep names {name!r}; the method has {', '.join(known)}")
+        raise InputError(f"{flag} names {name!r}; the method has {', '.join(known)}")
     kind = known[name]
     try:
         values = {text: _value(text, kind) for text in texts}
     except (ValueError, KeyError):
         expected = "numbers" if kind is float else _expected(kind)
-        raise InputError(f"sweep over {name} has the values {texts}; give {expected}") from None
+        raise InputError(f"{flag} over {name} has the values {texts}; give {expected}") from None
     with np.errstate(over="ignore"):
         distinct = {np.float32(v) if isinstance(v, float) else v for v in values.values()}
     if not texts or len(distinct) < len(texts):
         raise InputError(
-            f"sweep over {name} has the values {texts}; give each once, at least one, and none "
+            f"{flag} over {name} has the values {texts}; give each once, at least one, and none "
             "that equals another as a number"
         )
-    return _Axis(name, kind is float, values)
+    return Axis(name, kind is float, values)
 
 
 def _value(text: str, kind: Any) -> Any:
@@ -127,7 +143,7 @@ def _expected(kind: Any) -> str:
     return names.get(kind) or choices or "it as a flag, in a run for each: it cannot be swept"
 
 
-def _combinations(axes: Sequence[_Axis]) -> list[tuple[str, dict[str, Any]]]:
+def _combinations(axes: Sequence[Axis]) -> list[tuple[str, dict[str, Any]]]:
     """(label, name -> value) of the grid, the last argument fastest."""
     each = [[(axis.name, *pair) for pair in axis.values.items()] for axis in axes]
     return [

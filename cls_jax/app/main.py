@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -34,7 +34,7 @@ from cls_jax.runtime.distributed import is_primary as is_primary
 from cls_jax.runtime.preemption import catch_signals
 from cls_jax.runtime.provenance import software
 from cls_jax.runtime.workdir import CHECKPOINTS, CONFIG, claim
-from cls_jax.training.events import Result
+from cls_jax.training.events import Logger, Result, untold
 from cls_jax.training.plan import Plan, check_run
 from cls_jax.training.runner import sweep
 from cls_jax.training.segments import Checkpointer, NoCheckpoints
@@ -85,7 +85,9 @@ def report(config: Any, results: Sequence[Result]) -> None:
 
 
 def check_execution(
-    learners: Sequence[Learner], config: RunConfig
+    learners: Sequence[Learner],
+    config: RunConfig,
+    diverged: Literal["raise", "keep"] = "raise",
 ) -> tuple[Plan, list[Learner], list[dict[str, dict[str, float]]]]:
     """The plan, learners, and hyper-parameters of each by label, once all are found good.
 
@@ -98,7 +100,7 @@ def check_execution(
         nothing, and for what no memory can hold.
     """
     how = config.chunk, config.mode, config.over_seeds, config.devices, config.data_on
-    plan = Plan(*how, config.profile, config.score)
+    plan = Plan(*how, config.profile, config.score, diverged)
     pairs = [pair for learner in learners for pair in grid(learner, config.sweep)]
     _check_names([learner.method.name for learner, _ in pairs])
     for learner, hypers in pairs:
@@ -122,7 +124,14 @@ def _check_names(names: Sequence[str]) -> None:
         raise InputError(f"{', '.join(twice)} is asked for more than once; name each method once")
 
 
-def execute(learners: Sequence[Learner], config: RunConfig, record: Any) -> list[Result]:
+def execute(
+    learners: Sequence[Learner],
+    config: RunConfig,
+    record: Any,
+    *,
+    observe: Logger = untold,
+    diverged: Literal["raise", "keep"] = "raise",
+) -> list[Result]:
     """Runs learners one after another, with the console, the logs and the saving asked for.
 
     What an earlier process saved of this experiment goes on from there.
@@ -132,6 +141,8 @@ def execute(learners: Sequence[Learner], config: RunConfig, record: Any) -> list
       config: seeds, plan and where to write.
       record: the whole config of the experiment, a dataclass; kept in the workdir, if there is one,
         which is made only once everything has been checked.
+      observe: called between chunks, beside the console and the logs.
+      diverged: what comes of a run whose metrics are not finite; see Plan.
 
     Raises:
       InputError: for bad seeds, hyper-parameters, plan or workdir, before any compute.
@@ -139,7 +150,7 @@ def execute(learners: Sequence[Learner], config: RunConfig, record: Any) -> list
       SaveFailed: when the disk is full or broken; what was saved before is kept.
       Stopped: after SIGTERM or Ctrl-C, once the run is saved.
     """
-    plan, learners, values = check_execution(learners, config)
+    plan, learners, values = check_execution(learners, config, diverged)
     for advice in advice_of(learners, values, config.seeds):
         print(f"warning: {advice}", file=sys.stderr)
     results, last_stream = [], None
@@ -155,7 +166,7 @@ def execute(learners: Sequence[Learner], config: RunConfig, record: Any) -> list
                 labels=list(hypers),
                 seeds=config.seeds,
                 plan=plan,
-                observe=several(*loggers),
+                observe=several(*loggers, observe),
                 keep=keep,
             )
             for label, result in zip(hypers, found, strict=True):
@@ -176,11 +187,7 @@ def saving(
     if config.workdir is None:
         yield [NoCheckpoints() for _ in learners]
         return
-    sources = {id(one.stream.source): one.stream.source for one in learners}.values()
-    same = {
-        "data": {source.name: describe(source)["fingerprint"] for source in sources},
-        "software": software(),
-    }
+    same = identity(learners)
     names = safe_names([learner.method.name for learner in learners])
     folders = [Path(config.workdir) / CHECKPOINTS / name for name in names]
     begun = (Path(config.workdir) / CONFIG).exists()
@@ -206,6 +213,15 @@ def saving(
             how = {"every": every, "last": config.keep, "wish": wish, "again": again}
             keepers.append(Checkpoints(folder, title, **how))
         yield keepers
+
+
+def identity(learners: Sequence[Learner]) -> dict[str, Any]:
+    """What must be the same wherever an experiment goes on, beside its config: data, software."""
+    sources = {id(one.stream.source): one.stream.source for one in learners}.values()
+    return {
+        "data": {source.name: describe(source)["fingerprint"] for source in sources},
+        "software": software(),
+    }
 
 
 def _meet(where: str) -> None:

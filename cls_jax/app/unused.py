@@ -39,6 +39,8 @@ def check_used(
         refuse("width", config.net.width, f"{names} has a {net}, {remedy}")
     if "net" in typed and kind != "mlp" and all(name in OWN_PERCEPTRON for name, _ in methods):
         refuse("net", kind, f"{names} always has a perceptron")
+    if "validation_seed" in typed and config.stream.validation_fraction == 0:
+        refuse("validation_seed", config.stream.validation_seed, "nothing is held out")
     for flag in VIEW_FLAGS:
         if flag in typed and not any(_has_views(*one) for one in methods):
             refuse(

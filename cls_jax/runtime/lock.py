@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import secrets
 import stat
 import sys
 from collections.abc import Iterator
@@ -19,15 +20,19 @@ _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  #
 
 
 @contextlib.contextmanager
-def locked(workdir: str | Path) -> Iterator[None]:
+def locked(workdir: str | Path, wait: float = 0) -> Iterator[None]:
     """Inside, no other process can be in here with the same folder; a killed one lets go.
+
+    Args:
+      workdir: a folder that is there.
+      wait: seconds in which another process may leave it; -1: for ever.
 
     Raises:
       InputError: another process is, or the lock is a link, which would lead out of the folder.
     """
     folder = Path(workdir)
     check_no_links(folder, LOCK)
-    lock = FileLock(folder / LOCK, timeout=0)
+    lock = FileLock(folder / LOCK, timeout=wait)
     with writing(folder), contextlib.ExitStack() as stack:
         try:
             stack.enter_context(lock)
@@ -48,6 +53,36 @@ def locked(workdir: str | Path) -> Iterator[None]:
         finally:
             with contextlib.suppress(OSError):
                 (folder / OWNER).unlink()
+
+
+@contextlib.contextmanager
+def signed_in(folder: str | Path) -> Iterator[str]:
+    """A name of this process, by which ``is_gone`` tells other processes that it was killed."""
+    name = f"worker_{os.getpid()}_{secrets.token_hex(8)}"
+    path = Path(folder) / name
+    lock = FileLock(path, timeout=0)
+    with writing(folder):
+        lock.acquire()
+    try:
+        yield name
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+def is_gone(folder: str | Path, name: str) -> bool:
+    """Whether the process of that name had signed in in this folder and was killed.
+
+    One that left by itself, or that signs in elsewhere, is not known here: False.
+    """
+    path = Path(folder) / name
+    if Path(name).name != name or not _is_file(path):  # a shared study may hold a stranger's words
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return True
+    except Timeout:
+        return False
 
 
 def _is_file(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """The folder of one experiment: whose it is, and that nobody else writes there."""
 
 import contextlib
+import hashlib
 import itertools
 import json
 import os
@@ -24,7 +25,7 @@ _BEGUN = re.compile(rf"{re.escape(LOCK)}|{re.escape(OWNER)}|\.config\.json\.\d+\
 
 HOW_NOT_WHAT = frozenset(
     "workdir data_dir log chunk mode over_seeds devices data_on save_every keep restart "  # noqa: SIM905
-    "profile compile_cache coordinator num_processes process_id imports figure_format "
+    "profile compile_cache coordinator num_processes process_id imports figure_format storage "
     "tensorboard".split()
 )
 """Fields that may differ between two runs of one and the same experiment; the last is of earlier
@@ -127,6 +128,7 @@ def claim(
     same: Mapping[str, Any] | None = None,
     *,
     restart: bool = False,
+    wait: float = 0,
 ) -> Iterator[Path]:
     """The folder, made, with its config.json, for this process alone: a run's, then its report's.
 
@@ -137,6 +139,7 @@ def claim(
       workdir, config, same: as ``check_workdir``.
       restart: an experiment that is there is moved aside first, to the first free name WORKDIR.1,
         WORKDIR.2, ...; nothing is ever deleted.
+      wait: seconds in which another process may leave the folder.
 
     Raises:
       InputError: as ``check_workdir``, the folder could not be made, or another process is using
@@ -156,12 +159,28 @@ def claim(
     record = check_workdir(workdir, config, same)
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-    with locked(workdir):
+    with locked(workdir, wait):
         if _version(workdir) != seen:  # another process came and went before the lock
             record = check_workdir(workdir, config, same)
         with writing(workdir):
             write_json(workdir / CONFIG, _taken(record, config, same))
         yield workdir
+
+
+def digest(config: Mapping[str, Any], same: Mapping[str, Any]) -> str:
+    """16 hex digits that are the same wherever one and the same experiment runs.
+
+    Args:
+      config, same: as ``check_workdir``; data count by their fingerprints, not by their names.
+    """
+    fixed = {
+        name: value
+        for name, value in _flat(plain(config)).items()
+        if name.split(".")[-1] not in HOW_NOT_WHAT | {"data"}
+    }
+    words = [fixed, {**plain(same), "data": sorted(map(str, same["data"].values()))}]
+    text = json.dumps(words, sort_keys=True).encode()
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 
 def _version(workdir: Path) -> tuple[int, ...] | None:

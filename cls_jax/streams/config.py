@@ -52,6 +52,10 @@ class StreamConfig(InputConfig):
       class_order: shuffled by the seed, by label, or 1993: the fixed order of UCIR's tables.
       task_order: the tasks as given, shuffled by the seed, or numbers: 2 0 1 begins with task 2. Of
         class_il and domain-IL only.
+      only_tasks: learn these tasks alone, by their numbers from 0; all if not given.
+      validation_fraction: share of each class of the training set that is held out and scored in
+        place of the test set, which is not looked at, in [0, 1); 0 scores on the test set.
+      validation_seed: which examples are held out, whatever the seeds of the runs.
       drop_last: drop a task's incomplete last batch instead of padding it.
       label_fraction: probability that a batch keeps its labels, in (0, 1]; below 1 methods that
         can learn from unlabelled batches do so. Of class_il only.
@@ -75,6 +79,9 @@ class StreamConfig(InputConfig):
     base_classes: int | None = None
     class_order: Literal["shuffled", "label", "1993"] = "shuffled"
     task_order: TaskOrder = "given"
+    only_tasks: tuple[int, ...] = ()
+    validation_fraction: float = 0.0
+    validation_seed: int = 0
     drop_last: bool = False
     label_fraction: float = 1.0
     blur: float = 0.1

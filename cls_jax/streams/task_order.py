@@ -1,4 +1,5 @@
-"""The tasks of a stream in another order, as data: shapes and programs do not depend on it."""
+"""The tasks of a stream in another order, or some of them, as data: shapes and programs do not
+depend on which."""
 
 from collections.abc import Sequence
 
@@ -35,17 +36,7 @@ def in_order(stream: Stream, order: TaskOrder) -> Stream:
 
     def schedule(key: Array, *, epochs: int | None = None, shuffle: int = 0) -> Schedule:
         given = stream.schedule(key, epochs=epochs, shuffle=shuffle)
-        tasks = order_of(key, order, stream.num_tasks)
-
-        def make_rows(task: int) -> Rows:
-            rows = given.rows(int(tasks[task]))
-            return rows.replace(task=np.full_like(rows.task, task))
-
-        moved = ("num_seen", "num_labelled", "task_classes", "test_index", "test_context")
-        of_task = {
-            name: jax.tree.map(lambda leaf: leaf[tasks], getattr(given, name)) for name in moved
-        }
-        return given.replace(make_rows=make_rows, **of_task)
+        return _picked(given, order_of(key, order, stream.num_tasks))
 
     description = "shuffled" if order == "shuffled" else "in order " + "-".join(map(str, order))
     return stream._replace(
@@ -53,6 +44,55 @@ def in_order(stream: Stream, order: TaskOrder) -> Stream:
         schedule=schedule,
         describe={**stream.describe, "task_order": order},
     )
+
+
+def only_tasks(stream: Stream, tasks: Sequence[int]) -> Stream:
+    """Some tasks of a stream, and nothing of the others: no training or test example.
+
+    Hyper-parameters may be chosen on the first ones and the rest be learned with them. The label
+    space stays that of all tasks.
+
+    Args:
+      stream: any with several tasks.
+      tasks: their numbers, from 0 in the stream's order; they are learned in the order given here.
+
+    Raises:
+      InputError: for none, one twice, or one that there is not.
+
+    Source: Chaudhry et al. 2019 (A-GEM), section 2: T^CV tasks for cross-validation, the rest for
+      training and evaluation.
+    """
+    tasks = wholes("only_tasks", tasks)
+    if not tasks or len({*tasks} & {*range(stream.num_tasks)}) < len(tasks):
+        raise InputError(
+            f"only_tasks is {tasks}; name one or more of the tasks 0 to {stream.num_tasks - 1}, "
+            "each once"
+        )
+
+    def schedule(key: Array, *, epochs: int | None = None, shuffle: int = 0) -> Schedule:
+        return _picked(stream.schedule(key, epochs=epochs, shuffle=shuffle), np.array(tasks))
+
+    describe = {**stream.describe, "only_tasks": tasks}
+    if tasks[0] > 0:
+        describe.pop("base_classes", None)  # its phases begin at a base that is not learned here
+    return stream._replace(
+        name=f"{stream.name}, only tasks {'-'.join(map(str, tasks))}",
+        num_tasks=len(tasks),
+        schedule=schedule,
+        describe=describe,
+    )
+
+
+def _picked(given: Schedule, tasks: np.ndarray) -> Schedule:
+    """The schedule of ``tasks``, int[n], numbered from 0 in this order."""
+
+    def make_rows(task: int) -> Rows:
+        rows = given.rows(int(tasks[task]))
+        return rows.replace(task=np.full_like(rows.task, task))
+
+    moved = ("num_seen", "num_labelled", "task_classes", "test_index", "test_context")
+    of_task = {name: jax.tree.map(lambda leaf: leaf[tasks], getattr(given, name)) for name in moved}
+    return given.replace(make_rows=make_rows, **of_task)
 
 
 def order_of(key: Array, order: TaskOrder, num_tasks: int) -> np.ndarray:

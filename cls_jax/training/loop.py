@@ -145,7 +145,9 @@ class _Chunks:
         with _profiled(plan.profile if number == self.timed else None):
             run, found = programs.advance[segment.phase](run, examples, part, known_task, num_steps)
             found = jax.device_get(found)
-        self.metrics, each = _collect(found, part, group.seeds, segment.task, self.metrics)
+        if plan.diverged == "raise":
+            _check_finite(found, group.seeds, segment.task, self.metrics)
+        self.metrics, each = _means(found, part)
         seconds = time.perf_counter() - start
         if number >= self.timed:
             active = int(part.active[..., :num_steps].sum())
@@ -168,14 +170,9 @@ def _profiled(folder: str | None) -> Iterator[None]:
         yield
 
 
-def _collect(
-    found: PyTree, part: BatchTable, seeds: Sequence[int], task: int, before: dict[str, float]
-) -> tuple[dict[str, float], tuple[dict[str, float], ...]]:
-    """Mean metrics of a chunk, and of each trial; ``before`` are those of the chunk before.
-
-    Raises:
-      Diverged: if a step of it was not finite.
-    """
+def _check_finite(found: PyTree, seeds: Sequence[int], task: int, before: dict[str, float]) -> None:
+    """Raises Diverged if a step of the chunk was not finite; ``before`` are the metrics of the
+    chunk before."""
     bad = np.atleast_1d(found.bad_step)
     if (bad >= 0).any():
         trial = int(np.argmax(bad >= 0))
@@ -186,11 +183,17 @@ def _collect(
             f"training stopped being finite at step {bad[trial]} (task {task + 1}, seed "
             f"{seeds[trial]}); last finite metrics: {listed}; lower the learning rate"
         )
+
+
+def _means(
+    found: PyTree, part: BatchTable
+) -> tuple[dict[str, float], tuple[dict[str, float], ...]]:
+    """Mean metrics of a chunk, and of each trial."""
     steps = np.atleast_1d(part.active.sum(-1))
     sums = {name: np.atleast_1d(value) for name, value in found.sums.items()}
     mean = {name: float(np.sum(value)) / max(int(steps.sum()), 1) for name, value in sums.items()}
     each = tuple(
         {name: float(value[trial]) / max(int(steps[trial]), 1) for name, value in sums.items()}
-        for trial in range(len(seeds))
+        for trial in range(len(steps))
     )
     return mean, each

@@ -31,6 +31,8 @@ class Plan(NamedTuple):
       profile: a folder for a JAX profiler trace of the second chunk; None writes none.
       score: test before training and after "each" task, or at the "end" alone: all tests together
         take the square of the number of tasks.
+      diverged: "raise" ends the run when a metric is not finite; "keep" goes on, for the sake of
+        the other values of a sweep: a broken network answers by chance, and its scores say so.
     """
 
     chunk: int | None = None
@@ -40,6 +42,7 @@ class Plan(NamedTuple):
     data: Literal["auto", "device", "host"] = "auto"
     profile: str | None = None
     score: Literal["each", "end"] = "each"
+    diverged: Literal["raise", "keep"] = "raise"
 
 
 def resolve(plan: Plan, method: Method, stream: Stream, num_trials: int) -> Plan:
@@ -93,7 +96,8 @@ def resolve(plan: Plan, method: Method, stream: Stream, num_trials: int) -> Plan
     if data == "host":
         example = num_bytes(stream.source.train) // max(len(stream.source.train.y), 1)
         chunk = min(chunk, max(1, CHUNK_BYTES // max(1, stream.batch_size * example)))
-    return Plan(chunk, mode, over_seeds, devices, data, plan.profile, plan.score)
+    made = {"chunk": chunk, "mode": mode, "over_seeds": over_seeds, "devices": devices}
+    return plan._replace(**made, data=data)
 
 
 def _num_devices(plan: Plan, num_trials: int) -> int:

@@ -39,12 +39,13 @@ def test_run_without_a_method_tells_them():
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (("rnu",), "cls-jax has no command 'rnu'; it has run, compare, .*mean run"),
+        (("rnu",), "cls-jax has no command 'rnu'; it has run, tune, compare, .*mean run"),
         (
             ("run", "dualnte"),
             "run has no method 'dualnte'; it has sgd, .*; did you mean dualnet",
         ),
         (("run", "ER"), "run has no method 'ER'; it has sgd, .*; did you mean er"),
+        (("tune", "ER"), "tune has no method 'ER'; it has sgd, .*; did you mean er"),
         (("run", "--seeds", "1"), "the method comes first: cls-jax run METHOD --seeds 1"),
         (("compare", "--methods", "clsr"), "name each once, from sgd, .*; did you mean clser"),
         (

@@ -130,6 +130,9 @@ EVERY = [
 ]
 """Tables, and the scripts that have such flags."""
 
+GRID = ("--sweep", "learning_rate", "0.1", "1")
+LOG = ("--space", "learning_rate", "log", "0.1", "1")
+
 ONE = [
     ("compare.py", "no method", ("--methods",), ("methods",)),
     ("compare.py", "a method twice", ("--methods", "sgd", "sgd"), ("methods", "sgd")),
@@ -239,6 +242,53 @@ ONE = [
     ("cls-jax export", "no folder", ("nowhere",), ("nowhere",)),
     ("cls-jax export", "out nowhere", ("w", "--out", "no/m.jax"), ("out", "no/m.jax")),
     ("cls-jax export", "an empty out", ("w", "--out", ""), ("out",)),
+    *[
+        ("cls-jax tune", name, ("sgd", *words), expected)
+        for name, words, expected in (
+            ("nothing to choose from", (), ("--sweep", "--space")),
+            (
+                "a grid and a space",
+                (*GRID, "--space", "learning_rate", "log", "1", "2"),
+                ("both", "--space"),
+            ),
+            ("a trial", (*LOG, "--trials", "0"), ("trials", "0")),
+            ("trials of a grid", (*GRID, "--trials", "3"), ("trials", "3", "--space")),
+            ("a storage of a grid", (*GRID, "--storage", "sqlite:///x"), ("storage", "--space")),
+            ("an argument", ("--space", "warmth", "log", "1", "2"), ("space", "warmth")),
+            ("a scale", ("--space", "learning_rate", "cube", "1", "2"), ("cube", "log LOW HIGH")),
+            ("one end", ("--space", "learning_rate", "log", "1"), ("log 1", "log LOW HIGH")),
+            ("a name alone", ("--space", "learning_rate"), ("learning_rate", "log LOW HIGH")),
+            ("ends in words", ("--space", "learning_rate", "log", "a", "b"), ("'a'", "numbers")),
+            ("an infinite end", ("--space", "learning_rate", "log", "1", "inf"), ("inf", "finite")),
+            ("ends turned", ("--space", "learning_rate", "uniform", "2", "1"), ("2 to 1", "lower")),
+            ("a log from 0", ("--space", "learning_rate", "log", "0", "1"), ("0 to 1", "above 0")),
+            ("no choice", ("--space", "learning_rate", "choice"), ("space", "at least one")),
+            ("one argument twice", (*LOG, *LOG), ("space names", "once")),
+            ("nothing held out", (*GRID, "--validation-fraction", "0"), ("validation_fraction",)),
+            ("all held out", (*GRID, "--validation-fraction", "1"), ("validation_fraction", "1")),
+            ("too much held out", (*GRID, "--validation-fraction", "0.999"), ("0.999", "class")),
+            ("held out below 0", (*GRID, "--validation-fraction", "-1"), ("-1", "above 0")),
+            ("held out nan", (*GRID, "--validation-fraction", "nan"), ("validation_fraction",)),
+            ("a split", (*GRID, "--validation-seed", "-1"), ("validation_seed", "-1")),
+            ("no first task", (*GRID, "--choose-tasks", "0"), ("choose_tasks", "0", "1 to 4")),
+            ("no task left", (*GRID, "--choose-tasks", "5"), ("choose_tasks", "5", "1 to 4")),
+            ("a swept value below 0", ("--sweep", "learning_rate", "1", "-1"), ("-1",)),
+            (
+                "a score that there is not",
+                (*GRID, "--scenario", "permuted", "--metric", "task_il"),
+                ("metric", "task_il", "domain-IL"),
+            ),
+        )
+    ],
+    (
+        "cls-jax tune",
+        "a range of sizes",
+        ("er", "--space", "memory_size", "log", "100", "200"),
+        ("memory_size choice 100 200",),
+    ),
+    ("cls-jax run", "a task", ("sgd", "--only-tasks", "0", "5"), ("only_tasks", "0 to 4")),
+    ("cls-jax run", "a task twice", ("sgd", "--only-tasks", "1", "1"), ("only_tasks", "once")),
+    ("cls-jax run", "a split of nothing", ("sgd", "--validation-seed", "1"), ("validation_seed",)),
     ("cls-jax report", "a figure format", ("w", "--figure-format", "gif"), ("gif",)),
     (
         "cls-jax report",

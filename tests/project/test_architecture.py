@@ -28,7 +28,7 @@ DOORS = (
 NO_JAX = (
     *("core.errors", "core.keys", "core.checks", "core.choices", "core.files", "core.paths"),
     *("core.version", "core.metrics", "nets.config", "streams.config", "training.events"),
-    *("app.flags", "app.run_config"),
+    *("app.flags", "app.run_config", "app.tuning.config", "app.tuning.candidates"),
 )
 """Modules that load no JAX, beside all of report: a command line and a table need none."""
 
@@ -45,6 +45,7 @@ ONLY_IN = {
     "platformdirs": {"core.paths"},
     "tensorboardX": {"report.tensorboard_log"},
     "wandb": {"report.wandb_log"},
+    "optuna": {"app.tuning.study"},
     "flatbuffers": {"app.export"},
     "safetensors": {"app.weights"},
     "sklearn": {"data.load"},
@@ -77,6 +78,7 @@ LAZY = (
     "sklearn",
     "PIL",
     "wandb",
+    "optuna",
 )
 """Heavy, or not always installed: imported inside the function that needs them."""
 
@@ -352,6 +354,7 @@ def test_every_package_imported_is_required():
     stdlib = set(sys.stdlib_module_names)
     given = {"PIL": "pillow", "sklearn": "scikit-learn"}
     extras = {"tensorboardX", "tensorflow", "torch", "wandb", "flatbuffers", "safetensors"}
+    extras |= {"optuna"}
     required = (ROOT / "requirements.txt").read_text().replace("_", "-")
     for module in MODULES:
         for name, _ in imports(module):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cls_jax.app.cli import COMMANDS
+from cls_jax.app.cli import COMMANDS, OF_ONE_METHOD
 from cls_jax.methods import METHODS
 from tests.conftest import small_method
 from tests.support.ask import ask
@@ -156,9 +156,10 @@ def test_ci_runs_the_readmes_test_command():
 def test_every_command_of_the_readme_has_its_flags():
     block = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL))
     lines = [line for line in block.splitlines() if line.startswith("cls-jax ")]
-    assert {line.split()[1] for line in lines} == {*COMMANDS} - {"benchmark", "export"}
+    rare = {"benchmark", "export", "tune"}
+    assert {line.split()[1] for line in lines} == {*COMMANDS} - rare
     for line in lines:
-        command = line.split()[1:3] if line.split()[1] == "run" else line.split()[1:2]
+        command = line.split()[1:3] if line.split()[1] in OF_ONE_METHOD else line.split()[1:2]
         code, out, _ = ask("cls-jax", *command, "--help")
         assert code == 0
         assert [flag for flag in re.findall(r"--[\w.-]+", line) if flag not in out] == [], line

@@ -79,11 +79,11 @@ def test_who_comes_before_the_lock_is_seen(theirs, tmp_path, monkeypatch):
     other = CONFIG if theirs == "the same" else {**CONFIG, "method": "er"}
     made, real = [], locked
 
-    def late(folder):
+    def late(folder, wait):
         if not made:
             made.append(True)
             prepare(folder, other)
-        return real(folder)
+        return real(folder, wait)
 
     monkeypatch.setattr(wd, "locked", late)
     if theirs == "another":

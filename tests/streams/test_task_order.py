@@ -7,7 +7,7 @@ import pytest
 from cls_jax.core.errors import InputError
 from cls_jax.streams.class_il import class_il
 from cls_jax.streams.domain_il import dihedral
-from cls_jax.streams.task_order import in_order, order_of
+from cls_jax.streams.task_order import in_order, only_tasks, order_of
 from tests.conftest import small_source
 from tests.support.schedules import assert_same, check_schedules, rows_of
 
@@ -61,3 +61,29 @@ def test_given_is_the_stream_itself():
 def test_other_orders_are_refused(order):
     with pytest.raises(InputError, match=r"task_order is .*; name each of the tasks 0 to 2 once"):
         in_order(STREAMS["class_il"], order)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_some_tasks_are_those_tasks_and_nothing_of_the_others(name):
+    stream, key = STREAMS[name], jax.random.key(3)
+    part = only_tasks(stream, (2, 0))
+    assert (part.num_tasks, part.num_classes) == (2, stream.num_classes)
+    check_schedules(part)
+    table, some = stream.schedule(key), part.schedule(key)
+    assert some.rows().task.tolist() == sorted(some.rows().task)
+    for place, task in enumerate((2, 0)):
+        np.testing.assert_array_equal(rows_of(some, place), rows_of(table, task))
+        np.testing.assert_array_equal(some.test_index[place], table.test_index[task])
+        np.testing.assert_array_equal(some.task_classes[place], table.task_classes[task])
+    if name == "class_il":  # each example is of one task
+        y, seen = stream.source.train.y, some.rows().index
+        others = np.flatnonzero(table.task_classes[1][y])
+        assert not np.isin(seen, others).any()
+        assert np.isin(table.rows().index, others).any()
+    assert part.name.endswith("only tasks 2-0")
+
+
+@pytest.mark.parametrize("tasks", [(), (3,), (0, 0), (-1, 1)])
+def test_tasks_that_there_are_not_are_refused(tasks):
+    with pytest.raises(InputError, match=r"only_tasks is .*; name one or more of the tasks 0 to 2"):
+        only_tasks(STREAMS["class_il"], tasks)

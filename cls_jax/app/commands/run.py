@@ -37,7 +37,7 @@ def start(
       description: the first lines of the help; the method's own if None.
     """
     import_own(argv)
-    flags, net = flags_of(method), _net_of(method)
+    flags, net = flags_of(method), net_of(method)
     config = make_dataclass(
         "Config",
         [
@@ -78,7 +78,8 @@ def start(
     )
 
 
-def _net_of(method: str) -> type[NetConfig]:
+def net_of(method: str) -> type[NetConfig]:
+    """The flags of the network, but for those that the method has no use for."""
     return hiding(NetConfig, *FIXED[method]) if method in FIXED else NetConfig
 
 
