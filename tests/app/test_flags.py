@@ -251,7 +251,8 @@ sys.meta_path.insert(0, NoJax())
 sys.path[:0] = ["experiments", "experiments/benchmark"]
 scripts = [p for p in pathlib.Path("experiments").rglob("*.py") if p.read_text()[:2] == "#!"]
 assert len(scripts) >= 15
-commands = ("compare", "reproduce", "evaluate", "export", "report", "benchmark", "run er", "run dualnet")
+commands = ("compare", "reproduce", "evaluate", "export", "report", "benchmark")
+commands = (*commands, "run er", "run dualnet")
 scripts = [*sorted(map(str, scripts)), *(f"cls_jax {command}" for command in commands)]
 calls = [(script, flag) for script in scripts for flag in ("--help", "--no-such-flag")]
 calls += [("cls_jax", "--help"), ("cls_jax", "--no-such-flag"), ("cls_jax run", "--help")]
