@@ -1,6 +1,6 @@
-"""The tasks of a stream in another order, as data: shapes and programs do not depend on it."""
+"""The tasks of a stream in another order, or some of them alone, as data."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -32,10 +32,44 @@ def in_order(stream: Stream, order: TaskOrder) -> Stream:
         return stream
     if order != "shuffled":
         _check_order(order, stream.num_tasks)
+    description = "shuffled" if order == "shuffled" else "in order " + "-".join(map(str, order))
+    return _moved(stream, lambda key: order_of(key, order, stream.num_tasks))._replace(
+        name=f"{stream.name}, {description}", describe={**stream.describe, "task_order": order}
+    )
+
+
+def only_tasks(stream: Stream, tasks: Sequence[int]) -> Stream:
+    """Some tasks of ``stream``, in the order in which they are named; the others are left out.
+
+    What a task holds is the same as in the whole stream, so that one process may learn the first
+    tasks and a later one, which goes on from there, the others. Labels are not renumbered.
+
+    Args:
+      stream: any with several tasks.
+      tasks: their numbers, from 0.
+
+    Raises:
+      InputError: for none, for a number that there is not, or one named twice.
+    """
+    tasks = wholes("only_tasks", tasks)
+    if not tasks or len({*tasks} & {*range(stream.num_tasks)}) < len(tasks):
+        raise InputError(
+            f"only_tasks is {tasks}; name some of the tasks 0 to {stream.num_tasks - 1}, each once"
+        )
+    named = "-".join(map(str, tasks))
+    return _moved(stream, lambda key: np.asarray(tasks))._replace(
+        name=f"{stream.name}, only {named}",
+        num_tasks=len(tasks),
+        describe={**stream.describe, "only_tasks": tasks},
+    )
+
+
+def _moved(stream: Stream, tasks_of: Callable[[Array], np.ndarray]) -> Stream:
+    """``stream`` with the tasks that ``tasks_of`` gives for the key of a schedule."""
 
     def schedule(key: Array, *, epochs: int | None = None, shuffle: int = 0) -> Schedule:
         given = stream.schedule(key, epochs=epochs, shuffle=shuffle)
-        tasks = order_of(key, order, stream.num_tasks)
+        tasks = tasks_of(key)
 
         def make_rows(task: int) -> Rows:
             rows = given.rows(int(tasks[task]))
@@ -47,12 +81,7 @@ def in_order(stream: Stream, order: TaskOrder) -> Stream:
         }
         return given.replace(make_rows=make_rows, **of_task)
 
-    description = "shuffled" if order == "shuffled" else "in order " + "-".join(map(str, order))
-    return stream._replace(
-        name=f"{stream.name}, {description}",
-        schedule=schedule,
-        describe={**stream.describe, "task_order": order},
-    )
+    return stream._replace(schedule=schedule)
 
 
 def order_of(key: Array, order: TaskOrder, num_tasks: int) -> np.ndarray:

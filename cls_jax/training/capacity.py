@@ -23,8 +23,11 @@ def capacities(method: Method, stream: Stream, runs: Sequence[Run]) -> dict[str,
       runs: the last of each trial.
     """
 
+    num_tasks = stream.num_tasks
+
     def after_each(value: Array | int) -> np.ndarray:
-        return np.broadcast_to(np.float64(value), (stream.num_tasks,))
+        value = np.float64(value)  # a method may keep room for more tasks than these
+        return np.broadcast_to(value[:num_tasks] if value.ndim else value, (num_tasks,))
 
     if method.algorithm.capacity is None:
         every = [{"bits": bits_read(method, shapes_of(stream))}] * len(runs)

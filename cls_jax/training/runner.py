@@ -12,6 +12,7 @@ from cls_jax.core.checks import check_hyper, check_seeds, short_repr
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array
 from cls_jax.methods.base import Method
+from cls_jax.streams.continued import continued
 from cls_jax.streams.stream import Schedule, Stream, headline
 from cls_jax.training.batches import num_active
 from cls_jax.training.capacity import capacities
@@ -29,8 +30,10 @@ from cls_jax.training.segments import (
     Position,
     Restored,
     end,
+    learned,
     trial_name,
 )
+from cls_jax.training.start import Start, Trained, first_run, with_classes
 
 __all__ = ["Plan", "check_run", "run", "sweep"]
 
@@ -74,6 +77,7 @@ def sweep(
     plan: Plan = Plan(),  # noqa: B008
     observe: Observer = lambda event: None,
     keep: Checkpointer = NoCheckpoints(),  # noqa: B008
+    start: Start | None = None,
 ) -> list[Result]:
     """``run`` for several values of the hyper-parameters, which are data: one compilation.
 
@@ -84,6 +88,7 @@ def sweep(
       method, stream, plan, observe, keep: as for ``run``; each (value, seed) is a trial.
       hypers: for each value the hyper-parameters by name; those left out are the method's.
       seeds: each value gets all of them.
+      start: where each seed goes on; ``stream`` then has the further tasks alone. None: anew.
 
     Returns:
       One Result for each of ``hypers``; ``seconds`` and ``steps_per_second`` are the whole sweep's.
@@ -93,10 +98,12 @@ def sweep(
       Diverged: when a metric is not finite.
     """
     values, seeds = _hypers(method, hypers), check_seeds(seeds)
+    if start is not None:
+        stream = continued(stream, start.num_past, start.earlier)
     plan = check_run(method, stream, seeds, plan, len(values) * len(seeds))
     programs = make_programs(method, stream, plan)
     stream = programs.stream
-    schedules = {seed: schedules_of(method, stream, seed) for seed in seeds}
+    schedules = {seed: _schedules(method, stream, seed, start) for seed in seeds}
     trials = [
         Trial(trial_name(seed, number, len(values)), value, seed, schedules[seed], number)
         for number, value in enumerate(values)
@@ -105,17 +112,69 @@ def sweep(
     kept, cost = keep.restore([trial.name for trial in trials], programs.abstract())
     over = end(stream.num_tasks)
     finished = {name: one.run for name, one in kept.items() if one.place == over}
+    begun = {} if start is None else _begun(start, method, stream, trials, kept)
     observe(_started(method, stream, seeds, trials[0].schedules, plan))
-    for group, place in _groups(trials, kept, over, plan):
-        past = [kept[trial.name].run for trial in group if trial.name in kept]
+    groups = _groups(trials, {**kept, **begun}, over, plan)
+    for group, place in groups:
+        if place is not None and begun.keys() & {trial.name for trial in group}:
+            # What it goes on from may be gone when this run is killed: it is copied first.
+            run = programs.parallelism.stack([begun[trial.name].run for trial in group])
+            keep.maybe_save([trial.name for trial in group], run, place, cost, due=True)
+    for group, place in groups:
+        past = [one.run for trial in group if (one := (kept | begun).get(trial.name))]
         now, cost = train_group(programs, group, past, place, observe, keep, cost)
         parts = programs.parallelism.unstack(now, len(group))
         finished |= {trial.name: part for trial, part in zip(group, parts, strict=True)}
-    n, sizes = len(seeds), test_examples([schedules[seed] for seed in seeds])
+    n, tables = len(seeds), [schedules[seed] for seed in seeds]
     return [
-        _result(method, stream, plan, seeds, [finished[t.name] for t in mine], cost, sizes)
+        _result(method, stream, plan, seeds, [finished[t.name] for t in mine], cost, tables)
         for mine in (trials[i : i + n] for i in range(0, len(trials), n))
     ]
+
+
+def _schedules(method: Method, stream: Stream, seed: int, start: Start | None) -> list[Schedule]:
+    """One a phase, with the classes of the tasks that this seed learned before.
+
+    Raises:
+      InputError: the stream said to be the earlier one has other classes.
+    """
+    found = schedules_of(method, stream, seed)
+    if start is None:
+        return found
+    past = start.task_classes[seed]
+    if start.earlier is not None and (found[0].task_classes[: len(past)] != past).any():
+        raise InputError(
+            f"earlier is {start.earlier.name!r}, whose tasks have other classes with seed {seed} "
+            "than those that were learned; give the stream that was learned, or leave it out"
+        )
+    return [with_classes(schedule, past) for schedule in found]
+
+
+def _begun(
+    start: Start,
+    method: Method,
+    stream: Stream,
+    trials: Sequence[Trial],
+    kept: Mapping[str, Restored],
+) -> dict[str, Restored]:
+    """Where the trials begin of which nothing is kept yet.
+
+    Raises:
+      InputError: what they go on from is gone.
+    """
+    new = [trial for trial in trials if trial.name not in kept]
+    if lost := [trial for trial in new if trial.seed not in start.runs]:
+        raise InputError(
+            f"seed {lost[0].seed} has not begun yet, and what it goes on from is gone; bring that "
+            "back"
+        )
+    place = learned(start.num_past, len(method.phases))
+    return {
+        trial.name: Restored(
+            place, first_run(start.runs[trial.seed], trial.hyper, stream.num_tasks)
+        )
+        for trial in new
+    }
 
 
 def _hypers(method: Method, given: Sequence[Mapping[str, float]]) -> list[dict[str, Array]]:
@@ -142,7 +201,7 @@ def _result(
     seeds: tuple[int, ...],
     runs: Sequence[Run],
     cost: Cost,
-    sizes: list[list[int]],
+    schedules: Sequence[Sequence[Schedule]],
 ) -> Result:
     return Result(
         method=method.name,
@@ -160,9 +219,13 @@ def _result(
             "data": plan.data,
             "stream": {"name": stream.name, **stream.describe},
             **method.task_info,
-            "test_examples": sizes,
+            "test_examples": test_examples(schedules),
         },
         capacity=capacities(method, stream, runs),
+        trained=tuple(
+            Trained(method, done, each[0].task_classes)
+            for done, each in zip(runs, schedules, strict=True)
+        ),
     )
 
 
