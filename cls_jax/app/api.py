@@ -16,7 +16,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.files import write_all
 from cls_jax.core.types import PyTree
 from cls_jax.methods import METHODS
-from cls_jax.methods.base import Method
+from cls_jax.methods.base import Method, problem_of
 from cls_jax.methods.problem import Problem
 from cls_jax.nets.config import NetConfig, check_known
 from cls_jax.nets.registry import networks, networks_of, own_name
@@ -65,7 +65,7 @@ def problem(
     if isinstance(net, str):
         check_known(net)
     made = networks(chosen) if isinstance(net, str) else networks_of(net)
-    sizes = stream.num_classes, stream.num_tasks
+    sizes = stream.num_classes, stream.task_room
     fitted = fit_problem(config, made, batch, sizes, data=stream.source.name)
     return fitted._replace(words=(config, chosen))
 
@@ -184,7 +184,6 @@ class _Record:
 
 def _learner(method: Method, stream: Stream) -> Learner:
     """The method with the words from which it can be built again, as far as there are any."""
-    problem = getattr(method.at, "problem", None)
-    words = getattr(problem, "words", None) or (InputConfig(), NetConfig(net="unknown"))
+    words = getattr(problem_of(method), "words", None) or (InputConfig(), NetConfig(net="unknown"))
     inputs, net = words
     return Learner(method, stream, recipe_words(method, stream, inputs, net, None))

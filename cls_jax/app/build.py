@@ -20,7 +20,7 @@ from cls_jax.data.dataset import Dataset
 from cls_jax.data.load import load
 from cls_jax.data.scramble import scrambled
 from cls_jax.methods import METHODS, signature
-from cls_jax.methods.base import Method
+from cls_jax.methods.base import Method, problem_of
 from cls_jax.methods.problem import Problem
 from cls_jax.nets.config import KNOWN, NetConfig
 from cls_jax.nets.registry import Networks, networks
@@ -31,8 +31,9 @@ from cls_jax.streams.config import StreamConfig as StreamConfig
 from cls_jax.streams.domain_il import dihedral, permuted, rotated
 from cls_jax.streams.gcil import gcil
 from cls_jax.streams.mnist360 import mnist360
+from cls_jax.streams.reserve import reserve
 from cls_jax.streams.stream import Stream
-from cls_jax.streams.task_order import in_order
+from cls_jax.streams.task_order import in_order, only_tasks
 
 
 def make_stream(config: StreamConfig, *, read_only: bool = False) -> Stream:
@@ -82,7 +83,15 @@ def make_stream(config: StreamConfig, *, read_only: bool = False) -> Stream:
     source = _loaded.__wrapped__(*flags, None) if again else _loaded(*flags, _state(config.data))
     _check_length(config, len(source.train.y))
     stream = make(source, batch_size=config.batch_size, epochs=config.epochs, **settings)
-    return in_order(stream, order)
+    stream = in_order(stream, order)
+    if config.only_tasks:
+        stream = only_tasks(stream, config.only_tasks)
+    room = config.max_classes, config.max_tasks, config.first_class
+    if all(one is None for one in room):
+        return stream
+    return reserve(
+        stream, max_classes=room[0], max_tasks=room[1], first_class=room[2] or 0
+    )
 
 
 def without_dir(data: str) -> bool:
@@ -232,7 +241,7 @@ def make_learner(
     x = stream.source.train.x
     if config.label_fraction < 1.0 and "semi_supervised" in signature(name).arguments:
         arguments = {**arguments, "semi_supervised": True}
-    sizes, batch = (stream.num_classes, stream.num_tasks), (config.batch_size, *x.shape[1:])
+    sizes, batch = (stream.num_classes, stream.task_room), (config.batch_size, *x.shape[1:])
     problem = fit_problem(config, networks(net), batch, sizes, data=config.data)
     method = METHODS[name](problem, **arguments)
     words = recipe_words(method, stream, config, net, asdict(config))
@@ -265,4 +274,5 @@ def recipe_words(
         "dtype": x.dtype.name,
         "num_classes": stream.num_classes,
         "num_tasks": stream.num_tasks,
+        "max_tasks": problem.num_tasks if (problem := problem_of(method)) else stream.task_room,
     }

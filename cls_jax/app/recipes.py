@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from cls_jax.app import stored_recipe
 from cls_jax.app.build import fit_problem
@@ -32,6 +33,8 @@ class Recipe(NamedTuple):
       shape: of one example, raw.
       num_classes: of the stream.
       dtype: of the raw examples.
+      first_task: how many tasks were learned before, by the run that it goes on from.
+      task_classes: of each seed bool[num_tasks, num_classes]; empty where it is not known.
     """
 
     trials: Mapping[str, tuple[str, int]]
@@ -41,6 +44,8 @@ class Recipe(NamedTuple):
     shape: tuple[int, ...]
     num_classes: int
     dtype: str
+    first_task: int
+    task_classes: Mapping[int, np.ndarray]
 
 
 def _argument_kinds(name: str) -> dict[str, Any] | None:
@@ -64,12 +69,12 @@ def read_recipe(path: Path) -> Recipe:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
     try:
-        sizes, batch = (words.num_classes, words.num_tasks), (words.batch_size, *words.shape)
+        sizes, batch = (words.num_classes, words.max_tasks), (words.batch_size, *words.shape)
         stream = None if words.stream is None else StreamConfig(**words.stream)
         chosen = networks(NetConfig(**words.net))
         problem = fit_problem(InputConfig(**words.inputs), chosen, batch, sizes)
         method = METHODS[words.method](problem, **words.arguments)
-        shapes = Shapes(batch, words.dtype, *sizes)
+        shapes = Shapes(batch, words.dtype, words.num_classes, words.num_tasks)
         like = jax.tree.map(placed, abstract_run(method, shapes))
     except (ValueError, TypeError, ArithmeticError, LookupError, MemoryError) as error:
         why = " ".join(str(error).split())[:300]
@@ -82,4 +87,15 @@ def read_recipe(path: Path) -> Recipe:
         for value, label in enumerate(words.sweep)
         for seed in words.seeds
     }
-    return Recipe(trials, method, like, stream, words.shape, words.num_classes, words.dtype)
+    of_examples = stream, words.shape, words.num_classes, words.dtype
+    return Recipe(trials, method, like, *of_examples, words.first_task, _task_classes(words))
+
+
+def _task_classes(words: stored_recipe.Recipe) -> dict[int, np.ndarray]:
+    """Of each seed, bool[num_tasks, num_classes]."""
+    found = {}
+    for seed, tasks in zip(words.seeds, words.task_classes or (), strict=False):
+        found[seed] = np.zeros((words.num_tasks, words.num_classes), bool)
+        for row, classes in zip(found[seed], tasks, strict=True):
+            row[[*classes]] = True
+    return found

@@ -37,6 +37,8 @@ class SavedRun(NamedTuple):
       shape: of one example, raw.
       num_classes: of the stream.
       dtype: of the raw examples: uint8 (pixels, 0 to 255) or float32 (vectors, as they are).
+      first_task: how many tasks were learned before, by the run that it goes on from.
+      task_classes: bool[num_tasks, num_classes], of every task; None: it is not known.
     """
 
     name: str
@@ -48,6 +50,8 @@ class SavedRun(NamedTuple):
     shape: tuple[int, ...]
     num_classes: int
     dtype: str
+    first_task: int = 0
+    task_classes: np.ndarray | None = None
 
     @property
     def num_tasks(self) -> int:
@@ -243,7 +247,8 @@ def _read(folder: Path) -> Iterator[SavedRun | Left]:
         if trial in found.kept:
             place, run = found.kept[trial]
             words = recipe.stream, recipe.shape, recipe.num_classes, recipe.dtype
-            yield SavedRun(name, seed, recipe.method, run, place, *words)
+            tasks = recipe.first_task, recipe.task_classes.get(seed)
+            yield SavedRun(name, seed, recipe.method, run, place, *words, *tasks)
         elif (why := found.why_lost(trial)) is not None:
             yield Left(name, seed, f"none of its saves can be read ({why})")
         else:

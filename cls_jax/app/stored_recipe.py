@@ -22,6 +22,9 @@ _WORDS = (
     *("version", "name", "method", "arguments", "net", "inputs", "stream", "sweep", "seeds"),
     *("batch_size", "shape", "dtype", "num_classes", "num_tasks"),
 )
+_LATER = {"max_tasks": None, "first_task": 0, "task_classes": None}
+_LATER_FLAGS = {"max_classes": None, "max_tasks": None, "first_class": None, "only_tasks": []}
+"""Fields that recipes of this version have had from some time on, and what stood there before."""
 
 
 class Kinds(NamedTuple):
@@ -48,7 +51,10 @@ class Recipe(NamedTuple):
         types; stream None: it was made in Python, not by flags.
       batch_size: of the stream.
       shape, dtype: of one example.
-      num_classes, num_tasks: of the stream.
+      num_classes, num_tasks: of the stream, tasks learned before included.
+      max_tasks: for which the method keeps room.
+      first_task: how many were learned before, by the run that it goes on from.
+      task_classes: of each seed the classes of each task; None: it is not known.
     """
 
     name: str
@@ -64,6 +70,9 @@ class Recipe(NamedTuple):
     dtype: str
     num_classes: int
     num_tasks: int
+    max_tasks: int
+    first_task: int
+    task_classes: tuple[tuple[tuple[int, ...], ...], ...] | None
 
 
 def write_recipe(folder: Path, words: Mapping[str, Any]) -> None:
@@ -107,7 +116,8 @@ def _recipe(given: Any, kinds: Kinds) -> Recipe:
         raise _Misfit(
             f"its version is {_short(version)}, {'later than' if later else 'not'} {VERSION}"
         )
-    _same_names(given, _WORDS, "it")
+    given = {**_LATER, **given}
+    _same_names(given, (*_WORDS, *_LATER), "it")
     method = given["method"]
     known = kinds.arguments(method) if isinstance(method, str) else None
     if known is None:
@@ -128,22 +138,60 @@ def _recipe(given: Any, kinds: Kinds) -> Recipe:
     for name in ("batch_size", "num_classes", "num_tasks"):
         if _check(given[name], int, name) < 1:
             raise _Misfit(f"{name} is {given[name]}")
-    stream = given["stream"]
+    num_tasks = given["num_tasks"]
+    max_tasks = num_tasks if given["max_tasks"] is None else given["max_tasks"]
+    for name, value, low, high in (
+        ("max_tasks", max_tasks, 1, _LARGEST),
+        ("first_task", given["first_task"], 0, num_tasks - 1),
+    ):
+        if not low <= _check(value, int, name) <= high:
+            raise _Misfit(f"{name} is {value}")
     return Recipe(
         name=_label(given["name"], "name"),
         method=method,
         arguments=_fields(given["arguments"], known, "arguments"),
         net=_fields(given["net"], _hints(kinds.net), "net"),
         inputs=_fields(given["inputs"], _hints(kinds.inputs), "inputs"),
-        stream=None if stream is None else _fields(stream, _hints(kinds.stream), "stream"),
+        stream=stream_flags(given["stream"], kinds.stream),
         sweep=tuple(_label(label, "sweep") if label else "" for label in sweep),
         seeds=seeds,
         batch_size=given["batch_size"],
         shape=shape,
         dtype=_check(given["dtype"], typing.Literal["uint8", "float32"], "dtype"),
         num_classes=given["num_classes"],
-        num_tasks=given["num_tasks"],
+        num_tasks=num_tasks,
+        max_tasks=max_tasks,
+        first_task=given["first_task"],
+        task_classes=_classes(given, len(seeds)),
     )
+
+
+def stream_flags(given: Any, kind: type) -> dict[str, Any] | None:
+    """The flags of a stream as a file has them; None: it was made in Python.
+
+    Args:
+      given: what was read.
+      kind: StreamConfig.
+
+    Raises:
+      ValueError: a flag does not fit.
+    """
+    if isinstance(given, dict):
+        given = {**_LATER_FLAGS, **given}
+    return None if given is None else _fields(given, _hints(kind), "stream")
+
+
+def _classes(given: Mapping[str, Any], num_seeds: int) -> tuple | None:
+    """Of each seed the classes of each task, or None."""
+    if given["task_classes"] is None:
+        return None
+    found = _check(given["task_classes"], tuple[tuple[tuple[int, ...], ...], ...], "task_classes")
+    every = {one for tasks in found for classes in tasks for one in classes}
+    if [*map(len, found)] != num_seeds * [given["num_tasks"]]:
+        raise _Misfit("task_classes is not that of every seed and task")
+    if every and not 0 <= min(every) <= max(every) < given["num_classes"]:
+        raise _Misfit(f"task_classes holds {max(every)}, of {given['num_classes']} classes")
+    return found
 
 
 def _label(text: Any, name: str) -> str:

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from cls_jax.core.checks import short_repr
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array, PyTree
 from cls_jax.data.dataset import Split
@@ -69,7 +70,9 @@ def continued(stream: Stream, num_past: int, earlier: Stream | None = None) -> S
 
 def _check_earlier(earlier: Stream, stream: Stream, num_past: int) -> None:
     if not isinstance(earlier, Stream):
-        raise InputError(f"earlier is {type(earlier).__name__}; give the Stream that was learned")
+        raise InputError(
+            f"earlier is {short_repr(earlier)}; give the Stream that was learned, or several"
+        )
     name = earlier.name
     if (earlier.num_tasks, earlier.num_classes) != (num_past, stream.num_classes):
         raise InputError(

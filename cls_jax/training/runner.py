@@ -22,7 +22,7 @@ from cls_jax.training.group import Trial, schedules_of
 from cls_jax.training.loop import train_group
 from cls_jax.training.plan import Plan, check_run
 from cls_jax.training.programs import make_programs
-from cls_jax.training.run import Run
+from cls_jax.training.run import Run, shapes_of
 from cls_jax.training.segments import (
     Checkpointer,
     Cost,
@@ -33,7 +33,7 @@ from cls_jax.training.segments import (
     learned,
     trial_name,
 )
-from cls_jax.training.start import Start, Trained, first_run, with_classes
+from cls_jax.training.start import Start, Trained, check_start, first_run, with_classes
 
 __all__ = ["Plan", "check_run", "run", "sweep"]
 
@@ -99,6 +99,7 @@ def sweep(
     """
     values, seeds = _hypers(method, hypers), check_seeds(seeds)
     if start is not None:
+        check_start(start, method, stream, seeds)
         stream = continued(stream, start.num_past, start.earlier)
     plan = check_run(method, stream, seeds, plan, len(values) * len(seeds))
     programs = make_programs(method, stream, plan)
@@ -133,20 +134,11 @@ def sweep(
 
 
 def _schedules(method: Method, stream: Stream, seed: int, start: Start | None) -> list[Schedule]:
-    """One a phase, with the classes of the tasks that this seed learned before.
-
-    Raises:
-      InputError: the stream said to be the earlier one has other classes.
-    """
+    """One a phase, with the classes of the tasks that this seed learned before."""
     found = schedules_of(method, stream, seed)
     if start is None:
         return found
-    past = start.task_classes[seed]
-    if start.earlier is not None and (found[0].task_classes[: len(past)] != past).any():
-        raise InputError(
-            f"earlier is {start.earlier.name!r}, whose tasks have other classes with seed {seed} "
-            "than those that were learned; give the stream that was learned, or leave it out"
-        )
+    past = start.trained[seed].task_classes
     return [with_classes(schedule, past) for schedule in found]
 
 
@@ -162,19 +154,17 @@ def _begun(
     Raises:
       InputError: what they go on from is gone.
     """
-    new = [trial for trial in trials if trial.name not in kept]
-    if lost := [trial for trial in new if trial.seed not in start.runs]:
-        raise InputError(
-            f"seed {lost[0].seed} has not begun yet, and what it goes on from is gone; bring that "
-            "back"
-        )
-    place = learned(start.num_past, len(method.phases))
-    return {
-        trial.name: Restored(
-            place, first_run(start.runs[trial.seed], trial.hyper, stream.num_tasks)
-        )
-        for trial in new
-    }
+    place, begun = learned(start.num_past, len(method.phases)), {}
+    for trial in trials:
+        if trial.name in kept:
+            continue
+        run = start.trained[trial.seed].run
+        if run is None:
+            raise InputError(
+                f"{trial.name} has not begun yet, and what it goes on from is gone; bring it back"
+            )
+        begun[trial.name] = Restored(place, first_run(run, trial.hyper, stream.num_tasks))
+    return begun
 
 
 def _hypers(method: Method, given: Sequence[Mapping[str, float]]) -> list[dict[str, Array]]:
@@ -223,7 +213,7 @@ def _result(
         },
         capacity=capacities(method, stream, runs),
         trained=tuple(
-            Trained(method, done, each[0].task_classes)
+            Trained(method, shapes_of(stream), each[0].task_classes, done, stream)
             for done, each in zip(runs, schedules, strict=True)
         ),
     )
