@@ -8,8 +8,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cls_jax.app.build import Learner, fit_problem, recipe_words
+from cls_jax.app.continuing import in_label_space, start_from, with_earlier
 from cls_jax.app.grid import hyper_grid
 from cls_jax.app.main import saving
+from cls_jax.app.restore import SavedRun
 from cls_jax.app.run_config import RunConfig
 from cls_jax.core.checks import check_seeds
 from cls_jax.core.errors import InputError
@@ -106,31 +108,46 @@ def train(
     method: Method,
     stream: Stream,
     *,
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] | None = None,
     sweep: Mapping[str, Sequence[float]] = {},
     plan: Plan = Plan(),  # noqa: B008
     observe: events.Observer = lambda event: None,
     workdir: str | Path | None = None,
     save_every: str = "60s",
+    start: Result | SavedRun | Sequence[SavedRun] | str | Path | None = None,
+    earlier: Stream | Sequence[Stream] | None = None,
 ) -> Result:
     """Trains a method on a stream for several seeds and values, and evaluates after every task.
 
     Called again with a method and a stream that differ in hyper-parameters alone, it compiles
     nothing: they are data.
 
+    With ``start`` a finished run learns the tasks of ``stream`` too: memory, optimizer states,
+    averaged copies and counters go on, tasks are numbered on, and the matrix has the old tasks too.
+    Its bits are those of one run on all tasks, if that shows the same batches. Classes of
+    ``stream`` get the next free labels of the label space; ``reserve`` makes room for them when the
+    first run begins, and says so where they are classes that were learned before.
+
     Args:
-      method: what learns.
-      stream: what is seen when.
-      seeds: one run each; a seed fixes class order, initial weights and every draw.
+      method: what learns; with ``start`` the method that learned before, whose hyper-parameters
+        may have other values from here on.
+      stream: what is seen when; with ``start`` the further tasks alone.
+      seeds: one run each; a seed fixes class order, initial weights and every draw. Seed 0, or with
+        ``start`` all seeds there, if not given.
       sweep: hyper-parameters and their values; every combination gets all seeds, in one program.
       plan: how to execute.
       observe: called between chunks with Started, Progress and Evaluated.
       workdir: where runs are saved and results written; the same call goes on where a killed one
         was, bit for bit, and ``load`` reads it back. Nothing is written if not given.
       save_every: how often: "60s", "5m", "200steps" or "never".
+      start: what it goes on from: the Result of a finished ``train`` (of one value), its workdir,
+        or what ``load`` gives, one of each seed. None: from the beginning.
+      earlier: the streams that ``start`` learned, in order, whose tasks are then tested too; found
+        by itself where ``start`` is of this process or its stream was made of flags.
 
     Raises:
-      InputError: for bad seeds, values, plan or workdir, before any compute.
+      InputError: for bad seeds, values, plan or workdir, or a ``start`` that does not fit, before
+        any compute.
       Diverged: when a metric is not finite.
       Stopped: after SIGTERM or Ctrl-C, once the run is saved in ``workdir``.
 
@@ -141,7 +158,17 @@ def train(
       >>> cls.train(method, stream, seeds=range(2)).accuracy().shape
       (1, 2)
     """
-    seeds = check_seeds(seeds)
+    begun = None
+    if start is not None:
+        given = _one_run(start) if isinstance(start, Result) else start
+        begun = start_from(given, method.factory)
+        seeds = tuple(begun.trained) if seeds is None else seeds
+    seeds = check_seeds((0,) if seeds is None else seeds)
+    if begun is not None:
+        stream = in_label_space(stream, begun)
+        begun = with_earlier(begun, method, stream, seeds, earlier)
+    elif earlier is not None:
+        raise InputError("earlier is what start has learned; give start, or leave it out")
     values = hyper_grid(method, sweep)
     if workdir is not None and method.factory not in METHODS:
         raise InputError(
@@ -153,7 +180,7 @@ def train(
         seeds=seeds, workdir=None if workdir is None else str(workdir), save_every=save_every
     )
     record = _Record(config, {**method.fixed, **method.hyper}, {**sweep}, learner.recipe)
-    with saving([learner], [values], config, record) as (keep,):
+    with saving([learner], [values], config, record, begun) as (keep,):
         found = run_sweep(
             method,
             stream,
@@ -162,6 +189,7 @@ def train(
             plan=plan,
             observe=observe,
             keep=keep,
+            start=begun,
         )
         labelled = tuple(
             one._replace(method=f"{method.name} {label}".strip())
@@ -180,6 +208,20 @@ class _Record:
     arguments: Mapping[str, Any]
     sweep: Mapping[str, Sequence[float]]
     recipe: Mapping[str, Any]
+
+
+def _one_run(result: Result) -> events.Result:
+    """What ``train`` can go on from.
+
+    Raises:
+      InputError: it has several values.
+    """
+    if len(result.runs) != 1:
+        raise InputError(
+            f"start is a sweep of {len(result.runs)} values; train the one that goes on alone, or "
+            "give it from its workdir: start=cls.load(workdir, method=NAME)"
+        )
+    return result.runs[0]
 
 
 def _learner(method: Method, stream: Stream) -> Learner:

@@ -13,7 +13,8 @@ from cls_jax.app.restore import SavedRun, load_all
 from cls_jax.app.stored_recipe import stream_flags
 from cls_jax.core.checks import short_repr
 from cls_jax.core.errors import InputError
-from cls_jax.methods.base import problem_of
+from cls_jax.core.files import plain
+from cls_jax.methods.base import Method, problem_of
 from cls_jax.runtime.saves import fingerprint
 from cls_jax.runtime.workdir import read_record
 from cls_jax.streams.continued import continued
@@ -21,7 +22,7 @@ from cls_jax.streams.reserve import reserve
 from cls_jax.streams.stream import Stream
 from cls_jax.training import events
 from cls_jax.training.run import Shapes
-from cls_jax.training.start import Start, Trained, check_earlier
+from cls_jax.training.start import Start, Trained, check_earlier, check_start
 
 CONTINUES = "continues"
 """The entry of config.json on what a run goes on from."""
@@ -120,25 +121,29 @@ def start_of(where: str, factory: str, workdir: str | None) -> Start:
 
 def with_earlier(
     start: Start,
+    method: Method,
     stream: Stream,
     seeds: Sequence[int],
     given: Stream | Sequence[Stream] | None = None,
 ) -> Start:
-    """``start`` with the stream that was learned, so that its tasks are tested too.
+    """``start``, found to fit, with the stream that was learned: its tasks are tested too.
 
     Where it is not given it is the one of this process, or made again of the flags that were saved;
     where that cannot be done a line on stderr says why.
 
     Args:
       start: what was learned.
-      stream, seeds: of the run that goes on; ``stream`` in the label space.
+      method, stream, seeds: of the run that goes on; ``stream`` in the label space.
       given: the streams that were learned, in that order.
 
     Raises:
-      InputError: those given are not the ones.
+      InputError: as ``check_start``; those given are not the ones.
     """
+    check_start(start._replace(earlier=None), method, stream, seeds)
     if given is not None:
-        return start._replace(earlier=joined(given, stream.num_classes))
+        start = start._replace(earlier=joined(given, stream.num_classes))
+        check_start(start, method, stream, seeds)
+        return start
     try:
         earlier = start.earlier or joined(_made_again(start.words), stream.num_classes)
         check_earlier(start, earlier, stream, seeds)
@@ -259,10 +264,11 @@ def _words(
     record = {} if where is None else read_record(Path(where)) or {}
     before = record.get("config", {}).get(CONTINUES, {}).get("streams", [])
     prints = {f"seed {seed}": fingerprint(one.run) for seed, one in trained.items()}
-    return {
+    words = {
         "workdir": None if where is None else str(Path(where).absolute()),
         "commit": record.get("commit"),
         "num_tasks": len(next(iter(trained.values())).task_classes),
         "streams": [*before, *flags],
         "fingerprints": prints,
     }
+    return plain(words)  # as config.json gives it back

@@ -82,8 +82,9 @@ def run_one(name: str, config: Any) -> None:
         start = start_of(where, name, None if config.run.restart else config.run.workdir)
         stream = in_label_space(stream, start)
         flags = with_room(flags, stream)
-        start = with_earlier(start, stream, config.run.seeds)
     learner = make_learner(name, asdict(config.method), stream, flags, config.net)
+    if start is not None:
+        start = with_earlier(start, learner.method, stream, config.run.seeds)
     report(config, execute([learner], config.run, config, start))
 
 

@@ -71,8 +71,8 @@ def read_recipe(path: Path) -> Recipe:
     try:
         sizes, batch = (words.num_classes, words.max_tasks), (words.batch_size, *words.shape)
         stream = None if words.stream is None else StreamConfig(**words.stream)
-        chosen = networks(NetConfig(**words.net))
-        problem = fit_problem(InputConfig(**words.inputs), chosen, batch, sizes)
+        inputs, net = InputConfig(**words.inputs), NetConfig(**words.net)
+        problem = fit_problem(inputs, networks(net), batch, sizes)._replace(words=(inputs, net))
         method = METHODS[words.method](problem, **words.arguments)
         shapes = Shapes(batch, words.dtype, words.num_classes, words.num_tasks)
         like = jax.tree.map(placed, abstract_run(method, shapes))

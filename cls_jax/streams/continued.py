@@ -26,7 +26,11 @@ def continued(stream: Stream, num_past: int, earlier: Stream | None = None) -> S
     """
     if earlier is not None:
         _check_earlier(earlier, stream, num_past)
-    offset = len(stream.source.test.y)
+    source, offset = stream.source, 0
+    if earlier is not None and not _same(earlier.source.test, source.test):
+        offset = len(source.test.y)
+        both = zip(source.test, earlier.source.test, strict=True)
+        source = source._replace(test=Split(*map(np.concatenate, both)))
 
     def schedule(key: Array, *, epochs: int | None = None, shuffle: int = 0) -> Schedule:
         given = stream.schedule(key, epochs=epochs, shuffle=shuffle)
@@ -56,10 +60,6 @@ def continued(stream: Stream, num_past: int, earlier: Stream | None = None) -> S
             make_rows=make_rows,
         )
 
-    source = stream.source
-    if earlier is not None:
-        both = zip(source.test, earlier.source.test, strict=True)
-        source = source._replace(test=Split(*(np.concatenate(pair) for pair in both)))
     return stream._replace(
         source=source,
         num_tasks=num_past + stream.num_tasks,
@@ -86,6 +86,10 @@ def _check_earlier(earlier: Stream, stream: Stream, num_past: int) -> None:
             f"earlier is {name!r}, whose examples have another shape or are transformed otherwise "
             f"than those of {stream.name!r}, so they cannot be tested together; leave earlier out"
         )
+
+
+def _same(one: Split, other: Split) -> bool:
+    return one.x is other.x and np.array_equal(one.y, other.y)
 
 
 def _unknown(given: Schedule, num_past: int) -> tuple[np.ndarray, np.ndarray, PyTree]:

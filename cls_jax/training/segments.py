@@ -36,8 +36,9 @@ START = Position(-1, 0, 0)
 
 
 def learned(num_tasks: int, num_phases: int) -> Position:
-    """The place behind the score of the last of so many tasks, where a longer run goes on."""
-    return Position(num_tasks - 1, 2 * num_phases + 2, 1)
+    """The place before the score of the last of so many tasks, where a longer run goes on: it also
+    scores the task that comes next."""
+    return Position(num_tasks - 1, 2 * num_phases + 1, 1)
 
 
 def end(num_tasks: int) -> Position:
