@@ -89,9 +89,7 @@ def make_stream(config: StreamConfig, *, read_only: bool = False) -> Stream:
     room = config.max_classes, config.max_tasks, config.first_class
     if all(one is None for one in room):
         return stream
-    return reserve(
-        stream, max_classes=room[0], max_tasks=room[1], first_class=room[2] or 0
-    )
+    return reserve(stream, max_classes=room[0], max_tasks=room[1], first_class=room[2] or 0)
 
 
 def without_dir(data: str) -> bool:

@@ -46,11 +46,12 @@ def start_from(given: Given, factory: str) -> Start:
         return Start(trained, given.trained[0].stream, _words(trained, None, [None]))
     if isinstance(given, str | Path):
         return _from_saved(_of(load_all(given), given, factory), given)
-    found = [given] if isinstance(given, SavedRun) else given
-    if not isinstance(found, Sequence) or not all(isinstance(one, SavedRun) for one in found):
+    several = isinstance(given, Sequence) and not isinstance(given, SavedRun)
+    found = [one for one in (given if several else [given]) if isinstance(one, SavedRun)]
+    if not found or (several and len(found) < len(given)):
         raise InputError(
-            f"start is {short_repr(given)}; give a workdir, the Result of an earlier train, or what "
-            "cls.load gives, one of each seed"
+            f"start is {short_repr(given)}; give a workdir, the Result of an earlier train, or "
+            "what cls.load gives, one of each seed"
         )
     return _from_saved(found, None)
 
@@ -148,9 +149,32 @@ def with_earlier(
         earlier = start.earlier or joined(_made_again(start.words), stream.num_classes)
         check_earlier(start, earlier, stream, seeds)
     except InputError as error:
-        print(f"warning: the tasks learned before are not tested: {error}", file=sys.stderr)
+        _warn(error)
         earlier = None
     return start._replace(earlier=earlier)
+
+
+def learned_before(workdir: Path, stream: Stream, num_past: int) -> Stream | None:
+    """The stream that the run in ``workdir`` goes on from, made again; None, and a line on stderr
+    that says why, where that cannot be done.
+
+    Args:
+      workdir: of the run that goes on.
+      stream: of its further tasks.
+      num_past: tasks that were learned before.
+    """
+    try:
+        words = (read_record(workdir) or {}).get("config", {}).get(CONTINUES, {})
+        earlier = joined(_made_again(words), stream.num_classes)
+        continued(stream, num_past, earlier)
+    except InputError as error:
+        _warn(error)
+        return None
+    return earlier
+
+
+def _warn(error: InputError) -> None:
+    print(f"warning: the tasks learned before are not tested: {error}", file=sys.stderr)
 
 
 def _made_again(words: Mapping[str, Any]) -> list[Stream]:
@@ -196,8 +220,8 @@ def in_label_space(stream: Stream, start: Start) -> Stream:
         return placed
     if placed.max_tasks not in (None, problem.num_tasks):
         raise InputError(
-            f"max_tasks is {placed.max_tasks}, but {problem.num_tasks} where it goes on from; leave "
-            "it as it was"
+            f"max_tasks is {placed.max_tasks}, but {problem.num_tasks} where it goes on from; "
+            "leave it as it was"
         )
     return placed._replace(max_tasks=problem.num_tasks)
 

@@ -187,7 +187,8 @@ def _own_size(config: Any, typed: Collection[str]) -> Any:
     """The config with its data's own size, where the data were typed and the size was not: that of
     a preset belongs to the preset's data. A run that goes on keeps the size that it had."""
     stream = getattr(config, "stream", None)
-    if "continue" in typed or not isinstance(stream, StreamConfig) or "data" not in typed or "image_size" in typed:
+    chosen = "data" in typed and not {"image_size", "continue"} & {*typed}
+    if not isinstance(stream, StreamConfig) or not chosen:
         return config
     return dataclasses.replace(config, stream=dataclasses.replace(stream, image_size=None))
 

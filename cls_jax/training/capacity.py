@@ -26,8 +26,8 @@ def capacities(method: Method, stream: Stream, runs: Sequence[Run]) -> dict[str,
     num_tasks = stream.num_tasks
 
     def after_each(value: Array | int) -> np.ndarray:
-        value = np.float64(value)  # a method may keep room for more tasks than these
-        return np.broadcast_to(value[:num_tasks] if value.ndim else value, (num_tasks,))
+        found = np.asarray(value, np.float64)  # of all tasks that there is room for
+        return np.broadcast_to(found[:num_tasks] if found.ndim else found, (num_tasks,))
 
     if method.algorithm.capacity is None:
         every = [{"bits": bits_read(method, shapes_of(stream))}] * len(runs)

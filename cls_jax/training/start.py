@@ -72,13 +72,13 @@ def check_start(start: Start, method: Method, stream: Stream, seeds: Sequence[in
         if seed not in start.trained:
             there = ", ".join(map(str, start.trained))
             raise InputError(f"seeds has {seed}, but what it goes on from has the seeds {there}")
-    _check_method(start.first.method, method)
     old, new = start.first.shapes, shapes_of(stream)
     if (old.batch[1:], old.dtype) != (new.batch[1:], new.dtype):
         raise InputError(
             f"data {stream.source.name} has examples {new.dtype}{[*new.batch[1:]]}, but those that "
             f"were learned before are {old.dtype}{[*old.batch[1:]]}; give data like these"
         )
+    _check_method(start.first.method, method)
     if old.num_classes != new.num_classes:
         raise InputError(
             f"the label space has {new.num_classes} classes, but {old.num_classes} where it goes "
