@@ -8,8 +8,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cls_jax.app.build import Learner, fit_problem, recipe_words
-from cls_jax.app.continuing import in_label_space, start_from, with_earlier
+from cls_jax.app.continuing import start_from
 from cls_jax.app.grid import hyper_grid
+from cls_jax.app.label_space import in_label_space, with_earlier
 from cls_jax.app.main import saving
 from cls_jax.app.restore import SavedRun
 from cls_jax.app.run_config import RunConfig
@@ -161,7 +162,7 @@ def train(
     begun = None
     if start is not None:
         given = _one_run(start) if isinstance(start, Result) else start
-        begun = start_from(given, method.factory)
+        begun = start_from(given, method.factory, workdir)
         seeds = tuple(begun.trained) if seeds is None else seeds
     seeds = check_seeds((0,) if seeds is None else seeds)
     if begun is not None:

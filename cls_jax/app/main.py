@@ -16,14 +16,9 @@ import numpy as np
 from cls_jax.app.build import Learner
 from cls_jax.app.build import make_learner as make_learner
 from cls_jax.app.build import make_stream as make_stream
-from cls_jax.app.continuing import (
-    CONTINUES,
-    in_label_space,
-    start_of,
-    with_earlier,
-    with_room,
-)
+from cls_jax.app.continuing import CONTINUES, start_from
 from cls_jax.app.grid import grid
+from cls_jax.app.label_space import in_label_space, with_earlier, with_room
 from cls_jax.app.run_config import RunConfig as RunConfig
 from cls_jax.app.run_config import check_outputs
 from cls_jax.app.stored_recipe import RECIPE, write_recipe
@@ -79,7 +74,8 @@ def run_one(name: str, config: Any) -> None:
     begin(config.run)
     stream, flags, start = make_stream(config.stream), config.stream, None
     if (where := getattr(config.run, "continue_from", None)) is not None:
-        start = start_of(where, name, None if config.run.restart else config.run.workdir)
+        own = None if config.run.restart else config.run.workdir
+        start = start_from(where, name, own)
         stream = in_label_space(stream, start)
         flags = with_room(flags, stream)
     learner = make_learner(name, asdict(config.method), stream, flags, config.net)

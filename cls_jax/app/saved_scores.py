@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cls_jax.app.build import StreamConfig, make_stream, without_dir
-from cls_jax.app.continuing import learned_before
+from cls_jax.app.label_space import learned_before
 from cls_jax.app.restore import SavedRun
 from cls_jax.core.errors import InputError
 from cls_jax.report.tables import TextTable

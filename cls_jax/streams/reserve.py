@@ -4,11 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from cls_jax.core.checks import whole, whole_or_none
+from cls_jax.core.checks import whole
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array
 from cls_jax.data.dataset import Dataset, Split
 from cls_jax.streams.stream import Schedule, Stream
+
+MOST = 2**20
+"""More classes or tasks than anybody keeps room for."""
 
 
 def reserve(
@@ -33,16 +36,17 @@ def reserve(
     Raises:
       InputError: for room that is less than what is there already.
     """
-    first_class = whole("first_class", first_class, 0)
+    first_class = whole("first_class", first_class, 0, MOST)
     needed = first_class + stream.num_classes
-    most = whole_or_none("max_classes", max_classes, 1) or needed
+    most = needed if max_classes is None else whole("max_classes", max_classes, 1, MOST)
     if most < needed:
         raise InputError(
             f"max_classes is {most}, but {stream.source.name} has {stream.num_classes} classes"
             + f" from label {first_class} on" * bool(first_class)
             + f"; give at least {needed}"
         )
-    max_tasks = whole_or_none("max_tasks", max_tasks, 1)
+    if max_tasks is not None:
+        max_tasks = whole("max_tasks", max_tasks, 1, MOST)
     if max_tasks is not None and max_tasks < stream.num_tasks:
         raise InputError(
             f"max_tasks is {max_tasks}, but the stream has {stream.num_tasks} tasks; give at least "
