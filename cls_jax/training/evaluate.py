@@ -105,9 +105,8 @@ def make_evaluate(method: Method, stream: Stream, parallelism: Parallelism) -> E
                 data, part = loader.fetch(part)
                 right += count(state, hyper, data, part, counted, classes, np.int32(j), context)
             total = (pick(schedule.test_index) >= 0).sum(axis=-1)[..., None, None]
-            if not total.all():  # its test examples are not at hand
-                right = np.full((*total.shape[:-2], 1 + len(method.views), 2), np.nan)
-            rows.append(np.asarray(right, np.float64) / np.maximum(total, 1))
+            share = np.asarray(right, np.float64) / np.where(total, total, np.nan)
+            rows.append(np.broadcast_to(share, (*total.shape[:-2], 1 + len(method.views), 2)))
         missing = np.full_like(rows[0], np.nan)
         rows += [missing] * (stream.num_tasks - len(rows))
         return np.stack(rows, axis=-1).astype(np.float32)

@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,7 +22,7 @@ from cls_jax.training.events import Observer, Result, Started, leading, scenario
 from cls_jax.training.group import Trial, schedules_of
 from cls_jax.training.loop import train_group
 from cls_jax.training.plan import Plan, check_run
-from cls_jax.training.programs import make_programs
+from cls_jax.training.programs import Programs, make_programs
 from cls_jax.training.run import Run, shapes_of
 from cls_jax.training.segments import (
     Checkpointer,
@@ -113,7 +114,7 @@ def sweep(
     kept, cost = keep.restore([trial.name for trial in trials], programs.abstract())
     over = end(stream.num_tasks)
     finished = {name: one.run for name, one in kept.items() if one.place == over}
-    begun = {} if start is None else _begun(start, method, stream, trials, kept)
+    begun = {} if start is None else _begun(start, programs, trials, kept)
     observe(_started(method, stream, seeds, trials[0].schedules, plan))
     groups = _groups(trials, {**kept, **begun}, over, plan)
     for group, place in groups:
@@ -143,18 +144,15 @@ def _schedules(method: Method, stream: Stream, seed: int, start: Start | None) -
 
 
 def _begun(
-    start: Start,
-    method: Method,
-    stream: Stream,
-    trials: Sequence[Trial],
-    kept: Mapping[str, Restored],
+    start: Start, programs: Programs, trials: Sequence[Trial], kept: Mapping[str, Restored]
 ) -> dict[str, Restored]:
     """Where the trials begin of which nothing is kept yet.
 
     Raises:
       InputError: what they go on from is gone.
     """
-    place, begun = learned(start.num_past, len(method.phases)), {}
+    place, begun = learned(start.num_past, len(programs.method.phases)), {}
+    where = programs.parallelism.sharding()
     for trial in trials:
         if trial.name in kept:
             continue
@@ -163,7 +161,8 @@ def _begun(
             raise InputError(
                 f"{trial.name} has not begun yet, and what it goes on from is gone; bring it back"
             )
-        begun[trial.name] = Restored(place, first_run(run, trial.hyper, stream.num_tasks))
+        run = first_run(run, trial.hyper, programs.stream.num_tasks)
+        begun[trial.name] = Restored(place, jax.device_put(run, where))
     return begun
 
 
