@@ -34,7 +34,6 @@ def continued(stream: Stream, num_past: int, earlier: Stream | None = None) -> S
 
     def schedule(key: Array, *, epochs: int | None = None, shuffle: int = 0) -> Schedule:
         given = stream.schedule(key, epochs=epochs, shuffle=shuffle)
-        past = given if earlier is None else earlier.schedule(key)
 
         def make_rows(task: int) -> Rows:
             if task < num_past:
@@ -42,13 +41,13 @@ def continued(stream: Stream, num_past: int, earlier: Stream | None = None) -> S
             rows = given.rows(task - num_past)
             return rows.replace(task=rows.task + np.int32(num_past))
 
-        none = np.zeros(num_past, np.int32)
-        classes, index, place = _unknown(given, num_past)
-        contexts = given.contexts
-        if earlier is not None:
-            classes = past.task_classes
-            index = np.where(past.test_index >= 0, past.test_index + offset, -1).astype(np.int32)
-            contexts = jax.tree.map(_joined, given.contexts, past.contexts)
+        none, contexts = np.zeros(num_past, np.int32), given.contexts
+        if earlier is None:
+            classes, index, place = _unknown(given, num_past)
+        else:
+            past = earlier.schedule(key, epochs=1)  # what is read of it depends on no pass
+            classes, contexts = past.task_classes, jax.tree.map(_joined, contexts, past.contexts)
+            index = np.where(past.test_index >= 0, past.test_index + np.int32(offset), -1)
             place = jax.tree.map(lambda p: p + np.int32(_length(given.contexts)), past.test_context)
         return Schedule(
             num_seen=_joined(none, given.num_seen),

@@ -116,14 +116,18 @@ def sweep(
     finished = {name: one.run for name, one in kept.items() if one.place == over}
     begun = {} if start is None else _begun(start, programs, trials, kept)
     observe(_started(method, stream, seeds, trials[0].schedules, plan))
-    groups = _groups(trials, {**kept, **begun}, over, plan)
-    for group, place in groups:
-        if place is not None and begun.keys() & {trial.name for trial in group}:
+    there = {**kept, **begun}
+    groups = [
+        (group, place, [there[trial.name].run for trial in group if trial.name in there])
+        for group, place in _groups(trials, there, over, plan)
+    ]
+    for group, place, past in groups:
+        names = [trial.name for trial in group]
+        if place is not None and begun.keys() & {*names}:
             # What it goes on from may be gone when this run is killed: it is copied first.
-            run = programs.parallelism.stack([begun[trial.name].run for trial in group])
-            keep.maybe_save([trial.name for trial in group], run, place, cost, due=True)
-    for group, place in groups:
-        past = [one.run for trial in group if (one := (kept | begun).get(trial.name))]
+            run = programs.parallelism.stack(past)
+            keep.maybe_save(names, run, place, cost, due=True)
+    for group, place, past in groups:
         now, cost = train_group(programs, group, past, place, observe, keep, cost)
         parts = programs.parallelism.unstack(now, len(group))
         finished |= {trial.name: part for trial, part in zip(group, parts, strict=True)}
