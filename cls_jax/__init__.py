@@ -86,6 +86,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from cls_jax.streams.domain_il import rotated as rotated
     from cls_jax.streams.gcil import gcil as gcil
     from cls_jax.streams.mnist360 import mnist360 as mnist360
+    from cls_jax.streams.reserve import reserve as reserve
     from cls_jax.streams.task_order import only_tasks as only_tasks
     from cls_jax.training.group import task_classes as task_classes
     from cls_jax.training.plan import Plan as Plan
@@ -114,6 +115,7 @@ _NAMES = {
     "streams.domain_il": ("dihedral", "permuted", "rotated"),
     "streams.gcil": ("gcil",),
     "streams.mnist360": ("mnist360",),
+    "streams.reserve": ("reserve",),
     "streams.task_order": ("only_tasks",),
     "training.group": ("task_classes",),
     "training.plan": ("Plan",),

@@ -9,15 +9,18 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cls_jax.app.build import Learner, fit_problem, recipe_words
+from cls_jax.app.continuing import start_from
 from cls_jax.app.grid import hyper_grid
+from cls_jax.app.label_space import in_label_space, with_earlier
 from cls_jax.app.main import advice_of, saving
+from cls_jax.app.restore import SavedRun
 from cls_jax.app.run_config import RunConfig
 from cls_jax.core.checks import check_seeds, short_repr
 from cls_jax.core.errors import InputError
 from cls_jax.core.files import write_all
 from cls_jax.core.types import PyTree
 from cls_jax.methods import METHODS
-from cls_jax.methods.base import Method
+from cls_jax.methods.base import Method, problem_of
 from cls_jax.methods.problem import Problem
 from cls_jax.nets.config import NetConfig, check_known, check_sizes
 from cls_jax.nets.registry import networks, networks_of
@@ -63,7 +66,7 @@ def problem(
     if unknown := [each for each in inputs if each not in names]:
         raise InputError(f"problem() has no {unknown[0]!r}; its inputs are {', '.join(names)}")
     config, batch = InputConfig(**inputs), (stream.batch_size, *stream.source.train.x.shape[1:])
-    sizes = stream.num_classes, stream.num_tasks
+    sizes = stream.num_classes, stream.task_room
     if isinstance(net, str):
         check_known(net)
         made = networks(NetConfig(net=net, width=width, hidden=hidden, dtype=dtype))
@@ -111,22 +114,32 @@ def train(
     method: Method,
     stream: Stream,
     *,
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] | None = None,
     sweep: Mapping[str, Sequence[float]] = {},
     plan: Plan = Plan(),  # noqa: B008
     observe: events.Logger | Sequence[events.Logger] = (),
     workdir: str | Path | None = None,
     save_every: str = "60s",
+    start: Result | SavedRun | Sequence[SavedRun] | str | Path | None = None,
+    earlier: Stream | Sequence[Stream] | None = None,
 ) -> Result:
     """Trains a method on a stream for several seeds and values, and evaluates after every task.
 
     Called again with a method and a stream that differ in hyper-parameters alone, it compiles
     nothing: they are data. What a method has to say of so short a stream is a Python warning.
 
+    With ``start`` a finished run learns the tasks of ``stream`` too: memory, optimizer states,
+    averaged copies and counters go on, tasks are numbered on, and the matrix has the old tasks too.
+    Its bits are those of one run on all tasks, if that shows the same batches. Classes of
+    ``stream`` get the next free labels of the label space; ``reserve`` makes room for them when the
+    first run begins, and says so where they are classes that were learned before.
+
     Args:
-      method: what learns.
-      stream: what is seen when.
-      seeds: one run each; a seed fixes class order, initial weights and every draw.
+      method: what learns; with ``start`` the method that learned before, whose hyper-parameters
+        may have other values from here on.
+      stream: what is seen when; with ``start`` the further tasks alone.
+      seeds: one run each; a seed fixes class order, initial weights and every draw. Seed 0, or with
+        ``start`` all seeds there, if not given.
       sweep: hyper-parameters and their values; every combination gets all seeds, in one program.
       plan: how to execute.
       observe: a logger, or several: ``cls_jax.logs.csv("runs/mine")``, or a function of your own,
@@ -134,9 +147,14 @@ def train(
       workdir: where runs are saved and results written; the same call goes on where a killed one
         was, bit for bit, and ``load`` reads it back. Nothing is written if not given.
       save_every: how often: "60s", "5m", "200steps" or "never".
+      start: what it goes on from: the Result of a finished ``train`` (of one value), its workdir,
+        or what ``load`` gives, one of each seed. None: from the beginning.
+      earlier: the streams that ``start`` learned, in order, whose tasks are then tested too; found
+        by itself where ``start`` is of this process or its stream was made of flags.
 
     Raises:
-      InputError: for bad seeds, values, plan or workdir, before any compute.
+      InputError: for bad seeds, values, plan or workdir, or a ``start`` that does not fit, before
+        any compute.
       Diverged: when a metric is not finite.
       Stopped: after SIGTERM or Ctrl-C, once the run is saved in ``workdir``.
 
@@ -147,7 +165,17 @@ def train(
       >>> cls.train(method, stream, seeds=range(2)).accuracy().shape
       (1, 2)
     """
-    seeds, loggers = check_seeds(seeds), _loggers(observe)
+    begun, loggers = None, _loggers(observe)
+    if start is not None:
+        given = _one_run(start) if isinstance(start, Result) else start
+        begun = start_from(given, method.factory, workdir)
+        seeds = tuple(begun.trained) if seeds is None else seeds
+    seeds = check_seeds((0,) if seeds is None else seeds)
+    if begun is not None:
+        stream = in_label_space(stream, begun)
+        begun = with_earlier(begun, method, stream, seeds, earlier)
+    elif earlier is not None:
+        raise InputError("earlier is what start has learned; give start, or leave it out")
     values = hyper_grid(method, sweep)
     if workdir is not None and method.factory not in METHODS:
         raise InputError(
@@ -163,7 +191,7 @@ def train(
         seeds=seeds, workdir=None if workdir is None else str(workdir), save_every=save_every
     )
     record = _Record(config, {**method.fixed, **method.hyper}, {**sweep}, learner.recipe)
-    with saving([learner], [values], config, record) as (keep,):
+    with saving([learner], [values], config, record, begun) as (keep,):
         found = run_sweep(
             method,
             stream,
@@ -173,6 +201,7 @@ def train(
             plan=plan,
             observe=several(*loggers),
             keep=keep,
+            start=begun,
         )
         labelled = tuple(
             one._replace(method=f"{method.name} {label}".strip())
@@ -219,9 +248,22 @@ def _check_words(method: Method, workdir: str | Path) -> None:
         )
 
 
+def _one_run(result: Result) -> events.Result:
+    """What ``train`` can go on from.
+
+    Raises:
+      InputError: it has several values.
+    """
+    if len(result.runs) != 1:
+        raise InputError(
+            f"start is a sweep of {len(result.runs)} values; train the one that goes on alone, or "
+            "give it from its workdir: start=cls.load(workdir, method=NAME)"
+        )
+    return result.runs[0]
+
+
 def _learner(method: Method, stream: Stream) -> Learner:
     """The method with the words from which it can be built again, as far as there are any."""
-    problem = getattr(method.at, "problem", None)
-    words = getattr(problem, "words", None) or (InputConfig(), NetConfig(net="unknown"))
+    words = getattr(problem_of(method), "words", None) or (InputConfig(), NetConfig(net="unknown"))
     inputs, net = words
     return Learner(method, stream, recipe_words(method, stream, inputs, net, None))

@@ -22,7 +22,7 @@ from cls_jax.data.hold_out import hold_out
 from cls_jax.data.load import load
 from cls_jax.data.scramble import scrambled
 from cls_jax.methods import METHODS, signature
-from cls_jax.methods.base import Method
+from cls_jax.methods.base import Method, problem_of
 from cls_jax.methods.problem import Problem
 from cls_jax.nets.config import KNOWN, NetConfig
 from cls_jax.nets.own import check_own
@@ -34,6 +34,7 @@ from cls_jax.streams.config import StreamConfig as StreamConfig
 from cls_jax.streams.domain_il import dihedral, permuted, rotated
 from cls_jax.streams.gcil import gcil
 from cls_jax.streams.mnist360 import mnist360
+from cls_jax.streams.reserve import reserve
 from cls_jax.streams.stream import Stream
 from cls_jax.streams.task_order import in_order, only_tasks
 
@@ -88,7 +89,12 @@ def make_stream(config: StreamConfig, *, read_only: bool = False) -> Stream:
     _check_length(config, len(source.train.y))
     stream = make(source, batch_size=config.batch_size, epochs=config.epochs, **settings)
     stream = in_order(stream, order)
-    return only_tasks(stream, config.only_tasks) if config.only_tasks else stream
+    if config.only_tasks:
+        stream = only_tasks(stream, config.only_tasks)
+    room = config.max_classes, config.max_tasks, config.first_class
+    if all(one is None for one in room):
+        return stream
+    return reserve(stream, max_classes=room[0], max_tasks=room[1], first_class=room[2] or 0)
 
 
 def without_dir(data: str) -> bool:
@@ -241,7 +247,7 @@ def make_learner(
     x = stream.source.train.x
     if config.label_fraction < 1.0 and "semi_supervised" in signature(name).arguments:
         arguments = {**arguments, "semi_supervised": True}
-    sizes, batch = (stream.num_classes, stream.num_tasks), (config.batch_size, *x.shape[1:])
+    sizes, batch = (stream.num_classes, stream.task_room), (config.batch_size, *x.shape[1:])
     problem = fit_problem(config, networks(net), batch, sizes, data=config.data)
     method = METHODS[name](problem, **arguments)
     words = recipe_words(method, stream, config, net, asdict(config))
@@ -275,4 +281,5 @@ def recipe_words(
         "num_classes": stream.num_classes,
         "num_tasks": stream.num_tasks,
         "label_names": stream.source.label_names,
+        "max_tasks": problem.num_tasks if (problem := problem_of(method)) else stream.task_room,
     }

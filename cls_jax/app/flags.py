@@ -78,7 +78,7 @@ def import_own(argv: Sequence[str] | None = None) -> None:
         try:
             import_file(path)
         except InputError as error:
-            _stop(f"error: {error}", 2)
+            stop(f"error: {error}", 2)
 
 
 def parse(
@@ -112,7 +112,7 @@ def parse(
     for name, times in Counter(_typed(arguments)).items():
         if times > 1 and name not in MAY_REPEAT:
             flag = name.replace("_", "-")
-            _stop(f"error: --{flag} is given {times} times; give it once", 2)
+            stop(f"error: --{flag} is given {times} times; give it once", 2)
     same = [f"{alias} is the same as {flag}." for alias, flag in aliases.items()]
     description = "\n".join([description.strip(), *same]).strip()
     if len(presets) == 1:
@@ -147,7 +147,7 @@ def _parsed(kind: type, default: Any, arguments: list[str], description: str, pr
         near = difflib.get_close_matches(word, [f"--{name}" for name in _flags(default)], 3, 0.7)
         hint = f"did you mean {' or '.join(near)}?" if near else "--help tells what there is"
         what = "there is no flag" if word.startswith("-") else "nothing takes the value"
-        _stop(f"error: {what} {word}; {hint}", 2)
+        stop(f"error: {what} {word}; {hint}", 2)
     return parsed
 
 
@@ -182,20 +182,21 @@ def run_main(
         check(config, typed)
         return main(_own_size(config, typed))
     except KeyboardInterrupt:
-        _stop("interrupted", 130)
+        stop("interrupted", 130)
     except Stopped as stopped:
         from cls_jax.runtime.provenance import command
 
-        _stop(f"{stopped}; the same command goes on:\n  {command()}", stopped.exit_code)
+        stop(f"{stopped}; the same command goes on:\n  {command()}", stopped.exit_code)
     except (InputError, Diverged, SaveFailed) as error:
-        _stop(f"error: {error}", error.exit_code)
+        stop(f"error: {error}", error.exit_code)
 
 
 def _own_size(config: Any, typed: Collection[str]) -> Any:
     """The config with its data's own size, where the data were typed and the size was not: that of
-    a preset belongs to the preset's data."""
+    a preset belongs to the preset's data. A run that goes on keeps the size that it had."""
     stream = getattr(config, "stream", None)
-    if not isinstance(stream, StreamConfig) or "data" not in typed or "image_size" in typed:
+    chosen = "data" in typed and not {"image_size", "continue"} & {*typed}
+    if not isinstance(stream, StreamConfig) or not chosen:
         return config
     return dataclasses.replace(config, stream=dataclasses.replace(stream, image_size=None))
 
@@ -258,10 +259,11 @@ def _preset(arguments: Sequence[str], presets: Mapping[str, Any], default: str) 
     parser.add_argument("--preset", nargs="?", default=default)
     name = parser.parse_known_args(arguments)[0].preset
     if name is not None and name not in presets:
-        _stop(f"error: no preset {name!r}; --preset is one of {', '.join(presets)}", 2)
+        stop(f"error: no preset {name!r}; --preset is one of {', '.join(presets)}", 2)
     return default if name is None else name
 
 
-def _stop(sentence: str, code: int) -> NoReturn:
+def stop(sentence: str, code: int) -> NoReturn:
+    """Ends the process with ``code``, the sentence on stderr."""
     print(sentence, file=sys.stderr)
     raise SystemExit(code)

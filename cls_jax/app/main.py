@@ -16,7 +16,9 @@ import numpy as np
 from cls_jax.app.build import Learner
 from cls_jax.app.build import make_learner as make_learner
 from cls_jax.app.build import make_stream as make_stream
+from cls_jax.app.continuing import CONTINUES, start_from
 from cls_jax.app.grid import grid
+from cls_jax.app.label_space import in_label_space, with_earlier, with_room
 from cls_jax.app.run_config import RunConfig as RunConfig
 from cls_jax.app.run_config import check_outputs
 from cls_jax.app.stored_recipe import RECIPE, write_recipe
@@ -34,11 +36,14 @@ from cls_jax.runtime.distributed import is_primary as is_primary
 from cls_jax.runtime.preemption import catch_signals
 from cls_jax.runtime.provenance import software
 from cls_jax.runtime.workdir import CHECKPOINTS, CONFIG, claim
+from cls_jax.streams.stream import Stream
 from cls_jax.training.events import Logger, Result, untold
+from cls_jax.training.group import task_classes
 from cls_jax.training.plan import Plan, check_run
 from cls_jax.training.runner import sweep
 from cls_jax.training.segments import Checkpointer, NoCheckpoints
 from cls_jax.training.sizes import check_held
+from cls_jax.training.start import Start, check_start
 
 
 def begin(config: RunConfig) -> None:
@@ -67,9 +72,16 @@ def run_one(name: str, config: Any) -> None:
       Diverged: when a metric is not finite.
     """
     begin(config.run)
-    stream = make_stream(config.stream)
-    learner = make_learner(name, asdict(config.method), stream, config.stream, config.net)
-    report(config, execute([learner], config.run, config))
+    stream, flags, start = make_stream(config.stream), config.stream, None
+    if (where := getattr(config.run, "continue_from", None)) is not None:
+        own = None if config.run.restart else config.run.workdir
+        start = start_from(where, name, own)
+        stream = in_label_space(stream, start)
+        flags = with_room(flags, stream)
+    learner = make_learner(name, asdict(config.method), stream, flags, config.net)
+    if start is not None:
+        start = with_earlier(start, learner.method, stream, config.run.seeds)
+    report(config, execute([learner], config.run, config, start=start))
 
 
 def report(config: Any, results: Sequence[Result]) -> None:
@@ -87,9 +99,13 @@ def report(config: Any, results: Sequence[Result]) -> None:
 def check_execution(
     learners: Sequence[Learner],
     config: RunConfig,
+    start: Start | None = None,
     diverged: Literal["raise", "keep"] = "raise",
 ) -> tuple[Plan, list[Learner], list[dict[str, dict[str, float]]]]:
     """The plan, learners, and hyper-parameters of each by label, once all are found good.
+
+    Args:
+      learners, config, start: as for ``execute``.
 
     Returns:
       The plan; the learners, several of each where a sweep varies what fixes a program; and of
@@ -107,6 +123,8 @@ def check_execution(
         num_trials = len(hypers) * len(config.seeds)
         for hyper in hypers.values():
             check_hyper(hyper)
+        if start is not None:
+            check_start(start, learner.method, learner.stream, config.seeds)
         check_run(learner.method, learner.stream, config.seeds, plan, num_trials)
         check_held(learner.method, learner.stream, learner.recipe, num_trials)
         if num_trials == 1 and config.over_seeds in ("vmap", "devices"):
@@ -129,6 +147,7 @@ def execute(
     config: RunConfig,
     record: Any,
     *,
+    start: Start | None = None,
     observe: Logger = untold,
     diverged: Literal["raise", "keep"] = "raise",
 ) -> list[Result]:
@@ -141,6 +160,7 @@ def execute(
       config: seeds, plan and where to write.
       record: the whole config of the experiment, a dataclass; kept in the workdir, if there is one,
         which is made only once everything has been checked.
+      start: where the runs go on, if not anew.
       observe: called between chunks, beside the console and the logs.
       diverged: what comes of a run whose metrics are not finite; see Plan.
 
@@ -150,11 +170,11 @@ def execute(
       SaveFailed: when the disk is full or broken; what was saved before is kept.
       Stopped: after SIGTERM or Ctrl-C, once the run is saved.
     """
-    plan, learners, values = check_execution(learners, config, diverged)
+    plan, learners, values = check_execution(learners, config, start=start, diverged=diverged)
     for advice in advice_of(learners, values, config.seeds):
         print(f"warning: {advice}", file=sys.stderr)
     results, last_stream = [], None
-    with fail_fast(), saving(learners, values, config, record) as keepers:
+    with fail_fast(), saving(learners, values, config, record, start) as keepers:
         for learner, hypers, keep in zip(learners, values, keepers, strict=True):
             first_look, last_stream = learner.stream is not last_stream, learner.stream
             log = logger_of(config.log, config.workdir, plain(asdict(record)))
@@ -168,6 +188,7 @@ def execute(
                 plan=plan,
                 observe=several(*loggers, observe),
                 keep=keep,
+                start=start,
             )
             for label, result in zip(hypers, found, strict=True):
                 results.append(result._replace(method=f"{learner.method.name} {label}".strip()))
@@ -182,8 +203,15 @@ def saving(
     values: Sequence[Mapping[str, Mapping[str, float]]],
     config: RunConfig,
     record: Any,
+    start: Start | None = None,
 ) -> Iterator[list[Checkpointer]]:
-    """A Checkpointer for each learner, in the claimed workdir, while signals are caught."""
+    """A Checkpointer for each learner, in the claimed workdir, while signals are caught.
+
+    Args:
+      learners: what runs.
+      values: of each its hyper-parameters by label.
+      config, record, start: as for ``execute``.
+    """
     if config.workdir is None:
         yield [NoCheckpoints() for _ in learners]
         return
@@ -194,7 +222,8 @@ def saving(
     moved, gone = begun and config.restart, begun and not folders[0].parent.exists()
     for folder in folders if is_primary() and not moved else ():
         check_saves(folder)
-    mine = claim(config.workdir, asdict(record), same, restart=config.restart)
+    words = asdict(record) | ({} if start is None else {CONTINUES: start.words})
+    mine = claim(config.workdir, words, same, restart=config.restart)
     with mine if is_primary() else nullcontext(), catch_signals() as wish:
         _meet("workdir")
         keepers = []
@@ -207,6 +236,7 @@ def saving(
                         "name": learner.method.name,
                         "sweep": list(hypers),
                         "seeds": config.seeds,
+                        **_tasks(learner.stream, config.seeds, start),
                     }
                     write_recipe(folder, {**learner.recipe, **words})
             every, title = interval(config.save_every), learner.method.name
@@ -222,6 +252,18 @@ def identity(learners: Sequence[Learner]) -> dict[str, Any]:
         "data": {source.name: describe(source)["fingerprint"] for source in sources},
         "software": software(),
     }
+
+
+def _tasks(stream: Stream, seeds: Sequence[int], start: Start | None) -> dict[str, Any]:
+    """What recipe.json says of the tasks: how many, and of each seed the classes of each."""
+    past = {} if start is None else {seed: start.trained[seed].task_classes for seed in seeds}
+    classes = [
+        [np.flatnonzero(row).tolist() for row in (*past.get(seed, ()), *task_classes(stream, seed))]
+        for seed in seeds
+    ]
+    first_task = 0 if start is None else start.num_past
+    counted = {"num_tasks": first_task + stream.num_tasks, "first_task": first_task}
+    return {**counted, "task_classes": classes}
 
 
 def _meet(where: str) -> None:

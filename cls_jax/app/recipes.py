@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
+import numpy as np
 
 from cls_jax.app import stored_recipe
 from cls_jax.app.build import fit_problem
@@ -33,6 +34,8 @@ class Recipe(NamedTuple):
       num_classes: of the stream.
       dtype: of the raw examples.
       label_names: one a class.
+      first_task: how many tasks were learned before, by the run that it goes on from.
+      task_classes: of each seed bool[num_tasks, num_classes]; empty where it is not known.
     """
 
     trials: Mapping[str, tuple[str, int]]
@@ -43,6 +46,8 @@ class Recipe(NamedTuple):
     num_classes: int
     dtype: Literal["uint8", "float32"]
     label_names: tuple[str, ...]
+    first_task: int
+    task_classes: Mapping[int, np.ndarray]
 
 
 def _argument_kinds(name: str) -> dict[str, Any] | None:
@@ -66,12 +71,12 @@ def read_recipe(path: Path) -> Recipe:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
     try:
-        sizes, batch = (words.num_classes, words.num_tasks), (words.batch_size, *words.shape)
+        sizes, batch = (words.num_classes, words.max_tasks), (words.batch_size, *words.shape)
         stream = None if words.stream is None else StreamConfig(**words.stream)
-        chosen = networks(NetConfig(**words.net))
-        problem = fit_problem(InputConfig(**words.inputs), chosen, batch, sizes)
+        inputs, net = InputConfig(**words.inputs), NetConfig(**words.net)
+        problem = fit_problem(inputs, networks(net), batch, sizes)._replace(words=(inputs, net))
         method = METHODS[words.method](problem, **words.arguments)
-        shapes = Shapes(batch, words.dtype, *sizes)
+        shapes = Shapes(batch, words.dtype, words.num_classes, words.num_tasks)
         like = jax.tree.map(placed, abstract_run(method, shapes))
     except (ValueError, TypeError, ArithmeticError, LookupError, MemoryError) as error:
         why = " ".join(str(error).split())[:300]
@@ -85,4 +90,15 @@ def read_recipe(path: Path) -> Recipe:
         for seed in words.seeds
     }
     data = words.shape, words.num_classes, words.dtype, words.label_names
-    return Recipe(trials, method, like, stream, *data)
+    tasks = words.first_task, _task_classes(words)
+    return Recipe(trials, method, like, stream, *data, *tasks)
+
+
+def _task_classes(words: stored_recipe.Recipe) -> dict[int, np.ndarray]:
+    """Of each seed, bool[num_tasks, num_classes]."""
+    found = {}
+    for seed, tasks in zip(words.seeds, words.task_classes or (), strict=False):
+        found[seed] = np.zeros((words.num_tasks, words.num_classes), bool)
+        for row, classes in zip(found[seed], tasks, strict=True):
+            row[[*classes]] = True
+    return found

@@ -41,6 +41,8 @@ class SavedRun(NamedTuple):
       num_classes: of the stream.
       dtype: of the raw examples: uint8 (pixels, 0 to 255) or float32 (vectors, as they are).
       label_names: of the data set, one a class; the numbers where none were kept.
+      first_task: how many tasks were learned before, by the run that it goes on from.
+      task_classes: bool[num_tasks, num_classes], of every task; None: it is not known.
     """
 
     name: str
@@ -53,6 +55,8 @@ class SavedRun(NamedTuple):
     num_classes: int
     dtype: Literal["uint8", "float32"]
     label_names: tuple[str, ...]
+    first_task: int = 0
+    task_classes: np.ndarray | None = None
 
     @property
     def num_tasks(self) -> int:
@@ -262,7 +266,8 @@ def _read(folder: Path) -> Iterator[SavedRun | Left]:
             place, run = found.kept[trial]
             data = recipe.stream, recipe.shape, recipe.num_classes, recipe.dtype
             words = *data, recipe.label_names
-            yield SavedRun(name, seed, recipe.method, run, place, *words)
+            tasks = recipe.first_task, recipe.task_classes.get(seed)
+            yield SavedRun(name, seed, recipe.method, run, place, *words, *tasks)
         elif (why := found.why_lost(trial)) is not None:
             yield Left(name, seed, f"none of its saves can be read ({why})")
         else:

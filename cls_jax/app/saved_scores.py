@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from cls_jax.app.build import StreamConfig, make_stream, without_dir
+from cls_jax.app.label_space import learned_before
 from cls_jax.app.restore import SavedRun
 from cls_jax.core.errors import InputError
 from cls_jax.report.tables import TextTable
+from cls_jax.streams.continued import continued
 from cls_jax.streams.stream import Stream
 from cls_jax.training.capacity import capacities
 from cls_jax.training.evaluate import make_evaluate, view_names
@@ -20,6 +22,7 @@ from cls_jax.training.group import schedules_of
 from cls_jax.training.parallel import Parallelism
 from cls_jax.training.prefetch import make_loader, with_contexts
 from cls_jax.training.runner import test_examples
+from cls_jax.training.start import with_classes
 
 
 def streams_of(
@@ -42,7 +45,7 @@ def streams_of(
     if without_dir(changes.get("data", "")):
         changes.setdefault("data_dir", None)
     streams = {}
-    for flags in dict.fromkeys(one.stream for one in found):
+    for flags, past in {one.stream: one.first_task for one in found}.items():
         if flags is None:
             raise InputError(
                 f"workdir {workdir} was made in Python, so its stream is not known by flags; score "
@@ -53,7 +56,10 @@ def streams_of(
             inside = f" in {config.data_dir}" if config.data_dir is not None else ""
             print(f"data {config.data}{inside}, as {workdir} says", file=sys.stderr)
         try:
-            streams[flags] = make_stream(config, read_only=changes.get("data_dir") is None)
+            stream = make_stream(config, read_only=changes.get("data_dir") is None)
+            if past:
+                stream = continued(stream, past, learned_before(workdir, stream, past))
+            streams[flags] = stream
         except InputError as error:
             hint = "" if changes else "; --data and --data-dir say where the data are now"
             raise InputError(f"{error}{hint}") from error
@@ -65,7 +71,8 @@ def score(trained: SavedRun, stream: Stream) -> np.ndarray:
 
     Args:
       trained: any saved run; its seed fixes the class order.
-      stream: on its own data or on others of the same shape and classes.
+      stream: on its own data or on others of the same shape and classes; of a run that goes on, its
+        own tasks are enough: those learned before are NaN.
 
     Raises:
       InputError: for data that do not fit.
@@ -84,6 +91,8 @@ def score(trained: SavedRun, stream: Stream) -> np.ndarray:
                 f"data {stream.source.name} has {dtype} examples, but {trained.name} was trained "
                 f"on {trained.dtype}; give data like these"
             )
+    if trained.first_task and stream.num_tasks == trained.num_tasks - trained.first_task:
+        stream = continued(stream, trained.first_task)
     if trained.method.needs.told_task_at_test and stream.num_tasks != trained.num_tasks:
         raise InputError(
             f"stream {stream.name!r} has {stream.num_tasks} tasks, but {trained.name}, which is "
@@ -93,6 +102,8 @@ def score(trained: SavedRun, stream: Stream) -> np.ndarray:
     evaluate = make_evaluate(trained.method, stream, parallelism)
     loader = make_loader(stream.source.test, parallelism, 1, on_host=False)
     schedule = schedules_of(trained.method, stream, trained.seed)[0]
+    if trained.first_task and trained.task_classes is not None:
+        schedule = with_classes(schedule, trained.task_classes[: trained.first_task])
     loader = with_contexts(loader, parallelism.put_contexts([schedule.contexts]))
     return evaluate(trained.state, trained.run.hyper, schedule, loader, stream.num_tasks - 1)
 
@@ -122,7 +133,7 @@ def score_table(
         names = scenario_names(stream.describe, told_at_test)
         for view, of_view in zip(view_names(one.method), 100 * score(one, stream), strict=True):
             for name, row in zip(names, of_view, strict=False):
-                cells = (f"{value:.2f}" for value in (row.mean(), *row))
+                cells = (f"{x:.2f}" if np.isfinite(x) else "-" for x in (np.nanmean(row), *row))
                 rows.append((one.name, str(one.seed), view, name, *cells))
     tasks = (f"task {j + 1}" for j in range(max(one.num_tasks for one in found)))
     header = ("method", "seed", "network", "scenario", "mean", *tasks)

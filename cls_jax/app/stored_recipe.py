@@ -20,8 +20,14 @@ _LARGEST = 2**31 - 1  # of any whole number, int32's
 _EXAMPLE = 2**28  # numbers in one example
 _WORDS = (
     *("version", "name", "method", "arguments", "net", "inputs", "stream", "sweep", "seeds"),
-    *("batch_size", "shape", "dtype", "num_classes", "num_tasks", "label_names"),
+    *("batch_size", "shape", "dtype", "num_classes", "num_tasks"),
 )
+_LATER = {"label_names": None, "max_tasks": None, "first_task": 0, "task_classes": None}
+_LATER_FLAGS = {
+    **{"max_classes": None, "max_tasks": None, "first_class": None, "only_tasks": []},
+    **{"validation_fraction": 0.0, "validation_seed": 0},
+}
+"""Fields that recipes of this version have had from some time on, and what stood there before."""
 
 
 class Kinds(NamedTuple):
@@ -48,8 +54,11 @@ class Recipe(NamedTuple):
         types; stream None: it was made in Python, not by flags.
       batch_size: of the stream.
       shape, dtype: of one example.
-      num_classes, num_tasks: of the stream.
+      num_classes, num_tasks: of the stream, tasks learned before included.
       label_names: one a class; the numbers where a recipe has none, as before they were kept.
+      max_tasks: for which the method keeps room.
+      first_task: how many were learned before, by the run that it goes on from.
+      task_classes: of each seed the classes of each task; None: it is not known.
     """
 
     name: str
@@ -66,6 +75,9 @@ class Recipe(NamedTuple):
     num_classes: int
     num_tasks: int
     label_names: tuple[str, ...]
+    max_tasks: int
+    first_task: int
+    task_classes: tuple[tuple[tuple[int, ...], ...], ...] | None
 
 
 def write_recipe(folder: Path, words: Mapping[str, Any]) -> None:
@@ -109,8 +121,8 @@ def _recipe(given: Any, kinds: Kinds) -> Recipe:
         raise _Misfit(
             f"its version is {_short(version)}, {'later than' if later else 'not'} {VERSION}"
         )
-    given = {"label_names": None, **given}
-    _same_names(given, _WORDS, "it")
+    given = {**_LATER, **given}
+    _same_names(given, (*_WORDS, *_LATER), "it")
     method = given["method"]
     known = kinds.arguments(method) if isinstance(method, str) else None
     if known is None:
@@ -136,23 +148,61 @@ def _recipe(given: Any, kinds: Kinds) -> Recipe:
         names = tuple(map(str, range(given["num_classes"])))
     elif len(names) != given["num_classes"]:
         raise _Misfit(f"label_names holds {len(names)} for {given['num_classes']} classes")
-    stream = given["stream"]
+    num_tasks = given["num_tasks"]
+    max_tasks = num_tasks if given["max_tasks"] is None else given["max_tasks"]
+    for name, value, low, high in (
+        ("max_tasks", max_tasks, 1, _LARGEST),
+        ("first_task", given["first_task"], 0, num_tasks - 1),
+    ):
+        if not low <= _check(value, int, name) <= high:
+            raise _Misfit(f"{name} is {value}")
     return Recipe(
         name=_label(given["name"], "name"),
         method=method,
         arguments=_fields(given["arguments"], known, "arguments"),
         net=_fields(given["net"], _hints(kinds.net), "net"),
         inputs=_fields(given["inputs"], _hints(kinds.inputs), "inputs"),
-        stream=None if stream is None else _fields(stream, _hints(kinds.stream), "stream"),
+        stream=stream_flags(given["stream"], kinds.stream),
         sweep=tuple(_label(label, "sweep") if label else "" for label in sweep),
         seeds=seeds,
         batch_size=given["batch_size"],
         shape=shape,
         dtype=_check(given["dtype"], typing.Literal["uint8", "float32"], "dtype"),
         num_classes=given["num_classes"],
-        num_tasks=given["num_tasks"],
+        num_tasks=num_tasks,
         label_names=names,
+        max_tasks=max_tasks,
+        first_task=given["first_task"],
+        task_classes=_classes(given, len(seeds)),
     )
+
+
+def stream_flags(given: Any, kind: type) -> dict[str, Any] | None:
+    """The flags of a stream as a file has them; None: it was made in Python.
+
+    Args:
+      given: what was read.
+      kind: StreamConfig.
+
+    Raises:
+      ValueError: a flag does not fit.
+    """
+    if isinstance(given, dict):
+        given = {**_LATER_FLAGS, **given}
+    return None if given is None else _fields(given, _hints(kind), "stream")
+
+
+def _classes(given: Mapping[str, Any], num_seeds: int) -> tuple | None:
+    """Of each seed the classes of each task, or None."""
+    if given["task_classes"] is None:
+        return None
+    found = _check(given["task_classes"], tuple[tuple[tuple[int, ...], ...], ...], "task_classes")
+    every = {one for tasks in found for classes in tasks for one in classes}
+    if [*map(len, found)] != num_seeds * [given["num_tasks"]]:
+        raise _Misfit("task_classes is not that of every seed and task")
+    if every and not 0 <= min(every) <= max(every) < given["num_classes"]:
+        raise _Misfit(f"task_classes holds {max(every)}, of {given['num_classes']} classes")
+    return found
 
 
 def _label(text: Any, name: str) -> str:

@@ -193,7 +193,9 @@ def scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
     """Every score by its function's name, float64[...] each.
 
     Args:
-      matrix: float64[..., T + 1, T] as ``Result`` has it: row 0 is before training.
+      matrix: float64[..., T + 1, T] as ``Result`` has it: row 0 is before training. The first tasks
+        of a run that goes on may be untested; then the scores are of the others, as if these were
+        all, and what was before them is before training.
 
     Raises:
       InputError: another shape.
@@ -203,7 +205,8 @@ def scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
         raise InputError(
             f"matrix must be float[..., T + 1, T], row 0 before training; got shape {matrix.shape}"
         )
-    initial, a = matrix[..., 0, :], matrix[..., 1:, :]
+    first = num_untested(matrix)
+    initial, a = matrix[..., first, first:], matrix[..., first + 1 :, first:]
     return {
         "average_accuracy": average_accuracy(a),
         "average_incremental_accuracy": average_incremental_accuracy(a),
@@ -213,6 +216,17 @@ def scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
         "forward_transfer": forward_transfer(a, initial),
         "learning_accuracy": learning_accuracy(a),
     }
+
+
+def num_untested(matrix: np.ndarray) -> int:
+    """How many of the first tasks have no test examples at hand, in a run that goes on from others.
+
+    Args:
+      matrix: float64[..., T + 1, T] as ``Result`` has it.
+    """
+    last = np.isfinite(np.asarray(matrix, np.float64)[..., -1, :])
+    tested = last.any(axis=tuple(range(last.ndim - 1)))
+    return int(np.argmax(tested))
 
 
 def summarise(values: np.ndarray) -> Summary:

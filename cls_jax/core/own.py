@@ -86,8 +86,13 @@ def _place_of(name: str) -> str | None:
 
 def imports_in(arguments: Sequence[str]) -> Iterator[str]:
     """The files that a command line asks for: ``--import FILE`` or ``--import=FILE``."""
+    return values_of("--import", arguments)
+
+
+def values_of(name: str, arguments: Sequence[str]) -> Iterator[str]:
+    """The values that a command line gives the flag ``name``, before flags are parsed."""
     for flag, value in itertools.pairwise([*arguments, ""]):
-        if flag == "--import":
+        if flag == name:
             yield value
-        elif flag.startswith("--import="):
-            yield flag.removeprefix("--import=")
+        elif flag.startswith(f"{name}="):
+            yield flag.removeprefix(f"{name}=")

@@ -211,6 +211,19 @@ class _At(NamedTuple):
         return self.build(self.problem, **dict(self.fixed), **hyper)
 
 
+def problem_of(method: Method) -> Problem | None:
+    """What a method was made for; None if no factory made it."""
+    return method.at.problem if isinstance(method.at, _At) else None
+
+
+def for_tasks(method: Method, num_tasks: int) -> Method:
+    """The same method made for so many tasks, where a factory made it; it may raise InputError."""
+    if not isinstance(method.at, _At):
+        return method
+    at = method.at._replace(problem=method.at.problem._replace(num_tasks=num_tasks))
+    return make_method(method.name, at, method.hyper, method.factory, method.fixed)
+
+
 @dataclass(frozen=True)
 class Factory:
     """``factory(problem, **arguments) -> Method``; what ``@method`` makes of a function.

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from rich import progress as rich_progress
 from rich.console import Console
 from rich.table import Column
@@ -42,7 +43,7 @@ def seeds_text(seeds: Sequence[int]) -> str:
 
 
 def task_line(event: Evaluated, started: Started) -> str:
-    """Accuracy on the tasks seen so far in percent: their mean, then (one by one).
+    """Accuracy on the tasks seen so far in percent: their mean, then (one by one; "-": not tested).
 
     The method's own answer, mean over the event's seeds; the score it is made for comes first. Of
     many tasks the worst and the best.
@@ -54,11 +55,11 @@ def task_line(event: Evaluated, started: Started) -> str:
     scores = sorted(enumerate(started.scenarios), key=lambda score: score[0] != started.leads)
     for place, scenario in scores:
         row = rows[place]
-        each = " ".join(f"{value:.1f}" for value in row)
+        each = " ".join(f"{value:.1f}" if np.isfinite(value) else "-" for value in row)
         if len(row) > MAX_TASKS:
-            low, high = row.argmin(), row.argmax()
+            low, high = np.nanargmin(row), np.nanargmax(row)
             each = f"task {low + 1}: {row[low]:.1f} to task {high + 1}: {row[high]:.1f}"
-        parts.append(f"{scenario} {row.mean():5.1f} ({each})")
+        parts.append(f"{scenario} {np.nanmean(row):5.1f} ({each})")
     return "  ".join(parts)
 
 

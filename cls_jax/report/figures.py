@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cls_jax.core.metrics import accuracy_by_phase, accuracy_by_task
+from cls_jax.core.metrics import accuracy_by_phase, accuracy_by_task, num_untested
 from cls_jax.report.axes import (
     Curve,
     curve,
@@ -152,11 +152,16 @@ def _curves(
 def _over_tasks(result: Result, scenario: int) -> np.ndarray:
     """Percent on the tasks seen so far, float64[seeds, T].
 
-    On base classes and phases a task weighs as much as it has images, as in the tables.
+    On base classes and phases a task weighs as much as it has images, as in the tables. First tasks
+    that are not tested do not count.
     """
     a = result.matrix[:, 0, scenario, 1:, :]
-    sizes = result.details["test_examples"] if phased(result) else None
-    return 100 * (accuracy_by_task(a) if sizes is None else accuracy_by_phase(a, sizes))
+    if phased(result):
+        return 100 * accuracy_by_phase(a, result.details["test_examples"])
+    first = num_untested(result.matrix)
+    found = np.full(a.shape[:-1], np.nan)
+    found[:, first:] = accuracy_by_task(a[:, first:, first:])
+    return 100 * found
 
 
 def _numbers(axes: "Axes", a: np.ndarray, digits: int, size: float) -> None:

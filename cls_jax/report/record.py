@@ -54,6 +54,7 @@ def result_of(record: Any) -> tuple[Result, int]:
         matrix=np.empty(0),
         states=(),
         details=dict(details),
+        trained=(),
         capacity={name: _table(rows, shape, f"capacity.{name}") for name, rows in kept.items()},
         **{name: float("nan" if value is None else value) for name, value in costs.items()},
     )

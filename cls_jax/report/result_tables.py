@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cls_jax.core.errors import InputError
-from cls_jax.core.metrics import scores
+from cls_jax.core.metrics import num_untested, scores
 from cls_jax.report.columns import (
     aware,
     columns_of,
@@ -139,8 +139,9 @@ def comparison_table(results: Sequence[Result]) -> TextTable:
 
 
 def _over(result: Result) -> str:
-    n = len(result.seeds)
-    return f"mean ± sample std over {n} seeds" if n > 1 else f"one seed ({result.seeds[0]})"
+    n, untested = len(result.seeds), num_untested(result.matrix)
+    text = f"mean ± sample std over {n} seeds" if n > 1 else f"one seed ({result.seeds[0]})"
+    return text + f"; the first {untested} tasks, learned before, are not tested" * bool(untested)
 
 
 def check_distinct(results: Sequence[Result]) -> None:

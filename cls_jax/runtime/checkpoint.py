@@ -116,14 +116,27 @@ class Checkpoints:
 
     # --- forth --------------------------------------------------------------------------------
 
-    def maybe_save(self, names: Sequence[str], run: PyTree, place: Position, meter: Cost) -> None:
+    def maybe_save(
+        self,
+        names: Sequence[str],
+        run: PyTree,
+        place: Position,
+        meter: Cost,
+        *,
+        due: bool = False,
+    ) -> None:
         """Saves if it is time, the run is over, or the process must stop; then it raises Stopped.
+
+        Args:
+          names, run, place, meter: of a group.
+          due: saves whatever the time.
 
         Raises:
           SaveFailed: this checkpoint, or the one before, could not be written.
           Stopped: the process was asked to stop, and all is saved.
         """
-        due, stop = all_max([self._due(run, place.over), float(self.wish.signal is not None)])
+        asked = float(due or self._due(run, place.over)), float(self.wish.signal is not None)
+        due, stop = map(bool, all_max(asked))
         with self._as_save_failed(place):
             if self._open is not None:
                 self._open[1].check_for_errors()

@@ -26,7 +26,7 @@ _BEGUN = re.compile(rf"{re.escape(LOCK)}|{re.escape(OWNER)}|\.config\.json\.\d+\
 HOW_NOT_WHAT = frozenset(
     "workdir data_dir log chunk mode over_seeds devices data_on save_every keep restart "  # noqa: SIM905
     "profile compile_cache coordinator num_processes process_id imports figure_format storage "
-    "tensorboard".split()
+    "continue_from commit streams tensorboard".split()
 )
 """Fields that may differ between two runs of one and the same experiment; the last is of earlier
 workdirs, now ``log``."""

@@ -63,6 +63,12 @@ class StreamConfig(InputConfig):
       distribution: of the classes of a task. Of gcil only.
       samples_per_phase: examples of a task. Of gcil only.
       replacement: whether an image may come twice, as in the official code. Of mnist360 only.
+      max_classes: classes of the label space, so that a later run (--continue) finds room for new
+        ones; those of the data if not given.
+      max_tasks: tasks in all, those of later runs included, for methods whose state grows with
+        them; those of the stream if not given.
+      first_class: the label that the data's class 0 has; 0 if not given, and with --continue the
+        next free one. Give 0 there where the classes are those that were learned before.
     """
 
     data: str = "digits"
@@ -88,6 +94,9 @@ class StreamConfig(InputConfig):
     distribution: Literal["uniform", "longtail"] = "uniform"
     samples_per_phase: int = 1000
     replacement: bool = True
+    max_classes: int | None = None
+    max_tasks: int | None = None
+    first_class: int | None = None
 
     def __post_init__(self) -> None:
         """Paths become absolute, so that they are right from every directory."""

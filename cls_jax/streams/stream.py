@@ -127,6 +127,8 @@ class Stream(NamedTuple):
       describe: the settings behind the schedule, for the record.
       transform: (x, context) -> x, on the device, after the gather, with what ``look_up`` found in
         the schedule's contexts; None is the identity.
+      first_class: where its classes stand in the label space, once ``reserve`` has said it.
+      max_tasks: tasks for which a method keeps room, if more than these.
     """
 
     name: str
@@ -136,11 +138,18 @@ class Stream(NamedTuple):
     schedule: ScheduleFn
     describe: Mapping[str, object]
     transform: Callable[[Array, PyTree], Array] | None = None
+    first_class: int | None = None
+    max_tasks: int | None = None
 
     @property
     def num_classes(self) -> int:
         """How many classes the label space has."""
         return self.source.num_classes
+
+    @property
+    def task_room(self) -> int:
+        """For how many tasks a method keeps room."""
+        return self.num_tasks if self.max_tasks is None else self.max_tasks
 
 
 def headline(stream: Stream) -> str:

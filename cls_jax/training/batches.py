@@ -105,8 +105,8 @@ def task_rows(method: Method, schedules: list[Schedule], number: int, task: int)
 def num_active(method: Method, schedules: list[Schedule], number: int) -> list[int]:
     """How many rows ``task_rows`` has for each task, without making them."""
     schedule, num_steps = schedules[number], method.phases[number].num_steps
-    if num_steps is not None:
-        return [num_steps] * len(schedule.task_classes)
+    if num_steps is not None:  # a task that was learned before has none
+        return [num_steps * bool(rows) for rows in schedule.num_seen]
     return (schedule.num_seen if method.needs.unlabelled else schedule.num_labelled).tolist()
 
 

@@ -23,8 +23,11 @@ def capacities(method: Method, stream: Stream, runs: Sequence[Run]) -> dict[str,
       runs: the last of each trial.
     """
 
+    num_tasks = stream.num_tasks
+
     def after_each(value: Array | int) -> np.ndarray:
-        return np.broadcast_to(np.float64(value), (stream.num_tasks,))
+        found = np.asarray(value, np.float64)  # of all tasks that there is room for
+        return np.broadcast_to(found[:num_tasks] if found.ndim else found, (num_tasks,))
 
     if method.algorithm.capacity is None:
         every = [{"bits": bits_read(method, shapes_of(stream))}] * len(runs)

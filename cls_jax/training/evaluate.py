@@ -25,7 +25,8 @@ not depend on the examples, such as the mixture of all masks, is computed once f
 
 
 class EvaluateFn(Protocol):
-    """Accuracy on tasks ``0 .. upto`` of one state: float32[views, 2, T], NaN beyond ``upto``.
+    """Accuracy on tasks ``0 .. upto`` of one state: float32[views, 2, T], NaN beyond ``upto`` and
+    for a task that has no test examples.
 
     ``loader`` is that of the test split, with the schedule's contexts.
 
@@ -103,8 +104,9 @@ def make_evaluate(method: Method, stream: Stream, parallelism: Parallelism) -> E
                 classes = pick(schedule.task_classes)
                 data, part = loader.fetch(part)
                 right += count(state, hyper, data, part, counted, classes, np.int32(j), context)
-            total = (pick(schedule.test_index) >= 0).sum(axis=-1)
-            rows.append(np.asarray(right, np.float64) / total[..., None, None])
+            total = (pick(schedule.test_index) >= 0).sum(axis=-1)[..., None, None]
+            share = np.asarray(right, np.float64) / np.where(total, total, np.nan)
+            rows.append(np.broadcast_to(share, (*total.shape[:-2], 1 + len(method.views), 2)))
         missing = np.full_like(rows[0], np.nan)
         rows += [missing] * (stream.num_tasks - len(rows))
         return np.stack(rows, axis=-1).astype(np.float32)

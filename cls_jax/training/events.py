@@ -175,6 +175,8 @@ class Result(NamedTuple):
         test; "class_il": it is made to tell all classes apart; "test_examples": of each seed, of
         each task.
       capacity: what must be kept to answer, by name (see types.CapacityFn), float64[seeds, T].
+      trained: of each seed what a further run goes on from, a ``start.Trained``; () where the
+        result was read from its files.
     """
 
     method: str
@@ -186,6 +188,7 @@ class Result(NamedTuple):
     steps_per_second: float
     details: Mapping[str, Any]
     capacity: Mapping[str, np.ndarray] = {}
+    trained: tuple[Any, ...] = ()
 
     @property
     def scenarios(self) -> tuple[str, ...]:

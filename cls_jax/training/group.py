@@ -123,7 +123,7 @@ def task_classes(stream: Stream, seed: int) -> np.ndarray:
       stream: of the run.
       seed: of the run.
     """
-    return np.asarray(stream.schedule(schedule_key(seed)).task_classes)
+    return np.asarray(stream.schedule(schedule_key(seed), epochs=1).task_classes)
 
 
 def schedules_of(method: Method, stream: Stream, seed: int) -> list[Schedule]:

@@ -6,6 +6,7 @@ from functools import lru_cache, partial
 from typing import Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from cls_jax.core.sharding import data_mesh
 from cls_jax.core.types import Array
@@ -29,7 +30,7 @@ class Programs(NamedTuple):
       advance: the compiled chunk of each phase.
       boundary: see steps.make_boundary.
       evaluate: see evaluate.make_evaluate.
-      write: (matrix, accuracy, row) -> the matrix with that row.
+      write: (matrix, accuracy, row) -> the matrix with that row, where it was measured.
       loaders: number of trials -> those of the training and of the test split.
       counter: of all chunks so far; the first one compiles, so its time does not count.
     """
@@ -98,7 +99,8 @@ def _compiled(method: Method, stream: Stream, plan: Plan) -> Programs:
         return [make_loader(split, parallelism, num_trials, on_host=on_host) for split in splits]
 
     def write(matrix: Array, accuracy: Array, row: Array) -> Array:
-        return matrix.at[:, :, row].set(accuracy)
+        known = jnp.where(jnp.isnan(accuracy), matrix[:, :, row], accuracy)
+        return matrix.at[:, :, row].set(known)
 
     return Programs(
         method=method,

@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,6 +13,7 @@ from cls_jax.core.checks import check_hyper, check_seeds, short_repr
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array
 from cls_jax.methods.base import Method
+from cls_jax.streams.continued import continued
 from cls_jax.streams.stream import Schedule, Stream, headline
 from cls_jax.training.batches import num_active
 from cls_jax.training.capacity import capacities
@@ -29,8 +31,8 @@ from cls_jax.training.events import (
 from cls_jax.training.group import Trial, schedules_of
 from cls_jax.training.loop import train_group
 from cls_jax.training.plan import Plan, check_run
-from cls_jax.training.programs import make_programs
-from cls_jax.training.run import Run
+from cls_jax.training.programs import Programs, make_programs
+from cls_jax.training.run import Run, shapes_of
 from cls_jax.training.segments import (
     Checkpointer,
     Cost,
@@ -38,8 +40,10 @@ from cls_jax.training.segments import (
     Position,
     Restored,
     end,
+    learned,
     trial_name,
 )
+from cls_jax.training.start import Start, Trained, check_start, first_run, with_classes
 
 __all__ = ["Plan", "check_run", "run", "sweep"]
 
@@ -84,6 +88,7 @@ def sweep(
     plan: Plan = Plan(),  # noqa: B008
     observe: Logger = untold,
     keep: Checkpointer = NoCheckpoints(),  # noqa: B008
+    start: Start | None = None,
 ) -> list[Result]:
     """``run`` for several values of the hyper-parameters, which are data: one compilation.
 
@@ -95,6 +100,7 @@ def sweep(
       hypers: for each value the hyper-parameters by name; those left out are the method's.
       labels: of the values, for loggers.
       seeds: each value gets all of them.
+      start: where each seed goes on; ``stream`` then has the further tasks alone. None: anew.
 
     Returns:
       One Result for each of ``hypers``; ``seconds`` and ``steps_per_second`` are the whole sweep's.
@@ -104,10 +110,13 @@ def sweep(
       Diverged: when a metric is not finite.
     """
     values, seeds = _hypers(method, hypers), check_seeds(seeds)
+    if start is not None:
+        check_start(start, method, stream, seeds)
+        stream = continued(stream, start.num_past, start.earlier)
     plan = check_run(method, stream, seeds, plan, len(values) * len(seeds))
     programs = make_programs(method, stream, plan)
     stream = programs.stream
-    schedules = {seed: schedules_of(method, stream, seed) for seed in seeds}
+    schedules = {seed: _schedules(method, stream, seed, start) for seed in seeds}
     trials = [
         Trial(trial_name(seed, number, len(values)), value, seed, schedules[seed], number)
         for number, value in enumerate(values)
@@ -116,22 +125,65 @@ def sweep(
     kept, cost = keep.restore([trial.name for trial in trials], programs.abstract())
     over = end(stream.num_tasks)
     finished = {name: one.run for name, one in kept.items() if one.place == over}
+    begun = {} if start is None else _begun(start, programs, trials, kept)
+    there = {**kept, **begun}
+    groups = [
+        (group, place, [there[trial.name].run for trial in group if trial.name in there])
+        for group, place in _groups(trials, there, over, plan)
+    ]
     started = _started(method, stream, seeds, trials[0].schedules, plan)
-    since = tuple(_since(trial, kept.get(trial.name)) for trial in trials)
+    since = tuple(_since(trial, there.get(trial.name)) for trial in trials)
     try:
         observe(started._replace(labels=tuple(labels), since=since))
-        for group, place in _groups(trials, kept, over, plan):
-            past = [kept[trial.name].run for trial in group if trial.name in kept]
+        for group, place, past in groups:
+            names = [trial.name for trial in group]
+            if place is not None and begun.keys() & {*names}:
+                # What it goes on from may be gone when this run is killed: it is copied first.
+                run = programs.parallelism.stack(past)
+                keep.maybe_save(names, run, place, cost, due=True)
+        for group, place, past in groups:
             now, cost = train_group(programs, group, past, place, observe, keep, cost)
             parts = programs.parallelism.unstack(now, len(group))
             finished |= {trial.name: part for trial, part in zip(group, parts, strict=True)}
     finally:
         observe(Ended(len(finished) == len(trials)))
-    n, sizes = len(seeds), test_examples([schedules[seed] for seed in seeds])
+    n, tables = len(seeds), [schedules[seed] for seed in seeds]
     return [
-        _result(method, stream, plan, seeds, [finished[t.name] for t in mine], cost, sizes)
+        _result(method, stream, plan, seeds, [finished[t.name] for t in mine], cost, tables)
         for mine in (trials[i : i + n] for i in range(0, len(trials), n))
     ]
+
+
+def _schedules(method: Method, stream: Stream, seed: int, start: Start | None) -> list[Schedule]:
+    """One a phase, with the classes of the tasks that this seed learned before."""
+    found = schedules_of(method, stream, seed)
+    if start is None:
+        return found
+    past = start.trained[seed].task_classes
+    return [with_classes(schedule, past) for schedule in found]
+
+
+def _begun(
+    start: Start, programs: Programs, trials: Sequence[Trial], kept: Mapping[str, Restored]
+) -> dict[str, Restored]:
+    """Where the trials begin of which nothing is kept yet.
+
+    Raises:
+      InputError: what they go on from is gone.
+    """
+    place, begun = learned(start.num_past, len(programs.method.phases)), {}
+    where = programs.parallelism.sharding()
+    for trial in trials:
+        if trial.name in kept:
+            continue
+        run = start.trained[trial.seed].run
+        if run is None:
+            raise InputError(
+                f"{trial.name} has not begun yet, and what it goes on from is gone; bring it back"
+            )
+        run = first_run(run, trial.hyper, programs.stream.num_tasks)
+        begun[trial.name] = Restored(place, jax.device_put(run, where))
+    return begun
 
 
 def _hypers(method: Method, given: Sequence[Mapping[str, float]]) -> list[dict[str, Array]]:
@@ -158,7 +210,7 @@ def _result(
     seeds: tuple[int, ...],
     runs: Sequence[Run],
     cost: Cost,
-    sizes: list[list[int]],
+    schedules: Sequence[Sequence[Schedule]],
 ) -> Result:
     return Result(
         method=method.name,
@@ -176,9 +228,13 @@ def _result(
             "data": plan.data,
             "stream": {"name": stream.name, **stream.describe},
             **method.task_info,
-            "test_examples": sizes,
+            "test_examples": test_examples(schedules),
         },
         capacity=capacities(method, stream, runs),
+        trained=tuple(
+            Trained(method, shapes_of(stream), each[0].task_classes, done, stream)
+            for done, each in zip(runs, schedules, strict=True)
+        ),
     )
 
 

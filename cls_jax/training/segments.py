@@ -35,6 +35,12 @@ class Position(NamedTuple):
 START = Position(-1, 0, 0)
 
 
+def learned(num_tasks: int, num_phases: int) -> Position:
+    """The place before the score of the last of so many tasks, where a longer run goes on: it also
+    scores the task that comes next."""
+    return Position(num_tasks - 1, 2 * num_phases + 1, 1)
+
+
 def end(num_tasks: int) -> Position:
     """The place of a run that is over."""
     return Position(num_tasks, 0, 0)
@@ -151,9 +157,17 @@ class Checkpointer(Protocol):
         """
         ...
 
-    def maybe_save(self, names: Sequence[str], run: PyTree, place: Position, meter: Cost) -> None:
-        """Between two segments: saves if it is time. May raise Stopped. The Run is not kept as it
-        is, since its buffers will be donated."""
+    def maybe_save(
+        self,
+        names: Sequence[str],
+        run: PyTree,
+        place: Position,
+        meter: Cost,
+        *,
+        due: bool = False,
+    ) -> None:
+        """Between two segments: saves if it is time, or ``due``. May raise Stopped. The Run is not
+        kept as it is, since its buffers will be donated."""
         ...
 
 
@@ -165,5 +179,13 @@ class NoCheckpoints:
         del names, like
         return {}, Cost()
 
-    def maybe_save(self, names: Sequence[str], run: PyTree, place: Position, meter: Cost) -> None:
+    def maybe_save(
+        self,
+        names: Sequence[str],
+        run: PyTree,
+        place: Position,
+        meter: Cost,
+        *,
+        due: bool = False,
+    ) -> None:
         """Does nothing."""

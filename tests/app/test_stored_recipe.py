@@ -54,6 +54,20 @@ def test_what_is_written_is_read(method, tmp_path):
     assert StreamConfig(**recipe.stream) == StreamConfig(tasks=(4, 3, 3))
     assert NetConfig(**recipe.net) == NetConfig()
     assert (recipe.shape, recipe.seeds, recipe.sweep) == ((8, 8, 3), (0, 1), ("",))
+    assert (recipe.max_tasks, recipe.first_task, recipe.task_classes) == (3, 0, None)
+
+
+def test_what_came_later_is_read_where_it_is(tmp_path):
+    """Of tasks that were learned before; and flags that are younger than the recipe."""
+    classes = [[[0, 1], [], [9]], [[2], [3], [4, 5]]]
+    given = words(max_tasks=5, first_task=1, task_classes=classes)
+    for name in ("max_classes", "max_tasks", "first_class", "only_tasks"):
+        del given["stream"][name]
+    write_recipe(tmp_path, given)
+    recipe = read_recipe(tmp_path / "recipe.json", KINDS)
+    assert (recipe.max_tasks, recipe.first_task) == (5, 1)
+    assert recipe.task_classes == (((0, 1), (), (9,)), ((2,), (3,), (4, 5)))
+    assert StreamConfig(**recipe.stream) == StreamConfig(tasks=(4, 3, 3))
 
 
 def test_names_of_classes_are_kept_or_are_their_numbers(tmp_path):
@@ -84,6 +98,16 @@ DAMAGE = {
     "version true": (put("version", value=True), "its version is True"),
     "a later field": (put("ema", value=1), "it has a field 'ema', which is not known"),
     "a later flag": (put("stream", "ema", value=1), "stream has a field 'ema'"),
+    "no room": (put("max_tasks", value=0), "max_tasks is 0"),
+    "a past without a rest": (put("first_task", value=3), "first_task is 3"),
+    "classes of one seed": (
+        put("task_classes", value=[[[0], [1], [2]]]),
+        "task_classes is not that of every seed and task",
+    ),
+    "a class that is none": (
+        put("task_classes", value=2 * [[[0], [1], [10]]]),
+        "task_classes holds 10, of 10 classes",
+    ),
     "no seeds": (lambda r: r.pop("seeds"), "it has no seeds"),
     "no rate": (lambda r: r["arguments"].pop("learning_rate"), "arguments has no learning_rate"),
     "another method": (put("method", value="../er"), "method is '../er', which is none"),

@@ -78,6 +78,16 @@ CLASS_IL = {
     "blur of another scenario": (("--blur", "0.2"), ("blur", "0.2")),
     "padding below 0": (("--crop-padding", "-1"), ("crop_padding", "-1")),
     "padding of a billion": (("--crop-padding", "1000000000"), ("crop_padding", "1000000000")),
+    "a task alone that is none": (("--only-tasks", "7"), ("only_tasks", "7", "0 to 4")),
+    "too few classes": (("--max-classes", "4"), ("max_classes", "4", "at least 10")),
+    "a billion classes": (("--max-classes", "1000000000"), ("max_classes", "1000000000")),
+    "room for too few tasks": (("--max-tasks", "1"), ("max_tasks", "1", "5 tasks")),
+    "a label below 0": (("--first-class", "-1"), ("first_class", "-1")),
+}
+
+CONTINUE = {
+    "a run to go on from that is none": (("--continue", "none"), ("continue", "none")),
+    "nothing to go on from": (("--continue", ""), ("continue",)),
 }
 
 HYPER = {
@@ -122,6 +132,7 @@ EVERY = [
     (RUN, ALL),
     (STREAM, ALL - {"reproduce.py"}),
     (CLASS_IL, {"compare.py", "dualnet_cifar.py", "clser_mnist.py", "clser_cifar.py"}),
+    (CONTINUE, {"dualnet_cifar.py", "clser_mnist.py"}),
     (HYPER, ALL - {"compare.py", "reproduce.py", "spb_cifar.py", "apd_cifar.py", "den_mnist.py"}),
     (MEMORY, {"compare.py", "dualnet_cifar.py", "clser_mnist.py", "clser_cifar.py"}),
     (REPLAY, {"dualnet_cifar.py", "clser_mnist.py", "clser_cifar.py"}),

@@ -1,10 +1,11 @@
 """One method learns a stream: ``cls-jax run METHOD``."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import make_dataclass
-from typing import Any
+from dataclasses import dataclass, make_dataclass
+from typing import Annotated, Any
 
-from cls_jax.app.flags import flat, hiding, import_own, run_main
+from cls_jax.app.earlier_flags import preset_of
+from cls_jax.app.flags import arg, flat, hiding, import_own, run_main
 from cls_jax.app.method_flags import flags_of
 from cls_jax.app.method_presets import method_presets
 from cls_jax.app.run_config import RunConfig
@@ -15,6 +16,18 @@ from cls_jax.streams.config import StreamConfig
 
 FIXED = {"dualnet": ("net", "hidden"), "hopsupsup": ("net", "width"), "den": ("net", "width")}
 """Flags of the network that a method has no use for: it brings its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneRun(RunConfig):
+    """How one method is run, anew or from where another run ended.
+
+    Attributes:
+      continue_from: the workdir of a finished run of the same method, which learns these tasks too;
+        every flag that is not given is as it was there.
+    """
+
+    continue_from: Annotated[str | None, arg(name="continue")] = None
 
 
 def start(
@@ -44,21 +57,27 @@ def start(
             ("stream", flat(StreamConfig), StreamConfig()),
             ("net", flat(net), net()),
             ("method", flat(flags), flags()),
-            ("run", flat(RunConfig), RunConfig()),
+            ("run", flat(OneRun), OneRun()),
         ],
         frozen=True,
         kw_only=True,
         namespace={"__doc__": "Everything about one experiment."},
     )
+    every = {
+        name: one
+        for name, one in method_presets(method).items()
+        if presets is None or name in presets
+    }
+    if (earlier := preset_of(method, argv)) is not None:  # all flags start from there
+        every, default_preset = {"earlier": earlier}, "earlier"
     offered = {
         name: config(
             stream=one.stream,
             net=net(**vars(one.net)),
             method=flags(**one.arguments),
-            run=RunConfig(**one.run),
+            run=OneRun(**one.run),
         )
-        for name, one in method_presets(method).items()
-        if presets is None or name in presets
+        for name, one in every.items()
     }
 
     def main(config: Any) -> None:

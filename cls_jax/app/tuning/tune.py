@@ -168,7 +168,7 @@ class _Tried:
 
 def _check(config: Any, tried: _Tried, space: Sequence[Dimension]) -> None:
     """Raises InputError for whatever would fail later: every value of the sweep or the space."""
-    check_execution([tried.learner({})], config.run, "keep")
+    check_execution([tried.learner({})], config.run, diverged="keep")
     if space:
         study.optuna()
         if config.tune.sampler == "grid":
