@@ -108,7 +108,7 @@ def test_a_method_that_it_cannot_serve_names_both(name, features):
 def test_with_its_head_named_it_serves_them(name, features):
     made = cls.METHODS[name](cls.problem(features, net=LINEN))
     assert made.name == name
-    with pytest.raises(InputError, match=r"er_ace puts its head 'cosine' .* net 'Mine' names none"):
+    with pytest.raises(InputError, match=r"er_ace puts head 'cosine' .* net 'Mine' names none"):
         cls.er_ace(cls.problem(features, net=Mine()), head="cosine")
 
 

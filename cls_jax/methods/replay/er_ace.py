@@ -67,7 +67,7 @@ def er_ace(
     net, augment, policy = problem.net(), problem.augment, reservoir(memory_size)
     if head == "cosine":
         if net.features is None or net.head is None:
-            why = "er_ace puts its head 'cosine' in place of the last layer (or head 'linear' keeps it)"
+            why = "er_ace puts head 'cosine' in place of the last layer (or head 'linear' keeps it)"
             raise no_head(why, net)
         net = with_cosine_head(net, SCALE)
     optimizer = optax.sgd(learning_rate)
