@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from cls_jax.app.api import Result as Result
     from cls_jax.app.api import problem as problem
     from cls_jax.app.api import train as train
+    from cls_jax.app.online import online as online
+    from cls_jax.app.online_learner import OnlineLearner as OnlineLearner
     from cls_jax.app.restore import SavedRun as SavedRun
     from cls_jax.app.restore import load as load
     from cls_jax.core import augment as augment
@@ -79,6 +81,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from cls_jax.streams.domain_il import rotated as rotated
     from cls_jax.streams.gcil import gcil as gcil
     from cls_jax.streams.mnist360 import mnist360 as mnist360
+    from cls_jax.streams.open_stream import open_stream as open_stream
     from cls_jax.training.group import task_classes as task_classes
     from cls_jax.training.plan import Plan as Plan
 
@@ -87,6 +90,8 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
 
 _NAMES = {
     "app.api": ("problem", "train", "Result"),
+    "app.online": ("online",),
+    "app.online_learner": ("OnlineLearner",),
     "app.restore": ("load", "SavedRun"),
     "core.errors": ("InputError",),
     "core.own": ("net", "dataset", "import_file"),
@@ -100,6 +105,7 @@ _NAMES = {
     "streams.domain_il": ("dihedral", "permuted", "rotated"),
     "streams.gcil": ("gcil",),
     "streams.mnist360": ("mnist360",),
+    "streams.open_stream": ("open_stream",),
     "training.group": ("task_classes",),
     "training.plan": ("Plan",),
 }

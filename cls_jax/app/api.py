@@ -143,16 +143,12 @@ def train(
     """
     seeds = check_seeds(seeds)
     values = hyper_grid(method, sweep)
-    if workdir is not None and method.factory not in METHODS:
-        raise InputError(
-            f"workdir is {workdir}, but {method.name} is of no factory from which it could be made "
-            "again; make it with one (see cls.method), or leave workdir out"
-        )
-    learner = _learner(method, stream)
+    check_kept(method, workdir)
+    learner = learner_of(method, stream)
     config = RunConfig(
         seeds=seeds, workdir=None if workdir is None else str(workdir), save_every=save_every
     )
-    record = _Record(config, {**method.fixed, **method.hyper}, {**sweep}, learner.recipe)
+    record = Record(config, {**method.fixed, **method.hyper}, {**sweep}, learner.recipe)
     with saving([learner], [values], config, record) as (keep,):
         found = run_sweep(
             method,
@@ -172,9 +168,18 @@ def train(
     return Result(labelled, tuple(values.values()))
 
 
+def check_kept(method: Method, workdir: str | Path | None) -> None:
+    """Raises InputError if there is a workdir, and nothing from which to make the method again."""
+    if workdir is not None and method.factory not in METHODS:
+        raise InputError(
+            f"workdir is {workdir}, but {method.name} is of no factory from which it could be made "
+            "again; make it with one (see cls.method), or leave workdir out"
+        )
+
+
 @dataclass(frozen=True)
-class _Record:
-    """What config.json says of a call of ``train``."""
+class Record:
+    """What config.json says of a call of ``train`` or ``online``."""
 
     run: RunConfig
     arguments: Mapping[str, Any]
@@ -182,7 +187,7 @@ class _Record:
     recipe: Mapping[str, Any]
 
 
-def _learner(method: Method, stream: Stream) -> Learner:
+def learner_of(method: Method, stream: Stream) -> Learner:
     """The method with the words from which it can be built again, as far as there are any."""
     problem = getattr(method.at, "problem", None)
     words = getattr(problem, "words", None) or (InputConfig(), NetConfig(net="unknown"))

@@ -116,23 +116,42 @@ class Checkpoints:
 
     # --- forth --------------------------------------------------------------------------------
 
-    def maybe_save(self, names: Sequence[str], run: PyTree, place: Position, meter: Cost) -> None:
+    def due(self, run: PyTree, place: Position) -> bool:
+        """Whether ``maybe_save`` would save now."""
+        return any(self._asked(run, place))
+
+    def maybe_save(
+        self,
+        names: Sequence[str],
+        run: PyTree,
+        place: Position,
+        meter: Cost,
+        *,
+        now: bool = False,
+    ) -> None:
         """Saves if it is time, the run is over, or the process must stop; then it raises Stopped.
+
+        With ``now`` it saves in any case, and waits until all is on disk.
 
         Raises:
           SaveFailed: this checkpoint, or the one before, could not be written.
           Stopped: the process was asked to stop, and all is saved.
         """
-        due, stop = all_max([self._due(run, place.over), float(self.wish.signal is not None)])
+        due, stop = self._asked(run, place)
         with self._as_save_failed(place):
             if self._open is not None:
                 self._open[1].check_for_errors()
-            if due or stop:
+            if due or stop or now:
                 self._save(names, run, place, meter)
-            if stop or place.over:
+            if stop or place.over or now:
                 self.close()
         if stop and not place.over:
             raise Stopped(self.wish.signal, _steps(run))
+
+    def _asked(self, run: PyTree, place: Position) -> tuple[bool, bool]:
+        """Whether it is time to save, and whether the process must stop."""
+        due, stop = all_max([self._due(run, place.over), float(self.wish.signal is not None)])
+        return bool(due), bool(stop)
 
     def _due(self, run: PyTree, over: bool) -> bool:
         if over or (self.every.seconds is None and self.every.steps is None):

@@ -2,14 +2,15 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cls_jax.core.errors import Diverged
-from cls_jax.core.types import PyTree
+from cls_jax.core.types import PyTree, Task
 from cls_jax.training.batches import BatchTable, told_task
 from cls_jax.training.events import Evaluated, Observer, Progress
 from cls_jax.training.group import (
@@ -20,6 +21,7 @@ from cls_jax.training.group import (
     stack_trials,
     updates_made,
 )
+from cls_jax.training.parallel import Examples
 from cls_jax.training.prefetch import prefetch
 from cls_jax.training.programs import Programs
 from cls_jax.training.run import Run
@@ -29,6 +31,8 @@ from cls_jax.training.segments import (
     Cost,
     Position,
     Segment,
+    asks_data,
+    boundary_number,
     end,
     remaining_segments,
 )
@@ -64,6 +68,7 @@ def train_group(
     group = make_group(programs, trials)
     run, position = _first(programs, trials, past, position)
     plan, num_tasks = programs.plan, programs.stream.num_tasks
+    stacked = programs.parallelism.stacked
     assert plan.chunk is not None  # resolve
     todo = list(remaining_segments(programs.method, group.sizes, plan.chunk, position, plan.score))
     chunks = _Chunks(programs, group, todo)
@@ -73,7 +78,8 @@ def train_group(
         elif segment.kind == "score":
             run = _score(programs, group, run, segment.task, observe)
         else:
-            run = _boundary(programs, group, run, segment)
+            known = told_task(group.schedule.task_classes, segment.task, trials=stacked)
+            run = cross_boundary(programs, run, segment, known, partial(_whole_task, group))
         lap, clock = time.perf_counter() - clock, time.perf_counter()
         cost = cost._replace(seconds=cost.seconds + lap)
         keep.maybe_save(names, run, end(num_tasks) if segment is todo[-1] else segment.done, cost)
@@ -93,24 +99,36 @@ def _first(
     return jax.tree.map(jnp.copy, run), position or START
 
 
-def _boundary(programs: Programs, group: Group, run: Run, segment: Segment) -> Run:
-    """The beginning or end of a task, or the entry of a phase."""
-    needs, phases = programs.method.needs, programs.method.phases
-    if segment.kind == "begin":
-        asks, place = needs.begin_data, 0
-    elif segment.kind == "enter":
-        asks, place = phases[segment.phase].enter_data, 1 + segment.phase
-    else:
-        asks, place = needs.end_data, len(phases) + 1
-    number = segment.task * (len(phases) + 2) + place
-    known_task = told_task(group.schedule, segment.task, trials=programs.parallelism.stacked)
+def cross_boundary(
+    programs: Programs,
+    run: Run,
+    segment: Segment,
+    known_task: Task,
+    handed: Callable[[int], tuple[Examples, BatchTable]],
+) -> Run:
+    """The Run after the beginning or end of a task, or the entry of a phase.
+
+    Args:
+      programs: of the run, which is donated.
+      segment: which boundary.
+      known_task: what a method that is told learns about the task.
+      handed: number of the task -> every example of it, and the rows that number them; called where
+        the method asks for them.
+    """
+    number = boundary_number(programs.method, segment)
     which = segment.kind, segment.phase
-    if not asks:
+    if not asks_data(programs.method, segment):
         return programs.boundary(which, run, None, number, known_task)
+    examples, rows = handed(segment.task)
+    return programs.boundary(which, run, examples, number, known_task, rows)
+
+
+def _whole_task(group: Group, task: int) -> tuple[Examples, BatchTable]:
+    """Every example of a task, and the rows that number them."""
     assert group.whole is not None  # make_group
-    whole = group.whole(segment.task)
+    whole = group.whole(task)
     examples, index = group.training.fetch(whole.index)
-    return programs.boundary(which, run, examples, number, known_task, whole.replace(index=index))
+    return examples, whole.replace(index=index)
 
 
 def _score(programs: Programs, group: Group, run: Run, task: int, observe: Observer) -> Run:
@@ -141,13 +159,14 @@ class _Chunks:
         """One chunk: the Run after it, and what all has cost."""
         programs, group, plan = self.programs, self.group, self.programs.plan
         examples, part = next(self.coming)
-        known_task = told_task(group.schedule, segment.task, trials=programs.parallelism.stacked)
+        classes, stacked = group.schedule.task_classes, programs.parallelism.stacked
+        known_task = told_task(classes, segment.task, trials=stacked)
         number, num_steps = next(programs.counter), segment.stop - segment.start
         start = time.perf_counter()
         with _profiled(plan.profile if number == self.timed else None):
             run, found = programs.advance[segment.phase](run, examples, part, known_task, num_steps)
             found = jax.device_get(found)
-        self.metrics, each = _collect(found, part, group.seeds, segment.task, self.metrics)
+        self.metrics, each = collect(found, part, group.seeds, segment.task, self.metrics)
         seconds = time.perf_counter() - start
         if number >= self.timed:
             active = int(part.active[..., :num_steps].sum())
@@ -170,10 +189,16 @@ def _profiled(folder: str | None) -> Iterator[None]:
         yield
 
 
-def _collect(
+def collect(
     found: PyTree, part: BatchTable, seeds: Sequence[int], task: int, before: dict[str, float]
 ) -> tuple[dict[str, float], tuple[dict[str, float], ...]]:
-    """Mean metrics of a chunk, and of each trial; ``before`` are those of the chunk before.
+    """Mean metrics of a chunk, and of each trial.
+
+    Args:
+      found: the chunk's ChunkMetrics, on the host.
+      part: its rows.
+      seeds, task: of the trials, for the message.
+      before: mean metrics of the chunk before.
 
     Raises:
       Diverged: if a step of it was not finite.

@@ -58,6 +58,19 @@ class Segment(NamedTuple):
     done: Position
 
 
+def asks_data(method: Method, segment: Segment) -> bool:
+    """Whether the method gets every example of the task at a "begin", "enter" or "end"."""
+    if segment.kind == "enter":
+        return method.phases[segment.phase].enter_data
+    return method.needs.begin_data if segment.kind == "begin" else method.needs.end_data
+
+
+def boundary_number(method: Method, segment: Segment) -> int:
+    """The number that tells a "begin", "enter" or "end" apart from all others of a run."""
+    places = {"begin": 0, "enter": 1 + segment.phase, "end": len(method.phases) + 1}
+    return segment.task * (len(method.phases) + 2) + places[segment.kind]
+
+
 def remaining_segments(
     method: Method,
     sizes: Sequence[Sequence[Sequence[int]]],
@@ -151,9 +164,21 @@ class Checkpointer(Protocol):
         """
         ...
 
-    def maybe_save(self, names: Sequence[str], run: PyTree, place: Position, meter: Cost) -> None:
-        """Between two segments: saves if it is time. May raise Stopped. The Run is not kept as it
-        is, since its buffers will be donated."""
+    def due(self, run: PyTree, place: Position) -> bool:
+        """Whether ``maybe_save`` would save now."""
+        ...
+
+    def maybe_save(
+        self,
+        names: Sequence[str],
+        run: PyTree,
+        place: Position,
+        meter: Cost,
+        *,
+        now: bool = False,
+    ) -> None:
+        """Between two segments: saves if it is time, or ``now``. May raise Stopped. The Run is not
+        kept as it is, since its buffers will be donated."""
         ...
 
 
@@ -165,5 +190,18 @@ class NoCheckpoints:
         del names, like
         return {}, Cost()
 
-    def maybe_save(self, names: Sequence[str], run: PyTree, place: Position, meter: Cost) -> None:
+    def due(self, run: PyTree, place: Position) -> bool:
+        """Never."""
+        del run, place
+        return False
+
+    def maybe_save(
+        self,
+        names: Sequence[str],
+        run: PyTree,
+        place: Position,
+        meter: Cost,
+        *,
+        now: bool = False,
+    ) -> None:
         """Does nothing."""
