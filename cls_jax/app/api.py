@@ -23,6 +23,7 @@ from cls_jax.nets.registry import networks, networks_of, own_name
 from cls_jax.report.summary import render, table_of
 from cls_jax.report.tables import as_text
 from cls_jax.streams.config import InputConfig
+from cls_jax.streams.open_stream import check_not_open
 from cls_jax.streams.stream import Stream
 from cls_jax.training import events
 from cls_jax.training.plan import Plan
@@ -144,6 +145,7 @@ def train(
     seeds = check_seeds(seeds)
     values = hyper_grid(method, sweep)
     check_kept(method, workdir)
+    check_not_open(stream)
     learner = learner_of(method, stream)
     config = RunConfig(
         seeds=seeds, workdir=None if workdir is None else str(workdir), save_every=save_every

@@ -75,8 +75,9 @@ def online(
         (keep,) = stack.enter_context(saving([learner], [{"": method.hyper}], config, record))
         programs = make_programs(method, stream, plan)
         folder = None if config.workdir is None else Path(config.workdir)
-        learning = OnlineLearner(programs, seed, keep, folder, stack)
-        stack.pop_all()
+        held = ExitStack()
+        learning = OnlineLearner(programs, seed, keep, folder, held)
+        held.enter_context(stack.pop_all())
         return learning
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from cls_jax.core.checks import as_trained_on, short_repr, whole
+from cls_jax.core.checks import as_trained_on, short_repr
 from cls_jax.core.errors import InputError
 from cls_jax.data.dataset import Split
 from cls_jax.methods.base import Method
@@ -54,7 +54,10 @@ def checked_examples(x: Any, y: Any, method: Method, stream: Stream, classes: np
 def checked_data(
     data: Any, method: Method, stream: Stream, classes: np.ndarray
 ) -> tuple[Examples, BatchTable]:
-    """Every example of a task, padded, and the rows that number them.
+    """Every example of a task, and the rows that number them.
+
+    Tasks that fill another number of batches are another program: padding to one size would change
+    the rounding of sums over all examples.
 
     Args:
       data: (x, y), of any length.
@@ -70,26 +73,7 @@ def checked_data(
             f"data is {short_repr(data)}; give (x, y), every example of the task and its label"
         ) from None
     given = checked_examples(x, y, method, stream, classes)
-    needed = -(-len(given.y) // stream.batch_size)
-    num_rows = 1 << (needed - 1).bit_length()  # a power of two: few programs for tasks of any size
-    return as_rows(given, num_rows, stream.batch_size)
-
-
-def checked_number(task: Any) -> int:
-    """The number of the task that a batch is of, from one number, or one an example.
-
-    Raises:
-      InputError: it is none, or there are several.
-    """
-    if type(task) is int:
-        return task
-    numbers = np.unique(np.asarray(task))
-    if len(numbers) != 1:
-        raise InputError(
-            f"task holds {short_repr(numbers.tolist())}; a batch is of one task: split it where "
-            "the next begins"
-        )
-    return whole("task", numbers[0])
+    return as_rows(given, -(-len(given.y) // stream.batch_size), stream.batch_size)
 
 
 def _labels(y: Any, num_examples: int) -> np.ndarray:

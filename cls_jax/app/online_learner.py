@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cls_jax.app.online_batches import as_rows, checked_data, checked_examples, checked_number
-from cls_jax.app.online_tasks import class_flags, read_tasks, write_tasks
+from cls_jax.app.online_batches import as_rows, checked_data, checked_examples
+from cls_jax.app.online_tasks import begins_with, class_flags, read_tasks, write_tasks
 from cls_jax.app.restore import SavedRun
 from cls_jax.core.checks import whole
-from cls_jax.core.errors import InputError
+from cls_jax.core.errors import InputError, Stopped
 from cls_jax.core.types import Task
 from cls_jax.training.open_run import OpenRun
 from cls_jax.training.programs import Programs
@@ -22,10 +22,9 @@ from cls_jax.training.segments import Checkpointer, Cost, Position, asks_data, t
 
 
 class OnlineLearner:
-    """What ``online`` gives: a run that its user moves on; a class, for it changes.
+    """What ``online`` gives; in a ``with`` statement it is closed at the end.
 
-    In a ``with`` statement it is closed at the end.
-    """
+    A class, for its user moves it on."""
 
     def __init__(
         self,
@@ -45,11 +44,12 @@ class OnlineLearner:
           held: is let go when the learner is closed.
         """
         self._method, self._stream, self._workdir = programs.method, programs.stream, workdir
-        self._keep, self._held, self._name = keep, held, trial_name(seed, 0, 1)
+        self._keep, self._held, self._closed = keep, held, False
+        self._name = trial_name(seed, 0, 1)
         classes = np.zeros((programs.stream.num_tasks, programs.stream.num_classes), bool)
         kept = keep.restore([self._name], programs.abstract())[0].get(self._name)
-        if kept is not None and workdir is not None and self._method.needs.told_task:
-            begun = kept.place.task + 1
+        begun = 0 if kept is None else kept.place.task + 1
+        if begun and workdir is not None and self._method.needs.told_task:
             classes[:begun] = read_tasks(workdir, begun, self._stream.num_classes)
         self._run = OpenRun(programs, seed, kept, classes)
 
@@ -124,7 +124,7 @@ class OnlineLearner:
         """
         coming = self._run.to_come if self._run.learning else []
         if not coming or self._method.phases[coming[0]].name != name:
-            raise InputError(f"begin_phase got {name!r}, {self._where()}")
+            raise InputError(f"begin_phase got {name!r}, {self._run.where()}")
         self._go("begin_phase", Position(self.task, 2 + 2 * coming[0], 0), data, self._run.classes)
 
     def end_task(self, data: Any = None) -> None:
@@ -138,13 +138,13 @@ class OnlineLearner:
             was not given.
         """
         if not self._run.learning:
-            raise InputError(f"end_task was called, {self._where()}")
+            raise InputError(f"end_task was called, {self._run.where()}")
         self._check_ending("end_task")
         self._go("end_task", Position(self.task, self._run.tail, 1), data, self._run.classes)
 
     def _check_ending(self, what: str) -> None:
         if self._run.learning and self._run.to_come:
-            raise InputError(f"{what} was called, {self._where()}")
+            raise InputError(f"{what} was called, {self._run.where()}")
 
     def _go(self, call: str, target: Position, data: Any, classes: np.ndarray) -> None:
         """Crosses the boundaries on the way to ``target``, once all that they need is there.
@@ -155,6 +155,7 @@ class OnlineLearner:
           data: of the target's task.
           classes: bool[num_tasks, num_classes], of the tasks up to that.
         """
+        self._check_open()
         way = [one for one in self._run.way_to(target) if one.kind != "steps"]
         asking = [one.task for one in way if asks_data(self._method, one)]
         if asking and (data is None or asking[0] != target.task):
@@ -170,18 +171,6 @@ class OnlineLearner:
             write_tasks(self._workdir, classes[: target.task + 1])
         self._run.classes = classes
         self._run.go(target, handed)
-
-    def _where(self) -> str:
-        """Where the learner is, and what may come next, for a message."""
-        name, run = self._method.name, self._run
-        if not run.learning:
-            at = f"after the end of task {self.task}" if self.task >= 0 else "before its first task"
-            return f"and {name} is {at}; call begin_task"
-        at = f"in phase {self.phase} of task {self.task}"
-        if not run.to_come:
-            return f"and {name} is {at}; call end_task, or begin_task for the next"
-        following = self._method.phases[run.to_come[0]].name
-        return f"and {name} is {at}; call begin_phase({following!r}) and give it the task again"
 
     # --- batches ----------------------------------------------------------------------------------
 
@@ -202,11 +191,12 @@ class OnlineLearner:
           InputError: for a batch that cannot be learned from; nothing is learned.
           Diverged: an earlier step had a metric that is not finite.
           SaveFailed: the learner could not be saved.
-          Stopped: after SIGTERM or Ctrl-C, once it is saved in its workdir.
+          Stopped: after SIGTERM or Ctrl-C, once it is saved in its workdir and closed.
         """
         method, stream, run = self._method, self._stream, self._run
+        self._check_open()
         epoch = whole("epoch", epoch, 0, 2**31 - 1)
-        begins = self._begins(task)
+        begins = begins_with(task, run)
         if begins and method.needs.told_task:
             self.begin_task()  # which says what it needs
         given = checked_examples(x, y, method, stream, run.classes[self.task])
@@ -220,32 +210,6 @@ class OnlineLearner:
         given, row = as_rows(given, 1, stream.batch_size, epoch)
         run.learn(given, row)
         self._save_if_due()
-
-    def _begins(self, task: Any) -> bool:
-        """Whether a task begins with this batch.
-
-        Raises:
-          InputError: one must begin, and does not; or one that is not the next.
-        """
-        learning, method = self._run.learning, self._method
-        if task is not None:
-            number = checked_number(task)
-            if number == self.task + 1 or (learning and number == self.task):
-                return number > self.task
-            raise InputError(
-                f"task is {number}, {self._where()}; tasks come one after another, from 0"
-            )
-        if learning:
-            return False
-        if self.task < 0 and not method.needs.boundaries and len(method.phases) == 1:
-            return True
-        if self.task >= 0:
-            raise InputError(f"a batch was given, {self._where()}")
-        given = "classes=[...]" if method.needs.told_task else ""
-        raise InputError(
-            f"{method.name} must know where tasks begin and end; call begin_task({given}) before the "
-            "first batch of each" + ("" if given else ", or give observe the task of each batch")
-        )
 
     # --- answers ----------------------------------------------------------------------------------
 
@@ -291,16 +255,20 @@ class OnlineLearner:
           Diverged: a step had a metric that is not finite; what was saved before is kept.
           SaveFailed: it could not be written; what was saved before is kept.
         """
+        self._check_open()
         self._save_if_due(now=True)
 
     def close(self) -> None:
-        """Saves, and lets the workdir go; nothing more can be learned here.
+        """Saves, and lets the workdir go; from here on it answers, and learns no more.
 
         Raises:
           Diverged, SaveFailed: as ``save``.
         """
-        with self._held:
-            self.save()
+        if not self._closed:
+            try:
+                self._save_if_due(now=True)
+            finally:
+                self._let_go()
 
     def __enter__(self) -> "OnlineLearner":
         return self
@@ -309,11 +277,24 @@ class OnlineLearner:
         """After an error nothing is saved anew: what was saved before is whole."""
         if kind is None:
             self.close()
-        else:
-            self._held.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._closed = True
+        self._held.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InputError(
+                "the learner is closed; call online again, which goes on from its save"
+            )
 
     def _save_if_due(self, *, now: bool = False) -> None:
         run, place = self._run.run, self._run.place
         if now or self._keep.due(run, place):
             self._run.look(0)
-            self._keep.maybe_save([self._name], run, place, Cost(), now=now)
+            try:
+                self._keep.maybe_save([self._name], run, place, Cost(), now=now)
+            except Stopped:  # all is saved
+                self._let_go()
+                raise

@@ -54,9 +54,7 @@ def _open_stream(
     shape: tuple[int, ...], num_classes: int, num_tasks: int, batch_size: int
 ) -> Stream:
     def schedule(key: Array, *, epochs: int | None = None, shuffle: int = 0) -> Schedule:
-        raise InputError(
-            "the stream is open: its batches come from you; give them to cls.online(method, stream)"
-        )
+        raise InputError(_OPEN)
 
     x = np.zeros((0, *shape), np.uint8 if len(shape) == 3 else np.float32)
     none = Split(x, np.zeros(0, np.int32))
@@ -74,3 +72,12 @@ def _open_stream(
 def is_open(stream: Stream) -> bool:
     """Whether its batches come from the user."""
     return stream.describe.get("scenario") == SCENARIO
+
+
+def check_not_open(stream: Stream) -> None:
+    """Raises InputError if the batches of ``stream`` come from the user."""
+    if isinstance(stream, Stream) and is_open(stream):
+        raise InputError(_OPEN)
+
+
+_OPEN = "stream is open: its batches come from you; give them to cls.online(method, stream)"

@@ -103,6 +103,17 @@ class OpenRun:
             of_memory += (phase.num_steps or 0) * passed
         return self.updates - of_memory
 
+    def where(self) -> str:
+        """Where it is, and what may come next, for a message."""
+        name, phases, task = self.programs.method.name, self.programs.method.phases, self.place.task
+        if not self.learning:
+            at = "before its first task" if task < 0 else f"after the end of task {task}"
+            return f"and {name} is {at}; call begin_task"
+        at = f"and {name} is in phase {phases[self.phase].name!r} of task {task}; call"
+        if not self.to_come:
+            return f"{at} end_task, or begin_task for the next"
+        return f"{at} begin_phase({phases[self.to_come[0]].name!r}) and give it the task again"
+
     # --- how it moves on --------------------------------------------------------------------------
 
     def way_to(self, target: Position) -> list[Segment]:
