@@ -57,6 +57,17 @@ def test_the_batches_of_a_known_stream_give_its_states(stream, name):
     assert learner.step == sum(name == "observe" for name, *_ in calls(method, stream, seed=3))
 
 
+@pytest.mark.slow
+def test_examples_without_a_label_too(source):
+    stream = cls.class_il(source, tasks=TASKS, batch_size=4, label_fraction=0.5)
+    method = small_method("dualnet", semi_supervised=True)
+    whole = cls.train(method, stream, plan=cls.Plan(score="end")).states[0][0]
+    given = list(calls(method, stream))
+    assert any((arguments[1] < 0).any() for name, arguments, _ in given if name == "observe")
+    learner = feed(online(method, stream), given)
+    assert fingerprint(learner.snapshot().state) == fingerprint(whole)
+
+
 class Convolutional(nn.Module):
     """One convolution and a last layer."""
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 import cls_jax as cls
+from cls_jax.training.batches import task_rows
 from cls_jax.training.group import schedules_of
 
 
@@ -24,7 +25,7 @@ def calls(method, stream, seed=0):
     """
     schedules, train = schedules_of(method, stream, seed), stream.source.train
     for task, flags in enumerate(schedules[0].task_classes):
-        rows = [schedule.rows(task) for schedule in schedules]
+        rows = [task_rows(method, schedules, n, task) for n in range(len(method.phases))]
         index = rows[0].index[rows[0].index >= 0]
         once = index[np.sort(np.unique(index, return_index=True)[1])]
         data = train.x[once], train.y[once]
@@ -34,10 +35,11 @@ def calls(method, stream, seed=0):
                 continue
             if number:
                 yield "begin_phase", (phase.name, data), {}
-            for index, epoch in zip(rows[number].index, rows[number].epoch, strict=True):
+            mine = rows[number]
+            for index, labelled, epoch in zip(mine.index, mine.labelled, mine.epoch, strict=True):
                 some = index[index >= 0]
-                if some.size:
-                    yield "observe", (train.x[some], train.y[some]), {"epoch": int(epoch)}
+                y = np.where(labelled[index >= 0], train.y[some], -1)
+                yield "observe", (train.x[some], y), {"epoch": int(epoch)}
         yield "end_task", (data,), {}
 
 
