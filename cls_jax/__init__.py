@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from cls_jax.app.api import problem as problem
     from cls_jax.app.api import train as train
     from cls_jax.app.export import export as export
+    from cls_jax.app.online import online as online
+    from cls_jax.app.online_learner import OnlineLearner as OnlineLearner
     from cls_jax.app.restore import SavedRun as SavedRun
     from cls_jax.app.restore import load as load
     from cls_jax.app.weights import save_weights as save_weights
@@ -86,6 +88,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from cls_jax.streams.domain_il import rotated as rotated
     from cls_jax.streams.gcil import gcil as gcil
     from cls_jax.streams.mnist360 import mnist360 as mnist360
+    from cls_jax.streams.open_stream import open_stream as open_stream
     from cls_jax.streams.reserve import reserve as reserve
     from cls_jax.streams.task_order import only_tasks as only_tasks
     from cls_jax.training.group import task_classes as task_classes
@@ -97,6 +100,8 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
 _NAMES = {
     "app.api": ("problem", "train", "Result"),
     "app.export": ("export",),
+    "app.online": ("online",),
+    "app.online_learner": ("OnlineLearner",),
     "app.restore": ("load", "SavedRun"),
     "app.weights": ("save_weights",),
     "core.errors": ("InputError",),
@@ -115,6 +120,7 @@ _NAMES = {
     "streams.domain_il": ("dihedral", "permuted", "rotated"),
     "streams.gcil": ("gcil",),
     "streams.mnist360": ("mnist360",),
+    "streams.open_stream": ("open_stream",),
     "streams.reserve": ("reserve",),
     "streams.task_order": ("only_tasks",),
     "training.group": ("task_classes",),

@@ -28,6 +28,7 @@ from cls_jax.report.logs import several
 from cls_jax.report.summary import render, table_of
 from cls_jax.report.tables import as_text
 from cls_jax.streams.config import InputConfig
+from cls_jax.streams.open_stream import check_not_open
 from cls_jax.streams.stream import Stream
 from cls_jax.training import events
 from cls_jax.training.plan import Plan
@@ -177,20 +178,15 @@ def train(
     elif earlier is not None:
         raise InputError("earlier is what start has learned; give start, or leave it out")
     values = hyper_grid(method, sweep)
-    if workdir is not None and method.factory not in METHODS:
-        raise InputError(
-            f"workdir is {workdir}, but {method.name} is of no factory from which it could be made "
-            "again; make it with one (see cls.method), or leave workdir out"
-        )
-    if workdir is not None:
-        _check_words(method, workdir)
-    learner = _learner(method, stream)
+    check_kept(method, workdir)
+    check_not_open(stream)
+    learner = learner_of(method, stream)
     for advice in advice_of([learner], [values], seeds):
         warnings.warn(advice, stacklevel=2)
     config = RunConfig(
         seeds=seeds, workdir=None if workdir is None else str(workdir), save_every=save_every
     )
-    record = _Record(config, {**method.fixed, **method.hyper}, {**sweep}, learner.recipe)
+    record = Record(config, {**method.fixed, **method.hyper}, {**sweep}, learner.recipe)
     with saving([learner], [values], config, record, begun) as (keep,):
         found = run_sweep(
             method,
@@ -223,19 +219,16 @@ def _loggers(observe: events.Logger | Sequence[events.Logger]) -> Sequence[event
     return loggers
 
 
-@dataclass(frozen=True)
-class _Record:
-    """What config.json says of a call of ``train``."""
-
-    run: RunConfig
-    arguments: Mapping[str, Any]
-    sweep: Mapping[str, Sequence[float]]
-    recipe: Mapping[str, Any]
-
-
-def _check_words(method: Method, workdir: str | Path) -> None:
-    """Raises InputError where no words would say by which network a saved run is made again."""
-    words = getattr(getattr(method.at, "problem", None), "words", None)
+def check_kept(method: Method, workdir: str | Path | None) -> None:
+    """Raises InputError if there is a workdir, and nothing from which to make the method again."""
+    if workdir is None:
+        return
+    if method.factory not in METHODS:
+        raise InputError(
+            f"workdir is {workdir}, but {method.name} is of no factory from which it could be made "
+            "again; make it with one (see cls.method), or leave workdir out"
+        )
+    words = getattr(problem_of(method), "words", None)
     if words is None:
         raise InputError(
             f"workdir is {workdir}, but the problem of {method.name} was made by hand; make it "
@@ -246,6 +239,16 @@ def _check_words(method: Method, workdir: str | Path) -> None:
             f"workdir is {workdir}, but the network of {method.name} is called {words[1].net}, by "
             "which nobody finds it again; give a def decorated by @cls.net, or leave workdir out"
         )
+
+
+@dataclass(frozen=True)
+class Record:
+    """What config.json says of a call of ``train`` or ``online``."""
+
+    run: RunConfig
+    arguments: Mapping[str, Any]
+    sweep: Mapping[str, Sequence[float]]
+    recipe: Mapping[str, Any]
 
 
 def _one_run(result: Result) -> events.Result:
@@ -262,7 +265,7 @@ def _one_run(result: Result) -> events.Result:
     return result.runs[0]
 
 
-def _learner(method: Method, stream: Stream) -> Learner:
+def learner_of(method: Method, stream: Stream) -> Learner:
     """The method with the words from which it can be built again, as far as there are any."""
     words = getattr(problem_of(method), "words", None) or (InputConfig(), NetConfig(net="unknown"))
     inputs, net = words

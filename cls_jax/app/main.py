@@ -36,6 +36,7 @@ from cls_jax.runtime.distributed import is_primary as is_primary
 from cls_jax.runtime.preemption import catch_signals
 from cls_jax.runtime.provenance import software
 from cls_jax.runtime.workdir import CHECKPOINTS, CONFIG, claim
+from cls_jax.streams.open_stream import is_open
 from cls_jax.streams.stream import Stream
 from cls_jax.training.events import Logger, Result, untold
 from cls_jax.training.group import task_classes
@@ -256,6 +257,8 @@ def identity(learners: Sequence[Learner]) -> dict[str, Any]:
 
 def _tasks(stream: Stream, seeds: Sequence[int], start: Start | None) -> dict[str, Any]:
     """What recipe.json says of the tasks: how many, and of each seed the classes of each."""
+    if is_open(stream):
+        return {"task_classes": None}
     past = {} if start is None else {seed: start.trained[seed].task_classes for seed in seeds}
     classes = [
         [np.flatnonzero(row).tolist() for row in (*past.get(seed, ()), *task_classes(stream, seed))]

@@ -116,6 +116,10 @@ class Checkpoints:
 
     # --- forth --------------------------------------------------------------------------------
 
+    def due(self, run: PyTree, place: Position) -> bool:
+        """Whether ``maybe_save`` would save now."""
+        return any(self._asked(run, place))
+
     def maybe_save(
         self,
         names: Sequence[str],
@@ -123,29 +127,33 @@ class Checkpoints:
         place: Position,
         meter: Cost,
         *,
-        due: bool = False,
+        now: bool = False,
     ) -> None:
         """Saves if it is time, the run is over, or the process must stop; then it raises Stopped.
 
         Args:
           names, run, place, meter: of a group.
-          due: saves whatever the time.
+          now: saves in any case, and waits until all is on disk.
 
         Raises:
           SaveFailed: this checkpoint, or the one before, could not be written.
           Stopped: the process was asked to stop, and all is saved.
         """
-        asked = float(due or self._due(run, place.over)), float(self.wish.signal is not None)
-        due, stop = map(bool, all_max(asked))
+        due, stop = self._asked(run, place)
         with self._as_save_failed(place):
             if self._open is not None:
                 self._open[1].check_for_errors()
-            if due or stop:
+            if due or stop or now:
                 self._save(names, run, place, meter)
-            if stop or place.over:
+            if stop or place.over or now:
                 self.close()
         if stop and not place.over:
             raise Stopped(self.wish.signal, _steps(run))
+
+    def _asked(self, run: PyTree, place: Position) -> tuple[bool, bool]:
+        """Whether it is time to save, and whether the process must stop."""
+        due, stop = all_max([self._due(run, place.over), float(self.wish.signal is not None)])
+        return bool(due), bool(stop)
 
     def _due(self, run: PyTree, over: bool) -> bool:
         if over or (self.every.seconds is None and self.every.steps is None):

@@ -137,9 +137,15 @@ def stack_schedules(schedules: list[Schedule]) -> Schedule:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *tables)
 
 
-def told_task(schedule: Schedule, task: int, *, trials: bool) -> Task:
-    """What a method that is told learns about task number ``task``."""
-    classes = schedule.task_classes if trials else schedule.task_classes[None]
+def told_task(task_classes: np.ndarray, task: int, *, trials: bool) -> Task:
+    """What a method that is told learns about task number ``task``.
+
+    Args:
+      task_classes: bool[num_tasks, num_classes], of several trials with an axis before these.
+      task: its number.
+      trials: whether there is that axis.
+    """
+    classes = task_classes if trials else task_classes[None]
     index, seen = np.full(len(classes), task, np.int32), classes[:, : task + 1].any(axis=1)
     # NumPy's until a program takes them: a Task of arrays, as methods see it.
     known = Task(index, classes[:, task], seen)  # pyright: ignore[reportArgumentType]

@@ -2,14 +2,16 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cls_jax.core.errors import Diverged
-from cls_jax.core.types import PyTree
+from cls_jax.core.types import PyTree, Task
 from cls_jax.training.batches import BatchTable, told_task
 from cls_jax.training.events import Evaluated, Logger, Progress
 from cls_jax.training.group import (
@@ -20,6 +22,7 @@ from cls_jax.training.group import (
     stack_trials,
     updates_made,
 )
+from cls_jax.training.parallel import Examples
 from cls_jax.training.prefetch import prefetch
 from cls_jax.training.programs import Programs
 from cls_jax.training.run import Run
@@ -29,6 +32,8 @@ from cls_jax.training.segments import (
     Cost,
     Position,
     Segment,
+    asks_data,
+    boundary_number,
     end,
     remaining_segments,
 )
@@ -64,6 +69,7 @@ def train_group(
     group = make_group(programs, trials)
     run, position = _first(programs, trials, past, position)
     plan, num_tasks = programs.plan, programs.stream.num_tasks
+    stacked = programs.parallelism.stacked
     assert plan.chunk is not None  # resolve
     todo = list(remaining_segments(programs.method, group.sizes, plan.chunk, position, plan.score))
     chunks = _Chunks(programs, group, todo)
@@ -73,7 +79,8 @@ def train_group(
         elif segment.kind == "score":
             run = _score(programs, group, run, segment.task, observe)
         else:
-            run = _boundary(programs, group, run, segment)
+            known = told_task(group.schedule.task_classes, segment.task, trials=stacked)
+            run = cross_boundary(programs, run, segment, known, partial(_whole_task, group))
         lap, clock = time.perf_counter() - clock, time.perf_counter()
         cost = cost._replace(seconds=cost.seconds + lap)
         keep.maybe_save(names, run, end(num_tasks) if segment is todo[-1] else segment.done, cost)
@@ -93,24 +100,36 @@ def _first(
     return jax.tree.map(jnp.copy, run), position or START
 
 
-def _boundary(programs: Programs, group: Group, run: Run, segment: Segment) -> Run:
-    """The beginning or end of a task, or the entry of a phase."""
-    needs, phases = programs.method.needs, programs.method.phases
-    if segment.kind == "begin":
-        asks, place = needs.begin_data, 0
-    elif segment.kind == "enter":
-        asks, place = phases[segment.phase].enter_data, 1 + segment.phase
-    else:
-        asks, place = needs.end_data, len(phases) + 1
-    number = segment.task * (len(phases) + 2) + place
-    known_task = told_task(group.schedule, segment.task, trials=programs.parallelism.stacked)
+def cross_boundary(
+    programs: Programs,
+    run: Run,
+    segment: Segment,
+    known_task: Task,
+    handed: Callable[[int], tuple[Examples, BatchTable]],
+) -> Run:
+    """The Run after the beginning or end of a task, or the entry of a phase.
+
+    Args:
+      programs: of the run, which is donated.
+      segment: which boundary.
+      known_task: what a method that is told learns about the task.
+      handed: number of the task -> every example of it, and the rows that number them; called where
+        the method asks for them.
+    """
+    number = boundary_number(programs.method, segment)
     which = segment.kind, segment.phase
-    if not asks:
+    if not asks_data(programs.method, segment):
         return programs.boundary(which, run, None, number, known_task)
+    examples, rows = handed(segment.task)
+    return programs.boundary(which, run, examples, number, known_task, rows)
+
+
+def _whole_task(group: Group, task: int) -> tuple[Examples, BatchTable]:
+    """Every example of a task, and the rows that number them."""
     assert group.whole is not None  # make_group
-    whole = group.whole(segment.task)
+    whole = group.whole(task)
     examples, index = group.training.fetch(whole.index)
-    return programs.boundary(which, run, examples, number, known_task, whole.replace(index=index))
+    return examples, whole.replace(index=index)
 
 
 def _score(programs: Programs, group: Group, run: Run, task: int, observe: Logger) -> Run:
@@ -139,15 +158,16 @@ class _Chunks:
         """One chunk: the Run after it, and what all has cost."""
         programs, group, plan = self.programs, self.group, self.programs.plan
         examples, part = next(self.coming)
-        known_task = told_task(group.schedule, segment.task, trials=programs.parallelism.stacked)
+        classes, stacked = group.schedule.task_classes, programs.parallelism.stacked
+        known_task = told_task(classes, segment.task, trials=stacked)
         number, num_steps = next(programs.counter), segment.stop - segment.start
         start = time.perf_counter()
         with _profiled(plan.profile if number == self.timed else None):
             run, found = programs.advance[segment.phase](run, examples, part, known_task, num_steps)
             found = jax.device_get(found)
-        if plan.diverged == "raise":
-            _check_finite(found, group.seeds, segment.task, self.metrics)
-        self.metrics, each = _means(found, part)
+        self.metrics, each = collect(
+            found, part, group.seeds, segment.task, self.metrics, plan.diverged
+        )
         seconds = time.perf_counter() - start
         if number >= self.timed:
             active = int(part.active[..., :num_steps].sum())
@@ -170,11 +190,28 @@ def _profiled(folder: str | None) -> Iterator[None]:
         yield
 
 
-def _check_finite(found: PyTree, seeds: Sequence[int], task: int, before: dict[str, float]) -> None:
-    """Raises Diverged if a step of the chunk was not finite; ``before`` are the metrics of the
-    chunk before."""
+def collect(
+    found: PyTree,
+    part: BatchTable,
+    seeds: Sequence[int],
+    task: int,
+    before: dict[str, float],
+    diverged: Literal["raise", "keep"] = "raise",
+) -> tuple[dict[str, float], tuple[dict[str, float], ...]]:
+    """Mean metrics of a chunk, and of each trial.
+
+    Args:
+      found: the chunk's ChunkMetrics, on the host.
+      part: its rows.
+      seeds, task: of the trials, for the message.
+      before: mean metrics of the chunk before.
+      diverged: see Plan.
+
+    Raises:
+      Diverged: if a step of it was not finite, and that matters.
+    """
     bad = np.atleast_1d(found.bad_step)
-    if (bad >= 0).any():
+    if diverged == "raise" and (bad >= 0).any():
         trial = int(np.argmax(bad >= 0))
         good = {k: float(np.atleast_1d(v)[trial]) for k, v in found.last_good.items()}
         good = before if np.isnan(list(good.values())).any() else good
@@ -183,17 +220,11 @@ def _check_finite(found: PyTree, seeds: Sequence[int], task: int, before: dict[s
             f"training stopped being finite at step {bad[trial]} (task {task + 1}, seed "
             f"{seeds[trial]}); last finite metrics: {listed}; lower the learning rate"
         )
-
-
-def _means(
-    found: PyTree, part: BatchTable
-) -> tuple[dict[str, float], tuple[dict[str, float], ...]]:
-    """Mean metrics of a chunk, and of each trial."""
     steps = np.atleast_1d(part.active.sum(-1))
     sums = {name: np.atleast_1d(value) for name, value in found.sums.items()}
     mean = {name: float(np.sum(value)) / max(int(steps.sum()), 1) for name, value in sums.items()}
     each = tuple(
         {name: float(value[trial]) / max(int(steps[trial]), 1) for name, value in sums.items()}
-        for trial in range(len(steps))
+        for trial in range(len(seeds))
     )
     return mean, each

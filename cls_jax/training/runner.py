@@ -140,7 +140,7 @@ def sweep(
             if place is not None and begun.keys() & {*names}:
                 # What it goes on from may be gone when this run is killed: it is copied first.
                 run = programs.parallelism.stack(past)
-                keep.maybe_save(names, run, place, cost, due=True)
+                keep.maybe_save(names, run, place, cost, now=True)
         for group, place, past in groups:
             now, cost = train_group(programs, group, past, place, observe, keep, cost)
             parts = programs.parallelism.unstack(now, len(group))

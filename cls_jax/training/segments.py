@@ -64,6 +64,19 @@ class Segment(NamedTuple):
     done: Position
 
 
+def asks_data(method: Method, segment: Segment) -> bool:
+    """Whether the method gets every example of the task at a "begin", "enter" or "end"."""
+    if segment.kind == "enter":
+        return method.phases[segment.phase].enter_data
+    return method.needs.begin_data if segment.kind == "begin" else method.needs.end_data
+
+
+def boundary_number(method: Method, segment: Segment) -> int:
+    """The number that tells a "begin", "enter" or "end" apart from all others of a run."""
+    places = {"begin": 0, "enter": 1 + segment.phase, "end": len(method.phases) + 1}
+    return segment.task * (len(method.phases) + 2) + places[segment.kind]
+
+
 def remaining_segments(
     method: Method,
     sizes: Sequence[Sequence[Sequence[int]]],
@@ -157,6 +170,10 @@ class Checkpointer(Protocol):
         """
         ...
 
+    def due(self, run: PyTree, place: Position) -> bool:
+        """Whether ``maybe_save`` would save now."""
+        ...
+
     def maybe_save(
         self,
         names: Sequence[str],
@@ -164,9 +181,9 @@ class Checkpointer(Protocol):
         place: Position,
         meter: Cost,
         *,
-        due: bool = False,
+        now: bool = False,
     ) -> None:
-        """Between two segments: saves if it is time, or ``due``. May raise Stopped. The Run is not
+        """Between two segments: saves if it is time, or ``now``. May raise Stopped. The Run is not
         kept as it is, since its buffers will be donated."""
         ...
 
@@ -179,6 +196,11 @@ class NoCheckpoints:
         del names, like
         return {}, Cost()
 
+    def due(self, run: PyTree, place: Position) -> bool:
+        """Never."""
+        del run, place
+        return False
+
     def maybe_save(
         self,
         names: Sequence[str],
@@ -186,6 +208,6 @@ class NoCheckpoints:
         place: Position,
         meter: Cost,
         *,
-        due: bool = False,
+        now: bool = False,
     ) -> None:
         """Does nothing."""

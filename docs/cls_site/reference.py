@@ -10,6 +10,7 @@ _PAGES = {
         ("load_data", "dataset", "Dataset", "Split", "class_il", "permuted"),
     ),
     "training": ("Training", ("problem", "Problem", "train", "Plan", "Result")),
+    "online": ("Open streams", ("open_stream", "online", "OnlineLearner")),
     "saved": ("Saved runs", ("load", "SavedRun", "evaluate", "export", "save_weights")),
     "methods": ("Writing a method", ("method", "METHODS", "Method", "Algorithm", "Phase", "Needs")),
     "types": ("Types and errors", ("Batch", "Task", "Variables", "Trainable", "InputError")),
