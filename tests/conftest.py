@@ -23,6 +23,7 @@ from cls_jax.methods.base import Method
 from cls_jax.methods.problem import Problem
 from cls_jax.nets.registry import NetConfig, Networks, networks
 from cls_jax.streams.class_il import class_il
+from cls_jax.streams.config import InputConfig
 from tests.support.nets import toy_dualnets
 
 CACHE = os.environ["XDG_CACHE_HOME"]
@@ -93,8 +94,10 @@ def small_problem(net: str | Networks = "mlp", *, dtype: str = "float32") -> Pro
     """Three tasks of two of the 8x8 digits, and an mlp or the networks given."""
     if isinstance(net, str):
         net = networks(NetConfig(net=net, dtype=dtype))
+    inputs = InputConfig(normalisation="half", views="standard", view_padding=1)
     augment = recipe((8, 8, 3), normalisation="half", views="standard", view_padding=1)
-    return Problem(net, augment, num_classes=CLASSES, num_tasks=TASKS)
+    words = inputs, NetConfig(net=net.kind, dtype=dtype)
+    return Problem(net, augment, num_classes=CLASSES, num_tasks=TASKS, words=words)
 
 
 def small_method(name: str, *, dtype: str = "float32", **changes) -> Method:

@@ -106,7 +106,7 @@ def check_execution(
     """The plan, learners, and hyper-parameters of each by label, once all are found good.
 
     Args:
-      learners, config, start: as for ``execute``.
+      learners, config, start, diverged: as for ``execute``.
 
     Returns:
       The plan; the learners, several of each where a sweep varies what fixes a program; and of

@@ -243,7 +243,7 @@ class OnlineLearner:
             stream=None,
             shape=of.shape[1:],
             num_classes=self._stream.num_classes,
-            dtype=of.dtype.name,
+            dtype="uint8" if of.dtype == np.uint8 else "float32",
             label_names=self._stream.source.label_names,
         )
 
@@ -286,9 +286,7 @@ class OnlineLearner:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise InputError(
-                "the learner is closed; call online again, which goes on from its save"
-            )
+            raise InputError("the learner is closed; call online again, to go on from its save")
 
     def _save_if_due(self, *, now: bool = False) -> None:
         run, place = self._run.run, self._run.place
