@@ -1,6 +1,6 @@
 """The library from Python: a problem, a run or a sweep of runs, and what came of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,6 +10,7 @@ import numpy as np
 from cls_jax.app.build import Learner, fit_problem, recipe_words
 from cls_jax.app.grid import hyper_grid
 from cls_jax.app.main import saving
+from cls_jax.app.optimizers import factory_of, fit_optimizer
 from cls_jax.app.run_config import RunConfig
 from cls_jax.core.checks import check_seeds
 from cls_jax.core.errors import InputError
@@ -17,6 +18,7 @@ from cls_jax.core.files import write_all
 from cls_jax.core.types import PyTree
 from cls_jax.methods import METHODS
 from cls_jax.methods.base import Method
+from cls_jax.methods.optimizer import OptimizerConfig
 from cls_jax.methods.problem import Problem
 from cls_jax.nets.config import NetConfig, check_known
 from cls_jax.nets.registry import networks, networks_of, own_name
@@ -39,9 +41,10 @@ def problem(
     width: int = 64,
     hidden: tuple[int, ...] = (100, 100),
     dtype: Literal["float32", "bfloat16"] = "float32",
-    **inputs: Any,
+    optimizer: str | Callable[..., Any] = "sgd",
+    **settings: Any,
 ) -> Problem:
-    """What a method has to learn, with which network.
+    """What a method has to learn, with which network and which optimizer.
 
     Args:
       stream: fixes shapes and sizes.
@@ -50,23 +53,32 @@ def problem(
       width: channels of the first stage of a named network.
       hidden: units of each hidden layer of an mlp.
       dtype: compute dtype of a named network.
-      inputs: see ``InputConfig``: normalisation="half", crop_padding, flip, views, ...
+      optimizer: of methods whose paper leaves it open; all others refuse it. A name ("sgd", "adam",
+        "adamw", another of optax, one that ``cls.optimizer`` registered), or a function from the
+        learning rate to an optax optimizer.
+      settings: see ``InputConfig``: normalisation="half", crop_padding, flip, views, ... and
+        ``OptimizerConfig``: momentum, weight_decay, schedule="cosine", warmup_steps,
+        schedule_steps, clip_norm.
 
     Raises:
-      InputError: for a network or an augmentation that does not fit the data, or an input that
-        there is not.
+      InputError: for a network, an augmentation or an optimizer that does not fit, or a setting
+        that there is not.
     """
     name = net if isinstance(net, str) else own_name(net)
-    names = InputConfig.__dataclass_fields__
-    if unknown := [each for each in inputs if each not in names]:
-        raise InputError(f"problem() has no {unknown[0]!r}; its inputs are {', '.join(names)}")
-    config, batch = InputConfig(**inputs), (stream.batch_size, *stream.source.train.x.shape[1:])
+    of_input, of_optimizer = (set(vars(one())) for one in (InputConfig, OptimizerConfig))
+    if unknown := [each for each in settings if each not in of_input | of_optimizer]:
+        known = ", ".join((*vars(InputConfig()), *vars(OptimizerConfig())))
+        raise InputError(f"problem() has no {unknown[0]!r}; its inputs are {known}")
+    called, factory = factory_of(optimizer)
+    numbers = {each: settings.pop(each) for each in of_optimizer & settings.keys()}
+    learns = fit_optimizer(OptimizerConfig(optimizer=called, **numbers), stream, factory)
+    config, batch = InputConfig(**settings), (stream.batch_size, *stream.source.train.x.shape[1:])
     chosen = NetConfig(net=name, width=width, hidden=hidden, dtype=dtype)
     if isinstance(net, str):
         check_known(net)
     made = networks(chosen) if isinstance(net, str) else networks_of(net)
     sizes = stream.num_classes, stream.num_tasks
-    fitted = fit_problem(config, made, batch, sizes, data=stream.source.name)
+    fitted = fit_problem(config, made, batch, sizes, learns, data=stream.source.name)
     return fitted._replace(words=(config, chosen))
 
 
@@ -185,6 +197,6 @@ class _Record:
 def _learner(method: Method, stream: Stream) -> Learner:
     """The method with the words from which it can be built again, as far as there are any."""
     problem = getattr(method.at, "problem", None)
-    words = getattr(problem, "words", None) or (InputConfig(), NetConfig(net="unknown"))
-    inputs, net = words
-    return Learner(method, stream, recipe_words(method, stream, inputs, net, None))
+    inputs, net = getattr(problem, "words", None) or (InputConfig(), NetConfig(net="unknown"))
+    optimizer = getattr(getattr(problem, "optimizer", None), "config", OptimizerConfig())
+    return Learner(method, stream, recipe_words(method, stream, inputs, net, optimizer, None))

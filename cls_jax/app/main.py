@@ -26,6 +26,7 @@ from cls_jax.core.files import safe_names
 from cls_jax.core.paths import writing
 from cls_jax.data.load import describe
 from cls_jax.methods.base import no_advice
+from cls_jax.methods.optimizer import OptimizerConfig
 from cls_jax.report import summary
 from cls_jax.report.console import console, fan_out, tensorboard
 from cls_jax.runtime.checkpoint import Checkpoints, check_saves, interval
@@ -60,7 +61,7 @@ def run_one(name: str, config: Any) -> None:
 
     Args:
       name: a row of METHODS.
-      config: has ``stream``, ``net``, ``method`` and ``run``.
+      config: has ``stream``, ``net``, ``method`` and ``run``, and ``optimizer`` if it is open.
 
     Raises:
       InputError: before any compute, for whatever cannot work.
@@ -68,7 +69,9 @@ def run_one(name: str, config: Any) -> None:
     """
     begin(config.run)
     stream = make_stream(config.stream)
-    learner = make_learner(name, asdict(config.method), stream, config.stream, config.net)
+    optimizer = getattr(config, "optimizer", OptimizerConfig())
+    given = stream, config.stream, config.net, optimizer
+    learner = make_learner(name, asdict(config.method), *given)
     report(config, execute([learner], config.run, config))
 
 

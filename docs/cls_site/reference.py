@@ -31,7 +31,7 @@ MORE = {
 """Page -> what public names are made of, and has no public name itself."""
 _ALSO = {
     "data": ("rotated", "dihedral", "mnist360", "gcil", "blurry"),
-    "training": ("net", "import_file"),
+    "training": ("net", "optimizer", "import_file"),
 }
 """Page -> its title, and the public names on it."""
 

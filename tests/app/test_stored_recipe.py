@@ -8,6 +8,7 @@ import pytest
 from cls_jax.app.stored_recipe import Kinds, read_recipe, write_recipe
 from cls_jax.core.errors import InputError
 from cls_jax.methods import METHODS, signature
+from cls_jax.methods.optimizer import OptimizerConfig
 from cls_jax.nets.registry import NetConfig
 from cls_jax.streams.config import InputConfig, StreamConfig
 
@@ -23,7 +24,7 @@ def defaults(method):
     return {name: one.default for name, one in signature(method).arguments.items()}
 
 
-KINDS = Kinds(kinds, NetConfig, InputConfig, StreamConfig)
+KINDS = Kinds(kinds, NetConfig, OptimizerConfig, InputConfig, StreamConfig)
 
 
 def words(method="er", **changes):
@@ -32,6 +33,7 @@ def words(method="er", **changes):
         "method": method,
         "arguments": defaults(method),
         "net": asdict(NetConfig()),
+        "optimizer": asdict(OptimizerConfig()),
         "inputs": asdict(InputConfig()),
         "stream": asdict(StreamConfig(tasks=(4, 3, 3))),
         "batch_size": 10,

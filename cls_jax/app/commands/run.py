@@ -4,12 +4,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import make_dataclass
 from typing import Any
 
-from cls_jax.app.flags import flat, hiding, import_own, run_main
-from cls_jax.app.method_flags import flags_of
+from cls_jax.app.flags import flat, hiding, import_own, refuse_unoffered, run_main
+from cls_jax.app.method_flags import flags_of, takes_optimizer
 from cls_jax.app.method_presets import method_presets
 from cls_jax.app.run_config import RunConfig
 from cls_jax.app.unused import check_of
 from cls_jax.methods import signature
+from cls_jax.methods.optimizer import OptimizerConfig
 from cls_jax.nets.config import NetConfig
 from cls_jax.streams.config import StreamConfig
 
@@ -38,12 +39,18 @@ def start(
     """
     import_own(argv)
     flags, net = flags_of(method), _net_of(method)
+    optimizer = [("optimizer", flat(OptimizerConfig), OptimizerConfig())]
+    if not takes_optimizer(method):
+        others = vars(OptimizerConfig()).keys() - signature(method).arguments.keys()
+        refuse_unoffered(argv, others, f"{method} has its own optimizer")
+        optimizer = []
     config = make_dataclass(
         "Config",
         [
             ("stream", flat(StreamConfig), StreamConfig()),
             ("net", flat(net), net()),
             ("method", flat(flags), flags()),
+            *optimizer,
             ("run", flat(RunConfig), RunConfig()),
         ],
         frozen=True,

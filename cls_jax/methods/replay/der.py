@@ -13,7 +13,6 @@ from functools import reduce
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from cls_jax.core.losses import cross_entropy, logit_mse
@@ -102,7 +101,7 @@ def _der(
     """DER; with ``label_weight`` DER++."""
     check_replay(memory_size, replay_size)
     net, augment, policy = problem.net(), problem.augment, reservoir(memory_size)
-    optimizer, label_draw = optax.sgd(learning_rate), label_weight is not None
+    optimizer, label_draw = problem.optimizer(learning_rate), label_weight is not None
 
     def init(key: Array, example: Batch) -> DerState:
         x = augment.test(example.x)

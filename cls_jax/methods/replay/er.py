@@ -6,7 +6,6 @@ and augmented anew at each draw, stream examples stored after the step.
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from cls_jax.core.losses import cross_entropy
@@ -45,7 +44,7 @@ def er(
     """
     check_replay(memory_size, replay_size)
     net, augment, policy = problem.net(), problem.augment, reservoir(memory_size)
-    optimizer = optax.sgd(learning_rate)
+    optimizer = problem.optimizer(learning_rate)
 
     def init(key: Array, example: Batch) -> ErState:
         model = init_model(key, net, augment.test(example.x), optimizer)

@@ -15,7 +15,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from cls_jax.core.errors import InputError
@@ -72,7 +71,7 @@ def er_ace(
                 "mlp or resnet18, or head 'linear'"
             )
         net = with_cosine_head(net, SCALE)
-    optimizer = optax.sgd(learning_rate)
+    optimizer = problem.optimizer(learning_rate)
 
     def init(key: Array, example: Batch) -> ErAceState:
         x = augment.test(example.x)
