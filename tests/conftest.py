@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
@@ -13,13 +14,16 @@ os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cls_jax_tests_")  # not 
 import hypothesis
 import jax
 import numpy as np
+import optax
 import pytest
 
 from cls_jax.core.augment import recipe
+from cls_jax.core.types import Scalar
 from cls_jax.data.dataset import Dataset, Split
 from cls_jax.data.load import load
 from cls_jax.methods import METHODS
 from cls_jax.methods.base import Method
+from cls_jax.methods.optimizer import Optimizer, OptimizerConfig, make_optimizer
 from cls_jax.methods.problem import Problem
 from cls_jax.nets.registry import NetConfig, Networks, networks
 from cls_jax.streams.class_il import class_il
@@ -89,20 +93,32 @@ def small_source(side: int = 8, per_class: int = 11) -> Dataset:
     return Dataset("digits6", take(whole.train, per_class), take(whole.test, 6), names)
 
 
-def small_problem(net: str | Networks = "mlp", *, dtype: str = "float32") -> Problem:
+def small_problem(
+    net: str | Networks = "mlp",
+    *,
+    dtype: str = "float32",
+    optimizer: Callable[[Scalar], optax.GradientTransformation] = Optimizer(),  # noqa: B008
+) -> Problem:
     """Three tasks of two of the 8x8 digits, and an mlp or the networks given."""
     if isinstance(net, str):
         net = networks(NetConfig(net=net, dtype=dtype))
     augment = recipe((8, 8, 3), normalisation="half", views="standard", view_padding=1)
-    return Problem(net, augment, num_classes=CLASSES, num_tasks=TASKS)
+    return Problem(net, augment, CLASSES, TASKS, optimizer=optimizer)
 
 
-def small_method(name: str, *, dtype: str = "float32", **changes) -> Method:
+def small_method(
+    name: str,
+    *,
+    dtype: str = "float32",
+    optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
+    **changes,
+) -> Method:
     """The method of the table's row ``name`` with the suite's sizes and ``changes``.
 
     DualNet gets toy networks: a ResNet-18's gradient takes half a minute to compile.
     """
-    problem = small_problem(toy_networks(dtype) if name == "dualnet" else "mlp", dtype=dtype)
+    net = toy_networks(dtype) if name == "dualnet" else "mlp"
+    problem = small_problem(net, dtype=dtype, optimizer=make_optimizer(optimizer))
     return METHODS[name](problem, **{**SMALL.get(name, {}), **changes})
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import jax
 import optax
 
 from cls_jax.core.checks import short_repr
@@ -12,6 +11,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.own import OPTIMIZERS
 from cls_jax.methods.optimizer import Optimizer, OptimizerConfig, OptimizerFactory, make_optimizer
 from cls_jax.streams.stream import Stream
+from cls_jax.training.group import schedule_key
 
 
 def fit_optimizer(
@@ -28,7 +28,7 @@ def fit_optimizer(
       InputError: as ``make_optimizer``.
     """
     if config.schedule != "constant" and config.schedule_steps is None:
-        num_updates = int(stream.schedule(jax.random.key(0)).num_labelled.sum())
+        num_updates = int(stream.schedule(schedule_key(0)).num_labelled.sum())
         config = replace(config, schedule_steps=num_updates)
     return make_optimizer(config, factory)
 

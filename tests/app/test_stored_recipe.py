@@ -58,6 +58,12 @@ def test_what_is_written_is_read(method, tmp_path):
     assert (recipe.shape, recipe.seeds, recipe.sweep) == ((8, 8, 3), (0, 1), ("",))
 
 
+def test_a_recipe_from_before_optimizers_could_be_chosen_is_of_plain_sgd(tmp_path):
+    write_recipe(tmp_path, {name: word for name, word in words().items() if name != "optimizer"})
+    recipe = read_recipe(tmp_path / "recipe.json", KINDS)
+    assert OptimizerConfig(**recipe.optimizer) == OptimizerConfig()
+
+
 def put(*path, value):
     """A change of one field, by its path."""
 
@@ -89,6 +95,7 @@ DAMAGE = {
     "a flag": (put("stream", "flip", value=1), "stream.flip is 1, not"),
     "no scenario": (put("stream", "scenario", value="x"), "stream.scenario is 'x', not class_il "),
     "net": (put("net", value=[]), r"net is \[\], no JSON object"),
+    "a schedule": (put("optimizer", "schedule", value="x"), "optimizer.schedule is 'x', not"),
     "a huge image": (put("shape", value=[10**5, 10**5, 3]), "shape is"),
     "no image": (put("shape", value=[8, 8]), r"shape is \[8, 8\]"),
     "an empty image": (put("shape", value=[0, 8, 3]), "shape is"),
