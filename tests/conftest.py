@@ -4,7 +4,6 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
@@ -14,11 +13,9 @@ os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cls_jax_tests_")  # not 
 import hypothesis
 import jax
 import numpy as np
-import optax
 import pytest
 
 from cls_jax.core.augment import recipe
-from cls_jax.core.types import Scalar
 from cls_jax.data.dataset import Dataset, Split
 from cls_jax.data.load import load
 from cls_jax.methods import METHODS
@@ -97,7 +94,7 @@ def small_problem(
     net: str | Networks = "mlp",
     *,
     dtype: str = "float32",
-    optimizer: Callable[[Scalar], optax.GradientTransformation] = Optimizer(),  # noqa: B008
+    optimizer: Optimizer = Optimizer(),  # noqa: B008
 ) -> Problem:
     """Three tasks of two of the 8x8 digits, and an mlp or the networks given."""
     if isinstance(net, str):

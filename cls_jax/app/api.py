@@ -18,7 +18,7 @@ from cls_jax.core.files import write_all
 from cls_jax.core.types import PyTree
 from cls_jax.methods import METHODS
 from cls_jax.methods.base import Method
-from cls_jax.methods.optimizer import OptimizerConfig
+from cls_jax.methods.optimizer import Optimizer, OptimizerConfig
 from cls_jax.methods.problem import Problem
 from cls_jax.nets.config import NetConfig, check_known
 from cls_jax.nets.registry import networks, networks_of, own_name
@@ -198,5 +198,5 @@ def _learner(method: Method, stream: Stream) -> Learner:
     """The method with the words from which it can be built again, as far as there are any."""
     problem = getattr(method.at, "problem", None)
     inputs, net = getattr(problem, "words", None) or (InputConfig(), NetConfig(net="unknown"))
-    optimizer = getattr(getattr(problem, "optimizer", None), "config", OptimizerConfig())
+    optimizer = getattr(problem, "optimizer", Optimizer()).config
     return Learner(method, stream, recipe_words(method, stream, inputs, net, optimizer, None))

@@ -124,20 +124,20 @@ def check_asked(
         return
     asked = []
 
-    def noted(learning_rate: "Scalar") -> "optax.GradientTransformation":
-        asked.append(learning_rate)
-        return problem.optimizer(learning_rate)
+    def noted(*rate: Any, **numbers: Any) -> "optax.GradientTransformation":
+        asked.append(rate)
+        return Optimizer()(0.0)
 
-    build(problem._replace(optimizer=noted), **arguments)
+    build(problem._replace(optimizer=problem.optimizer._replace(factory=noted)), **arguments)
     if not asked:
-        refuse((name,), getattr(problem.optimizer, "config", OptimizerConfig()))
+        refuse((name,), problem.optimizer.config)
 
 
 def refuse(names: Sequence[str], config: OptimizerConfig) -> NoReturn:
     """Raises InputError: these methods do not learn with what the config asks for."""
     own = "has its own optimizer" if len(names) == 1 else "have their own optimizers"
     raise InputError(
-        f"{chosen(config) or 'optimizer is another than sgd'}, but {', '.join(names)} {own} (no "
+        f"{chosen(config)}, but {', '.join(names)} {own} (no "
         "problem.optimizer in the factory); leave that out, or choose other methods"
     )
 

@@ -1,12 +1,8 @@
 """What a method has to learn: networks to choose from, augmentation, and the stream's sizes."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import optax
-
 from cls_jax.core.augment import Augment
-from cls_jax.core.types import Scalar
 from cls_jax.methods.optimizer import Optimizer
 from cls_jax.nets.base import Net
 from cls_jax.nets.dualnet import DualNets
@@ -24,7 +20,7 @@ class Problem(NamedTuple):
       num_tasks: of the stream.
       shape: of one raw example, where it is known.
       optimizer: learning rate, which may be traced -> the optax optimizer of methods whose paper
-        leaves it open; see ``methods.optimizer``.
+        leaves it open.
       words: the InputConfig and the NetConfig it was made of, where it was made of words.
     """
 
@@ -33,7 +29,7 @@ class Problem(NamedTuple):
     num_classes: int
     num_tasks: int
     shape: tuple[int, ...] | None = None
-    optimizer: Callable[[Scalar], optax.GradientTransformation] = Optimizer()
+    optimizer: Optimizer = Optimizer()
     words: tuple[Any, Any] | None = None
 
     def net(self, num_outputs: int | None = None) -> Net:

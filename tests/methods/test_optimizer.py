@@ -89,7 +89,7 @@ def trained(optimizer):
 def test_er_learns_as_with_the_optax_chain(name):
     words, by_hand = CHAINS[name]
     ours = trained(make_optimizer(OptimizerConfig(**words)))
-    chex.assert_trees_all_equal(ours, trained(by_hand))
+    chex.assert_trees_all_equal(ours, trained(Optimizer(factory=by_hand)))
     pairs = zip(*map(jax.tree.leaves, (ours, trained(Optimizer()))), strict=True)
     assert any((a != b).any() for a, b in pairs) == (name != "sgd")
 
