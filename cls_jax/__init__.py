@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from cls_jax.core.own import dataset as dataset
     from cls_jax.core.own import import_file as import_file
     from cls_jax.core.own import net as net
+    from cls_jax.core.own import optimizer as optimizer
     from cls_jax.core.types import Batch as Batch
     from cls_jax.core.types import Task as Task
     from cls_jax.core.types import Trainable as Trainable
@@ -105,7 +106,7 @@ _NAMES = {
     "app.restore": ("load", "SavedRun"),
     "app.weights": ("save_weights",),
     "core.errors": ("InputError",),
-    "core.own": ("net", "dataset", "import_file"),
+    "core.own": ("net", "optimizer", "dataset", "import_file"),
     "core.types": ("Batch", "Task", "Variables", "Trainable"),
     "data.dataset": ("Dataset", "Split"),
     "data.hold_out": ("hold_out",),

@@ -20,6 +20,7 @@ from cls_jax.data.dataset import Dataset, Split
 from cls_jax.data.load import load
 from cls_jax.methods import METHODS
 from cls_jax.methods.base import Method
+from cls_jax.methods.optimizer import Optimizer, OptimizerConfig, make_optimizer
 from cls_jax.methods.problem import Problem
 from cls_jax.nets.registry import NetConfig, Networks, networks
 from cls_jax.streams.class_il import class_il
@@ -90,22 +91,34 @@ def small_source(side: int = 8, per_class: int = 11) -> Dataset:
     return Dataset("digits6", take(whole.train, per_class), take(whole.test, 6), names)
 
 
-def small_problem(net: str | Networks = "mlp", *, dtype: str = "float32") -> Problem:
+def small_problem(
+    net: str | Networks = "mlp",
+    *,
+    dtype: str = "float32",
+    optimizer: Optimizer = Optimizer(),  # noqa: B008
+) -> Problem:
     """Three tasks of two of the 8x8 digits, and an mlp or the networks given."""
     if isinstance(net, str):
         net = networks(NetConfig(net=net, dtype=dtype))
     inputs = InputConfig(normalisation="half", views="standard", view_padding=1)
     augment = recipe((8, 8, 3), normalisation="half", views="standard", view_padding=1)
     words = inputs, NetConfig(net=net.kind, dtype=dtype)
-    return Problem(net, augment, num_classes=CLASSES, num_tasks=TASKS, words=words)
+    return Problem(net, augment, CLASSES, TASKS, optimizer=optimizer, words=words)
 
 
-def small_method(name: str, *, dtype: str = "float32", **changes) -> Method:
+def small_method(
+    name: str,
+    *,
+    dtype: str = "float32",
+    optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
+    **changes,
+) -> Method:
     """The method of the table's row ``name`` with the suite's sizes and ``changes``.
 
     DualNet gets toy networks: a ResNet-18's gradient takes half a minute to compile.
     """
-    problem = small_problem(toy_networks(dtype) if name == "dualnet" else "mlp", dtype=dtype)
+    net = toy_networks(dtype) if name == "dualnet" else "mlp"
+    problem = small_problem(net, dtype=dtype, optimizer=make_optimizer(optimizer))
     return METHODS[name](problem, **{**SMALL.get(name, {}), **changes})
 
 

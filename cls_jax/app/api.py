@@ -1,7 +1,7 @@
 """The library from Python: a problem, a run or a sweep of runs, and what came of it."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,6 +13,7 @@ from cls_jax.app.continuing import start_from
 from cls_jax.app.grid import hyper_grid
 from cls_jax.app.label_space import in_label_space, with_earlier
 from cls_jax.app.main import advice_of, saving
+from cls_jax.app.optimizers import factory_of, fit_optimizer
 from cls_jax.app.restore import SavedRun
 from cls_jax.app.run_config import RunConfig
 from cls_jax.core.checks import check_seeds, short_repr
@@ -21,6 +22,7 @@ from cls_jax.core.files import write_all
 from cls_jax.core.types import PyTree
 from cls_jax.methods import METHODS
 from cls_jax.methods.base import Method, problem_of
+from cls_jax.methods.optimizer import Optimizer, OptimizerConfig
 from cls_jax.methods.problem import Problem
 from cls_jax.nets.config import NetConfig, check_known, check_sizes
 from cls_jax.nets.registry import networks, networks_of
@@ -45,9 +47,10 @@ def problem(
     width: int = 64,
     hidden: tuple[int, ...] = (100, 100),
     dtype: Literal["float32", "bfloat16"] = "float32",
-    **inputs: Any,
+    optimizer: str | Callable[..., Any] = "sgd",
+    **settings: Any,
 ) -> Problem:
-    """What a method has to learn, with which network.
+    """What a method has to learn, with which network and which optimizer.
 
     Args:
       stream: fixes shapes and sizes.
@@ -57,16 +60,25 @@ def problem(
       width: channels of the first stage of a network of the library.
       hidden: units of each hidden layer of an mlp.
       dtype: compute dtype of a network of the library.
-      inputs: see ``InputConfig``: normalisation="half", crop_padding, flip, views, ...
+      optimizer: of methods whose paper leaves it open; all others refuse it. A name ("sgd", "adam",
+        "adamw", another of optax, one that ``cls.optimizer`` registered), or a function from the
+        learning rate to an optax optimizer.
+      settings: see ``InputConfig``: normalisation="half", crop_padding, flip, views, ... and
+        ``OptimizerConfig``: momentum, weight_decay, schedule="cosine", warmup_steps,
+        schedule_steps, clip_norm.
 
     Raises:
-      InputError: for a network or an augmentation that does not fit the data, or an input that
-        there is not.
+      InputError: for a network, an augmentation or an optimizer that does not fit, or a setting
+        that there is not.
     """
-    names = InputConfig.__dataclass_fields__
-    if unknown := [each for each in inputs if each not in names]:
-        raise InputError(f"problem() has no {unknown[0]!r}; its inputs are {', '.join(names)}")
-    config, batch = InputConfig(**inputs), (stream.batch_size, *stream.source.train.x.shape[1:])
+    of_input, of_optimizer = (set(vars(one())) for one in (InputConfig, OptimizerConfig))
+    if unknown := [each for each in settings if each not in of_input | of_optimizer]:
+        known = ", ".join((*vars(InputConfig()), *vars(OptimizerConfig())))
+        raise InputError(f"problem() has no {unknown[0]!r}; its inputs are {known}")
+    called, factory = factory_of(optimizer)
+    numbers = {each: settings.pop(each) for each in of_optimizer & settings.keys()}
+    learns = fit_optimizer(OptimizerConfig(optimizer=called, **numbers), stream, factory)
+    config, batch = InputConfig(**settings), (stream.batch_size, *stream.source.train.x.shape[1:])
     sizes = stream.num_classes, stream.task_room
     if isinstance(net, str):
         check_known(net)
@@ -75,7 +87,7 @@ def problem(
         made = networks_of(net, stream.num_classes)
     chosen = NetConfig(net=made.kind, width=width, hidden=hidden, dtype=dtype)
     check_sizes(chosen)
-    fitted = fit_problem(config, made, batch, sizes, data=stream.source.name)
+    fitted = fit_problem(config, made, batch, sizes, learns, data=stream.source.name)
     return fitted._replace(words=(config, chosen))
 
 
@@ -267,6 +279,7 @@ def _one_run(result: Result) -> events.Result:
 
 def learner_of(method: Method, stream: Stream) -> Learner:
     """The method with the words from which it can be built again, as far as there are any."""
-    words = getattr(problem_of(method), "words", None) or (InputConfig(), NetConfig(net="unknown"))
-    inputs, net = words
-    return Learner(method, stream, recipe_words(method, stream, inputs, net, None))
+    problem = problem_of(method)
+    inputs, net = getattr(problem, "words", None) or (InputConfig(), NetConfig(net="unknown"))
+    optimizer = getattr(problem, "optimizer", Optimizer()).config
+    return Learner(method, stream, recipe_words(method, stream, inputs, net, optimizer, None))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from cls_jax.app.optimizers import fit_optimizer
 from cls_jax.core.augment import recipe
 from cls_jax.core.checks import plain
 from cls_jax.core.errors import InputError
@@ -23,6 +24,7 @@ from cls_jax.data.load import load
 from cls_jax.data.scramble import scrambled
 from cls_jax.methods import METHODS, signature
 from cls_jax.methods.base import Method, problem_of
+from cls_jax.methods.optimizer import Optimizer, OptimizerConfig
 from cls_jax.methods.problem import Problem
 from cls_jax.nets.config import KNOWN, NetConfig
 from cls_jax.nets.own import check_own
@@ -167,6 +169,7 @@ def fit_problem(
     networks: Networks,
     batch: tuple[int, ...],
     sizes: tuple[int, int],
+    optimizer: Optimizer,
     *,
     data: str = "",
 ) -> Problem:
@@ -177,6 +180,7 @@ def fit_problem(
       networks: what the user chose.
       batch: (b, ...) of raw examples.
       sizes: numbers of classes and of tasks.
+      optimizer: of methods whose paper leaves it open.
       data: what the examples are called.
 
     Raises:
@@ -202,7 +206,7 @@ def fit_problem(
     if networks.kind not in KNOWN:
         raw = jax.ShapeDtypeStruct(batch, np.uint8 if images else np.float32)
         check_own(networks.net(sizes[0]), jax.eval_shape(augment.test, raw), sizes[0])
-    return Problem(networks, augment, *sizes, shape)
+    return Problem(networks, augment, *sizes, shape, optimizer)
 
 
 IMAGE_NETS = {*KNOWN} - {"mlp"}
@@ -228,6 +232,7 @@ def make_learner(
     stream: Stream,
     config: StreamConfig,
     net: NetConfig,
+    optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
     *,
     label: str | None = None,
 ) -> Learner:
@@ -238,19 +243,21 @@ def make_learner(
       arguments: of its factory; those left out keep their defaults.
       stream, config: what it learns, and the flags that made it.
       net: which network.
+      optimizer: with what it learns, if its paper leaves that open.
       label: in tables.
 
     Raises:
-      InputError: as ``fit_problem``, and for arguments that the method refuses.
+      InputError: as ``fit_problem`` and ``fit_optimizer``, and for what the method refuses.
     """
     config, net = plain(config), plain(net)
     x = stream.source.train.x
     if config.label_fraction < 1.0 and "semi_supervised" in signature(name).arguments:
         arguments = {**arguments, "semi_supervised": True}
     sizes, batch = (stream.num_classes, stream.task_room), (config.batch_size, *x.shape[1:])
-    problem = fit_problem(config, networks(net), batch, sizes, data=config.data)
+    learns = fit_optimizer(optimizer, stream)
+    problem = fit_problem(config, networks(net), batch, sizes, learns, data=config.data)
     method = METHODS[name](problem, **arguments)
-    words = recipe_words(method, stream, config, net, asdict(config))
+    words = recipe_words(method, stream, config, net, learns.config, asdict(config))
     return Learner(method._replace(name=label or method.name), stream, words)
 
 
@@ -259,13 +266,14 @@ def recipe_words(
     stream: Stream,
     inputs: InputConfig,
     net: NetConfig,
+    optimizer: OptimizerConfig,
     config: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The words from which a method is built again; see stored_recipe.py.
 
     Args:
       method, stream: what learns what.
-      inputs, net: of the method's problem.
+      inputs, net, optimizer: of the method's problem.
       config: the flags of the stream, if it was made of flags.
     """
     x = stream.source.train.x
@@ -273,6 +281,7 @@ def recipe_words(
         "method": method.factory,
         "arguments": {**method.fixed, **method.hyper},
         "net": asdict(net),
+        "optimizer": asdict(optimizer),
         "inputs": {field.name: getattr(inputs, field.name) for field in fields(InputConfig)},
         "stream": config,
         "batch_size": stream.batch_size,

@@ -12,6 +12,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.own import values_of
 from cls_jax.core.paths import check_readable
 from cls_jax.methods import METHODS, signature
+from cls_jax.methods.optimizer import OptimizerConfig
 from cls_jax.nets.config import NetConfig
 from cls_jax.runtime.workdir import CHECKPOINTS
 from cls_jax.streams.config import InputConfig, StreamConfig
@@ -58,7 +59,9 @@ def _recipes(workdir: Path, method: str) -> Iterator[Recipe]:
 
     for path in sorted(workdir.glob(f"{CHECKPOINTS}/*/{RECIPE}")):
         try:
-            recipe = read_recipe(path, Kinds(kinds, NetConfig, InputConfig, StreamConfig))
+            recipe = read_recipe(
+                path, Kinds(kinds, NetConfig, OptimizerConfig, InputConfig, StreamConfig)
+            )
         except InputError:
             continue
         if recipe.method == method:
@@ -75,5 +78,6 @@ def _preset(recipe: Recipe) -> MethodPreset:
         stream=replace(stream, **recipe.inputs, **own),
         net=NetConfig(**recipe.net),
         arguments=recipe.arguments,
+        optimizer=OptimizerConfig(**recipe.optimizer),
         run={"seeds": recipe.seeds},
     )

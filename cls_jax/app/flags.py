@@ -191,6 +191,19 @@ def run_main(
         stop(f"error: {error}", error.exit_code)
 
 
+def refuse_unoffered(argv: Sequence[str] | None, names: Collection[str], why: str) -> None:
+    """Ends the process with code 2 and the reason if a flag was typed that is not offered here.
+
+    Args:
+      argv: the arguments; those of the process if None.
+      names: of such flags.
+      why: they are not.
+    """
+    for name in _typed(sys.argv[1:] if argv is None else argv):
+        if name in names:
+            stop(f"error: --{name.replace('_', '-')} is not offered: {why}; leave it out", 2)
+
+
 def _own_size(config: Any, typed: Collection[str]) -> Any:
     """The config with its data's own size, where the data were typed and the size was not: that of
     a preset belongs to the preset's data. A run that goes on keeps the size that it had."""

@@ -15,6 +15,7 @@ from cls_jax.core.checks import short_repr
 from cls_jax.core.errors import InputError
 from cls_jax.methods import signature
 from cls_jax.methods.base import Method
+from cls_jax.methods.optimizer import OptimizerConfig
 from cls_jax.nets.config import NetConfig
 
 Sweep = Sequence[Sequence[str]] | Sequence[str]
@@ -163,5 +164,6 @@ def _changed(learner: Learner, values: Mapping[str, Any], label: str) -> Learner
         learner.stream,
         StreamConfig(**words["stream"]),
         NetConfig(**words["net"]),
+        OptimizerConfig(**words["optimizer"]),
         label=f"{learner.method.name} {label}",
     )

@@ -28,6 +28,7 @@ from cls_jax.core.files import plain, safe_names
 from cls_jax.core.paths import writing
 from cls_jax.data.load import describe
 from cls_jax.methods.base import no_advice
+from cls_jax.methods.optimizer import OptimizerConfig
 from cls_jax.report import summary
 from cls_jax.report.logs import console, logger_of, several
 from cls_jax.runtime.checkpoint import Checkpoints, check_saves, interval
@@ -66,7 +67,7 @@ def run_one(name: str, config: Any) -> None:
 
     Args:
       name: a row of METHODS.
-      config: has ``stream``, ``net``, ``method`` and ``run``.
+      config: has ``stream``, ``net``, ``method`` and ``run``, and ``optimizer`` if it is open.
 
     Raises:
       InputError: before any compute, for whatever cannot work.
@@ -79,7 +80,8 @@ def run_one(name: str, config: Any) -> None:
         start = start_from(where, name, own)
         stream = in_label_space(stream, start)
         flags = with_room(flags, stream)
-    learner = make_learner(name, asdict(config.method), stream, flags, config.net)
+    optimizer = getattr(config, "optimizer", OptimizerConfig())
+    learner = make_learner(name, asdict(config.method), stream, flags, config.net, optimizer)
     if start is not None:
         start = with_earlier(start, learner.method, stream, config.run.seeds)
     report(config, execute([learner], config.run, config, start=start))

@@ -7,6 +7,13 @@ from typing import Any
 
 from cls_jax.app.flags import explained
 from cls_jax.methods import METHODS, signature
+from cls_jax.methods.optimizer import OptimizerConfig
+
+OPEN_OPTIMIZER = {
+    *("sgd", "joint", "er", "er_ace", "der", "derpp", "agem", "clser", "mean_er"),
+    *("ewc_online", "si"),
+}
+"""Methods of the library whose paper leaves the optimizer open."""
 
 
 @cache
@@ -38,3 +45,11 @@ def shared(method: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def with_memory() -> list[str]:
     """Names of the methods whose memory has a size."""
     return [name for name in METHODS if "memory_size" in signature(name).arguments]
+
+
+def takes_optimizer(method: str) -> bool:
+    """Whether a method learns with the optimizer that is asked for: of one's own all do that have
+    no argument for it themselves."""
+    if method in METHODS.own:
+        return not signature(method).arguments.keys() & vars(OptimizerConfig()).keys()
+    return method in OPEN_OPTIMIZER

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cls_jax.app.method_flags import with_memory
+from cls_jax.methods.optimizer import OptimizerConfig
 from cls_jax.nets.config import NetConfig
 from cls_jax.published.presets import TABLES, cells
 from cls_jax.streams.config import StreamConfig
@@ -21,12 +22,14 @@ class MethodPreset:
       stream: what it learns.
       net: with what.
       arguments: of the method, where they are not its defaults.
+      optimizer: with what it learns, if its paper leaves that open.
       run: how it is run, where that is not the usual.
     """
 
     stream: StreamConfig = StreamConfig()
     net: NetConfig = NetConfig()
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    optimizer: OptimizerConfig = OptimizerConfig()
     run: Mapping[str, Any] = field(default_factory=dict)
 
 

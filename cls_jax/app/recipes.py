@@ -13,6 +13,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.types import PyTree
 from cls_jax.methods import METHODS, signature
 from cls_jax.methods.base import Method
+from cls_jax.methods.optimizer import OptimizerConfig, make_optimizer
 from cls_jax.nets.config import NetConfig
 from cls_jax.nets.registry import networks
 from cls_jax.streams.config import InputConfig, StreamConfig
@@ -63,7 +64,8 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
       InputError: it is not one that this version can follow.
     """
-    kinds = stored_recipe.Kinds(_argument_kinds, NetConfig, InputConfig, StreamConfig)
+    configs = NetConfig, OptimizerConfig, InputConfig, StreamConfig
+    kinds = stored_recipe.Kinds(_argument_kinds, *configs)
     words = stored_recipe.read_recipe(path, kinds)
     where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
@@ -74,7 +76,9 @@ def read_recipe(path: Path) -> Recipe:
         sizes, batch = (words.num_classes, words.max_tasks), (words.batch_size, *words.shape)
         stream = None if words.stream is None else StreamConfig(**words.stream)
         inputs, net = InputConfig(**words.inputs), NetConfig(**words.net)
-        problem = fit_problem(inputs, networks(net), batch, sizes)._replace(words=(inputs, net))
+        optimizer = make_optimizer(OptimizerConfig(**words.optimizer))
+        problem = fit_problem(inputs, networks(net), batch, sizes, optimizer)
+        problem = problem._replace(words=(inputs, net))
         method = METHODS[words.method](problem, **words.arguments)
         shapes = Shapes(batch, words.dtype, words.num_classes, words.num_tasks)
         like = jax.tree.map(placed, abstract_run(method, shapes))

@@ -7,7 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +19,8 @@ VERSION = 2
 _LARGEST = 2**31 - 1  # of any whole number, int32's
 _EXAMPLE = 2**28  # numbers in one example
 _WORDS = (
-    *("version", "name", "method", "arguments", "net", "inputs", "stream", "sweep", "seeds"),
-    *("batch_size", "shape", "dtype", "num_classes", "num_tasks"),
+    *("version", "name", "method", "arguments", "net", "optimizer", "inputs", "stream"),
+    *("sweep", "seeds", "batch_size", "shape", "dtype", "num_classes", "num_tasks"),
 )
 _LATER = {"label_names": None, "max_tasks": None, "first_task": 0, "task_classes": None}
 _LATER_FLAGS = {
@@ -35,11 +35,12 @@ class Kinds(NamedTuple):
 
     Attributes:
       arguments: name of a method -> the annotations of its arguments, or None if there is none.
-      net, inputs, stream: NetConfig, InputConfig and StreamConfig.
+      net, optimizer, inputs, stream: NetConfig, OptimizerConfig, InputConfig and StreamConfig.
     """
 
     arguments: Callable[[str], Mapping[str, Any] | None]
     net: type
+    optimizer: type
     inputs: type
     stream: type
 
@@ -50,8 +51,8 @@ class Recipe(NamedTuple):
     Attributes:
       name, method, sweep, seeds: the method's label, its name among METHODS, labels of the sweep's
         values, seeds of the runs.
-      arguments, net, inputs, stream: what the method and the configs are given, of the right
-        types; stream None: it was made in Python, not by flags.
+      arguments, net, optimizer, inputs, stream: what the method and the configs are given, of the
+        right types; stream None: it was made in Python, not by flags.
       batch_size: of the stream.
       shape, dtype: of one example.
       num_classes, num_tasks: of the stream, tasks learned before included.
@@ -65,6 +66,7 @@ class Recipe(NamedTuple):
     method: str
     arguments: dict[str, Any]
     net: dict[str, Any]
+    optimizer: dict[str, Any]
     inputs: dict[str, Any]
     stream: dict[str, Any] | None
     sweep: tuple[str, ...]
@@ -121,7 +123,7 @@ def _recipe(given: Any, kinds: Kinds) -> Recipe:
         raise _Misfit(
             f"its version is {_short(version)}, {'later than' if later else 'not'} {VERSION}"
         )
-    given = {**_LATER, **given}
+    given = {"optimizer": asdict(kinds.optimizer()), **_LATER, **given}  # plain SGD alone before
     _same_names(given, (*_WORDS, *_LATER), "it")
     method = given["method"]
     known = kinds.arguments(method) if isinstance(method, str) else None
@@ -161,6 +163,7 @@ def _recipe(given: Any, kinds: Kinds) -> Recipe:
         method=method,
         arguments=_fields(given["arguments"], known, "arguments"),
         net=_fields(given["net"], _hints(kinds.net), "net"),
+        optimizer=_fields(given["optimizer"], _hints(kinds.optimizer), "optimizer"),
         inputs=_fields(given["inputs"], _hints(kinds.inputs), "inputs"),
         stream=stream_flags(given["stream"], kinds.stream),
         sweep=tuple(_label(label, "sweep") if label else "" for label in sweep),

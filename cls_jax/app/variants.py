@@ -4,10 +4,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from cls_jax.app.method_flags import flags_of, shared, with_memory
+from cls_jax.app.method_flags import flags_of, shared, takes_optimizer, with_memory
 from cls_jax.app.unused import check_named, check_taken, check_used, dashed, refuse
 from cls_jax.core.errors import InputError
-from cls_jax.methods import METHODS, signature
+from cls_jax.methods import METHODS, optimizer, signature
 from cls_jax.published.spb_variants import VARIANTS as SPB
 
 UCIR: Mapping[str, Mapping[str, int]] = {
@@ -95,11 +95,12 @@ def spb_and_ucir(config: Any) -> dict[str, Variant]:
 
 
 def check_compared(config: Any, typed: Collection[str]) -> None:
-    """Raises InputError for methods that are none, and for a typed flag that none of them takes.
+    """Raises InputError for methods that are none, a typed flag that none of them takes, or an
+    optimizer that not all of them take.
 
     Args:
-      config: has ``net``, ``stream``, ``methods``, the flags of each by its name, and
-        ``memory_size``, which holds for all of them if it is not None.
+      config: has ``net``, ``stream``, ``optimizer``, ``methods``, the flags of each by its name,
+        and ``memory_size``, which holds for all of them if it is not None.
       typed: names of the flags on the command line, "er.memory_size" of method er.
     """
     check_named("methods", config.methods, METHODS)
@@ -116,6 +117,9 @@ def check_compared(config: Any, typed: Collection[str]) -> None:
             )
     if config.memory_size is not None and not {*own} & {*with_memory()}:
         refuse("memory_size", config.memory_size, f"{names} has no memory")
+    fixed = [name for name in config.methods if not takes_optimizer(name)]
+    if fixed and optimizer.chosen(config.optimizer):
+        optimizer.refuse(fixed, config.optimizer)
     check_used(config, typed, own.items())
 
 

@@ -1,4 +1,4 @@
-"""What users bring in files of their own, by name: networks and data sets; needs no JAX.
+"""What users bring in files of their own, by name: networks, optimizers, data; needs no JAX.
 
 A method of one's own joins the table of methods where ``@method`` makes it.
 """
@@ -17,6 +17,8 @@ NETS: dict[str, Callable[[int], Any]] = {}
 """Name -> (number of outputs -> a Flax linen module, or a Net)."""
 DATASETS: dict[str, Callable[[], Any]] = {}
 """Name -> (() -> a Dataset)."""
+OPTIMIZERS: dict[str, Callable[..., Any]] = {}
+"""Name -> (learning rate -> an optax optimizer)."""
 FILES: dict[str, str] = {}
 """Name of every file that was imported -> digest of what it holds."""
 
@@ -33,6 +35,13 @@ def dataset(make: Callable[[], Any]) -> Callable[[], Any]:
     return make
 
 
+def optimizer(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Registers ``make(learning_rate) -> optax.GradientTransformation`` under its name, for
+    ``problem(..., optimizer="name")`` and ``--optimizer``."""
+    OPTIMIZERS[_name(make)] = make
+    return make
+
+
 def _name(make: Callable[..., Any]) -> str:
     name = getattr(make, "__name__", "")
     if not name.isidentifier():
@@ -41,7 +50,7 @@ def _name(make: Callable[..., Any]) -> str:
 
 
 def import_file(path: str | Path) -> None:
-    """Runs a Python file that registers methods, networks and data sets; once for each content.
+    """Runs a Python file that registers parts of your own; once for each content.
 
     From then on it is the module of its name.
 

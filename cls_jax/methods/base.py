@@ -21,6 +21,7 @@ from cls_jax.core.types import (
     Task,
 )
 from cls_jax.methods import register
+from cls_jax.methods.optimizer import check_asked
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.signatures import Signature, signature_of
 
@@ -246,7 +247,8 @@ class Factory:
 
         Raises:
           InputError: for an argument that there is not, a value that is none of its kind or out of
-            its range, or choices that do not fit together or the problem.
+            its range, or choices that do not fit together or the problem; for an optimizer that the
+            problem asks for and the method does not take.
         """
         known = self.signature.arguments
         for name in given.keys() - known.keys():
@@ -259,6 +261,7 @@ class Factory:
         check_hyper(hyper)
         sizes = {n: whole(n, getattr(problem, n), 1) for n in ("num_classes", "num_tasks")}
         problem, fixed = problem._replace(**sizes), tuple(values.items())
+        check_asked(self.name, self.build, problem, {**dict(fixed), **hyper})
         return make_method(
             self.name, _At(self.build, problem, fixed), hyper, self.name, dict(fixed)
         )

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from cls_jax.core.augment import Augment
+from cls_jax.methods.optimizer import Optimizer
 from cls_jax.nets.base import Net
 from cls_jax.nets.dualnet import DualNets
 from cls_jax.nets.extractor import Extractor
@@ -18,6 +19,8 @@ class Problem(NamedTuple):
       num_classes: of the stream's label space.
       num_tasks: of the stream.
       shape: of one raw example, where it is known.
+      optimizer: learning rate, which may be traced -> the optax optimizer of methods whose paper
+        leaves it open.
       words: the InputConfig and the NetConfig it was made of, where it was made of words.
     """
 
@@ -26,6 +29,7 @@ class Problem(NamedTuple):
     num_classes: int
     num_tasks: int
     shape: tuple[int, ...] | None = None
+    optimizer: Optimizer = Optimizer()
     words: tuple[Any, Any] | None = None
 
     def net(self, num_outputs: int | None = None) -> Net:

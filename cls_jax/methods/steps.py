@@ -96,7 +96,7 @@ def gradient_step(
 
 
 def torch_sgd(
-    learning_rate: Scalar,
+    learning_rate: Scalar | optax.Schedule,
     momentum: Scalar | None,
     weight_decay: Scalar,
     undecayed: tuple[str, ...] = (),
@@ -104,7 +104,8 @@ def torch_sgd(
     """SGD as torch.optim.SGD has it: the decay is part of the gradient, before the momentum.
 
     Args:
-      learning_rate, momentum, weight_decay: float32[]; momentum None: plain SGD.
+      learning_rate, momentum, weight_decay: float32[]; a schedule of rates; momentum None: plain
+        SGD.
       undecayed: entries at the top of the parameter tree that are not decayed.
     """
 

@@ -79,6 +79,7 @@ def check_start(start: Start, method: Method, stream: Stream, seeds: Sequence[in
             f"were learned before are {old.dtype}{[*old.batch[1:]]}; give data like these"
         )
     _check_method(start.first.method, method)
+    _check_schedule(start.first, method)
     if old.num_classes != new.num_classes:
         raise InputError(
             f"the label space has {new.num_classes} classes, but {old.num_classes} where it goes "
@@ -137,8 +138,21 @@ def _check_method(old: Method, new: Method) -> None:
         same = mine._replace(words=None) == other._replace(words=None)
     if not same:
         raise InputError(
-            f"{new.name} has another network or other inputs than where it goes on from; leave "
-            "them as they were, or give the method that learned before"
+            f"{new.name} has another network, optimizer or other inputs than where it goes on from; "
+            "leave them as they were, or give the method that learned before"
+        )
+
+
+def _check_schedule(trained: Trained, method: Method) -> None:
+    """Raises InputError if the learning rate has come to its end before."""
+    problem = problem_of(method)
+    if problem is None or trained.run is None:
+        return
+    optimizer, made = problem.optimizer.config, int(trained.run.step)
+    if optimizer.schedule != "constant" and (optimizer.schedule_steps or 0) <= made:
+        raise InputError(
+            f"schedule is {optimizer.schedule}, which ended after {optimizer.schedule_steps} of the "
+            f"{made} steps that were made before; begin the first run with schedule_steps for all"
         )
 
 

@@ -36,7 +36,7 @@ MORE = {
 """Page -> what public names are made of, and has no public name itself."""
 _ALSO = {
     "data": ("rotated", "dihedral", "mnist360", "gcil", "blurry", "only_tasks", "hold_out"),
-    "training": ("net", "Net", "net_from_linen", "net_from_nnx", "import_file"),
+    "training": ("net", "Net", "net_from_linen", "net_from_nnx", "optimizer", "import_file"),
 }
 """Page -> its title, and the public names on it."""
 

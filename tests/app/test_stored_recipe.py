@@ -8,6 +8,7 @@ import pytest
 from cls_jax.app.stored_recipe import Kinds, read_recipe, write_recipe
 from cls_jax.core.errors import InputError
 from cls_jax.methods import METHODS, signature
+from cls_jax.methods.optimizer import OptimizerConfig
 from cls_jax.nets.registry import NetConfig
 from cls_jax.streams.config import InputConfig, StreamConfig
 
@@ -23,7 +24,7 @@ def defaults(method):
     return {name: one.default for name, one in signature(method).arguments.items()}
 
 
-KINDS = Kinds(kinds, NetConfig, InputConfig, StreamConfig)
+KINDS = Kinds(kinds, NetConfig, OptimizerConfig, InputConfig, StreamConfig)
 
 
 def words(method="er", **changes):
@@ -32,6 +33,7 @@ def words(method="er", **changes):
         "method": method,
         "arguments": defaults(method),
         "net": asdict(NetConfig()),
+        "optimizer": asdict(OptimizerConfig()),
         "inputs": asdict(InputConfig()),
         "stream": asdict(StreamConfig(tasks=(4, 3, 3))),
         "batch_size": 10,
@@ -79,6 +81,12 @@ def test_names_of_classes_are_kept_or_are_their_numbers(tmp_path):
         assert read_recipe(tmp_path / "recipe.json", KINDS).label_names == expected
 
 
+def test_a_recipe_from_before_optimizers_could_be_chosen_is_of_plain_sgd(tmp_path):
+    write_recipe(tmp_path, {name: word for name, word in words().items() if name != "optimizer"})
+    recipe = read_recipe(tmp_path / "recipe.json", KINDS)
+    assert OptimizerConfig(**recipe.optimizer) == OptimizerConfig()
+
+
 def put(*path, value):
     """A change of one field, by its path."""
 
@@ -120,6 +128,7 @@ DAMAGE = {
     "a flag": (put("stream", "flip", value=1), "stream.flip is 1, not"),
     "no scenario": (put("stream", "scenario", value="x"), "stream.scenario is 'x', not class_il "),
     "net": (put("net", value=[]), r"net is \[\], no JSON object"),
+    "a schedule": (put("optimizer", "schedule", value="x"), "optimizer.schedule is 'x', not"),
     "a huge image": (put("shape", value=[10**5, 10**5, 3]), "shape is"),
     "no image": (put("shape", value=[8, 8]), r"shape is \[8, 8\]"),
     "an empty image": (put("shape", value=[0, 8, 3]), "shape is"),

@@ -29,6 +29,7 @@ NO_JAX = (
     *("core.errors", "core.keys", "core.checks", "core.choices", "core.files", "core.paths"),
     *("core.version", "core.metrics", "nets.config", "streams.config", "training.events"),
     *("app.flags", "app.run_config", "app.tuning.config", "app.tuning.candidates"),
+    "methods.optimizer",
 )
 """Modules that load no JAX, beside all of report: a command line and a table need none."""
 

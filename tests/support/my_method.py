@@ -48,7 +48,7 @@ def mine(problem: cls.Problem, *, pull: float = 1e-3, learning_rate: float = 0.1
       pull: of half the squared weights, >= 0; ours.
       learning_rate: step length of plain SGD, >= 0; ours.
     """
-    net, augment, optimizer = problem.net(), problem.augment, optax.sgd(learning_rate)
+    net, augment, optimizer = problem.net(), problem.augment, problem.optimizer(learning_rate)
 
     def init(key, example):
         vars = net.init(key, augment.test(example.x))
@@ -68,8 +68,9 @@ def mine(problem: cls.Problem, *, pull: float = 1e-3, learning_rate: float = 0.1
         (value, (stats, squares)), gradient = jax.value_and_grad(loss, has_aux=True)(
             state.model.vars.params
         )
-        updates, opt = optimizer.update(gradient, state.model.opt)
-        params = optax.apply_updates(state.model.vars.params, updates)
+        params = state.model.vars.params
+        updates, opt = optimizer.update(gradient, state.model.opt, params)
+        params = optax.apply_updates(params, updates)
         model = cls.Trainable(cls.Variables(params, stats), opt)
         return MineState(model, squares), {"loss": value}
 

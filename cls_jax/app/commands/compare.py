@@ -10,6 +10,7 @@ from cls_jax.app.method_presets import method_presets
 from cls_jax.app.run_config import RunConfig
 from cls_jax.app.variants import check_compared, of_all
 from cls_jax.methods import METHODS
+from cls_jax.methods.optimizer import OptimizerConfig
 from cls_jax.nets.config import NetConfig
 from cls_jax.streams.config import StreamConfig
 
@@ -41,6 +42,7 @@ def config_class() -> type:
             ("memory_size", explained(int | None, slots), None),
             ("stream", flat(StreamConfig), StreamConfig()),
             ("net", flat(NetConfig), NetConfig()),
+            ("optimizer", flat(OptimizerConfig), OptimizerConfig()),
             ("run", flat(RunConfig), RunConfig()),
             *[(name, flags_of(name), flags_of(name)()) for name in METHODS],
         ],
@@ -81,5 +83,6 @@ def main(config: Any) -> None:
         own = asdict(getattr(config, name))
         if config.memory_size is not None and name in with_memory():
             own["memory_size"] = config.memory_size
-        learners.append(make_learner(name, own, stream, config.stream, config.net))
+        given = stream, config.stream, config.net, config.optimizer
+        learners.append(make_learner(name, own, *given))
     report(config, execute(learners, config.run, config))

@@ -5,12 +5,13 @@ from dataclasses import dataclass, make_dataclass
 from typing import Annotated, Any
 
 from cls_jax.app.earlier_flags import preset_of
-from cls_jax.app.flags import arg, flat, hiding, import_own, run_main
-from cls_jax.app.method_flags import flags_of
+from cls_jax.app.flags import arg, flat, hiding, import_own, refuse_unoffered, run_main
+from cls_jax.app.method_flags import flags_of, takes_optimizer
 from cls_jax.app.method_presets import method_presets
 from cls_jax.app.run_config import RunConfig
 from cls_jax.app.unused import check_of
 from cls_jax.methods import signature
+from cls_jax.methods.optimizer import OptimizerConfig
 from cls_jax.nets.config import NetConfig
 from cls_jax.streams.config import StreamConfig
 
@@ -51,12 +52,14 @@ def start(
     """
     import_own(argv)
     flags, net = flags_of(method), net_of(method)
+    optimizer = optimizer_of(method, argv)
     config = make_dataclass(
         "Config",
         [
             ("stream", flat(StreamConfig), StreamConfig()),
             ("net", flat(net), net()),
             ("method", flat(flags), flags()),
+            *optimizer,
             ("run", flat(OneRun), OneRun()),
         ],
         frozen=True,
@@ -71,13 +74,14 @@ def start(
     if (earlier := preset_of(method, argv)) is not None:  # all flags start from there
         every, default_preset = {"earlier": earlier}, "earlier"
     offered = {
-        name: config(
+        preset: config(
             stream=one.stream,
             net=net(**vars(one.net)),
             method=flags(**one.arguments),
             run=OneRun(**one.run),
+            **{name: one.optimizer for name, *_ in optimizer},
         )
-        for name, one in every.items()
+        for preset, one in every.items()
     }
 
     def main(config: Any) -> None:
@@ -95,6 +99,18 @@ def start(
         check=check_of(method),
         prog=prog,
     )
+
+
+def optimizer_of(method: str, argv: Sequence[str] | None) -> list[tuple[str, Any, Any]]:
+    """The field of the optimizer's flags, where the method takes one.
+
+    Where it does not, a flag that was typed ends the process with code 2, in one sentence.
+    """
+    if takes_optimizer(method):
+        return [("optimizer", flat(OptimizerConfig), OptimizerConfig())]
+    others = vars(OptimizerConfig()).keys() - signature(method).arguments.keys()
+    refuse_unoffered(argv, others, f"{method} has its own optimizer")
+    return []
 
 
 def net_of(method: str) -> type[NetConfig]:

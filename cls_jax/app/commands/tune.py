@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import make_dataclass, replace
 from typing import Any
 
-from cls_jax.app.commands.run import net_of
+from cls_jax.app.commands.run import net_of, optimizer_of
 from cls_jax.app.flags import flat, hiding, import_own, run_main
 from cls_jax.app.method_flags import flags_of
 from cls_jax.app.method_presets import method_presets
@@ -46,6 +46,7 @@ def start(method: str, argv: Sequence[str] | None = None, *, prog: str | None = 
             ("stream", flat(StreamConfig), StreamConfig()),
             ("net", flat(net), net()),
             ("method", flat(flags), flags()),
+            *optimizer_of(method, argv),
             ("tune", flat(TuneConfig), TuneConfig()),
             ("run", flat(Run), Run()),
         ],

@@ -23,6 +23,7 @@ from cls_jax.app.tuning.space import Dimension, corners, grid_points, read_space
 from cls_jax.core.errors import InputError
 from cls_jax.core.files import write_all
 from cls_jax.core.paths import writing
+from cls_jax.methods.optimizer import OptimizerConfig
 from cls_jax.report.results import run_files
 from cls_jax.report.summary import render
 from cls_jax.report.tables import markdown_page, rich_table, show
@@ -119,7 +120,9 @@ class _Tried:
         """The method at these values, named by them."""
         c, name = self.config, f"{self.method} {label_of(values)}".strip()
         arguments = {**asdict(c.method), **values}
-        return make_learner(self.method, arguments, self.stream, c.stream, c.net, label=name)
+        optimizer = getattr(c, "optimizer", OptimizerConfig())
+        given = self.stream, c.stream, c.net, optimizer
+        return make_learner(self.method, arguments, *given, label=name)
 
     def place(self, metric: Any) -> int:
         """Of the score that decides, on axis 2 of accuracy matrices."""

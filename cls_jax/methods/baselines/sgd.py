@@ -8,7 +8,6 @@ Source: aimagelab/mammoth, models/sgd.py (no momentum, no weight decay) and mode
 
 import dataclasses
 
-import optax
 from flax import struct
 
 from cls_jax.core.losses import cross_entropy
@@ -31,7 +30,7 @@ def sgd(problem: Problem, *, learning_rate: float = 0.03) -> Algorithm:
     Args:
       learning_rate: eta, step length of plain SGD, >= 0; DER's grid search for Seq-MNIST.
     """
-    net, augment, optimizer = problem.net(), problem.augment, optax.sgd(learning_rate)
+    net, augment, optimizer = problem.net(), problem.augment, problem.optimizer(learning_rate)
 
     def init(key: Array, example: Batch) -> SgdState:
         return SgdState(init_model(key, net, augment.test(example.x), optimizer))

@@ -19,7 +19,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from cls_jax.core.choices import EmaBn, Warmup
@@ -88,7 +87,7 @@ def clser(
     """
     check_replay(memory_size, replay_size)
     net, augment, policy = problem.net(), problem.augment, reservoir(memory_size)
-    m, optimizer = replay_size, optax.sgd(learning_rate)
+    m, optimizer = replay_size, problem.optimizer(learning_rate)
     rule = {"optimizer": optimizer, "consistency_weight": consistency_weight}
     learn = partial(consistency_step, net, **rule)
     follow = partial(maybe_ema_update, ema_bn=ema_bn, warmup=warmup)

@@ -16,7 +16,6 @@ counts what the last batch lacks.
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from cls_jax.core.losses import cross_entropy
@@ -64,7 +63,7 @@ def ewc_online(
       fisher_keep_rate: gamma, share of the earlier importance kept as a task ends, in [0, 1]; DER's
         grid search for Seq-MNIST and Seq-CIFAR-10.
     """
-    net, augment, optimizer = problem.net(), problem.augment, optax.sgd(learning_rate)
+    net, augment, optimizer = problem.net(), problem.augment, problem.optimizer(learning_rate)
 
     def init(key: Array, example: Batch) -> EwcOnlineState:
         model = init_model(key, net, augment.test(example.x), optimizer)

@@ -16,7 +16,6 @@ it Omega, can fall below 0 here, as in the paper; pathint cuts Omega at 0.
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from cls_jax.core.losses import cross_entropy
@@ -61,7 +60,7 @@ def si(
       damping: xi, bounds the importance of a parameter that hardly moved, > 0; DER's grid search
         for Seq-MNIST (1 for Seq-CIFAR-10).
     """
-    net, augment, optimizer = problem.net(), problem.augment, optax.sgd(learning_rate)
+    net, augment, optimizer = problem.net(), problem.augment, problem.optimizer(learning_rate)
 
     def init(key: Array, example: Batch) -> SiState:
         model = init_model(key, net, augment.test(example.x), optimizer)

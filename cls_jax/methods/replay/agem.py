@@ -12,7 +12,6 @@ beyond M // T * T stay unused; mammoth stores one mini-batch a task, whatever M 
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from cls_jax.core.errors import InputError
@@ -60,7 +59,7 @@ def agem(
         )
     per_task = memory_size // num_tasks
     check_replay(num_tasks * per_task, replay_size)
-    policy, optimizer = ring_per_task(num_tasks, per_task), optax.sgd(learning_rate)
+    policy, optimizer = ring_per_task(num_tasks, per_task), problem.optimizer(learning_rate)
     net, augment = problem.net(), problem.augment
 
     def init(key: Array, example: Batch) -> AgemState:

@@ -13,7 +13,6 @@ from functools import reduce
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from cls_jax.core.losses import cross_entropy, logit_mse
@@ -117,7 +116,7 @@ def _der(
     check_replay(memory_size, replay_size)
     net, augment, policy = problem.net(), problem.augment, reservoir(memory_size)
     columns = own_columns(problem) if own_classes else all_columns()
-    optimizer, label_draw = optax.sgd(learning_rate), label_weight is not None
+    optimizer, label_draw = problem.optimizer(learning_rate), label_weight is not None
 
     def init(key: Array, example: Batch) -> DerState:
         x = augment.test(example.x)

@@ -9,7 +9,6 @@ and augmented anew at each draw, stream examples stored after the step.
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from cls_jax.core.checks import check_range
@@ -61,7 +60,7 @@ def er(
     check_range("inner_steps", inner_steps, 1)
     net, augment, policy = problem.net(), problem.augment, reservoir(memory_size)
     columns = own_columns(problem) if own_classes else all_columns()
-    optimizer = optax.sgd(learning_rate)
+    optimizer = problem.optimizer(learning_rate)
 
     def init(key: Array, example: Batch) -> ErState:
         model = init_model(key, net, augment.test(example.x), optimizer)

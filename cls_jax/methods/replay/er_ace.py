@@ -15,7 +15,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from cls_jax.core.losses import cross_entropy
@@ -70,7 +69,7 @@ def er_ace(
             why = "er_ace puts head 'cosine' in place of the last layer (or head 'linear' keeps it)"
             raise no_head(why, net)
         net = with_cosine_head(net, SCALE)
-    optimizer = optax.sgd(learning_rate)
+    optimizer = problem.optimizer(learning_rate)
 
     def init(key: Array, example: Batch) -> ErAceState:
         x = augment.test(example.x)
