@@ -209,3 +209,11 @@ def _scalars(folder):
                 found.setdefault(value.tag, {})[event.step] = value.simple_value
             data = data[16 + length :]
     return found
+
+
+def test_a_task_that_is_not_tested_is_a_dash():
+    """The mean is of the others."""
+    event = evaluated((3,), 1)
+    event.matrix[..., 0] = np.nan
+    line = task_line(event, started((3,)))
+    assert "class-IL  80.0 (- 80.0)" in line
