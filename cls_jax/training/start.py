@@ -151,8 +151,8 @@ def _check_schedule(trained: Trained, method: Method) -> None:
     optimizer, made = problem.optimizer.config, int(trained.run.step)
     if optimizer.schedule != "constant" and (optimizer.schedule_steps or 0) <= made:
         raise InputError(
-            f"schedule is {optimizer.schedule}, which ended after {optimizer.schedule_steps} of the "
-            f"{made} steps that were made before; begin the first run with schedule_steps for all"
+            f"schedule is {optimizer.schedule}, which ended after {optimizer.schedule_steps} of the"
+            f" {made} steps that were made before; begin the first run with schedule_steps for all"
         )
 
 

@@ -213,3 +213,15 @@ def test_what_is_told_by_place_is_told_by_task():
     values, orders = np.array([[7, 8, 9], [1, 2, 3]]), np.array([[2, 0, 1], [1, 2, 0]])
     np.testing.assert_array_equal(metrics.by_given_task(values, orders), [[8, 9, 7], [3, 1, 2]])
     np.testing.assert_array_equal(metrics.by_given_task(values, orders[0]), [[8, 9, 7], [2, 3, 1]])
+
+
+def test_first_tasks_that_are_not_tested_do_not_count():
+    """A run that goes on without the test examples of two tasks: scored as if it had the others."""
+    whole = np.random.default_rng(0).random((2, 6, 5))
+    part = whole.copy()
+    part[:, 3:, :2] = np.nan
+    assert (metrics.num_untested(whole), metrics.num_untested(part)) == (0, 2)
+    rest = metrics.scores(whole[:, 2:, 2:])
+    for name, values in metrics.scores(part).items():
+        np.testing.assert_array_equal(values, rest[name])
+    assert metrics.num_untested(np.full((1, 3, 2), np.nan)) == 0

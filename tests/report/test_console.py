@@ -159,3 +159,11 @@ def test_small_texts():
     assert [clock(s) for s in (3.6, 725, 11045)] == ["0:04", "12:05", "3:04:05"]
     assert metrics_text(METRICS) == "loss 0.5       ce 0.25      barlow 13.2"
     assert metrics_text({}) == ""
+
+
+def test_a_task_that_is_not_tested_is_a_dash():
+    """The mean is of the others."""
+    event = evaluated((3,), 1)
+    event.matrix[..., 0] = np.nan
+    line = task_line(event, started((3,)))
+    assert "class-IL  80.0 (- 80.0)" in line
