@@ -110,7 +110,8 @@ def cross_boundary(
     """The Run after the beginning or end of a task, or the entry of a phase.
 
     Args:
-      programs: of the run, which is donated.
+      programs: of the run.
+      run: is donated.
       segment: which boundary.
       known_task: what a method that is told learns about the task.
       handed: number of the task -> every example of it, and the rows that number them; called where

@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 QUICK = ("er", "clser", "si", "lwf", "icarl")
 """Without tasks, with boundaries, told, with phases, with a task's data."""
+SLOW = ("sgd", "agem", "gdumb", "ucir", "dualnet_tf")
+"""With data at the end alone, with phases on memory alone, DualNet that is not told."""
 
 
 def named(name, **changes):
@@ -43,11 +45,7 @@ def small_stream():
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
-        for name in sorted({*METHODS, "dualnet_tf"} - {"joint"})
-    ],
+    "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 )
 def test_the_batches_of_a_known_stream_give_its_states(stream, name):
     method = named(name)
