@@ -138,8 +138,8 @@ def _check_method(old: Method, new: Method) -> None:
         same = mine._replace(words=None) == other._replace(words=None)
     if not same:
         raise InputError(
-            f"{new.name} has another network, optimizer or other inputs than where it goes on from; "
-            "leave them as they were, or give the method that learned before"
+            f"{new.name} has another network, optimizer or other inputs than where it goes on "
+            "from; leave them as they were, or give the method that learned before"
         )
 
 
