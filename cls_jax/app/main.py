@@ -40,7 +40,7 @@ from cls_jax.runtime.workdir import CHECKPOINTS, CONFIG, claim
 from cls_jax.streams.open_stream import is_open
 from cls_jax.streams.stream import Stream
 from cls_jax.training.events import Logger, Result, untold
-from cls_jax.training.group import task_classes
+from cls_jax.training.group import schedule_key, task_classes
 from cls_jax.training.plan import Plan, check_run
 from cls_jax.training.runner import sweep
 from cls_jax.training.segments import Checkpointer, NoCheckpoints
@@ -288,7 +288,7 @@ def advice_of(
     for (method, stream, _), hypers in zip(learners, values, strict=True):
         if method.advice is no_advice:
             continue
-        num_steps = int(stream.schedule(jax.random.key(seeds[0])).num_seen.sum())
+        num_steps = int(stream.schedule(schedule_key(seeds[0])).num_seen.sum())
         for label, hyper in hypers.items():
             at_it = {name: np.float32(value) for name, value in hyper.items()}
             if advice := method.at(at_it).advice(num_steps):
