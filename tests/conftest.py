@@ -110,7 +110,7 @@ def small_method(
     name: str,
     *,
     dtype: str = "float32",
-    optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
+    learns_with: OptimizerConfig = OptimizerConfig(),  # noqa: B008
     **changes,
 ) -> Method:
     """The method of the table's row ``name`` with the suite's sizes and ``changes``.
@@ -118,7 +118,7 @@ def small_method(
     DualNet gets toy networks: a ResNet-18's gradient takes half a minute to compile.
     """
     net = toy_networks(dtype) if name == "dualnet" else "mlp"
-    problem = small_problem(net, dtype=dtype, optimizer=make_optimizer(optimizer))
+    problem = small_problem(net, dtype=dtype, optimizer=make_optimizer(learns_with))
     return METHODS[name](problem, **{**SMALL.get(name, {}), **changes})
 
 

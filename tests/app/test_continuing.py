@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_refused(first, workdir):
     refused("method is er, but sgd is what learned before", er, SECOND, start=first)
     refused("first holds no run of er to go on from; it holds sgd", er, SECOND, start=workdir)
     refused("joint learns all tasks at once", joint, SECOND, start=first)
-    refused("sgd has another network or other inputs", other, SECOND, start=first)
+    refused("sgd has another network, optimizer or other inputs", other, SECOND, start=first)
     refused("made for 4 classes, but for 6 where it goes on", narrow, SECOND, start=first)
     refused("seeds has 1, but .* has the seeds 0, 2", sgd(), SECOND, start=first, seeds=(0, 1))
     refused("3-5 has 3 classes, .* has 6, of which 4 are taken", sgd(), tasks_of(3, 6), start=first)
@@ -185,8 +185,8 @@ def test_flags_start_where_it_goes_on_from(by_flags, tmp_path):
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (("--hidden", "7"), "another network or other inputs"),
-        (("--normalisation", "half"), "another network or other inputs"),
+        (("--hidden", "7"), "another network, optimizer or other inputs"),
+        (("--normalisation", "half"), "another network, optimizer or other inputs"),
         (("--seeds", "1"), "seeds has 1, but what it goes on from has the seeds 0"),
         (("--max-classes", "12"), "max_classes is 12, but 10 where it goes on from"),
         (("--image-size", "16"), "uint8[16, 16, 3], but those that were learned before"),

@@ -11,7 +11,7 @@ from tests.laws import test_laws as laws
 ADAMW = OptimizerConfig(
     optimizer="adamw", schedule="cosine", schedule_steps=40, warmup_steps=3, clip_norm=1.0
 )
-small = partial(small_method, optimizer=ADAMW)
+small = partial(small_method, learns_with=ADAMW)
 built = cache(laws.built.__wrapped__)
 OF_STATES = (
     laws.test_state_out_is_shaped_like_state_in,

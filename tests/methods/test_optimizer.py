@@ -144,7 +144,7 @@ def test_only_real_updates_count():
     lengths = [int(stream.schedule(schedule_key(s)).num_labelled.sum()) for s in range(2)]
     assert lengths[0] != lengths[1]
     config = OptimizerConfig(optimizer="adamw", schedule="cosine", schedule_steps=STEPS)
-    method = small_method("sgd", optimizer=config)
+    method = small_method("sgd", learns_with=config)
     states = run(method, stream, seeds=(0, 1), plan=Plan(over_seeds="vmap", score="end")).states
     for state, length in zip(states, lengths, strict=True):
         counts = [leaf for leaf in jax.tree.leaves(state.model.opt) if leaf.dtype == jnp.int32]
@@ -153,7 +153,7 @@ def test_only_real_updates_count():
 
 def test_only_what_is_trained_has_an_optimizer_state():
     """CLS-ER's two averages have none; DualNet's three states are in its own tests."""
-    method = small_method("clser", optimizer=OptimizerConfig(optimizer="adamw"))
+    method = small_method("clser", learns_with=OptimizerConfig(optimizer="adamw"))
     x, y = small_source().train
     state = jax.jit(method.init)(jax.random.key(0), made_batch(x[:4], y[:4]))
     state, _ = jax.jit(method.step)(jax.random.key(1), state, made_batch(x[::16], y[::16]))
@@ -168,13 +168,13 @@ def test_only_what_is_trained_has_an_optimizer_state():
 def test_a_method_takes_it_or_refuses_it_by_name(name):
     config = OptimizerConfig(optimizer="adam", schedule="cosine", schedule_steps=STEPS)
     if name in OPEN_OPTIMIZER:
-        assert small_method(name, optimizer=config).name == name
+        assert small_method(name, learns_with=config).name == name
         return
     said = (
         f"^optimizer is adam, schedule is cosine, schedule_steps is {STEPS}, but {name} has its own"
     )
     with pytest.raises(InputError, match=said):
-        small_method(name, optimizer=config)
+        small_method(name, learns_with=config)
 
 
 COSINE = {"schedule": "cosine", "schedule_steps": STEPS}

@@ -36,7 +36,9 @@ def test_parts():
 
 @pytest.mark.parametrize("tasks", [(), (0, 0), (4,), (-1,)])
 def test_parts_that_there_are_not(tasks):
-    with pytest.raises(InputError, match=r"only_tasks is .*; name some of the tasks 0 to 3, each"):
+    with pytest.raises(
+        InputError, match=r"only_tasks is .*; name one or more of the tasks 0 to 3, each"
+    ):
         only_tasks(STREAMS["dihedral"], tasks)
 
 
