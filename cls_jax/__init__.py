@@ -23,8 +23,8 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from cls_jax.app.api import problem as problem
     from cls_jax.app.api import train as train
     from cls_jax.app.export import export as export
-    from cls_jax.app.online import online as online
-    from cls_jax.app.online_learner import OnlineLearner as OnlineLearner
+    from cls_jax.app.online.learner import OnlineLearner as OnlineLearner
+    from cls_jax.app.online.start import online as online
     from cls_jax.app.restore import SavedRun as SavedRun
     from cls_jax.app.restore import load as load
     from cls_jax.app.weights import save_weights as save_weights
@@ -101,8 +101,8 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
 _NAMES = {
     "app.api": ("problem", "train", "Result"),
     "app.export": ("export",),
-    "app.online": ("online",),
-    "app.online_learner": ("OnlineLearner",),
+    "app.online.start": ("online",),
+    "app.online.learner": ("OnlineLearner",),
     "app.restore": ("load", "SavedRun"),
     "app.weights": ("save_weights",),
     "core.errors": ("InputError",),

@@ -184,7 +184,7 @@ def test_what_diverges_is_not_saved(stream, tmp_path, monkeypatch):
         return state, {"loss": metrics["loss"] / 0}
 
     method = exchanged(er, step=step)
-    monkeypatch.setattr("cls_jax.app.online.check_kept", lambda method, workdir: None)
+    monkeypatch.setattr("cls_jax.app.online.start.check_kept", lambda method, workdir: None)
     learner = online(method, stream, workdir=tmp_path / "live")
     learner.save()
     for _ in range(3):

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cls_jax.app.online_batches import as_rows, checked_data, checked_examples
-from cls_jax.app.online_tasks import begins_with, class_flags, read_tasks, write_tasks
+from cls_jax.app.online.batches import as_rows, checked_data, checked_examples
+from cls_jax.app.online.tasks import begins_with, class_flags, read_tasks, write_tasks
 from cls_jax.app.restore import SavedRun
 from cls_jax.core.checks import whole
 from cls_jax.core.errors import InputError, Stopped

@@ -7,7 +7,7 @@ import jax
 
 from cls_jax.app.api import Record, check_kept, learner_of
 from cls_jax.app.main import saving
-from cls_jax.app.online_learner import OnlineLearner
+from cls_jax.app.online.learner import OnlineLearner
 from cls_jax.app.run_config import RunConfig, check_outputs
 from cls_jax.core.checks import check_seeds, short_repr
 from cls_jax.core.errors import InputError

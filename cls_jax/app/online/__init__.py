@@ -1,0 +1,1 @@
+"""Learning from batches that come one by one: the learner, what it is given, its tasks."""
