@@ -45,13 +45,15 @@ def seeds_text(seeds: Sequence[int]) -> str:
 def task_line(event: Evaluated, started: Started) -> str:
     """Accuracy on the tasks seen so far in percent: their mean, then (one by one; "-": not tested).
 
-    The method's own answer, mean over the event's seeds; the score it is made for comes first. Of
-    many tasks the worst and the best.
+    The method's own answer, mean over the event's seeds, and over the values of a sweep, which it
+    says; the score it is made for comes first. Of many tasks the worst and the best.
     """
     num_tasks = started.num_tasks
     rows = 100 * event.matrix[:, 0, :, event.task + 1, : event.task + 1].mean(0)  # [2, task + 1]
     where = f"task {event.task + 1:>{len(str(num_tasks))}}/{num_tasks}"
     parts = [visible(started.method), seeds_text(event.seeds), where]
+    if (num_values := len({*event.values})) > 1:
+        parts.insert(1, f"mean of {num_values} values")
     scores = sorted(enumerate(started.scenarios), key=lambda score: score[0] != started.leads)
     for place, scenario in scores:
         row = rows[place]

@@ -167,3 +167,8 @@ def test_a_task_that_is_not_tested_is_a_dash():
     event.matrix[..., 0] = np.nan
     line = task_line(event, started((3,)))
     assert "class-IL  80.0 (- 80.0)" in line
+
+
+def test_a_line_of_a_sweep_says_that_it_is_a_mean_over_values():
+    event = evaluated((3, 3), 1)._replace(values=(0, 1))
+    assert task_line(event, started((3,))).startswith("dualnet  mean of 2 values  seed 3  task 2/2")
