@@ -54,6 +54,7 @@ SMALL = {
     "der": {"memory_size": 24, "replay_size": 6},
     "derpp": {"memory_size": 24, "replay_size": 6},
     "er_ace": {"memory_size": 24, "replay_size": 6},
+    "er_mir": {"memory_size": 24, "replay_size": 6, "candidates": 12},
     "agem": {"memory_size": 24, "replay_size": 6},
     "den": {"added_units": 2, "head_epochs": 1},
     "apd": {"consolidate_every": 2, "clusters": 1, "annealing_steps": 4},

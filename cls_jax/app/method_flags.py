@@ -11,7 +11,7 @@ from cls_jax.methods.optimizer import OptimizerConfig
 
 OPEN_OPTIMIZER = {
     *("sgd", "joint", "er", "er_ace", "der", "derpp", "agem", "clser", "mean_er"),
-    *("ewc_online", "si"),
+    *("er_mir", "ewc_online", "si"),
 }
 """Methods of the library whose paper leaves the optimizer open."""
 

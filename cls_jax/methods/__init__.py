@@ -24,6 +24,7 @@ _MODULES = {
     "der": "replay.der",
     "derpp": "replay.der",
     "er_ace": "replay.er_ace",
+    "er_mir": "replay.er_mir",
     "agem": "replay.agem",
     "lwf": "regularization.lwf",
     "ewc_online": "regularization.ewc_online",

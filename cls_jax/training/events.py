@@ -28,7 +28,7 @@ def task_aware(task_info: Mapping[str, object]) -> bool:
     """Whether the method is made for tasks that are told.
 
     It is if it is told them, in training or at test, unless it is made to tell all classes apart
-    all the same (iCaRL, UCIR, SPB, HopSupSup).
+    all the same (ER-MIR, iCaRL, UCIR, SPB, HopSupSup).
 
     Args:
       task_info: "told_task", "told_at_test" and "class_il" of ``Result.details``; absent is False.
