@@ -126,7 +126,7 @@ def er_mir(
         model = apply_gradient(state.model, optimizer, gradient, stats)
         memory = order_after(state.memory, drawn)
         if best_loss:
-            memory = policy.write(memory, drawn.index, {"best": best}, valid)
+            memory = policy.write(memory, drawn.index, {"best": best.astype(jnp.float32)}, valid)
         memory = policy.add(key_add, memory, items_of(batch), batch.valid)
         return ErMirState(model, memory), {"loss": value + replayed}
 
