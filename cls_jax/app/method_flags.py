@@ -10,7 +10,7 @@ from cls_jax.methods import METHODS, signature
 from cls_jax.methods.optimizer import OptimizerConfig
 
 OPEN_OPTIMIZER = {
-    *("sgd", "joint", "er", "er_ace", "der", "derpp", "agem", "clser", "mean_er"),
+    *("sgd", "joint", "er", "er_ace", "der", "derpp", "agem", "clser", "mean_er", "esmer"),
     *("ewc_online", "si"),
 }
 """Methods of the library whose paper leaves the optimizer open."""
