@@ -43,7 +43,8 @@ def test_its_links_lead_somewhere(link):
 
 def test_its_methods_are_all_of_them_told_what_they_are_told():
     rows = cells_of("Methods")
-    names = {name: row for row in rows for name in re.findall(r"\w+", row[0].split("]")[0])}
+    linked = [(name, row) for row in rows for name in re.findall(r"\[([\w, ]+)\]", row[0])]
+    names = {name: row for several, row in linked for name in several.split(", ")}
     assert names.keys() == {*METHODS}
     for name, (link, _, family, known, _) in names.items():
         needs = small_method(name).needs

@@ -59,7 +59,16 @@ def teacher_logits(
 def teacher_logits_each(
     net: Net, copy: Averaged, xs: Sequence[Array], valids: Sequence[Array], ema_bn: EmaBn
 ) -> tuple[list[Array], Averaged]:
-    """As ``teacher_logits``, of several batches, one after another (``steps.forward_each``)."""
+    """As ``teacher_logits``, of several batches, each normalised by itself, one after another.
+
+    Args:
+      net, copy, ema_bn: as for ``teacher_logits``.
+      xs: float32[b_i, ...] each.
+      valids: bool[b_i] each.
+
+    Returns:
+      (float32[b_i, num_classes] each, the copy after the last forward).
+    """
     each, stats = forward_each(net, copy.vars, xs, valids)
     if ema_bn == "own":
         copy = copy.replace(vars=copy.vars.replace(stats=stats))
