@@ -51,6 +51,7 @@ SMALL = {
     "er": {"memory_size": 24, "replay_size": 6},
     "clser": {"memory_size": 24, "replay_size": 6},
     "mean_er": {"memory_size": 24, "replay_size": 6},
+    "esmer": {"memory_size": 24, "replay_size": 6},
     "der": {"memory_size": 24, "replay_size": 6},
     "derpp": {"memory_size": 24, "replay_size": 6},
     "er_ace": {"memory_size": 24, "replay_size": 6},

@@ -288,8 +288,10 @@ def advice_of(
     for (method, stream, _), hypers in zip(learners, values, strict=True):
         if method.advice is no_advice:
             continue
-        num_steps = int(stream.schedule(schedule_key(seeds[0])).num_seen.sum())
+        schedule = stream.schedule(schedule_key(seeds[0]))
+        num_steps = int(schedule.num_seen.sum())
+        num_epochs = int(schedule.rows(stream.num_tasks - 1).epoch.max(initial=0)) + 1
         for label, hyper in hypers.items():
             at_it = {name: np.float32(value) for name, value in hyper.items()}
-            if advice := method.at(at_it).advice(num_steps):
+            if advice := method.at(at_it).advice(num_steps, num_epochs):
                 yield f"{label}{': ' * bool(label)}{advice}"

@@ -10,8 +10,8 @@ from cls_jax.methods import METHODS, signature
 from cls_jax.methods.optimizer import OptimizerConfig
 
 OPEN_OPTIMIZER = {
-    *("sgd", "joint", "er", "er_ace", "der", "derpp", "agem", "clser", "mean_er"),
-    *("er_mir", "ewc_online", "si"),
+    *("sgd", "joint", "er", "er_ace", "er_mir", "der", "derpp", "agem", "clser", "mean_er"),
+    *("esmer", "ewc_online", "si"),
 }
 """Methods of the library whose paper leaves the optimizer open."""
 

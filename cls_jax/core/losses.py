@@ -57,13 +57,27 @@ def cross_entropy(
 
     Source: dualnet card section 4 (L1, L2, "Task masks"); baselines card section 2.
     """
+    losses = row_cross_entropy(logits, y, valid=valid, classes=classes)
+    return mean_over(losses, jnp.ones(y.shape, bool) if valid is None else valid)
+
+
+def row_cross_entropy(
+    logits: Array, y: Array, *, valid: Array | None = None, classes: Array | None = None
+) -> Array:
+    """The cross-entropy of each row, of which ``cross_entropy`` is the mean.
+
+    Args:
+      logits, y, valid, classes: as for ``cross_entropy``.
+
+    Returns:
+      float[b], in nats; of a row that is not valid a number that says nothing, but is finite.
+    """
     valid, (logits,) = rows_of(valid, logits)
     chex.assert_shape(y, logits.shape[:1])
     if classes is not None:
         logits = mask_logits(logits, classes)
     label = jnp.where(valid, y, 0)[:, None]
-    picked = jnp.take_along_axis(jax.nn.log_softmax(logits), label, axis=-1)[:, 0]
-    return mean_over(-picked, valid)
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), label, axis=-1)[:, 0]
 
 
 def binary_cross_entropy(logits: Array, targets: Array, weight: Array, classes: Array) -> Array:

@@ -21,6 +21,7 @@ _MODULES = {
     "er": "replay.er",
     "clser": "cls.clser",
     "mean_er": "cls.mean_er",
+    "esmer": "cls.esmer",
     "der": "replay.der",
     "derpp": "replay.der",
     "er_ace": "replay.er_ace",

@@ -32,9 +32,9 @@ def unchanged(key: Array, state: PyTree, task: Task, data: Batch | None) -> PyTr
     return state
 
 
-def no_advice(num_steps: int) -> str:
+def no_advice(num_steps: int, num_epochs: int) -> str:
     """The advice of a method that has none."""
-    del num_steps
+    del num_steps, num_epochs
     return ""
 
 
@@ -111,7 +111,8 @@ class Algorithm:
       views: further networks worth evaluating, by name.
       needs: what the runner must provide.
       capacity: what the answers need to keep; None: every leaf that ``predict`` reads.
-      advice: steps of the stream -> a warning worth printing before a run, or "".
+      advice: (steps of the stream, passes over its last task) -> a warning worth printing before a
+        run, or "".
       class_il: told the task in training, yet made to tell all classes apart, so that its tables
         lead with class-IL; those of any other method that is told it lead with task-IL.
       name: as the tables print it, where a choice makes another method of it; None: the factory's.
@@ -129,7 +130,7 @@ class Algorithm:
     views: Mapping[str, PredictFn] = field(default_factory=dict)
     needs: Needs = Needs()
     capacity: CapacityFn | None = None
-    advice: Callable[[int], str] = no_advice
+    advice: Callable[[int, int], str] = no_advice
     class_il: bool = False
     name: str | None = None
 

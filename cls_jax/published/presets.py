@@ -24,6 +24,7 @@ from cls_jax.published.hyperparameters import (
     S_CIFAR10,
     S_MNIST,
     S_TINYIMAGENET,
+    SOURCES,
     Rows,
 )
 from cls_jax.streams.config import StreamConfig
@@ -246,11 +247,12 @@ def _preset(
     elif memory_size:
         raise InputError(f"{method} has no memory; leave out memory_size={memory_size}")
     chosen, source = CHOSEN.get((table, method), {}), {}
+    published = SOURCES.get(method, BEST_ARGS)
     for part, names, usual in (
         ("stream", _names(stream), f"NeurAI-Lab/CLS-ER, datasets ({table})"),
         ("method", known, OURS),
     ):
-        source |= {f"{part}.{n}": BEST_ARGS if n in numbers else usual for n in names}
+        source |= {f"{part}.{n}": published if n in numbers else usual for n in names}
     values = {**numbers, **chosen}
     source["net"] = "NeurAI-Lab/CLS-ER, backbone"
     return Preset(

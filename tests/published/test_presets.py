@@ -91,6 +91,27 @@ def test_clser_has_the_numbers_of_the_card(cell, hyper, replay_size, stream):
     assert {name: getattr(cell.stream, name) for name in stream} == stream
 
 
+@pytest.mark.parametrize(
+    ("cell", "hyper"),
+    [
+        (s_cifar10("esmer", 50), (0.03, 0.15, 0.1, 0.9)),
+        (s_cifar10("esmer", 200), (0.03, 0.15, 0.1, 1.2)),
+        (s_cifar10("esmer", 5120), (0.03, 0.15, 0.1, 1.2)),
+        (s_tinyimagenet("esmer", 500), (0.03, 0.15, 0.07, 1.0)),
+        (gcil_cifar100("esmer", 200), (0.05, 0.2, 0.2, 2.5)),
+        (gcil_cifar100("esmer", 100, "longtail"), (0.03, 0.2, 0.2, 3.0)),
+    ],
+)
+def test_esmer_has_the_numbers_of_its_card_and_its_own_source(cell, hyper):
+    names = ("learning_rate", "consistency_weight", "stable_rate", "loss_margin")
+    assert tuple(cell.arguments[name] for name in names) == hyper
+    names = ("stable_decay", "error_decay", "std_margin", "warmup_epochs", "replay_size")
+    assert tuple(cell.arguments[name] for name in names) == (0.999, 0.99, 1, 1, 32)
+    assert (cell.stream.epochs, cell.stream.batch_size) == (50, 32)
+    assert "NeurAI-Lab/ESMER" in cell.source["method.loss_margin"] == cell.source["stream.epochs"]
+    assert "CLS-ER" in cell.source["stream.batch_size"]
+
+
 def test_rivals_have_the_numbers_of_the_card():
     derpp = s_mnist("derpp", 5120)
     assert derpp.arguments["replay_size"] == 64

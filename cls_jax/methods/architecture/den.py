@@ -270,7 +270,7 @@ def den(
         widths = jax.vmap(lambda task: num_units(state.stamps, task))(tasks)
         return found | {f"units of layer {n}": width for n, width in enumerate(widths, start=1)}
 
-    def advice(num_steps: int) -> str:
+    def advice(num_steps: int, num_epochs: int) -> str:
         if places >= needed:
             return ""
         return (

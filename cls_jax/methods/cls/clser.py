@@ -32,6 +32,7 @@ from cls_jax.methods.cls.ema_teacher import (
     copy_of,
     maybe_ema_update,
     teacher_logits,
+    too_slow,
 )
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import init_model, predict_with
@@ -127,7 +128,7 @@ def clser(
         stable = follow_stable(key_stable, stable, working.vars, number)
         return ClsErState(working, plastic, stable, memory, number), {"loss": value}
 
-    def advice(num_steps: int) -> str:
+    def advice(num_steps: int, num_epochs: int) -> str:
         """A warning where a copy would still be made of initial weights at the end, else ""."""
         if warmup == "updates":
             return ""
@@ -140,26 +141,6 @@ def clser(
         predict=predict_with(net, augment, "stable"),
         views={tree: predict_with(net, augment, tree) for tree in ("working", "plastic")},
         advice=advice,
-    )
-
-
-def too_slow(copy: str, rate: float, decay: float, num_steps: int) -> str:
-    """A warning if ``num_steps * rate * (1 - decay) < 3``, else "".
-
-    With warm-up over steps much of the initial weights is then left: the published small rates
-    belong to streams of many epochs.
-
-    Args:
-      copy: "stable" or "plastic".
-      rate, decay: of that copy.
-      num_steps: of the whole stream.
-    """
-    if num_steps * rate * (1 - decay) >= 3:
-        return ""
-    return (
-        f"{copy}_rate {rate:g} and {copy}_decay {decay:g} are too slow for {num_steps} "
-        f"steps: the {copy} copy will be made of initial weights; use --warmup updates, "
-        "a higher rate or a lower decay"
     )
 
 

@@ -10,6 +10,8 @@ average of the working ones. What happens to its BatchNorm statistics is ``ema_b
 Source: Arani et al. 2022 (arXiv 2201.12604), section 3; NeurAI-Lab/CLS-ER, models/clser.py ("own").
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -19,7 +21,7 @@ from cls_jax.core.choices import EmaBn, Warmup
 from cls_jax.core.losses import cross_entropy, logit_mse
 from cls_jax.core.sync import ema, ema_decay, select
 from cls_jax.core.types import Array, Scalar, Trainable, Variables
-from cls_jax.methods.steps import gradient_step
+from cls_jax.methods.steps import forward_each, gradient_step
 from cls_jax.nets.base import Net
 
 
@@ -50,10 +52,27 @@ def teacher_logits(
     Returns:
       (float32[m, num_classes], the copy after the forward).
     """
-    logits, stats = net.apply(copy.vars, x, train=True, valid=valid)
+    (logits,), copy = teacher_logits_each(net, copy, [x], [valid], ema_bn)
+    return logits, copy
+
+
+def teacher_logits_each(
+    net: Net, copy: Averaged, xs: Sequence[Array], valids: Sequence[Array], ema_bn: EmaBn
+) -> tuple[list[Array], Averaged]:
+    """As ``teacher_logits``, of several batches, each normalised by itself, one after another.
+
+    Args:
+      net, copy, ema_bn: as for ``teacher_logits``.
+      xs: float32[b_i, ...] each.
+      valids: bool[b_i] each.
+
+    Returns:
+      (float32[b_i, num_classes] each, the copy after the last forward).
+    """
+    each, stats = forward_each(net, copy.vars, xs, valids)
     if ema_bn == "own":
         copy = copy.replace(vars=copy.vars.replace(stats=stats))
-    return jax.lax.stop_gradient(logits), copy
+    return jax.lax.stop_gradient(each), copy
 
 
 def maybe_ema_update(
@@ -90,6 +109,26 @@ def maybe_ema_update(
     if ema_bn == "copy":
         stats = select(fire, working.stats, stats)
     return Averaged(vars=Variables(params=params, stats=stats), updates=copy.updates + fire)
+
+
+def too_slow(copy: str, rate: float, decay: float, num_steps: int) -> str:
+    """A warning if ``num_steps * rate * (1 - decay) < 3``, else "".
+
+    With warm-up over steps much of the initial weights is then left: the published small rates
+    belong to streams of many epochs.
+
+    Args:
+      copy: "stable" or "plastic".
+      rate, decay: of that copy.
+      num_steps: of the whole stream.
+    """
+    if num_steps * rate * (1 - decay) >= 3:
+        return ""
+    return (
+        f"{copy}_rate {rate:g} and {copy}_decay {decay:g} are too slow for {num_steps} "
+        f"steps: the {copy} copy will be made of initial weights; use --warmup updates, "
+        "a higher rate or a lower decay"
+    )
 
 
 def consistency_step(

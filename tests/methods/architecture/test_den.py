@@ -354,10 +354,10 @@ def test_a_full_network_goes_on_and_says_so():
     assert [s.tolist() for s in learner.state.stamps] == [[1] * n + [2, 2, 3] for n in HIDDEN]
     assert learner.method.algorithm.capacity(learner.state)["refused units"].tolist() == [0, 0, 2]
     assert np.isfinite(learner.method.predict(learner.state, batch([0, 20]).x, task_of(2))).all()
-    advice = learner.method.advice(100)
+    advice = learner.method.advice(100, 1)
     assert "8 more units a layer and room=3" in advice
     assert "not added" in advice
-    assert drive().method.advice(100) == ""
+    assert drive().method.advice(100, 1) == ""
 
 
 @pytest.mark.parametrize(

@@ -337,10 +337,10 @@ def test_a_stream_too_short_for_the_averages_is_told():
     published = {"stable_rate": 0.1, "stable_decay": 0.999}
     published |= {"plastic_rate": 0.9, "plastic_decay": 0.999}
     method = built(**published)
-    assert method.advice(78_000) == ""
-    assert "stable_rate 0.1 and stable_decay 0.999 are too slow" in method.advice(1_560)
-    assert built(**published, warmup="updates").advice(1_560) == ""
-    assert "plastic" in built(plastic_rate=0.001).advice(1_000)
+    assert method.advice(78_000, 1) == ""
+    assert "stable_rate 0.1 and stable_decay 0.999 are too slow" in method.advice(1_560, 1)
+    assert built(**published, warmup="updates").advice(1_560, 1) == ""
+    assert "plastic" in built(plastic_rate=0.001).advice(1_000, 1)
 
 
 @pytest.mark.parametrize("factory", [clser, mean_er])
