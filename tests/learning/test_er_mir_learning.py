@@ -23,12 +23,12 @@ pytestmark = pytest.mark.slow
 
 
 @cache
-def scores(score):
+def scores(retrieval):
     """(final class-IL accuracy, forgetting) of each of five seeds."""
     stream = class_il(load("digits", size=8), tasks=5, batch_size=10)
     augment = recipe((8, 8, 3), normalisation="none")
     problem = Problem(networks(NetConfig(net="mlp")), augment, 10, 5)
-    method = er_mir(problem, memory_size=50, score=score, learning_rate=0.1)
+    method = er_mir(problem, memory_size=50, retrieval=retrieval, learning_rate=0.1)
     matrix = run(method, stream, seeds=range(5)).matrix[:, 0, 0, 1:]
     return average_accuracy(matrix), forgetting(matrix)
 

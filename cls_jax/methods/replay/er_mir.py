@@ -52,7 +52,7 @@ def er_mir(
     memory_size: int = 500,
     replay_size: int = 10,
     candidates: int = 50,
-    score: Literal["interference", "loss", "random", "least"] = "interference",
+    retrieval: Literal["interference", "loss", "random", "least"] = "interference",
     best_loss: bool = False,
     exclude_current: bool = True,
     learning_rate: float = 0.1,
@@ -64,9 +64,9 @@ def er_mir(
       replay_size: k, examples replayed a step; the released settings.
       candidates: C, drawn to choose from, or the whole of a smaller memory; the released settings
         (25 for miniImageNet).
-      score: what the replayed examples have most of: the rise of their loss ("interference"), and
-        the controls: their loss as it is ("loss", no virtual step), chance ("random", plain replay
-        as two means), or least of the rise ("least").
+      retrieval: what the replayed examples have most of: the rise of their loss ("interference"),
+        or as controls their loss as it is ("loss", no virtual step); chosen by chance ("random",
+        plain replay as two means), or those whose loss rises least ("least").
       best_loss: the rise is counted from the lowest loss that the example has had in memory, as in
         the released settings for MNIST.
       exclude_current: no replay of the task that is being learned, which is then told in training,
@@ -76,17 +76,17 @@ def er_mir(
 
     Raises:
       InputError: if the memory or the candidates are fewer than one replay draw, or ``best_loss``
-        is asked for with a score that counts no rise.
+        is asked for with a retrieval that counts no rise.
     """
     check_replay(memory_size, replay_size)
     if candidates < replay_size:
         raise InputError(
             f"candidates={candidates} must be at least replay_size={replay_size}, to choose from"
         )
-    if best_loss and score in ("loss", "random"):
+    if best_loss and retrieval in ("loss", "random"):
         raise InputError(
-            f"best_loss is True, but score {score!r} counts no rise of a loss; leave best_loss "
-            "out, or use score 'interference'"
+            f"best_loss is True, but retrieval {retrieval!r} counts no rise of a loss; leave "
+            "best_loss out, or use retrieval 'interference'"
         )
     net, augment, policy = problem.net(), problem.augment, reservoir(memory_size)
     optimizer, num_drawn = problem.optimizer(learning_rate), min(candidates, memory_size)
@@ -117,7 +117,7 @@ def er_mir(
         best = jnp.minimum(before, drawn.items["best"]) if best_loss else before
         scores = {"interference": after - best, "least": best - after, "loss": before}
         chance = jnp.zeros_like(before)  # the draw is in random order
-        scores = jnp.where(valid, scores.get(score, chance), -jnp.inf)
+        scores = jnp.where(valid, scores.get(retrieval, chance), -jnp.inf)
         _, chosen = jax.lax.top_k(scores, replay_size)
 
         replay = mean_loss(old[chosen], y[chosen], valid[chosen])

@@ -100,12 +100,12 @@ def test_oracle_1_the_step(x64):
     ("score", "chosen"), [("interference", [1, 2]), ("loss", [3, 2]), ("least", [3, 0])]
 )
 def test_a_score_chooses_what_has_most_of_it(x64, score, chosen):
-    _, metrics = linear_step(score=score)
+    _, metrics = linear_step(retrieval=score)
     np.testing.assert_allclose(metrics["loss"], BATCH_LOSS + BEFORE[chosen].mean(), atol=1e-9)
 
 
 def test_chance_chooses_all_alike(x64):
-    _, metrics = linear_step(jax.random.split(jax.random.key(0), 400), score="random")
+    _, metrics = linear_step(jax.random.split(jax.random.key(0), 400), retrieval="random")
     often = np.asarray(metrics["loss"]) - BATCH_LOSS
     assert abs(often.mean() - BEFORE.mean()) < 0.03  # standard error 0.01
     pairs = {round(BEFORE[[i, j]].mean(), 6) for i in range(4) for j in range(i)}
@@ -255,7 +255,7 @@ def test_fewer_candidates_are_the_best_of_a_draw():
 
 
 def test_oracle_3_as_many_candidates_as_replayed_is_a_random_draw():
-    chosen, chance = drive(candidates=3), drive(candidates=3, score="random")
+    chosen, chance = drive(candidates=3), drive(candidates=3, retrieval="random")
     for names, num_valid, task in STREAM:
         chosen.step(names, num_valid, task=task), chance.step(names, num_valid, task=task)
         np.testing.assert_array_equal(shown(chosen, 1)[0], shown(chance, 1)[0])
@@ -306,8 +306,14 @@ def test_the_lowest_loss_begins_anew_with_each_example():
     [
         ({"candidates": 2}, "candidates=2 must be at least replay_size=3"),
         ({"replay_size": 9}, "replay_size=9 must be between 1 and the memory's 8"),
-        ({"score": "most"}, "score is 'most'; use one of interference, loss, random, least"),
-        ({"score": "loss", "best_loss": True}, "best_loss is True, but score 'loss' counts no"),
+        (
+            {"retrieval": "most"},
+            "retrieval is 'most'; use one of interference, loss, ran",
+        ),
+        (
+            {"retrieval": "loss", "best_loss": True},
+            "best_loss is True, but retrieval 'loss'",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(changes, sentence):
