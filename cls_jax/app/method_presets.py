@@ -85,6 +85,7 @@ _DUALNET = {
         arguments={"memory_size": 1000},
     ),
 }
+_ESMER = {"quick": replace(_PLAIN, arguments={"memory_size": 200, "stable_decay": 0.95})}
 _CLSER = {
     "quick": replace(
         _PLAIN, arguments={"memory_size": 200, "stable_decay": 0.95, "plastic_decay": 0.9}
@@ -248,6 +249,7 @@ _UCIR = {
 _OWN: dict[str, dict[str, MethodPreset]] = {
     "dualnet": _DUALNET,
     "clser": _CLSER,
+    "esmer": _ESMER,
     "supsup": _SUPSUP,
     "supsup_nns": {"quick": MethodPreset(stream=_TEN, net=_HIDDEN, arguments=_NOTICED)},
     "hopsupsup": _HOPSUPSUP,

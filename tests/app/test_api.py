@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 
 import cls_jax as cls
+from cls_jax.app.build import Learner
+from cls_jax.app.main import advice_of
 from cls_jax.core.errors import InputError
 from cls_jax.methods.base import make_method
-from tests.conftest import small_method
+from cls_jax.streams.class_il import class_il
+from tests.conftest import TASKS, small_method
 
 
 @pytest.mark.parametrize(
@@ -58,6 +61,15 @@ def test_what_a_method_says_of_a_short_stream_is_a_warning(stream):
         cls.train(method, stream, sweep={"stable_decay": [0.0, 0.999]})
     at_zero = [str(one.message) for one in told if "stable_decay=0.0:" in str(one.message)]
     assert not any("the stable copy" in text for text in at_zero)
+
+
+@pytest.mark.parametrize(("epochs", "warned"), [(1, True), (2, False)])
+def test_a_method_hears_how_often_its_tasks_are_passed(source, epochs, warned):
+    """ESMER's warm-up of one pass leaves nothing of one."""
+    method = small_method("esmer", warmup_epochs=1)
+    learner = Learner(method, class_il(source, tasks=TASKS, batch_size=4, epochs=epochs), {})
+    found = advice_of([learner], [{"": method.hyper}], [0])
+    assert any("nothing will be stored" in text for text in found) == warned
 
 
 @pytest.mark.parametrize("observe", ["csv", [print, "csv"], 3])
