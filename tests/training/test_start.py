@@ -33,7 +33,10 @@ def assert_same(whole, then):
     np.testing.assert_array_equal(then.matrix[~unknown], whole.matrix[~unknown])
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n in ("dualnet", "icarl") else n for n in FAMILIES],
+)
 def test_the_first_tasks_then_the_last_is_the_whole(stream, name):
     method = small_method(name)
     whole = run(method, stream, seeds=(3,))
