@@ -8,19 +8,19 @@ import numpy as np
 from cls_jax.core.checks import short_repr
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import PredictFn, PyTree, Task
-from cls_jax.methods.base import Method
+from cls_jax.methods.base import Method, problem_of
 from cls_jax.methods.problem import Problem
 from cls_jax.training.evaluate import view_names
 from cls_jax.training.run import Shapes, abstract_run
 
 
-def problem_of(method: Method) -> Problem:
-    """What the method learned.
+def known_problem(method: Method) -> Problem:
+    """What the method learned, its examples' shape included.
 
     Raises:
       InputError: it was made by hand, so nobody knows the shape of its examples.
     """
-    problem = getattr(method.at, "problem", None)
+    problem = problem_of(method)
     if problem is None or problem.shape is None:
         raise InputError(
             f"method {method.name} does not say the shape of its examples; make it with a factory, "
@@ -31,7 +31,7 @@ def problem_of(method: Method) -> Problem:
 
 def shapes_of(problem: Problem, dtype: str | None = None) -> Shapes:
     """Of one raw example, as a batch; uint8 for images and float32 for vectors if not given."""
-    assert problem.shape is not None  # problem_of
+    assert problem.shape is not None  # known_problem
     kind = dtype or ("uint8" if len(problem.shape) == 3 else "float32")
     return Shapes((1, *problem.shape), kind, problem.num_classes, problem.num_tasks)
 
@@ -52,7 +52,7 @@ def answer_of(method: Method, state: PyTree, view: str = "answer") -> PredictFn:
         raise InputError(
             f"view is {short_repr(view)}; {method.name} has {', '.join(map(repr, names))}"
         )
-    wanted = abstract_run(method, shapes_of(problem_of(method))).state
+    wanted = abstract_run(method, shapes_of(known_problem(method))).state
     if jax.tree.structure(state) != jax.tree.structure(wanted):
         raise InputError(
             f"state is {type(state).__name__}, not a state of {method.name}; give one of its "

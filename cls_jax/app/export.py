@@ -13,7 +13,7 @@ from typing import Literal
 import jax
 from jax import export as jax_export
 
-from cls_jax.app.answers import answer_of, check_task, names_of, problem_of, shapes_of
+from cls_jax.app.answers import answer_of, check_task, known_problem, names_of, shapes_of
 from cls_jax.core.errors import InputError
 from cls_jax.core.files import json_text, write_file
 from cls_jax.core.paths import check_file, writing
@@ -56,7 +56,7 @@ def export(
       InputError: for a path that cannot be written, a state, view, task or names that do not fit
         the method, or where flatbuffers is missing.
     """
-    file, problem = check_file(path, "path"), problem_of(method)
+    file, problem = check_file(path, "path"), known_problem(method)
     predict, shapes = answer_of(method, state, view), shapes_of(problem, dtype)
     check_task(task, problem.num_classes, problem.num_tasks)
     names = names_of(label_names, problem.num_classes)

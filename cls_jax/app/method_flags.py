@@ -1,11 +1,11 @@
 """A method's arguments as the flags of a command line; needs no JAX."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import make_dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import fields, make_dataclass
 from functools import cache
 from typing import Any
 
-from cls_jax.app.flags import explained
+from cls_jax.app.flags import explained, stop
 from cls_jax.methods import METHODS, signature
 from cls_jax.methods.optimizer import OptimizerConfig
 
@@ -53,3 +53,24 @@ def takes_optimizer(method: str) -> bool:
     if method in METHODS.own:
         return not signature(method).arguments.keys() & vars(OptimizerConfig()).keys()
     return method in OPEN_OPTIMIZER
+
+
+def no_clash(config_class: type, arguments: Collection[str], method: str) -> None:
+    """Ends the process with code 2, in one sentence, where an argument of a method has the name of
+    another flag of the command.
+
+    Args:
+      config_class: the command's config; the method's flags are its field ``method``.
+      arguments: of the method, by name.
+      method: whose they are.
+    """
+    groups: list[Any] = [one.default for one in fields(config_class) if one.name != "method"]
+    known = {one.name for group in groups for one in fields(group)}
+    for name in sorted({*arguments} & known):
+        flag = name.replace("_", "-")
+        stop(
+            f"error: {method} has an argument {name!r}, and --{flag} is a flag of this command; "
+            "give the argument another name, or use compare, where it is "
+            f"--{method.replace('_', '-')}.{flag}",
+            2,
+        )

@@ -8,7 +8,7 @@ import numpy as np
 from flax.serialization import msgpack_serialize, to_state_dict
 from flax.traverse_util import flatten_dict
 
-from cls_jax.app.answers import answer_of, problem_of, shapes_of
+from cls_jax.app.answers import answer_of, known_problem, shapes_of
 from cls_jax.core.errors import InputError
 from cls_jax.core.files import write_file
 from cls_jax.core.paths import check_file, writing
@@ -59,7 +59,7 @@ def answering_network(method: Method, state: PyTree, view: str = "answer") -> Va
       InputError: the answer reads more than one network of the state.
     """
     predict = answer_of(method, state, view)
-    read = leaves_read(predict, state, shapes_of(problem_of(method)))
+    read = leaves_read(predict, state, shapes_of(known_problem(method)))
     flags = jax.tree.unflatten(jax.tree.structure(state), read)
     nodes, flagged = (jax.tree.leaves(tree, is_leaf=_is_network) for tree in (state, flags))
     used = [node for node, of in zip(nodes, flagged, strict=True) if any(jax.tree.leaves(of))]

@@ -1,5 +1,8 @@
 """A validation split: what hyper-parameters are chosen on, so that the test set is never seen."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -36,29 +39,45 @@ def hold_out(source: Dataset, validation_fraction: float, validation_seed: int =
       (1294, 141)
     """
     source = checked(source)
-    fraction, seed = real("validation_fraction", validation_fraction), validation_seed
-    check_range("validation_fraction", fraction, 0, 1, above=True, below=True)
-    seed = whole("validation_seed", seed, 0, 2**32 - 1)
     x, y = source.train
-    counts = np.bincount(y, minlength=source.num_classes)
-    held = np.maximum(1, np.rint(fraction * counts).astype(int))
-    if (few := np.flatnonzero(held >= counts)).size:
-        raise InputError(
-            f"validation_fraction is {fraction:g}, which leaves no training example of class "
-            f"{source.label_names[few[0]]}, that has {counts[few[0]]}; give a smaller fraction"
-        )
+    given = {"validation_fraction": validation_fraction, "validation_seed": validation_seed}
+    mask, fraction = drawn(y, source.label_names, **given), float(validation_fraction)
     check_bytes(
         f"validation_fraction {fraction:g} of {len(y)} examples",
         x.nbytes,
         "leave it out, or split the data into files of your own",
     )
-    bits = np.asarray(jax.random.bits(jax.random.key(seed), y.shape))
-    order = np.lexsort((bits, y))  # class by class, each shuffled
-    rank = np.arange(y.size) - np.repeat(np.cumsum(counts) - counts, counts)
-    mask = np.zeros(y.size, bool)
-    mask[order] = rank < np.repeat(held, counts)
     return source._replace(
         name=f"{source.name} (scored on {100 * fraction:g} % of its training set)",
         train=Split(x[~mask], y[~mask]),
         test=Split(x[mask], y[mask]),
     )
+
+
+def drawn(y: np.ndarray, label_names: Sequence[str], **given: Any) -> np.ndarray:
+    """bool[n], True for what is held out: of n examples of a class round(fraction n), at least one.
+
+    Args:
+      y: int32[n] labels.
+      label_names: one a class, for messages.
+      given: the fraction, in (0, 1), and then the seed, under the names that the user knows.
+
+    Raises:
+      InputError: for a fraction or seed that is none, or a class that would have no example left.
+    """
+    (name, share), (seed_name, seed) = given.items()
+    fraction, seed = real(name, share), whole(seed_name, seed, 0, 2**32 - 1)
+    check_range(name, fraction, 0, 1, above=True, below=True)
+    counts = np.bincount(y, minlength=len(label_names))
+    held = np.maximum(1, np.rint(fraction * counts).astype(int))
+    if (few := np.flatnonzero((held >= counts) & (counts > 0))).size:
+        raise InputError(
+            f"{name} is {fraction:g}, which leaves no training example of class "
+            f"{label_names[few[0]]}, that has {counts[few[0]]}; give a smaller fraction"
+        )
+    bits = np.asarray(jax.random.bits(jax.random.key(seed), y.shape))
+    order = np.lexsort((bits, y))  # class by class, each shuffled
+    rank = np.arange(y.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    mask = np.zeros(y.size, bool)
+    mask[order] = rank < np.repeat(held, counts)
+    return mask

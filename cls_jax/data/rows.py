@@ -11,7 +11,6 @@ import numpy as np
 from cls_jax.core.checks import short_repr
 from cls_jax.core.errors import InputError
 from cls_jax.core.host_memory import check_bytes
-from cls_jax.data.arrays import from_arrays
 from cls_jax.data.dataset import Dataset
 from cls_jax.data.local import resize
 from cls_jax.data.pictures import pixels_of
@@ -21,14 +20,14 @@ Row = tuple[Any, Any]
 
 def from_huggingface(
     train: Any,
-    test: Any = None,
+    test: Any,
     *,
-    image: str = "image",
-    label: str = "label",
-    size: int | None = None,
-    test_fraction: float | None = None,
-    seed: int = 0,
-    name: str | None = None,
+    image: str,
+    label: str,
+    size: int | None,
+    test_fraction: float | None,
+    seed: int,
+    name: str | None,
 ) -> Dataset:
     """See ``Dataset.from_huggingface``."""
     for title, one in (("train", train), ("test", test)):
@@ -60,12 +59,12 @@ def from_huggingface(
 
 def from_torch(
     train: Any,
-    test: Any = None,
+    test: Any,
     *,
-    size: int | None = None,
-    test_fraction: float | None = None,
-    seed: int = 0,
-    name: str | None = None,
+    size: int | None,
+    test_fraction: float | None,
+    seed: int,
+    name: str | None,
 ) -> Dataset:
     """See ``Dataset.from_torch``."""
     for title, one in (("train", train), ("test", test)):
@@ -105,7 +104,7 @@ def _dataset(
         if split is not None:
             arrays += _stacked(f"{name}: {title}", rows(split), len(split), size)
     how = {"test_fraction": test_fraction, "seed": seed, "name": name}
-    return from_arrays(*arrays, **how, label_names=label_names)
+    return Dataset.from_arrays(*arrays, **how, label_names=label_names)
 
 
 def _stacked(

@@ -35,6 +35,16 @@ class Columns(NamedTuple):
     needs: Needs
 
 
+def classes_of(task_classes: Array, task: Array) -> Array:
+    """bool[b, num_classes]: the classes of each example's task, int32[b]; of -1 those of task 0."""
+    return task_classes[jnp.maximum(task, 0)]
+
+
+def own_label(task_classes: Array, batch: Batch) -> Array:
+    """bool[b]: the valid rows whose label is one of their task's; others count as padding."""
+    return batch.valid & task_classes[jnp.maximum(batch.task, 0), batch.y]
+
+
 def all_columns() -> Columns:
     """Every class competes with every other; the task is not told."""
     return Columns(
@@ -50,19 +60,13 @@ def all_columns() -> Columns:
 def own_columns(problem: Problem) -> Columns:
     """The columns of each example's own task; an example whose label is none of them is padding."""
 
-    def of(task_classes: PyTree, items: Mapping[str, Array]) -> Array:
-        return task_classes[jnp.maximum(items["task"], 0)]
-
-    def learnable(task_classes: PyTree, batch: Batch) -> Array:
-        return batch.valid & task_classes[jnp.maximum(batch.task, 0), batch.y]
-
     def begin_task(key: Array, state: PyTree, task: Task, data: Batch | None) -> PyTree:
         return state.replace(task_classes=state.task_classes.at[task.index].set(task.classes))
 
     return Columns(
         init=jnp.zeros((problem.num_tasks, problem.num_classes), bool),
-        of=of,
-        learnable=learnable,
+        of=lambda task_classes, items: classes_of(task_classes, items["task"]),
+        learnable=own_label,
         items=lambda batch: {"x": batch.x, "y": batch.y, "task": batch.task},
         begin_task=begin_task,
         needs=Needs(told_task=True, boundaries=True),

@@ -13,7 +13,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array, PyTree, Variables
 from cls_jax.nets.base import InitVarsFn
 from cls_jax.nets.layers import Conv, Dense, keeping_dtype
-from cls_jax.nets.linen import apply_linen, check_net, init_linen
+from cls_jax.nets.linen import apply_linen, check_net, init_of
 
 
 class Features(NamedTuple):
@@ -47,6 +47,11 @@ class Extractor(NamedTuple):
     apply: ExtractFn
 
 
+def extractor_of_module(module: nn.Module) -> Extractor:
+    """What a module of ours that gives Features is."""
+    return Extractor(init_of(module), partial(apply_linen, module))
+
+
 class _Small(nn.Module):
     width: int
     dtype: str
@@ -75,11 +80,7 @@ def small_extractor(width: int = 16, dtype: str = "float32") -> Extractor:
     """
     check_net(1, dtype, width)
     module = _Small(width, dtype)
-
-    def init(key: Array, x: Array) -> Variables:
-        return init_linen(key, module, x)
-
-    return Extractor(init, partial(apply_linen, module))
+    return extractor_of_module(module)
 
 
 class _Flat(nn.Module):
@@ -109,8 +110,4 @@ def flat_extractor(hidden: tuple[int, ...] = (100, 100), dtype: str = "float32")
     if not hidden or min(hidden) < 1:
         raise InputError(f"hidden = {tuple(hidden)}: give at least one layer of at least 1 unit.")
     module = _Flat(tuple(hidden), dtype)
-
-    def init(key: Array, x: Array) -> Variables:
-        return init_linen(key, module, x)
-
-    return Extractor(init, partial(apply_linen, module))
+    return extractor_of_module(module)

@@ -1,16 +1,14 @@
 """The LeNet of APD's CIFAR experiments: two wide convolutions, two large hidden layers."""
 
-from functools import partial
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from cls_jax.core.types import Array, Variables
+from cls_jax.core.types import Array
 from cls_jax.nets.base import Net
 from cls_jax.nets.layers import keeping_dtype
-from cls_jax.nets.linen import apply_linen, check_net, init_linen
+from cls_jax.nets.linen import check_net, net_of_module
 
 _kernel = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
@@ -77,9 +75,4 @@ def lenet(num_classes: int, dtype: str = "float32") -> Net:
     """
     check_net(num_classes, dtype)
     module = _LeNet(num_classes, dtype)
-
-    def init(key: Array, x: Array) -> Variables:
-        return init_linen(key, module, x)
-
-    apply = partial(apply_linen, module)
-    return Net(init, apply, features=partial(apply, features=True), head="fc3")
+    return net_of_module(module, "fc3")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from cls_jax.core.errors import InputError
 from cls_jax.core.sharding import spread
 from cls_jax.core.types import Array, PyTree, Variables
+from cls_jax.nets.base import InitVarsFn, Net
 
 COMPUTE_DTYPES = ("float32", "bfloat16", "float64")
 
@@ -44,6 +45,26 @@ def init_linen(key: Array, module: nn.Module, *inputs: Array) -> Variables:
     """
     made = module.init(key, *inputs, train=False)
     return Variables(params=made.get("params", {}), stats=made.get("batch_stats", {}))
+
+
+def net_of_module(module: nn.Module, head: str) -> Net:
+    """The network that a classifier of ours is.
+
+    Args:
+      module: its ``__call__`` takes x, ``train``, ``valid`` and ``features``.
+      head: name of its last layer.
+    """
+    apply = partial(apply_linen, module)
+    return Net(init_of(module), apply, features=partial(apply, features=True), head=head)
+
+
+def init_of(module: nn.Module) -> InitVarsFn:
+    """``init(key, x)`` of a module; see ``init_linen``."""
+
+    def init(key: Array, x: Array) -> Variables:
+        return init_linen(key, module, x)
+
+    return init
 
 
 def as_float32(name: str, outputs: Any) -> Array:

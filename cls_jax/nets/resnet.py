@@ -1,13 +1,11 @@
 """The ResNet-18 for small images: a 3x3 stem and no max-pool."""
 
-from functools import partial
-
 import flax.linen as nn
 
-from cls_jax.core.types import Array, Variables
+from cls_jax.core.types import Array
 from cls_jax.nets.base import Net
 from cls_jax.nets.layers import BatchNorm, Conv, Dense, Stage, keeping_dtype
-from cls_jax.nets.linen import apply_linen, check_net, init_linen
+from cls_jax.nets.linen import check_net, net_of_module
 
 
 class _ResNet18(nn.Module):
@@ -63,9 +61,4 @@ def resnet18(
     """
     check_net(num_classes, dtype, width)
     module = _ResNet18(num_classes, width, dtype, unbiased_running)
-
-    def init(key: Array, x: Array) -> Variables:
-        return init_linen(key, module, x)
-
-    apply = partial(apply_linen, module)
-    return Net(init, apply, features=partial(apply, features=True), head="linear")
+    return net_of_module(module, "linear")

@@ -1,14 +1,12 @@
 """The ResNet-32 for CIFAR: three stages of five blocks, with a classifier or without."""
 
-from functools import partial
-
 import flax.linen as nn
 
-from cls_jax.core.types import Array, Variables
+from cls_jax.core.types import Array
 from cls_jax.nets.base import Net
-from cls_jax.nets.extractor import Extractor, Features
+from cls_jax.nets.extractor import Extractor, Features, extractor_of_module
 from cls_jax.nets.layers import BasicBlock, BatchNorm, Conv, Dense, kaiming_kernel, keeping_dtype
-from cls_jax.nets.linen import apply_linen, check_net, init_linen
+from cls_jax.nets.linen import check_net, net_of_module
 
 BLOCKS = 5
 
@@ -72,12 +70,7 @@ def resnet32(num_classes: int, width: int = 16, dtype: str = "float32") -> Net:
     """
     check_net(num_classes, dtype, width)
     module = _Classifier(num_classes, width, dtype)
-
-    def init(key: Array, x: Array) -> Variables:
-        return init_linen(key, module, x)
-
-    apply = partial(apply_linen, module)
-    return Net(init, apply, features=partial(apply, features=True), head="linear")
+    return net_of_module(module, "linear")
 
 
 def resnet32_extractor(width: int = 16, dtype: str = "float32") -> Extractor:
@@ -95,8 +88,4 @@ def resnet32_extractor(width: int = 16, dtype: str = "float32") -> Extractor:
     """
     check_net(1, dtype, width)
     module = _Trunk(width, dtype, last_relu=False)
-
-    def init(key: Array, x: Array) -> Variables:
-        return init_linen(key, module, x)
-
-    return Extractor(init, partial(apply_linen, module))
+    return extractor_of_module(module)

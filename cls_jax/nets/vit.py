@@ -1,17 +1,16 @@
 """A small vision transformer: patches, pre-norm blocks, the mean over all tokens."""
 
 import math
-from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cls_jax.core.types import Array, Variables
+from cls_jax.core.types import Array
 from cls_jax.nets.base import Net
-from cls_jax.nets.extractor import Extractor, Features
+from cls_jax.nets.extractor import Extractor, Features, extractor_of_module
 from cls_jax.nets.layers import keeping_dtype
-from cls_jax.nets.linen import apply_linen, check_net, init_linen
+from cls_jax.nets.linen import check_net, net_of_module
 
 DEPTH, HEAD_SIZE, EXPANSION = 4, 16, 4
 """Blocks; numbers of one attention head; how many times wider the hidden layer of a block is."""
@@ -165,12 +164,7 @@ def vit(num_classes: int, width: int = 64, dtype: str = "float32") -> Net:
     """
     check_net(num_classes, dtype, width)
     module = _Classifier(num_classes, width, dtype)
-
-    def init(key: Array, x: Array) -> Variables:
-        return init_linen(key, module, x)
-
-    apply = partial(apply_linen, module)
-    return Net(init, apply, features=partial(apply, features=True), head="head")
+    return net_of_module(module, "head")
 
 
 def vit_extractor(width: int = 64, dtype: str = "float32") -> Extractor:
@@ -185,8 +179,4 @@ def vit_extractor(width: int = 64, dtype: str = "float32") -> Extractor:
     """
     check_net(1, dtype, width)
     module = _Trunk(width, dtype)
-
-    def init(key: Array, x: Array) -> Variables:
-        return init_linen(key, module, x)
-
-    return Extractor(init, partial(apply_linen, module))
+    return extractor_of_module(module)

@@ -69,6 +69,37 @@ def test_a_method_of_ones_own_runs_by_its_name(tmp_path, monkeypatch):
     assert "--learning-rate" in done.stdout
 
 
+@pytest.mark.parametrize("command", ["run", "tune"])
+def test_an_argument_called_like_a_flag_is_told(command, tmp_path):
+    """Of a method of one's own; those of the library have none, or their help would be this."""
+    method = f"clashing_{command}"  # a file is run once for what it holds
+    arguments = {"score": "float = 0.5", "epochs": "int = 1"}
+    listed = ", ".join(f"{name}: {kind}" for name, kind in arguments.items())
+    told = "\n".join(f"      {name}: a number." for name in arguments)
+    lines = [
+        "import cls_jax as cls\n\n\n@cls.method",
+        f"def {method}(problem: cls.Problem, *, {listed}) -> cls.Algorithm:",
+        f'    """Clashes.\n\n    Args:\n{told}\n    """\n    raise NotImplementedError\n',
+    ]
+    file = tmp_path / f"{method}.py"
+    file.write_text("\n".join(lines))
+    try:
+        code, out, err = ask("cls-jax", command, method, "--import", str(file))
+    finally:
+        METHODS.own.pop(method, None)
+    assert (code, out) == (2, "")
+    assert err == (
+        f"error: {method} has an argument 'epochs', and --epochs is a flag of this command; give "
+        f"the argument another name, or use compare, where it is --clashing-{command}.epochs\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["run", "tune"])
+def test_no_method_of_the_library_has_an_argument_called_like_a_flag(command):
+    for method in METHODS:
+        assert ask("cls-jax", command, method, "--no-such-flag")[2].startswith("error: there is no")
+
+
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_preset_is_of_arguments_that_there_are(method):
     presets = method_presets(method)

@@ -5,6 +5,7 @@ import pytest
 
 import cls_jax as cls
 from cls_jax.core.errors import InputError
+from cls_jax.data.hold_out import hold_out
 
 RNG = np.random.default_rng(0)
 Y = np.r_[np.zeros(30, int), np.ones(10, int), np.full(3, 2)]
@@ -39,8 +40,10 @@ def test_the_seed_fixes_what_is_held_out():
     parts = [from_arrays(X, Y, test_fraction=0.3, seed=seed).test.x for seed in (0, 0, 1)]
     np.testing.assert_array_equal(parts[0], parts[1])
     assert (parts[0] != parts[2]).any()
-    most = from_arrays(X, Y, test_fraction=0.99).train.y
-    assert np.bincount(most).tolist() == [1, 1, 1]
+    most = from_arrays(X, Y, test_fraction=0.8).train.y
+    assert np.bincount(most).tolist() == [6, 2, 1]
+    same = hold_out(from_arrays(X, Y, X, Y), 0.3, 1)  # one rule for whatever is held out
+    np.testing.assert_array_equal(same.test.x, parts[2])
 
 
 with_nan = X.copy()
@@ -50,16 +53,18 @@ WRONG = {
     "both": ({"x_test": X, "y_test": Y, "test_fraction": 0.1}, "has both test examples and test_f"),
     "half": ({"x_test": X}, "x_test is given and y_test is not; give both, or test_fraction"),
     "other half": ({"y_test": Y}, "y_test is given and x_test is not"),
-    "zero": ({"test_fraction": 0}, "test_fraction is 0.0; give a number above 0 and below 1"),
-    "one": ({"test_fraction": 1}, "test_fraction is 1.0; give a number above 0"),
+    "zero": ({"test_fraction": 0}, "test_fraction is 0.0; give a value above 0 and below 1"),
+    "one": ({"test_fraction": 1}, "test_fraction is 1.0; give a value above 0 and below 1"),
     "text": ({"test_fraction": "a"}, "test_fraction is 'a'; give a number"),
-    "nan": ({"test_fraction": float("nan")}, "test_fraction is nan; give a number above 0"),
+    "nan": ({"test_fraction": float("nan")}, "test_fraction is nan; give a finite number"),
     "seed": ({"test_fraction": 0.1, "seed": -1}, "seed is -1"),
     "lone": (
         {"y": np.r_[Y[:-1], 3], "test_fraction": 0.1},
-        "has one example of class 3, which can",
+        "leaves no training example of class 3, that has 1; give a",
     ),
     "gap": ({"y": Y * 2, "test_fraction": 0.1}, r"no example of class 1 \(1\); every class"),
+    "much": ({"test_fraction": 0.99}, "leaves no training example of class 0, that has 30"),
+    "far": ({"y": Y + 2_000_000_000, "test_fraction": 0.1}, "label 2000000002 and 43 examples"),
     "names": (
         {"test_fraction": 0.1, "label_names": ["a"]},
         "has label 2, but label_names has 1 na",

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cls_jax.app.earlier_flags import preset_of
 from cls_jax.app.flags import arg, flat, hiding, import_own, refuse_unoffered, run_main
-from cls_jax.app.method_flags import flags_of, takes_optimizer
+from cls_jax.app.method_flags import flags_of, no_clash, takes_optimizer
 from cls_jax.app.method_presets import method_presets
 from cls_jax.app.run_config import RunConfig
 from cls_jax.app.unused import check_of
@@ -66,6 +66,7 @@ def start(
         kw_only=True,
         namespace={"__doc__": "Everything about one experiment."},
     )
+    no_clash(config, signature(method).arguments, method)
     every = {
         name: one
         for name, one in method_presets(method).items()

@@ -6,11 +6,12 @@ from typing import Any
 
 from cls_jax.app.commands.run import net_of, optimizer_of
 from cls_jax.app.flags import flat, hiding, import_own, run_main
-from cls_jax.app.method_flags import flags_of
+from cls_jax.app.method_flags import flags_of, no_clash
 from cls_jax.app.method_presets import method_presets
 from cls_jax.app.run_config import RunConfig
 from cls_jax.app.tuning.config import TuneConfig, check_tuning
 from cls_jax.app.unused import check_of
+from cls_jax.methods import signature
 from cls_jax.streams.config import StreamConfig
 
 DESCRIPTION = """Chooses values of {0}'s arguments on validation examples, and tests the winner.
@@ -54,6 +55,7 @@ def start(method: str, argv: Sequence[str] | None = None, *, prog: str | None = 
         kw_only=True,
         namespace={"__doc__": "How hyper-parameters are chosen, and of what."},
     )
+    no_clash(config, signature(method).arguments, method)
     offered = {
         name: config(
             stream=replace(one.stream, validation_fraction=FRACTION),

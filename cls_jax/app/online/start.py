@@ -11,7 +11,7 @@ from cls_jax.app.online.learner import OnlineLearner
 from cls_jax.app.run_config import RunConfig, check_outputs
 from cls_jax.core.checks import check_seeds, short_repr
 from cls_jax.core.errors import InputError
-from cls_jax.methods.base import Method
+from cls_jax.methods.base import Method, problem_of
 from cls_jax.streams.open_stream import is_open
 from cls_jax.streams.stream import Stream
 from cls_jax.training.plan import Plan, resolve
@@ -83,7 +83,7 @@ def online(
 
 def _check_fits(method: Method, stream: Stream) -> None:
     """Raises InputError if the method was made for a problem of other sizes."""
-    problem = getattr(method.at, "problem", None)
+    problem = problem_of(method)
     if problem is None:
         return
     mine = (problem.num_classes, problem.num_tasks, problem.shape)

@@ -28,7 +28,7 @@ def sgd(problem: Problem, *, learning_rate: float = 0.03) -> Algorithm:
     """Fine-tuning without memory.
 
     Args:
-      learning_rate: eta, step length of plain SGD, >= 0; DER's grid search for Seq-MNIST.
+      learning_rate: eta, step length, of SGD by default, >= 0; DER's grid search for Seq-MNIST.
     """
     net, augment, optimizer = problem.net(), problem.augment, problem.optimizer(learning_rate)
 
@@ -53,7 +53,7 @@ def joint(problem: Problem, *, learning_rate: float = 0.03) -> Algorithm:
     """SGD over the pooled stream.
 
     Args:
-      learning_rate: eta, step length of plain SGD, >= 0; as for sgd.
+      learning_rate: eta, step length, of SGD by default, >= 0; as for sgd.
     """
     return dataclasses.replace(
         sgd.build(problem, learning_rate=learning_rate), step=None, needs=Needs(pooled=True)

@@ -72,7 +72,7 @@ def clser(
         official code), averaged, or copied from the working network.
       warmup: the averages warm up over training steps (as in the official code) or over their own
         updates, which suits short streams and small rates.
-      learning_rate: eta, step length of plain SGD, >= 0; official, S-MNIST, buffer 500.
+      learning_rate: eta, step length, of SGD by default, >= 0; official, S-MNIST, buffer 500.
       consistency_weight: lambda, of the logit consistency, >= 0; official, S-MNIST, buffer 500.
       stable_rate: r_S, probability of an update of the stable copy a step, in [0, 1]; official,
         S-MNIST, buffer 500.

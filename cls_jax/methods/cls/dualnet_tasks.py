@@ -16,6 +16,7 @@ from flax import struct
 from cls_jax.core.errors import InputError
 from cls_jax.core.memory import Memory, MemoryPolicy, reservoir, ring_per_task
 from cls_jax.core.types import Array, Batch, PyTree, Task, Trainable
+from cls_jax.methods.columns import classes_of, own_label
 
 REFRESH = 64  # slots whose soft targets are computed in one forward pass (code, task-free)
 
@@ -84,12 +85,11 @@ def aware_rules(memory_size: int, num_tasks: int) -> TaskRules:
     policy = ring_per_task(num_tasks, per_task)
 
     def own_classes(state: DualNetState, task: Array) -> Array:
-        return state.task_classes[jnp.maximum(task, 0)]
+        return classes_of(state.task_classes, task)
 
     def learnable(state: DualNetState, batch: Batch) -> Array:
         """A label that is none of its task's counts as missing."""
-        own = state.task_classes[jnp.maximum(batch.task, 0), batch.y]
-        return batch.valid & batch.labelled & own
+        return own_label(state.task_classes, batch) & batch.labelled
 
     def replayable(state: DualNetState, batch: Batch) -> Array:
         """Examples of earlier tasks."""

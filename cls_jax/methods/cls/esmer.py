@@ -100,7 +100,7 @@ def esmer(
         stored) or over its own updates, the first of which is then taken as it is.
       skip_class_zero: drops a batch whose admitted examples are all of class 0, as the official
         code does by mistake.
-      learning_rate: eta, step length of plain SGD, >= 0; official, S-CIFAR-10.
+      learning_rate: eta, step length, of SGD by default, >= 0; official, S-CIFAR-10.
       consistency_weight: lambda, of the logit consistency, >= 0; official, S-CIFAR-10.
       stable_rate: r, probability of an update of the copy a step, in [0, 1]; as for clser, since
         the official 0.1 belongs to 50 passes over CIFAR-10.

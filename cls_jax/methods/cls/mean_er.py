@@ -57,7 +57,7 @@ def mean_er(
         code), averaged, or copied from the working network.
       warmup: the average warms up over training steps (as in the official code) or over its own
         updates, which suits short streams and small rates.
-      learning_rate: eta, step length of plain SGD, >= 0; as for clser, S-MNIST, buffer 500.
+      learning_rate: eta, step length, of SGD by default, >= 0; as for clser, S-MNIST, buffer 500.
       consistency_weight: lambda, of the logit consistency, >= 0; as for clser.
       ema_rate: r, probability of an update of the copy a step, in [0, 1]; as clser's stable copy.
       ema_decay: alpha, cap of the average's decay, in [0, 1); as clser's stable copy.

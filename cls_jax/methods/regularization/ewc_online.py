@@ -56,7 +56,7 @@ def ewc_online(
     Its phase "fisher" moves nothing, and holds as many gradients as a batch has rows.
 
     Args:
-      learning_rate: eta, step length of plain SGD, >= 0; DER's grid search for Seq-MNIST and
+      learning_rate: eta, step length, of SGD by default, >= 0; DER's grid search for Seq-MNIST and
         Seq-CIFAR-10.
       penalty_weight: lambda, of the penalty beside the cross-entropy, >= 0; DER's grid search for
         Seq-MNIST (10 for Seq-CIFAR-10).

@@ -53,8 +53,8 @@ def si(
     """Synaptic intelligence.
 
     Args:
-      learning_rate: eta, step length of plain SGD, >= 0; DER's grid search for Seq-MNIST (0.03 for
-        Seq-CIFAR-10).
+      learning_rate: eta, step length, of SGD by default, >= 0; DER's grid search for Seq-MNIST
+        (0.03 for Seq-CIFAR-10).
       penalty_weight: c, of the penalty beside the cross-entropy, >= 0; DER's grid search for
         Seq-MNIST (0.5 for Seq-CIFAR-10).
       damping: xi, bounds the importance of a parameter that hardly moved, > 0; DER's grid search

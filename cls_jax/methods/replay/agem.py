@@ -45,8 +45,8 @@ def agem(
       memory_size: M, slots, of which each of T tasks gets M // T; the middle of DER's three
         published buffers.
       replay_size: m, examples replayed a step; DER's grid search for Seq-MNIST.
-      learning_rate: eta, step length of plain SGD, >= 0; DER's grid search for Seq-MNIST (0.03 for
-        Seq-CIFAR-10).
+      learning_rate: eta, step length, of SGD by default, >= 0; DER's grid search for Seq-MNIST
+        (0.03 for Seq-CIFAR-10).
 
     Raises:
       InputError: if a task gets no slot, or the memory is smaller than one replay draw.

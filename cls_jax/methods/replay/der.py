@@ -59,8 +59,8 @@ def der(
       replay_size: m, examples replayed a step; the grid search for Seq-CIFAR-10.
       own_classes: both losses over the classes of each example's own task, which is then told in
         training, as a network with a head a task has it; False: over all classes, never told.
-      learning_rate: eta, step length of plain SGD, >= 0; the grid search for Seq-CIFAR-10 with 500
-        slots (aimagelab/mammoth).
+      learning_rate: eta, step length, of SGD by default, >= 0; the grid search for Seq-CIFAR-10
+        with 500 slots (aimagelab/mammoth).
       logit_weight: alpha, of the mean squared distance to the stored logits, not of a norm, >= 0;
         the grid search for Seq-CIFAR-10 with 500 slots.
 
@@ -88,8 +88,8 @@ def derpp(
       replay_size: m, examples of each of the two draws; the grid search for Seq-CIFAR-10.
       own_classes: both losses over the classes of each example's own task, which is then told in
         training, as a network with a head a task has it; False: over all classes, never told.
-      learning_rate: eta, step length of plain SGD, >= 0; the grid search for Seq-CIFAR-10 with 500
-        slots (aimagelab/mammoth).
+      learning_rate: eta, step length, of SGD by default, >= 0; the grid search for Seq-CIFAR-10
+        with 500 slots (aimagelab/mammoth).
       logit_weight: alpha, of the mean squared distance to the stored logits, not of a norm, >= 0;
         the grid search for Seq-CIFAR-10 with 500 slots.
       label_weight: beta, of the cross-entropy of the second draw, >= 0; the grid search for

@@ -51,7 +51,7 @@ def er(
       inner_steps: updates a batch, each with a replay draw of its own.
       own_classes: a softmax over the classes of each example's own task, which is then told in
         training, as a network with a head a task has it; False: over all classes, never told.
-      learning_rate: eta, step length of plain SGD, >= 0; DER's grid search for Seq-CIFAR-10.
+      learning_rate: eta, step length, of SGD by default, >= 0; DER's grid search for Seq-CIFAR-10.
 
     Raises:
       InputError: if the memory is smaller than one replay draw, or there is no update.

@@ -55,8 +55,8 @@ def er_ace(
       replay_size: m, examples replayed a step; DER's grid search for Seq-CIFAR-10.
       head: the last layer compares angles, ``10 <f / |f|, w_c / |w_c|>`` without bias, as in both
         codes, or is the network's own.
-      learning_rate: eta, step length of plain SGD, >= 0; our choice, as for DER: neither source
-        gives one for M = 500.
+      learning_rate: eta, step length, of SGD by default, >= 0; our choice, as for DER: neither
+        source gives one for M = 500.
 
     Raises:
       InputError: if the memory is smaller than one replay draw, or for a head that the network

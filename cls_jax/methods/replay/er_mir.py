@@ -20,11 +20,10 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 from cls_jax.core.errors import InputError
-from cls_jax.core.losses import cross_entropy
+from cls_jax.core.losses import cross_entropy, row_cross_entropy
 from cls_jax.core.memory import Memory, order_after, reservoir
 from cls_jax.core.types import Array, Batch, Metrics, PyTree, Scalar, Trainable, Variables
 from cls_jax.methods.base import Algorithm, Needs, method
@@ -71,8 +70,9 @@ def er_mir(
         the released settings for MNIST.
       exclude_current: no replay of the task that is being learned, which is then told in training,
         and none at all in the first; False: from all that the memory holds, never told.
-      learning_rate: eta, step length of plain SGD, >= 0, and of the virtual step; the released
-        settings for Split MNIST and Split CIFAR-10 (a user's re-runs are better at 0.05 there).
+      learning_rate: eta, step length, of SGD by default, >= 0, and of the virtual step; the
+        released settings for Split MNIST and Split CIFAR-10 (a user's re-runs are better at 0.05
+        there).
 
     Raises:
       InputError: if the memory or the candidates are fewer than one replay draw, or ``best_loss``
@@ -171,7 +171,7 @@ def losses_around(
 
     def losses(params: PyTree) -> Array:
         logits, _ = net.apply(vars.replace(params=params), x, train=True, valid=valid)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y)
+        return row_cross_entropy(logits, y, valid=valid)
 
     moved = jax.tree.map(lambda p, g: p - learning_rate * g, vars.params, gradient)
     return losses(vars.params), losses(moved)
