@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 from functools import cache, partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 
+from cls_jax.core import own
 from cls_jax.core.augment import recipe
 from cls_jax.data.dataset import Dataset, Split
 from cls_jax.data.load import load
@@ -148,6 +150,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         named = [one for one in values or () if isinstance(one, str) and one in METHODS]
         if named and "laws" in item.nodeid:
             item.add_marker(pytest.mark.xdist_group(named[0]))
+
+
+@pytest.fixture(autouse=True)
+def what_one_registers_goes():
+    """No test leaves methods, networks, optimizers, data or files of its own to the next."""
+    tables = (METHODS.own, own.NETS, own.OPTIMIZERS, own.DATASETS, own.FILES)
+    before = [dict(table) for table in tables]
+    yield
+    for file in own.FILES.keys() - before[-1].keys():
+        sys.modules.pop(Path(file).stem, None)
+    for table, known in zip(tables, before, strict=True):
+        table.clear()
+        table.update(known)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -72,7 +72,7 @@ def test_a_method_of_ones_own_runs_by_its_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", ["run", "tune"])
 def test_an_argument_called_like_a_flag_is_told(command, tmp_path):
     """Of a method of one's own; those of the library have none, or their help would be this."""
-    method = f"clashing_{command}"  # a file is run once for what it holds
+    method = f"clashing_{command}"
     arguments = {"score": "float = 0.5", "epochs": "int = 1"}
     listed = ", ".join(f"{name}: {kind}" for name, kind in arguments.items())
     told = "\n".join(f"      {name}: a number." for name in arguments)
@@ -83,10 +83,7 @@ def test_an_argument_called_like_a_flag_is_told(command, tmp_path):
     ]
     file = tmp_path / f"{method}.py"
     file.write_text("\n".join(lines))
-    try:
-        code, out, err = ask("cls-jax", command, method, "--import", str(file))
-    finally:
-        METHODS.own.pop(method, None)
+    code, out, err = ask("cls-jax", command, method, "--import", str(file))
     assert (code, out) == (2, "")
     assert err == (
         f"error: {method} has an argument 'epochs', and --epochs is a flag of this command; give "

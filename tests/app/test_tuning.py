@@ -14,7 +14,6 @@ from cls_jax.app.tuning.space import Dimension, grid_points, read_space
 from cls_jax.app.tuning.study import open_storage, reports, search, trial_folder
 from cls_jax.app.tuning.tune import protocol
 from cls_jax.core.errors import InputError
-from cls_jax.methods import METHODS
 from cls_jax.methods.base import Algorithm, method
 from cls_jax.methods.problem import Problem
 from cls_jax.report.results import read
@@ -240,8 +239,7 @@ def traces():
 
         return Algorithm(init=lambda key, example: jnp.float32(0), step=step, predict=predict)
 
-    yield found
-    METHODS.own.clear()
+    return found
 
 
 @pytest.mark.slow

@@ -8,16 +8,6 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.own import FILES, import_file
 
 
-@pytest.fixture(autouse=True)
-def nothing_stays():
-    modules, files = {*sys.modules}, {**FILES}
-    yield
-    for name in {*sys.modules} - modules:
-        del sys.modules[name]
-    FILES.clear()
-    FILES.update(files)
-
-
 def written(folder, name, text="x = 1\n"):
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(text)

@@ -14,9 +14,7 @@ import pytest
 
 import cls_jax as cls
 from cls_jax.app.saved_scores import streams_of
-from cls_jax.core import own
 from cls_jax.core.errors import InputError
-from cls_jax.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "tests" / "support" / "my_method.py"
@@ -104,12 +102,8 @@ def test_a_changed_file_is_another_experiment(compared, folder, tmp_path):
 
 @pytest.fixture
 def imported(folder):
-    """The file's things, known in this process for a while."""
+    """The file's things, known in this process."""
     cls.import_file(folder / "my_method.py")
-    yield
-    METHODS.own.clear()
-    for known in (own.NETS, own.DATASETS, own.FILES):
-        known.clear()
 
 
 @pytest.mark.slow

@@ -206,25 +206,18 @@ def test_what_fits_no_optimizer_is_one_sentence(case):
     assert "\n" not in str(caught.value)
 
 
-@pytest.fixture
-def registered():
-    """The register of one's own, as it was before."""
-    yield OPTIMIZERS
-    OPTIMIZERS.clear()
-
-
-def test_one_of_ones_own_goes_by_its_name(registered):
+def test_one_of_ones_own_goes_by_its_name():
     def slow(learning_rate):
         return optax.sgd(learning_rate, momentum=0.5)
 
-    registered["slow"] = slow
+    OPTIMIZERS["slow"] = slow
     made = make_optimizer(OptimizerConfig(optimizer="slow"))
     assert made == Optimizer(OptimizerConfig(optimizer="slow"), slow)
 
 
 @pytest.mark.parametrize("name", ["sgd", "lion"])
-def test_a_name_of_optax_is_taken(registered, name):
-    registered[name] = optax.adam
+def test_a_name_of_optax_is_taken(name):
+    OPTIMIZERS[name] = optax.adam
     with pytest.raises(InputError, match=f"optax has {name}, too; give your optimizer another"):
         make_optimizer(OptimizerConfig(optimizer=name))
 
