@@ -1,6 +1,7 @@
 """The steps that methods share: a model's start, its gradient steps, and the answer by one net."""
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,23 @@ from cls_jax.core.types import (
     Variables,
 )
 from cls_jax.nets.base import Net
+
+
+def repeat(
+    step: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]], carry: PyTree, xs: PyTree
+) -> tuple[PyTree, PyTree]:
+    """``jax.lax.scan`` of inner steps within a step.
+
+    On a CPU, whose convolutions are many times slower in a loop, they are written out one after
+    another; elsewhere a loop compiles one of them in place of all.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.lax.scan(step, carry, xs)
+    found = []
+    for number in range(len(jax.tree.leaves(xs)[0])):
+        carry, one = step(carry, jax.tree.map(itemgetter(number), xs))
+        found.append(one)
+    return carry, jax.tree.map(lambda *values: jnp.stack(values), *found)
 
 
 def parameter_bits(*trees: str) -> CapacityFn:

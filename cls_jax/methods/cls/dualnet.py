@@ -40,7 +40,7 @@ from cls_jax.methods.checks import check_replay
 from cls_jax.methods.cls.dualnet_slow import NEEDS_PREDICTOR, slow_learner, slow_optimizer
 from cls_jax.methods.cls.dualnet_tasks import DualNetState, aware_rules, free_rules, pad_rows
 from cls_jax.methods.problem import Problem
-from cls_jax.methods.steps import apply_gradient, parameter_bits
+from cls_jax.methods.steps import apply_gradient, parameter_bits, repeat
 
 
 @method
@@ -195,8 +195,12 @@ def dualnet(
     def fast_phase(key: Array, state: DualNetState, batch: Batch, learned: Array):
         """Both networks learn with labels; without any they stay, if such batches are expected."""
         before = state
-        for key_inner in jax.random.split(key, inner_steps):
-            state, metrics = supervised_step(key_inner, state, batch, learned)
+
+        def inner(state: DualNetState, key: Array) -> tuple[DualNetState, Metrics]:
+            return supervised_step(key, state, batch, learned)
+
+        state, metrics = repeat(inner, state, jax.random.split(key, inner_steps))
+        metrics = jax.tree.map(lambda values: values[-1], metrics)
         if semi_supervised:
             some = learned.any()
             state = select(some, state, before)

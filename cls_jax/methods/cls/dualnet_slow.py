@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from cls_jax.core import self_supervised as view_losses
@@ -23,7 +22,7 @@ from cls_jax.core.choices import Objective
 from cls_jax.core.errors import InputError
 from cls_jax.core.sync import ema, lookahead
 from cls_jax.core.types import Array, PyTree, Scalar, Trainable, Variables
-from cls_jax.methods.steps import gradient_step
+from cls_jax.methods.steps import gradient_step, repeat
 from cls_jax.nets.dualnet import DualNets
 
 NEEDS_PREDICTOR = ("simsiam", "byol", "byol_as_in_code")
@@ -138,17 +137,22 @@ def slow_learner(
         # which compiles the views once instead of once a step.
         keys = jax.vmap(lambda k: jax.random.split(k, inner_steps))(jax.random.split(key, n_outer))
         xa, xb, valid = jax.vmap(lambda k: images(k, draw))(keys.ravel())
-        values = []
-        for outer in range(n_outer):
-            anchor = slow.vars
-            for inner in range(inner_steps):
-                i = outer * inner_steps + inner
-                slow, target, value = inner_step(slow, target, xa[i], xb[i], valid[i])
-                values.append(value)
+        rounds = (n_outer, inner_steps)
+        views = tuple(a.reshape(*rounds, *a.shape[1:]) for a in (xa, xb, valid))
+
+        def inner(carry: tuple, views: tuple) -> tuple[tuple, Array]:
+            slow, target, value = inner_step(*carry, *views)
+            return (slow, target), value
+
+        def outer(carry: tuple, views: tuple) -> tuple[tuple, Array]:
+            anchor = carry[0].vars
+            (slow, target), values = repeat(inner, carry, views)
             moved = lookahead(anchor, slow.vars, lookahead_step_size)
             if not lookahead_stats:
                 moved = moved.replace(stats=slow.vars.stats)
-            slow = slow.replace(vars=moved)
-        return slow, target, jnp.stack(values).mean()
+            return (slow.replace(vars=moved), target), values
+
+        (slow, target), values = repeat(outer, (slow, target), views)
+        return slow, target, values.mean()
 
     return SlowLearner(optimizer, phase)
