@@ -8,14 +8,6 @@ task's own, so that F_t learns what the others do not see. "classifier": W is dr
 ``CE(W u(x) / T, y)`` on a subset with equally many examples of each class. The first task has
 neither an auxiliary loss nor the second phase. As a task ends its exemplars are herded on u.
 
-===============  ====================  ==========================================================
-symbol           name                  default from
-===============  ====================  ==========================================================
-lambda_a         auxiliary_weight      official code
-T                temperature           official configuration for CIFAR-100
-2000             memory_size           official configuration for CIFAR-100, 10 classes a task
-===============  ====================  ==========================================================
-
 Places for all extractors are there from the start, so a task more recompiles nothing; those in use
 are run one after another. (ResNet-18 of width 8, batch 32, 2 CPU cores: 6 ms for each in use; all
 five places at once by vmap took 180 ms, five calls side by side 25 ms, whatever is in use.)
@@ -34,17 +26,30 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from cls_jax.core.checks import check_range
 from cls_jax.core.herding import unit
-from cls_jax.core.losses import cross_entropy, mask_logits, row_cross_entropy
-from cls_jax.core.memory import Memory, reservoir
+from cls_jax.core.losses import cross_entropy, mask_logits
+from cls_jax.core.memory import reservoir
 from cls_jax.core.sync import select
 from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
+from cls_jax.methods.architecture.der_expandable_heads import (
+    auxiliary_targets,
+    joint_logits,
+    rate_factor,
+    weighted_cross_entropy,
+)
+from cls_jax.methods.architecture.der_expandable_state import (
+    NEVER,
+    StackState,
+    all_features,
+    drawn_heads,
+    features_before,
+    symmetric,
+)
 from cls_jax.methods.base import Algorithm, Needs, Phase, method
 from cls_jax.methods.checks import check_milestones, check_replay
-from cls_jax.methods.heads import index_tree, without_head
+from cls_jax.methods.heads import without_head
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.prototypes.cosine import step_decay, with_params
 from cls_jax.methods.prototypes.exemplars import (
@@ -56,47 +61,6 @@ from cls_jax.methods.prototypes.exemplars import (
 )
 from cls_jax.methods.steps import apply_gradient, bits_of, told_rows, torch_sgd
 from cls_jax.nets.base import no_head
-
-_NEVER = 2**31 - 1
-
-
-class DerExpandableState(struct.PyTreeNode):
-    """What DER carries from step to step; there are places for E extractors.
-
-    Attributes:
-      extractor: F_t, the newest.
-      classifier: params {"weights": W float32[C, E, d], "auxiliary": A float32[C + 1, d]}; of
-        W[:, j] those of a place j not in use meet features of zero, of A the first row is "old".
-      frozen: F_1 to F_{t-1}, leaves [max(E - 1, 1), ...].
-      memory: the exemplars.
-      balanced: what the phase "classifier" learns from, slots {x, y}.
-      came: int32[C] the task that each class came with; 2**31 - 1: not seen so far.
-      task: int32[] the task being learned, or the last one.
-      task_size: int32[] examples of this task that are learned from.
-      epoch: int32[] of the last step of the phase "representation".
-      step: int32[] made in the phase "classifier" of this task.
-    """
-
-    extractor: Trainable
-    classifier: Trainable
-    frozen: Variables
-    memory: Memory
-    balanced: Memory
-    came: Array
-    task: Array
-    task_size: Array
-    epoch: Array
-    step: Array
-
-    @property
-    def past(self) -> Array:
-        """bool[C] classes of earlier tasks."""
-        return self.came < self.task
-
-    @property
-    def seen(self) -> Array:
-        """bool[C] classes of earlier tasks and of this one."""
-        return self.came <= self.task
 
 
 @method
@@ -167,52 +131,30 @@ def der_expandable(
         vars = net.init(key, augment.test(x))
         return vars.replace(params=without_head(vars.params, head))
 
-    def place(state: DerExpandableState) -> Array:
-        """int32[], where F_t stands among the extractors."""
-        return jnp.minimum(state.task, places - 1)
-
-    def frozen_features(state: DerExpandableState, x: Array) -> Array:
-        """float32[b, E, d] of F_1 to F_{t-1}, zero elsewhere, from images as the network takes
-        them."""
-
-        def features(j: Array | int) -> Array:
-            return extract(index_tree(state.frozen, j), x, train=False)[0]
-
-        shape = jax.eval_shape(features, 0)
-        none = jnp.zeros((shape.shape[0], places, shape.shape[1]), shape.dtype)
-        if not grow:
-            return none
-        return jax.lax.fori_loop(0, place(state), lambda j, u: u.at[:, j].set(features(j)), none)
-
-    def all_features(state: DerExpandableState, x: Array) -> Array:
-        """float32[b, E, d] of F_1 to F_t as they answer, likewise."""
-        newest, _ = extract(state.extractor.vars, x, train=False)
-        return frozen_features(state, x).at[:, place(state)].set(newest)
-
-    def restart(state: DerExpandableState) -> DerExpandableState:
+    def restart(state: StackState) -> StackState:
         """Both optimizers as new, each phase at its first step."""
         new = torch_sgd(0.0, momentum, weight_decay).init
         extractor, classifier = (
             model.replace(opt=new(model.vars.params))
             for model in (state.extractor, state.classifier)
         )
-        start = {"epoch": jnp.int32(0), "step": jnp.int32(0)}
-        return state.replace(extractor=extractor, classifier=classifier, **start)
+        models = {"extractor": extractor, "classifier": classifier}
+        return state.replace(**models, epoch=jnp.int32(0), step=jnp.int32(0))
 
-    def init(key: Array, example: Batch) -> DerExpandableState:
+    def init(key: Array, example: Batch) -> StackState:
         vars = new_extractor(key, example.x)
         x = augment.test(example.x)
-        size = jax.eval_shape(lambda: extract(vars, x, train=False)[0]).shape[1]
-        weights = {"weights": (num_classes, places, size), "auxiliary": (num_classes + 1, size)}
-        heads = {name: jnp.zeros(shape) for name, shape in weights.items()}
+        shape = jax.eval_shape(lambda: extract(vars, x, train=False)[0])
+        heads = {"weights": jnp.zeros((num_classes, places, shape.shape[1]), shape.dtype)}
+        heads["auxiliary"] = jnp.zeros((num_classes + 1, shape.shape[1]), shape.dtype)
         spare = max(places - 1, 1)
-        state = DerExpandableState(
+        state = StackState(
             extractor=Trainable(vars, None),
             classifier=Trainable(Variables(params=heads, stats={}), None),
             frozen=jax.tree.map(lambda leaf: jnp.zeros((spare, *leaf.shape), leaf.dtype), vars),
             memory=no_exemplars(example, memory_size),
             balanced=policy.init({"x": example.x, "y": example.y}),
-            came=jnp.full(num_classes, _NEVER, jnp.int32),
+            came=jnp.full(num_classes, NEVER, jnp.int32),
             task=jnp.int32(0),
             task_size=jnp.int32(0),
             epoch=jnp.int32(0),
@@ -220,9 +162,7 @@ def der_expandable(
         )
         return restart(state)
 
-    def begin_task(
-        key: Array, state: DerExpandableState, task: Task, data: Batch | None
-    ) -> DerExpandableState:
+    def begin_task(key: Array, state: StackState, task: Task, data: Batch | None) -> StackState:
         assert data is not None  # begin_data
         key_extractor, key_heads = jax.random.split(key)
         newest, frozen, later = state.extractor.vars, state.frozen, task.index > 0
@@ -231,70 +171,37 @@ def der_expandable(
             frozen = jax.tree.map(lambda all, new: all.at[to].set(new, mode="drop"), frozen, newest)
         if grow and not warm_start:
             newest = select(later, new_extractor(key_extractor, data.x), newest)
-        came = jnp.where(task.classes & (state.came == _NEVER), task.index, state.came)
-        state = state.replace(
-            extractor=state.extractor.replace(vars=newest),
-            frozen=frozen,
-            came=came,
-            task=task.index,
-        )
-        return restart(
-            state.replace(
-                classifier=with_params(state.classifier, **kaiming(key_heads, state)),
-                task_size=told_rows(data, state.seen).sum(dtype=jnp.int32),
-            )
-        )
+        came = jnp.where(task.classes & (state.came == NEVER), task.index, state.came)
+        extractor = state.extractor.replace(vars=newest)
+        state = state.replace(extractor=extractor, frozen=frozen, came=came, task=task.index)
+        heads = drawn_heads(key_heads, state, jax.random.normal)
+        classifier = with_params(state.classifier, **heads)
+        task_size = told_rows(data, state.seen).sum(dtype=jnp.int32)
+        return restart(state.replace(classifier=classifier, task_size=task_size))
 
-    def fan_in(state: DerExpandableState) -> dict[str, Array]:
-        """How many numbers an output of each head hears; those of W in places in use alone."""
-        heads = state.classifier.vars.params
-        size = jnp.float32(heads["auxiliary"].shape[1])
-        return {"weights": size * (place(state) + 1), "auxiliary": size}
-
-    def kaiming(key: Array, state: DerExpandableState) -> dict[str, Array]:
-        """Both heads as a task begins: normal, of variance 1 / fan in."""
-        heads, keys = state.classifier.vars.params, jax.random.split(key)
-        return {
-            name: jax.random.normal(k, heads[name].shape) / jnp.sqrt(size)
-            for k, (name, size) in zip(keys, fan_in(state).items(), strict=True)
-        }
-
-    def redrawn(key: Array, state: DerExpandableState) -> dict[str, Array]:
-        """Both heads as PyTorch draws a layer: uniform in +-1 / sqrt(fan in)."""
-        heads, keys = state.classifier.vars.params, jax.random.split(key)
-        return {
-            name: jax.random.uniform(k, heads[name].shape, minval=-1) / jnp.sqrt(size)
-            for k, (name, size) in zip(keys, fan_in(state).items(), strict=True)
-        }
-
-    def learn_features(
-        key: Array, state: DerExpandableState, batch: Batch
-    ) -> tuple[DerExpandableState, Metrics]:
+    def learn_features(key: Array, state: StackState, batch: Batch) -> tuple[StackState, Metrics]:
         key_heads, key_draw, key_keep, key_augment = jax.random.split(key, 4)
-        past, seen, number = state.past, state.seen, place(state)
+        past, seen, number = state.past, state.seen, state.place
         batch = batch.replace(valid=told_rows(batch, seen))
         mixed = mix_exemplars(key_draw, key_keep, state.memory, batch, state.task_size, replay_size)
-        x, y, valid = augment.train(key_augment, mixed.x), mixed.y, mixed.weight > 0
+        x, valid = augment.train(key_augment, mixed.x), mixed.weight > 0
         classifier = state.classifier
         if warmup_epochs:
             over = (batch.epoch >= warmup_epochs) & (state.epoch < warmup_epochs)
-            heads = select(over, redrawn(key_heads, state), classifier.vars.params)
+            heads = select(over, drawn_heads(key_heads, state, symmetric), classifier.vars.params)
             classifier = with_params(classifier, **heads)
-        old_features = frozen_features(state, x)
-        own_y, own_classes = auxiliary_targets(y, seen & ~past)
+        old_features = features_before(extract, state, x)
+        own_y, own_classes = auxiliary_targets(mixed.y, seen & ~past)
         own_weight = jnp.where(past.any(), auxiliary_weight, 0.0)
-
-        def mean(rows: Array) -> Array:
-            return (mixed.weight * rows).sum() / jnp.maximum(mixed.weight.sum(), 1)
 
         def loss(trunk: PyTree, heads: PyTree):
             vars = state.extractor.vars.replace(params=trunk)
             newest, stats = extract(vars, x, train=True, valid=valid)
             logits = joint_logits(heads["weights"], old_features.at[:, number].set(newest))
-            ce = row_cross_entropy(logits, y, valid=valid, classes=seen)
+            ce = weighted_cross_entropy(logits, mixed.y, mixed.weight, seen)
             own = newest @ heads["auxiliary"].T
-            own_ce = row_cross_entropy(own, own_y, valid=valid, classes=own_classes)
-            return mean(ce) + own_weight * mean(own_ce), stats
+            own_ce = weighted_cross_entropy(own, own_y, mixed.weight, own_classes)
+            return ce + own_weight * own_ce, stats
 
         before = state.extractor.vars.params, classifier.vars.params
         (value, stats), gradient = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(*before)
@@ -307,36 +214,31 @@ def der_expandable(
         )
         return state, {"loss": value}
 
-    def begin_classifier(
-        key: Array, state: DerExpandableState, task: Task, data: Batch | None
-    ) -> DerExpandableState:
+    def begin_head(key: Array, state: StackState, task: Task, data: Batch | None) -> StackState:
         assert data is not None  # enter_data
         key_subset, key_heads = jax.random.split(key)
         balanced = balanced_subset(key_subset, state.memory, data, state.seen, policy)
         later = state.past.any()
-        heads = select(later, redrawn(key_heads, state), state.classifier.vars.params)
+        heads = select(
+            later, drawn_heads(key_heads, state, symmetric), state.classifier.vars.params
+        )
         classifier = with_params(state.classifier, **heads)
         return restart(state.replace(classifier=classifier, balanced=balanced))
 
-    def learn_classifier(
-        key: Array, state: DerExpandableState, batch: Batch
-    ) -> tuple[DerExpandableState, Metrics]:
+    def learn_classifier(key: Array, state: StackState, batch: Batch) -> tuple[StackState, Metrics]:
         del batch  # this phase learns from ``balanced`` alone
         key_draw, key_augment = jax.random.split(key)
         model = state.classifier
-        epoch_steps = jnp.maximum(-(-state.balanced.seen // balanced_size), 1)
-        epoch = state.step // epoch_steps
+        epoch = state.step // jnp.maximum(-(-state.balanced.seen // balanced_size), 1)
         rate = balanced_learning_rate * step_decay(epoch, balanced_decays)
 
         def moved() -> tuple[Trainable, Array]:
             drawn = policy.sample(key_draw, state.balanced, balanced_size)
-            u = all_features(state, augment.train(key_augment, drawn.items["x"]))
+            u = all_features(extract, state, augment.train(key_augment, drawn.items["x"]))
 
             def loss(heads: PyTree) -> Array:
-                logits = joint_logits(heads["weights"], u) / temperature
-                return cross_entropy(
-                    logits, drawn.items["y"], valid=drawn.valid, classes=state.seen
-                )
+                logits, y = joint_logits(heads["weights"], u) / temperature, drawn.items["y"]
+                return cross_entropy(logits, y, valid=drawn.valid, classes=state.seen)
 
             value, gradient = jax.value_and_grad(loss)(model.vars.params)
             after = apply_gradient(model, torch_sgd(rate, momentum, weight_decay), gradient, {})
@@ -347,33 +249,42 @@ def der_expandable(
         model, value = jax.lax.cond(on, moved, lambda: (model, jnp.float32(0)))
         return state.replace(classifier=model, step=state.step + 1), {"loss": value}
 
-    def end_task(
-        key: Array, state: DerExpandableState, task: Task, data: Batch | None
-    ) -> DerExpandableState:
+    def end_task(key: Array, state: StackState, task: Task, data: Batch | None) -> StackState:
         assert data is not None  # end_data
         size = memory_size // jnp.maximum(state.seen.sum(), 1)
 
         def features_of(x: Array) -> Array:
-            return unit(all_features(state, augment.test(x)).reshape(len(x), -1))
+            return unit(all_features(extract, state, augment.test(x)).reshape(len(x), -1))
 
         memory, _ = select_exemplars(features_of, state.memory, data, task.classes, size)
         return state.replace(memory=memory)
 
-    def predict(state: DerExpandableState, x: Array, task: Task) -> Array:
+    def predict(state: StackState, x: Array, task: Task) -> Array:
         weights = state.classifier.vars.params["weights"]
-        return mask_logits(joint_logits(weights, all_features(state, augment.test(x))), state.seen)
+        return mask_logits(
+            joint_logits(weights, all_features(extract, state, augment.test(x))), state.seen
+        )
 
-    def capacity(state: DerExpandableState) -> Mapping[str, Array]:
+    def capacity(state: StackState) -> Mapping[str, Array]:
         tasks, weights = jnp.arange(problem.num_tasks), state.classifier.vars.params["weights"]
         extractors = jnp.minimum(tasks + 1, places)
         classes = (state.came <= tasks[:, None]).sum(axis=1)
         of_extractor, of_column = bits_of(state.extractor.vars), bits_of(weights[0, 0])
         return {"bits": extractors * (of_extractor + 1.0 * classes * of_column)}
 
+    def advice(num_steps: int, num_epochs: int) -> str:
+        """A warning where the rate never reaches its height, else ""."""
+        if num_epochs > warmup_epochs:
+            return ""
+        return (
+            f"warmup_epochs {warmup_epochs} takes all of {num_epochs} passes over a task; use "
+            "--warmup-epochs 0, or more --epochs"
+        )
+
     phases = (Phase("representation", learn_features),)
     if balanced_epochs:
         num_steps = balanced_epochs * -(-policy.capacity // balanced_size)
-        kind = {"enter": begin_classifier, "enter_data": True, "num_steps": num_steps}
+        kind = {"enter": begin_head, "enter_data": True, "num_steps": num_steps}
         phases = (*phases, Phase("classifier", learn_classifier, **kind))
     return Algorithm(
         init=init,
@@ -383,41 +294,6 @@ def der_expandable(
         end_task=end_task,
         needs=Needs(told_task=True, boundaries=True, begin_data=True, end_data=True),
         capacity=capacity,
+        advice=advice,
         class_il=True,
     )
-
-
-def joint_logits(weights: Array, features: Array) -> Array:
-    """float32[b, C], ``W u(x)``: W float32[C, E, d] over the joined features float32[b, E, d]."""
-    return jnp.einsum("bed,ced->bc", features, weights)
-
-
-def auxiliary_targets(y: Array, new: Array) -> tuple[Array, Array]:
-    """What the auxiliary head should say: 0 for an old class, else the place among the new ones.
-
-    Args:
-      y: int32[b] labels; anything in invalid rows.
-      new: bool[C] classes of this task.
-
-    Returns:
-      int32[b] from 0 to the number of new classes, and bool[C + 1], which outputs there are.
-
-    Source: section 3.2; incmodel.py, "aux_n+1"; card O1: of 3 old and 3 new classes 0, 1, 3, 4, 5
-      are 0, 0, 1, 2, 3.
-    """
-    number = jnp.where(new, jnp.cumsum(new), 0)
-    return number[y], jnp.arange(new.size + 1) <= new.sum()
-
-
-def rate_factor(epoch: Array, warmup_epochs: int, decays: tuple[int, ...]) -> Array:
-    """What the learning rate is multiplied by, float32[].
-
-    Args:
-      epoch: int32[] from 0.
-      warmup_epochs: in which it rises in equal steps, to 1 in the last of them.
-      decays: epochs from which it is a tenth of what it was before.
-
-    Source: card O3: with 10 and (110, 130) a tenth in epoch 0, 1 from 9 to 109, .01 from 130.
-    """
-    rise = jnp.minimum((epoch + 1) / max(warmup_epochs, 1), 1)
-    return jnp.asarray(rise * step_decay(epoch, decays), jnp.float32)
