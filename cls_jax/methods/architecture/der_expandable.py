@@ -269,8 +269,8 @@ def der_expandable(
         tasks, weights = jnp.arange(problem.num_tasks), state.classifier.vars.params["weights"]
         extractors = jnp.minimum(tasks + 1, places)
         classes = (state.came <= tasks[:, None]).sum(axis=1)
-        of_extractor, of_column = bits_of(state.extractor.vars), bits_of(weights[0, 0])
-        return {"bits": extractors * (of_extractor + 1.0 * classes * of_column)}
+        of_extractor, of_class = bits_of(state.extractor.vars), bits_of(weights) / weights.size
+        return {"bits": extractors * (of_extractor + classes * of_class * weights.shape[-1])}
 
     def advice(num_steps: int, num_epochs: int) -> str:
         """A warning where the rate never reaches its height, else ""."""
