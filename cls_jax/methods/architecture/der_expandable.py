@@ -19,20 +19,23 @@ stream's batches (``exemplars.mix_exemplars``), and batches of the second phase 
 time, so both are learned as often as there, but on average. Its scale of the last BatchNorm of a
 block starts at 0, here at 1; its images also change in brightness. Exemplars are herded as iCaRL's
 paper has it; the official loop can come back to one it has. A class that comes back in a later task
-counts as old; it is herded anew. A row of a class not told so far is padding.
+counts as old; it is herded anew. A row of a class not told so far is padding. Its pruning was not
+released: of ours, which is of perceptrons alone, see channel_masks.py.
 """
 
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from cls_jax.core.checks import check_range
 from cls_jax.core.herding import unit
 from cls_jax.core.losses import cross_entropy, mask_logits
 from cls_jax.core.memory import reservoir
 from cls_jax.core.sync import select
-from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
+from cls_jax.core.types import Array, Batch, Metrics, PyTree, Scalar, Task, Trainable, Variables
+from cls_jax.methods.architecture import channel_masks
 from cls_jax.methods.architecture.der_expandable_heads import (
     auxiliary_targets,
     joint_logits,
@@ -45,6 +48,8 @@ from cls_jax.methods.architecture.der_expandable_state import (
     all_features,
     drawn_heads,
     features_before,
+    first_state,
+    kept_bits,
     symmetric,
 )
 from cls_jax.methods.base import Algorithm, Needs, Phase, method
@@ -59,7 +64,7 @@ from cls_jax.methods.prototypes.exemplars import (
     no_exemplars,
     select_exemplars,
 )
-from cls_jax.methods.steps import apply_gradient, bits_of, told_rows, torch_sgd
+from cls_jax.methods.steps import apply_gradient, told_rows, torch_sgd
 from cls_jax.nets.base import no_head
 
 
@@ -76,12 +81,15 @@ def der_expandable(
     balanced_epochs: int = 30,
     balanced_batch_size: int = 128,
     balanced_decays: tuple[int, ...] = (15,),
+    prune: bool = False,
+    largest_scale: int = 10,
     learning_rate: float = 0.1,
     balanced_learning_rate: float = 0.1,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     auxiliary_weight: float = 1.0,
     temperature: float = 5.0,
+    sparsity_weight: float = 0.1,
 ) -> Algorithm:
     """Dynamically expandable representation: an extractor a task, one classifier over all.
 
@@ -100,25 +108,32 @@ def der_expandable(
       balanced_epochs: passes of the phase "classifier"; 0: there is none.
       balanced_batch_size: examples a step of them.
       balanced_decays: passes of them from which their rate is a tenth of what it was before.
+      prune: learn which units of a new extractor are needed, and keep no others; of a perceptron
+        alone.
+      largest_scale: s_max, with which masks end an epoch, >= 1; the card's example.
       learning_rate: of everything in the phase "representation", >= 0.
       balanced_learning_rate: of the classifier in the phase "classifier", >= 0.
       momentum: of both phases, in [0, 1).
       weight_decay: L2, added to the gradient of all that is trained, >= 0.
       auxiliary_weight: lambda_a, >= 0; 0: F_t learns as if the others were not there.
       temperature: T, by which logits are divided in the phase "classifier", > 0; 1 for ImageNet.
+      sparsity_weight: lambda_s, of the share of weights that masks let pass, >= 0; ours.
 
     Raises:
-      InputError: if a class gets no exemplar, for a size that cannot be, or a network without
-        features.
+      InputError: if a class gets no exemplar, for a size that cannot be, a network without
+        features, or one to be pruned that is no perceptron.
     """
     check_exemplars(memory_size, problem.num_classes)
     check_replay(memory_size, replay_size)
     check_range("warmup_epochs", warmup_epochs, 0)
     check_range("balanced_epochs", balanced_epochs, 0)
+    check_range("largest_scale", largest_scale, 1)
     check_range("balanced_batch_size", balanced_batch_size, 1)
     check_milestones("decays", decays)
     check_milestones("balanced_decays", balanced_decays)
     net, augment, num_classes = problem.net(), problem.augment, problem.num_classes
+    masked = channel_masks.hidden_layers(problem.networks) if prune else ()
+    net = channel_masks.with_channel_masks(net, masked) if prune else net
     extract, head = net.features, net.head
     if extract is None or head is None:
         raise no_head("der_expandable joins features, what the last layer is shown", net)
@@ -127,40 +142,24 @@ def der_expandable(
     policy = reservoir(2 * memory_size)
     balanced_size = min(balanced_batch_size, policy.capacity)
 
+    def sgd(rate: Scalar) -> optax.GradientTransformation:
+        return torch_sgd(rate, momentum, weight_decay, (channel_masks.MASKS,) if prune else ())
+
     def new_extractor(key: Array, x: Array) -> Variables:
         vars = net.init(key, augment.test(x))
         return vars.replace(params=without_head(vars.params, head))
 
     def restart(state: StackState) -> StackState:
         """Both optimizers as new, each phase at its first step."""
-        new = torch_sgd(0.0, momentum, weight_decay).init
-        extractor, classifier = (
-            model.replace(opt=new(model.vars.params))
-            for model in (state.extractor, state.classifier)
-        )
-        models = {"extractor": extractor, "classifier": classifier}
+        models = {name: getattr(state, name) for name in ("extractor", "classifier")}
+        models = {n: m.replace(opt=sgd(0.0).init(m.vars.params)) for n, m in models.items()}
         return state.replace(**models, epoch=jnp.int32(0), step=jnp.int32(0))
 
     def init(key: Array, example: Batch) -> StackState:
         vars = new_extractor(key, example.x)
-        x = augment.test(example.x)
-        shape = jax.eval_shape(lambda: extract(vars, x, train=False)[0])
-        heads = {"weights": jnp.zeros((num_classes, places, shape.shape[1]), shape.dtype)}
-        heads["auxiliary"] = jnp.zeros((num_classes + 1, shape.shape[1]), shape.dtype)
-        spare = max(places - 1, 1)
-        state = StackState(
-            extractor=Trainable(vars, None),
-            classifier=Trainable(Variables(params=heads, stats={}), None),
-            frozen=jax.tree.map(lambda leaf: jnp.zeros((spare, *leaf.shape), leaf.dtype), vars),
-            memory=no_exemplars(example, memory_size),
-            balanced=policy.init({"x": example.x, "y": example.y}),
-            came=jnp.full(num_classes, NEVER, jnp.int32),
-            task=jnp.int32(0),
-            task_size=jnp.int32(0),
-            epoch=jnp.int32(0),
-            step=jnp.int32(0),
-        )
-        return restart(state)
+        shape = jax.eval_shape(lambda: extract(vars, augment.test(example.x), train=False)[0])
+        empty = no_exemplars(example, memory_size), policy.init({"x": example.x, "y": example.y})
+        return restart(first_state(vars, (num_classes, places, shape.shape[1]), *empty))
 
     def begin_task(key: Array, state: StackState, task: Task, data: Batch | None) -> StackState:
         assert data is not None  # begin_data
@@ -193,36 +192,44 @@ def der_expandable(
         old_features = features_before(extract, state, x)
         own_y, own_classes = auxiliary_targets(mixed.y, seen & ~past)
         own_weight = jnp.where(past.any(), auxiliary_weight, 0.0)
+        at, extractor = jnp.where(batch.epoch == state.epoch, state.step, 0), state.extractor
+        scale = channel_masks.mask_scale(at, -(-state.task_size // len(batch.y)), largest_scale)
+        if prune:
+            extractor = channel_masks.with_scale(extractor, scale)
 
         def loss(trunk: PyTree, heads: PyTree):
-            vars = state.extractor.vars.replace(params=trunk)
+            vars = extractor.vars.replace(params=trunk)
             newest, stats = extract(vars, x, train=True, valid=valid)
             logits = joint_logits(heads["weights"], old_features.at[:, number].set(newest))
             ce = weighted_cross_entropy(logits, mixed.y, mixed.weight, seen)
             own = newest @ heads["auxiliary"].T
             own_ce = weighted_cross_entropy(own, own_y, mixed.weight, own_classes)
-            return ce + own_weight * own_ce, stats
+            share = channel_masks.kept_share(trunk, masked, scale) if prune else 0
+            return ce + own_weight * own_ce + sparsity_weight * share, stats
 
-        before = state.extractor.vars.params, classifier.vars.params
+        before = extractor.vars.params, classifier.vars.params
         (value, stats), gradient = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(*before)
         rate = learning_rate * rate_factor(jnp.asarray(batch.epoch), warmup_epochs, decays)
-        optimizer = torch_sgd(rate, momentum, weight_decay)
-        state = state.replace(
-            extractor=apply_gradient(state.extractor, optimizer, gradient[0], stats),
-            classifier=apply_gradient(classifier, optimizer, gradient[1], {}),
-            epoch=jnp.asarray(batch.epoch, jnp.int32),
-        )
-        return state, {"loss": value}
+        trunk_gradient, heads_gradient = gradient
+        if prune:
+            trunk_gradient = channel_masks.compensated(
+                trunk_gradient, before[0], scale, largest_scale
+            )
+        extractor = apply_gradient(extractor, sgd(rate), trunk_gradient, stats)
+        extractor = channel_masks.held_near(extractor) if prune else extractor
+        classifier = apply_gradient(classifier, sgd(rate), heads_gradient, {})
+        models = {"extractor": extractor, "classifier": classifier}
+        epoch = jnp.asarray(batch.epoch, jnp.int32)
+        return state.replace(**models, epoch=epoch, step=at + 1), {"loss": value}
 
     def begin_head(key: Array, state: StackState, task: Task, data: Batch | None) -> StackState:
         assert data is not None  # enter_data
         key_subset, key_heads = jax.random.split(key)
         balanced = balanced_subset(key_subset, state.memory, data, state.seen, policy)
-        later = state.past.any()
-        heads = select(
-            later, drawn_heads(key_heads, state, symmetric), state.classifier.vars.params
+        new, classifier = drawn_heads(key_heads, state, symmetric), state.classifier
+        classifier = with_params(
+            classifier, **select(state.past.any(), new, classifier.vars.params)
         )
-        classifier = with_params(state.classifier, **heads)
         return restart(state.replace(classifier=classifier, balanced=balanced))
 
     def learn_classifier(key: Array, state: StackState, batch: Batch) -> tuple[StackState, Metrics]:
@@ -241,7 +248,7 @@ def der_expandable(
                 return cross_entropy(logits, y, valid=drawn.valid, classes=state.seen)
 
             value, gradient = jax.value_and_grad(loss)(model.vars.params)
-            after = apply_gradient(model, torch_sgd(rate, momentum, weight_decay), gradient, {})
+            after = apply_gradient(model, sgd(rate), gradient, {})
             return after, value
 
         # Of the first task, and behind the last pass, nothing.
@@ -266,20 +273,12 @@ def der_expandable(
         )
 
     def capacity(state: StackState) -> Mapping[str, Array]:
-        tasks, weights = jnp.arange(problem.num_tasks), state.classifier.vars.params["weights"]
-        extractors = jnp.minimum(tasks + 1, places)
-        classes = (state.came <= tasks[:, None]).sum(axis=1)
-        of_extractor, of_class = bits_of(state.extractor.vars), bits_of(weights) / weights.size
-        return {"bits": extractors * (of_extractor + classes * of_class * weights.shape[-1])}
+        return {"bits": kept_bits(state, problem.num_tasks, masked)}
 
     def advice(num_steps: int, num_epochs: int) -> str:
         """A warning where the rate never reaches its height, else ""."""
-        if num_epochs > warmup_epochs:
-            return ""
-        return (
-            f"warmup_epochs {warmup_epochs} takes all of {num_epochs} passes over a task; use "
-            "--warmup-epochs 0, or more --epochs"
-        )
+        told = f"warmup_epochs {warmup_epochs} takes all of {num_epochs} passes over a task; use "
+        return "" if num_epochs > warmup_epochs else told + "--warmup-epochs 0, or more --epochs"
 
     phases = (Phase("representation", learn_features),)
     if balanced_epochs:

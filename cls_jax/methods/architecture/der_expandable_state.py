@@ -4,6 +4,7 @@ Source: Yan, Xie and He 2021 (CVPR; arXiv 2103.16788), section 3; Rhyssiyan/DER-
 inclearn/convnet/network.py.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import jax
@@ -12,6 +13,7 @@ from flax import struct
 
 from cls_jax.core.memory import Memory
 from cls_jax.core.types import Array, Trainable, Variables
+from cls_jax.methods.architecture.channel_masks import numbers_left
 from cls_jax.methods.heads import index_tree
 from cls_jax.nets.base import ApplyFn
 
@@ -33,7 +35,7 @@ class StackState(struct.PyTreeNode):
       task: int32[] the task being learned, or the last one.
       task_size: int32[] examples of this task that are learned from.
       epoch: int32[] of the last step of the phase "representation".
-      step: int32[] made in the phase "classifier" of this task.
+      step: int32[] made in this pass of "representation", or in the phase "classifier".
     """
 
     extractor: Trainable
@@ -61,6 +63,35 @@ class StackState(struct.PyTreeNode):
     def seen(self) -> Array:
         """bool[C] classes of earlier tasks and of this one."""
         return self.came <= self.task
+
+
+def first_state(
+    vars: Variables, sizes: tuple[int, int, int], memory: Memory, balanced: Memory
+) -> StackState:
+    """Before anything was learned; the optimizers' states are to be made.
+
+    Args:
+      vars: F_1.
+      sizes: C, E and d.
+      memory, balanced: empty ones.
+    """
+    classes, places, size = sizes
+    dtype = jax.tree.leaves(vars.params)[0].dtype
+    heads = {"weights": (classes, places, size), "auxiliary": (classes + 1, size)}
+    heads = {name: jnp.zeros(shape, dtype) for name, shape in heads.items()}
+    spare = max(places - 1, 1)
+    return StackState(
+        extractor=Trainable(vars, None),
+        classifier=Trainable(Variables(params=heads, stats={}), None),
+        frozen=jax.tree.map(lambda leaf: jnp.zeros((spare, *leaf.shape), leaf.dtype), vars),
+        memory=memory,
+        balanced=balanced,
+        came=jnp.full(classes, NEVER, jnp.int32),
+        task=jnp.int32(0),
+        task_size=jnp.int32(0),
+        epoch=jnp.int32(0),
+        step=jnp.int32(0),
+    )
 
 
 def features_before(extract: ApplyFn, state: StackState, x: Array) -> Array:
@@ -121,3 +152,28 @@ def drawn_heads(key: Array, state: StackState, draw: DrawFn) -> dict[str, Array]
         name: (draw(keys[name], head.shape) / jnp.sqrt(fan_in[name])).astype(head.dtype)
         for name, head in heads.items()
     }
+
+
+def kept_bits(state: StackState, num_tasks: int, masked: Sequence[str]) -> Array:
+    """Bits of what answers after each task, float32[num_tasks].
+
+    Args:
+      state: in the last of them.
+      num_tasks: so many.
+      masked: hidden layers whose masks tell what is kept; (): all is.
+    """
+    weights, vars = state.classifier.vars.params["weights"], state.extractor.vars
+    places, size = weights.shape[1:]
+    numbers = jnp.full(places, float(sum(leaf.size for leaf in jax.tree.leaves(vars))))
+    features = jnp.full(places, float(size))
+    if masked:
+        of_frozen = numbers_left(state.frozen.params, masked)
+        of_newest = numbers_left(vars.params, masked)
+        numbers, features = (
+            jnp.where(jnp.arange(places) == state.place, new, jnp.resize(old, places))
+            for old, new in zip(of_frozen, of_newest, strict=True)
+        )
+    tasks = jnp.arange(num_tasks)[:, None]
+    used = jnp.arange(places) <= tasks
+    classes = (state.came <= tasks).sum(axis=1)
+    return 32 * ((used * numbers).sum(axis=1) + classes * (used * features).sum(axis=1))
