@@ -26,14 +26,10 @@ def parameter_bits(*trees: str) -> CapacityFn:
     """The capacity of networks ``state.<tree>.vars`` that are kept whole and never grow."""
 
     def capacity(state: PyTree) -> Mapping[str, Array]:
-        return {"bits": jnp.float32(bits_of([getattr(state, tree).vars for tree in trees]))}
+        leaves = jax.tree.leaves([getattr(state, tree).vars for tree in trees])
+        return {"bits": jnp.float32(sum(8 * leaf.dtype.itemsize * leaf.size for leaf in leaves))}
 
     return capacity
-
-
-def bits_of(tree: PyTree) -> int:
-    """Of all leaves of a tree."""
-    return sum(8 * leaf.dtype.itemsize * leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def init_model(

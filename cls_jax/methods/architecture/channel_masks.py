@@ -5,8 +5,8 @@ e_i)``, where s rises within every epoch from ``1 / s_max`` to s_max, so that th
 but binary and stay learnable; in an answer it counts if e_i > 0. A mask is never negative, so it
 goes through the ReLU: what is multiplied is the layer's kernel and bias.
 
-Source: Yan, Xie and He 2021 (CVPR; arXiv 2103.16788), section 3.4, whose code was not released;
-Serra et al. 2018 (HAT), section 2.4, for the gradient.
+Source: Yan, Xie and He 2021 (CVPR; arXiv 2103.16788), channel-level masks, after the der_expandable
+card, since no code of it was released; Serra et al. 2018 (HAT) for the gradient.
 """
 
 import itertools
@@ -90,7 +90,7 @@ def mask_scale(number: Array, num_batches: Array, largest: int) -> Array:
       num_batches: int32[], B; of later ones s is s_max.
       largest: s_max.
 
-    Source: section 3.4; card O4: with 10 of both .1, 4.5 and 10 of the first, fifth and last.
+    Source: card O4: with 10 of both .1, 4.5 and 10 of the first, fifth and last.
     """
     risen = jnp.minimum(number / jnp.maximum(num_batches - 1, 1), 1)
     return jnp.asarray(1 / largest + (largest - 1 / largest) * risen, jnp.float32)
@@ -107,7 +107,7 @@ def kept_share(params: PyTree, layers: Sequence[str], scale: Array) -> Array:
     Returns:
       float32[] in [0, 1].
 
-    Source: section 3.4, the sparsity loss, whose kernel areas are one number here and cancel; card
+    Source: the sparsity loss, whose kernel areas are one number here and cancel; card
       O4: 3 inputs, masks [1, .5, 0, 0] and [1, .25] give .31875.
     """
     masks, num_inputs = soft_masks(params[MASKS], scale), params[layers[0]]["kernel"].shape[0]
@@ -133,7 +133,7 @@ def compensated(gradient: PyTree, params: PyTree, scale: Array, largest: int) ->
       scale: float32[], s.
       largest: s_max.
 
-    Source: HAT, equation 5; joansj/hat, src/approaches/hat.py.
+    Source: HAT, compensation of the embeddings' gradients; joansj/hat, src/approaches/hat.py.
     """
 
     def of(g: Array, e: Array) -> Array:

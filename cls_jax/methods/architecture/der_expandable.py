@@ -12,7 +12,7 @@ Places for all extractors are there from the start, so a task more recompiles no
 are run one after another. (ResNet-18 of width 8, batch 32, 2 CPU cores: 6 ms for each in use; all
 five places at once by vmap took 180 ms, five calls side by side 25 ms, whatever is in use.)
 
-Source: Yan, Xie and He 2021 (CVPR; arXiv 2103.16788), section 3; Rhyssiyan/DER-ClassIL.pytorch,
+Source: Yan, Xie and He 2021 (CVPR; arXiv 2103.16788); Rhyssiyan/DER-ClassIL.pytorch,
 inclearn/models/incmodel.py, convnet/network.py, convnet/utils.py, configs/1.yaml of cifar100/b0.
 Departs: the official code shuffles the exemplars among the examples, here they stand beside the
 stream's batches (``exemplars.mix_exemplars``), and batches of the second phase are drawn anew each

@@ -1,6 +1,6 @@
 """The two heads of DER (expandable): their logits, what they should say, and at which rate.
 
-Source: Yan, Xie and He 2021 (CVPR; arXiv 2103.16788), section 3.2; Rhyssiyan/DER-ClassIL.pytorch,
+Source: Yan, Xie and He 2021 (CVPR; arXiv 2103.16788); Rhyssiyan/DER-ClassIL.pytorch,
 inclearn/models/incmodel.py and tools/scheduler.py.
 """
 
@@ -45,7 +45,7 @@ def auxiliary_targets(y: Array, new: Array) -> tuple[Array, Array]:
     Returns:
       int32[b] from 0 to the number of new classes, and bool[C + 1], which outputs there are.
 
-    Source: section 3.2; incmodel.py, "aux_n+1"; card O1: of 3 old and 3 new classes 0, 1, 3, 4, 5
+    Source: incmodel.py, "aux_n+1"; card O1: of 3 old and 3 new classes 0, 1, 3, 4, 5
       are 0, 0, 1, 2, 3.
     """
     number = jnp.where(new, jnp.cumsum(new), 0)

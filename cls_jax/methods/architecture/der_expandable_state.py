@@ -1,6 +1,6 @@
 """What DER (expandable) keeps: a stack of frozen extractors beside the newest, and heads over all.
 
-Source: Yan, Xie and He 2021 (CVPR; arXiv 2103.16788), section 3; Rhyssiyan/DER-ClassIL.pytorch,
+Source: Yan, Xie and He 2021 (CVPR; arXiv 2103.16788); Rhyssiyan/DER-ClassIL.pytorch,
 inclearn/convnet/network.py.
 """
 

@@ -164,7 +164,7 @@ def ce(z, y, weight, columns):
 
 
 def own_targets(y, old, new):
-    """Section 3.2: 0 for an old class, else 1 and up in the order of the new ones."""
+    """0 for an old class, else 1 and up in the order of the new ones."""
     return [0 if label in old else 1 + new.index(label) for label in y]
 
 
