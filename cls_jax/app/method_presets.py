@@ -246,6 +246,37 @@ _UCIR = {
     )
 }
 
+# --- an extractor a task --------------------------------------------------------------------------
+
+_DER_EXPANDABLE = {
+    # The sizes of the card of the method; its images have one channel, here three that are equal.
+    "quick": MethodPreset(
+        stream=StreamConfig(image_size=8, batch_size=64, epochs=25, normalisation="none"),
+        net=NetConfig(net="mlp", hidden=(64, 32)),
+        arguments={
+            "memory_size": 50,
+            "replay_size": 50,
+            "warmup_epochs": 0,
+            "decays": (16, 19),
+            "balanced_epochs": 20,
+            "balanced_batch_size": 64,
+        },
+    ),
+    # configs/1.yaml of cifar100/b0; its class orders are those of PODNet.
+    "paper": MethodPreset(
+        stream=StreamConfig(
+            data="cifar100",
+            tasks=10,
+            batch_size=128,
+            epochs=170,
+            normalisation="cifar100",
+            crop_padding=4,
+            flip=True,
+        ),
+        net=NetConfig(net="resnet18", width=64),
+    ),
+}
+
 _OWN: dict[str, dict[str, MethodPreset]] = {
     "dualnet": _DUALNET,
     "clser": _CLSER,
@@ -255,6 +286,7 @@ _OWN: dict[str, dict[str, MethodPreset]] = {
     "hopsupsup": _HOPSUPSUP,
     "den": _DEN,
     "apd": _APD,
+    "der_expandable": _DER_EXPANDABLE,
     "l2_transfer": _L2,
     **dict.fromkeys(("spb", "spb_i", "spb_m"), _SPB),
     "ucir": _UCIR,

@@ -33,6 +33,7 @@ _MODULES = {
     "l2_transfer": "regularization.l2_transfer",
     "den": "architecture.den",
     "apd": "architecture.apd",
+    "der_expandable": "architecture.der_expandable",
     "gdumb": "baselines.gdumb",
     "icarl": "prototypes.icarl",
     "spb": "prototypes.spb",

@@ -87,6 +87,7 @@ def test_it_learns_and_is_found_again_by_its_name(net, features, registered, tmp
 
 HEADLESS = {
     "icarl": "icarl compares features, .* net 'Mine' names none; give its name as head",
+    "der_expandable": "der_expandable joins features, .* net 'Mine' names none",
     "lwf": "lwf trains the last layer by itself, and net 'Mine' names none",
     "apd": "apd gives each task a last layer of its own, and net 'Mine' names none",
     "l2_transfer": "l2_transfer gives each task .* net 'Mine' names none",
@@ -105,7 +106,9 @@ def test_a_method_that_it_cannot_serve_names_both(name, features):
         cls.METHODS[name](problem)
 
 
-@pytest.mark.parametrize("name", ["icarl", "lwf", "apd", "l2_transfer", "ucir", "spb"])
+@pytest.mark.parametrize(
+    "name", ["icarl", "lwf", "apd", "l2_transfer", "ucir", "spb", "der_expandable"]
+)
 def test_with_its_head_named_it_serves_them(name, features):
     made = cls.METHODS[name](cls.problem(features, net=LINEN))
     assert made.name == name

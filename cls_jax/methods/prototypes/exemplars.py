@@ -13,10 +13,21 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cls_jax.core.errors import InputError
 from cls_jax.core.herding import class_means, herd, in_chunks, unit
 from cls_jax.core.losses import mask_logits
-from cls_jax.core.memory import Memory, reservoir
+from cls_jax.core.memory import Memory, MemoryPolicy, reservoir
 from cls_jax.core.types import Array, Batch
+from cls_jax.methods.steps import told_rows
+
+
+def check_exemplars(memory_size: int, num_classes: int) -> None:
+    """Raises InputError unless each class can have an exemplar of its own."""
+    if memory_size < num_classes:
+        raise InputError(
+            f"memory_size={memory_size} gives none of the {num_classes} classes an exemplar "
+            f"of its own; use at least {num_classes}"
+        )
 
 
 class MixedBatch(NamedTuple):
@@ -118,6 +129,43 @@ def select_exemplars(
         mirrored = in_chunks(features_of, chosen["x"][:, :, ::-1])
         means = (means + means_of(mirrored)) / 2
     return Memory(slots=chosen, seen=keep.sum(dtype=jnp.int32)), unit(means)
+
+
+def balanced_subset(
+    key: Array, memory: Memory, data: Batch, seen: Array, policy: MemoryPolicy
+) -> Memory:
+    """Equally many examples of each class, drawn from its exemplars and the task's examples.
+
+    Each class is cut to as many as the class with the fewest has; or to fewer, if else they would
+    not fit.
+
+    Args:
+      key: for the draw.
+      memory: of exemplars.
+      data: all examples of the task.
+      seen: bool[num_classes] which classes; those without an example are not counted.
+      policy: of the memory that they go to, filled from the front, with slots {x, y}.
+
+    Source: Rhyssiyan/DER-ClassIL.pytorch, inclearn/tools/data_utils.py.
+    """
+    items = {
+        name: jnp.concatenate([memory.slots[name], getattr(data, name)]) for name in ("x", "y")
+    }
+    there = jnp.arange(len(memory.slots["y"])) < memory.seen
+    valid = jnp.concatenate([there & seen[memory.slots["y"]], told_rows(data, seen)])
+    counts = jnp.bincount(jnp.where(valid, items["y"], seen.size), length=seen.size)
+    size = jnp.min(counts, where=counts > 0, initial=policy.capacity)
+    size = jnp.minimum(size, policy.capacity // jnp.maximum((counts > 0).sum(), 1))
+
+    # All rows class by class, in random order within each; the first ``size`` are taken.
+    noise = jax.random.uniform(key, valid.shape)
+    order = jnp.lexsort((noise, items["y"], ~valid))
+    first = (jnp.cumsum(counts) - counts)[items["y"][order]]
+    keep = valid[order] & (jnp.arange(len(order)) - first < size)
+    to = jnp.where(keep, jnp.cumsum(keep) - 1, policy.capacity)  # out of bounds: dropped
+    empty = policy.init(items)
+    slots = {k: v.at[to].set(items[k][order], mode="drop") for k, v in empty.slots.items()}
+    return Memory(slots=slots, seen=keep.sum(dtype=jnp.int32))
 
 
 def nearest_mean(features: Array, means: Array) -> Array:

@@ -25,7 +25,6 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from cls_jax.core.errors import InputError
 from cls_jax.core.herding import unit
 from cls_jax.core.losses import binary_cross_entropy
 from cls_jax.core.memory import Memory
@@ -34,6 +33,7 @@ from cls_jax.methods.base import Algorithm, Needs, method
 from cls_jax.methods.checks import check_replay
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.prototypes.exemplars import (
+    check_exemplars,
     mix_exemplars,
     nearest_mean,
     no_exemplars,
@@ -100,11 +100,7 @@ def icarl(
         network has no features.
     """
     num_classes = problem.num_classes
-    if memory_size < num_classes:
-        raise InputError(
-            f"memory_size={memory_size} gives none of the {num_classes} classes an exemplar "
-            f"of its own; use at least {num_classes}"
-        )
+    check_exemplars(memory_size, num_classes)
     check_replay(memory_size, replay_size)
     net, augment, optimizer = problem.net(), problem.augment, optax.sgd(learning_rate)
     extract = net.features
