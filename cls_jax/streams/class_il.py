@@ -14,7 +14,7 @@ from cls_jax.core.keys import ScheduleKey, ShuffleKey
 from cls_jax.core.types import Array
 from cls_jax.data.checked import checked
 from cls_jax.data.dataset import Dataset
-from cls_jax.streams.imbalance import kept_counts, kept_examples
+from cls_jax.streams.imbalance import kept_counts, kept_examples, told
 from cls_jax.streams.indexing import (
     argsort,
     check_batch,
@@ -123,7 +123,7 @@ def class_il(
     if base_classes is not None:
         description = f"{base_classes} + {num_tasks - 1} x {sizes[-1]} classes"
     stream = Stream(
-        name=f"{source.name}, {description}" + f", imbalance {imbalance:g}" * (imbalance != 1),
+        name=f"{source.name}, {description}" + told(kept, imbalance),
         source=source,
         num_tasks=num_tasks,
         batch_size=batch_size,

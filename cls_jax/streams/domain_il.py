@@ -13,7 +13,7 @@ from cls_jax.core.keys import ScheduleKey
 from cls_jax.core.types import Array
 from cls_jax.data.checked import checked
 from cls_jax.data.dataset import Dataset
-from cls_jax.streams.imbalance import kept_counts, kept_examples
+from cls_jax.streams.imbalance import kept_counts, kept_examples, told
 from cls_jax.streams.indexing import (
     argsort,
     check_batch,
@@ -229,7 +229,7 @@ def _domain_il(
 
     stream = Stream(
         name=f"{source.name}, {tasks} {domain} tasks x {source.num_classes} classes"
-        + f", imbalance {imbalance:g}" * (imbalance != 1),
+        + told(kept, imbalance),
         source=source,
         num_tasks=tasks,
         batch_size=batch_size,

@@ -53,3 +53,8 @@ def kept_examples(key: Array, labels: np.ndarray, kept: np.ndarray) -> np.ndarra
     mask = np.zeros(labels.size, bool)
     mask[order] = rank < np.repeat(kept, counts)
     return mask
+
+
+def told(kept: np.ndarray, imbalance: float) -> str:
+    """What the name of a stream says of it; "" where all examples are kept."""
+    return f", imbalance {imbalance:g}: {kept.sum()} examples are kept" if imbalance != 1 else ""
