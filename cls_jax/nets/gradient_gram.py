@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core.tracers import current_trace
 
 from cls_jax.core.types import Array, PyTree, Variables
 from cls_jax.nets.base import Net
@@ -39,25 +40,38 @@ def gradient_gram(net: Net, vars: Variables, x: Array, losses: RowLosses, target
     """
     layers = _dense_layers(net, vars, x)
     if layers is None:
-        return _explicit(net, vars, x, losses, targets)
+        return _one_by_one(net, vars, x, losses, targets)
+    return _by_layers(net, vars, x, losses, targets, layers)
+
+
+class _Layer(NamedTuple):
+    """A dense layer that is called once: the shape of its output; 1 if it has a bias."""
+
+    output: jax.ShapeDtypeStruct
+    bias: int
+
+
+def _by_layers(
+    net: Net,
+    vars: Variables,
+    x: Array,
+    losses: RowLosses,
+    targets: PyTree,
+    layers: dict[tuple, _Layer],
+) -> Array:
+    """The matrix from each layer's inputs and slopes."""
 
     def total(offsets: dict) -> tuple[Array, dict]:
         outputs, inputs = _watched(net, vars, x, offsets)
         return losses(outputs, targets).sum(), inputs
 
-    zeros = {path: jnp.zeros(layer.output.shape, layer.output.dtype) for path, layer in layers}
+    shapes = {path: layer.output for path, layer in layers.items()}
+    zeros = {path: jnp.zeros(shape.shape, shape.dtype) for path, shape in shapes.items()}
     slopes, inputs = jax.grad(total, has_aux=True)(zeros)
     return sum(
-        (_products(inputs[path]) + layer.bias) * _products(slopes[path]) for path, layer in layers
+        (_products(inputs[path]) + layer.bias) * _products(slopes[path])
+        for path, layer in layers.items()
     )
-
-
-class _Layer(NamedTuple):
-    """A dense layer that was called once: shapes of its input and output; 1 if it has a bias."""
-
-    input: jax.ShapeDtypeStruct
-    output: jax.ShapeDtypeStruct
-    bias: int
 
 
 def _watched(net: Net, vars: Variables, x: Array, offsets: dict) -> tuple[Array, dict]:
@@ -75,35 +89,41 @@ def _watched(net: Net, vars: Variables, x: Array, offsets: dict) -> tuple[Array,
         return net.apply(vars, x, train=False)[0], inputs
 
 
-def _dense_layers(net: Net, vars: Variables, x: Array) -> list[tuple[tuple, _Layer]] | None:
-    """(path, layer) of a network all of whose parameters are those of dense layers, else None."""
-    calls = []
+def _dense_layers(net: Net, vars: Variables, x: Array) -> dict[tuple, _Layer] | None:
+    """Those of a network all of whose parameters are those of dense layers, by path; else None."""
+    paths, elsewhere = [], []
 
-    def watch(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
-        output = call(*args, **kwargs)
-        if isinstance(context.module, nn.Dense | Dense) and context.method_name == "__call__":
-            shapes = (jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in (*args, output))
-            calls.append((context.module.path, *shapes))
-        return output
+    def forward(vars: Variables, x: Array) -> list[tuple[Array, Array]]:
+        calls, here = [], current_trace()
 
-    def forward(vars: Variables, x: Array) -> Array:
+        def watch(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+            output = call(*args, **kwargs)
+            if isinstance(context.module, nn.Dense | Dense) and context.method_name == "__call__":
+                paths.append(context.module.path)
+                elsewhere.append(current_trace() != here)
+                calls.append((*args, output))
+            return output
+
         with nn.intercept_methods(watch):
-            return net.apply(vars, x, train=False)[0]
+            net.apply(vars, x, train=False)
+        return calls
 
-    jax.eval_shape(forward, vars, x)
+    calls = jax.eval_shape(forward, vars, x)
+    if any(elsewhere):  # in a program of its own, as of nn.remat, out of which nothing comes
+        return None
     leaves = jax.tree_util.tree_leaves_with_path(vars.params)
     shapes = {tuple(getattr(k, "key", k) for k in path): leaf.shape for path, leaf in leaves}
     found = {}
-    for path, given, output in calls:
+    for path, (given, output) in zip(paths, calls, strict=True):
         kernel = (*given.shape[1:], *output.shape[1:])
-        once = path not in found and len(given.shape) == 2 and len(given) == len(x)
-        if not once or shapes.pop((*path, "kernel"), None) != kernel:
+        plain = len(given.shape) == 2 and len(given) == len(x)
+        if not plain or shapes.pop((*path, "kernel"), None) != kernel:  # popped once alone
             return None
-        found[path] = _Layer(given, output, int(shapes.pop((*path, "bias"), None) is not None))
-    return None if shapes else list(found.items())
+        found[path] = _Layer(output, int(shapes.pop((*path, "bias"), None) is not None))
+    return None if shapes else found
 
 
-def _explicit(net: Net, vars: Variables, x: Array, losses: RowLosses, targets: PyTree) -> Array:
+def _one_by_one(net: Net, vars: Variables, x: Array, losses: RowLosses, targets: PyTree) -> Array:
     """The same of any network whose rows are independent."""
 
     def loss(params: PyTree, x: Array, targets: PyTree) -> Array:
