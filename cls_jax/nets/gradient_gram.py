@@ -68,10 +68,11 @@ def _by_layers(
     shapes = {path: layer.output for path, layer in layers.items()}
     zeros = {path: jnp.zeros(shape.shape, shape.dtype) for path, shape in shapes.items()}
     slopes, inputs = jax.grad(total, has_aux=True)(zeros)
-    return sum(
+    each = [
         (_products(inputs[path]) + layer.bias) * _products(slopes[path])
         for path, layer in layers.items()
-    )
+    ]
+    return jnp.asarray(sum(each))
 
 
 def _watched(net: Net, vars: Variables, x: Array, offsets: dict) -> tuple[Array, dict]:
@@ -131,7 +132,7 @@ def _one_by_one(net: Net, vars: Variables, x: Array, losses: RowLosses, targets:
         return losses(outputs, jax.tree.map(lambda leaf: leaf[None], targets))[0]
 
     each = jax.vmap(jax.grad(loss), (None, 0, 0))(vars.params, x, targets)
-    return sum(_products(leaf) for leaf in jax.tree.leaves(each))
+    return jnp.asarray(sum(_products(leaf) for leaf in jax.tree.leaves(each)))
 
 
 def _products(rows: Array) -> Array:

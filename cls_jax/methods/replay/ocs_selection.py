@@ -32,7 +32,12 @@ def agreement(gram: Array, peers: Array) -> tuple[Array, Array]:
 
 
 def cosine(product: Array, norm: Array, other: Array) -> Array:
-    """``a . b / max(|a| |b|, 1e-6)``, of the product and the two norms."""
+    """``a . b / max(|a| |b|, 1e-6)``.
+
+    Args:
+      product: float[...], a . b.
+      norm, other: float[...], |a| and |b|.
+    """
     return product / jnp.maximum(norm * other, SMALLEST)
 
 
