@@ -93,8 +93,8 @@ def ocs(
 
     Args:
       memory_size: M, slots of the coreset, M // t for each of t tasks; official, Rotated MNIST.
-      selection_size: b, examples of a batch that are picked; official. A batch must be larger for
-        there to be a choice (official: 100, for pictures 20).
+      selection_size: b, examples of a batch that are picked; official. Of a batch that is not
+        larger all are, so give a larger batch_size (official: 100, for pictures 20).
       replay_size: examples of one old task that are replayed; official.
       candidates: most picks of a pass that the coreset is chosen from; official, Rotated MNIST (250
         for Split CIFAR-100).
@@ -120,8 +120,7 @@ def ocs(
 
     Raises:
       InputError: if the coreset has no slot for each task or fewer than a replay, nothing is
-        picked, or ``current_classes`` is asked for without ``own_classes``; as a run is made, if
-        more are picked than a batch has.
+        picked, or ``current_classes`` is asked for without ``own_classes``.
     """
     check_replay(memory_size, replay_size)
     if memory_size < problem.num_tasks:
@@ -145,11 +144,6 @@ def ocs(
         return optax.sgd(learning_rate * learning_rate_factor**task, momentum)
 
     def init(key: Array, example: Batch) -> OcsState:
-        if selection_size > len(example.y):
-            raise InputError(
-                f"selection_size is {selection_size}, but a batch has {len(example.y)} examples to "
-                "pick from; use a smaller one, or a larger batch_size"
-            )
         model = init_model(key, net, augment.test(example.x), optimizer_of(jnp.int32(0)))
         items = {"x": example.x, "y": example.y, "task": example.y}
         return OcsState(
@@ -184,13 +178,14 @@ def ocs(
         if selection == "score":
             by_chance = (jnp.asarray(batch.epoch) == 0) & (state.step < warmup_batches)
             score = jnp.where(by_chance, score, scores(state, items, learned))
-        _, chosen = jax.lax.top_k(jnp.where(learned, score, -jnp.inf), selection_size)
+        size = min(selection_size, len(score))
+        _, chosen = jax.lax.top_k(jnp.where(learned, score, -jnp.inf), size)
         picked, valid = {k: v[chosen] for k, v in items.items()}, learned[chosen]
 
         # Learn it, beside examples of an old task.
         replay = of_one_task(key_draw, state.memory)
         x = augment.train(key_augment, jnp.concatenate([picked["x"], replay.items["x"]]))
-        xs, valids = jnp.split(x, [selection_size]), [valid, replay.valid]
+        xs, valids = jnp.split(x, [size]), [valid, replay.valid]
 
         def loss(vars: Variables):
             logits, stats = forward_each(net, vars, xs, valids)

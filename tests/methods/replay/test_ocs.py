@@ -19,7 +19,7 @@ from cls_jax.methods.replay.ocs_selection import (
 )
 from cls_jax.nets.gradient_gram import gradient_gram
 from cls_jax.nets.mlp import mlp
-from tests.support.drive import Drive, batch, label_of, made_batch, task_of
+from tests.support.drive import Drive, label_of, made_batch, task_of
 from tests.support.nets import perceptron, shown
 from tests.support.numpy_mlp import backward, by_letter, ce, inputs, logits_of, softmax
 from tests.support.oracle_weights import oracle_vars
@@ -368,7 +368,8 @@ def test_bad_arguments_are_named(change, message):
         ocs(telling_problem(), **{**SIZES, **change})
 
 
-def test_more_picks_than_a_batch_has_are_named():
-    method = ocs(telling_problem(), **{**SIZES, "selection_size": 5})
-    with pytest.raises(InputError, match="selection_size is 5, but a batch has 4 examples to pick"):
-        jax.eval_shape(method.init, jax.random.key(0), batch([0, 1, 2, 3]))
+def test_a_batch_that_is_not_larger_is_taken_whole():
+    drive = driven(selection_size=7)
+    drive.begin(task_of(0))
+    drive.step(range(6), task=0)
+    np.testing.assert_array_equal(np.sort(shown(drive, 2)[0]), range(6))
