@@ -92,7 +92,7 @@ _OCS = {
         stream=replace(_PLAIN.stream, batch_size=50, epochs=10),
         arguments={"learning_rate": 0.05, "learning_rate_factor": 1.0},
     ),
-    # Rotated MNIST; the code's angles are 0, 9, 18, ... degrees, and its network has dropout.
+    # jaehong31/OCS, Rotated MNIST: its angles are 0, 9, 18, ... degrees, its network has dropout.
     "paper": MethodPreset(
         stream=StreamConfig(
             data="mnist",
@@ -104,7 +104,7 @@ _OCS = {
         ),
         net=NetConfig(net="mlp", hidden=(256, 256)),
     ),
-    # The code's network has BatchNorm after each ReLU, without running statistics, and dropout.
+    # The same, Split CIFAR-100: its BatchNorm has no running statistics and stands after each ReLU.
     "cifar100": MethodPreset(
         stream=StreamConfig(
             data="cifar100", tasks=20, batch_size=20, epochs=2, normalisation="none"
