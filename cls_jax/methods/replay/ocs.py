@@ -9,13 +9,13 @@ highest among themselves; classes have equal shares. Several passes over a task 
 for what a pass leaves out: b_s / b of them is one pass over as many examples.
 
 Source: Yoon, Madaan, Yang, Hwang 2022 (ICLR; arXiv 2106.01085); jaehong31/OCS: SGD with momentum,
-begun anew with each task at a decayed rate, and whatever "as the code" says below.
-Departs: gradients are those of the network as it answers, without dropout and with running
-statistics, where the code's BatchNorm makes each depend on the batch; each pass has batches of its
-own, where the code's are fixed, and what was picked counts from the latest pass on, since a method
-does not know which is the last; the replay draws one old task and examples of it, where the code
-goes round a shuffled list; the last places of a share never repeat an example. rho is the code's
-weight over its replay size (it divides the mean again).
+begun anew with each task at a smaller rate, and the random choice of a new task's coreset.
+Departs: scores are of images as they are stored and of the network as it answers, without dropout
+and with running statistics, where the code's BatchNorm makes each gradient depend on the batch.
+Each pass has batches of its own, where the code's are fixed, and picks count from the latest pass
+on, since a method does not know which is the last. The replay draws an old task and examples of it,
+where the code goes round a shuffled list; the last places of a share never repeat an example. rho
+is the code's weight over its replay size, by which it divides the mean again.
 """
 
 from functools import partial
@@ -102,7 +102,8 @@ def ocs(
       selection: of a batch, by score or as a control by chance.
       coreset: what of a task's picks joins the coreset: any ("random", as the code, which computes
         scores and does not use them), those with the highest score, or ("uniform", a control) any
-        examples of its last pass, picked or not, and earlier tasks keep any too.
+        examples of its last pass, picked or not, and earlier tasks keep any too. For "score" a
+        network that is not all dense layers needs memory for one gradient a candidate.
       own_classes: a softmax over the classes of each example's own task, which is then told in
         training, as a network with a head a task has it; False: over all classes, never told.
       current_classes: with own_classes, r is taken over the current task's classes, as the code
