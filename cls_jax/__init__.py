@@ -80,6 +80,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from cls_jax.methods.replay.er import er as er
     from cls_jax.methods.replay.er_ace import er_ace as er_ace
     from cls_jax.methods.replay.er_mir import er_mir as er_mir
+    from cls_jax.methods.replay.ocs import ocs as ocs
     from cls_jax.nets.base import Net as Net
     from cls_jax.nets.own_linen import net_from_linen as net_from_linen
     from cls_jax.nets.own_nnx import net_from_nnx as net_from_nnx

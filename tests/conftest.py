@@ -58,6 +58,10 @@ SMALL = {
     "derpp": {"memory_size": 24, "replay_size": 6},
     "er_ace": {"memory_size": 24, "replay_size": 6},
     "er_mir": {"memory_size": 24, "replay_size": 6, "candidates": 12},
+    "ocs": {
+        **{"memory_size": 24, "replay_size": 6, "selection_size": 3, "candidates": 8},
+        **{"warmup_batches": 1, "learning_rate": 0.05},
+    },
     "agem": {"memory_size": 24, "replay_size": 6},
     "den": {"added_units": 2, "head_epochs": 1},
     "apd": {"consolidate_every": 2, "clusters": 1, "annealing_steps": 4},

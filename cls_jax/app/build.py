@@ -144,12 +144,13 @@ _SCENARIOS: dict[str, tuple[Callable[..., Stream], tuple[str, ...]]] = {
         class_il,
         (
             *("tasks", "base_classes", "base_epochs", "class_order", "task_order", "drop_last"),
-            "label_fraction",
+            *("label_fraction", "label_noise", "imbalance"),
         ),
     ),
-    "permuted": (permuted, ("tasks", "task_order", "drop_last")),
-    "rotated": (rotated, ("tasks", "task_order", "drop_last")),
-    "dihedral": (dihedral, ("tasks", "task_order", "drop_last")),
+    **{
+        name: (make, ("tasks", "task_order", "drop_last", "label_noise", "imbalance"))
+        for name, make in (("permuted", permuted), ("rotated", rotated), ("dihedral", dihedral))
+    },
     "mnist360": (mnist360, ("replacement",)),
     "gcil": (gcil, ("tasks", "drop_last", "distribution", "samples_per_phase")),
     "blurry": (blurry, ("tasks", "drop_last", "class_order", "blur")),

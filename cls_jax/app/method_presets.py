@@ -86,6 +86,40 @@ _DUALNET = {
     ),
 }
 _ESMER = {"quick": replace(_PLAIN, arguments={"memory_size": 200, "stable_decay": 0.95})}
+_OCS = {
+    "quick": replace(
+        _PLAIN,
+        stream=replace(_PLAIN.stream, batch_size=50, epochs=10),
+        arguments={"learning_rate": 0.05, "learning_rate_factor": 1.0},
+    ),
+    # jaehong31/OCS, Rotated MNIST: its angles are 0, 9, 18, ... degrees, its network has dropout.
+    "paper": MethodPreset(
+        stream=StreamConfig(
+            data="mnist",
+            scenario="rotated",
+            tasks=20,
+            batch_size=100,
+            epochs=10,
+            normalisation="none",
+        ),
+        net=NetConfig(net="mlp", hidden=(256, 256)),
+    ),
+    # The same, Split CIFAR-100: its BatchNorm has no running statistics and stands after each ReLU.
+    "cifar100": MethodPreset(
+        stream=StreamConfig(
+            data="cifar100", tasks=20, batch_size=20, epochs=2, normalisation="none"
+        ),
+        net=NetConfig(net="resnet18", width=20),
+        arguments={
+            "memory_size": 100,
+            "candidates": 250,
+            "own_classes": True,
+            "learning_rate": 0.1275,
+            "learning_rate_factor": 0.9,
+            "replay_weight": 0.05,
+        },
+    ),
+}
 _CLSER = {
     "quick": replace(
         _PLAIN, arguments={"memory_size": 200, "stable_decay": 0.95, "plastic_decay": 0.9}
@@ -281,6 +315,7 @@ _OWN: dict[str, dict[str, MethodPreset]] = {
     "dualnet": _DUALNET,
     "clser": _CLSER,
     "esmer": _ESMER,
+    "ocs": _OCS,
     "supsup": _SUPSUP,
     "supsup_nns": {"quick": MethodPreset(stream=_TEN, net=_HIDDEN, arguments=_NOTICED)},
     "hopsupsup": _HOPSUPSUP,

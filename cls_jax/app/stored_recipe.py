@@ -25,7 +25,7 @@ _WORDS = (
 _LATER = {"label_names": None, "max_tasks": None, "first_task": 0, "task_classes": None}
 _LATER_FLAGS = {
     **{"max_classes": None, "max_tasks": None, "first_class": None, "only_tasks": []},
-    **{"validation_fraction": 0.0, "validation_seed": 0},
+    **{"validation_fraction": 0.0, "validation_seed": 0, "label_noise": 0.0, "imbalance": 1.0},
 }
 """Fields that recipes of this version have had from some time on, and what stood there before."""
 

@@ -218,8 +218,8 @@ def check_hyper(hyper: Mapping[str, Any]) -> None:
 
     The name tells the range: ``temperature`` and ``damping`` above 0; ``step_size`` in [0, 1];
     ``momentum`` and ``decay`` in [0, 1); rates (probabilities) in [0, 1]; learning rates, weights
-    of loss terms, gaps, margins, thresholds and ``weight_decay`` at least 0. So must the float32
-    that it becomes within a run: neither infinite, nor 0 where the number is not.
+    of loss terms, factors, gaps, margins, thresholds and ``weight_decay`` at least 0. So must the
+    float32 that it becomes within a run: neither infinite, nor 0 where the number is not.
     """
     for name, value in hyper.items():
         bounds = next((b for ending, b in _RANGES.items() if name.endswith(ending)), {})
@@ -243,6 +243,7 @@ _RANGES: dict[str, dict[str, Any]] = {
     "learning_rate": {"low": 0},
     "weight_decay": {"low": 0},
     "weight": {"low": 0},
+    "factor": {"low": 0},
     "gap": {"low": 0},
     "margin": {"low": 0},
     "temperature": {"low": 0, "above": True},

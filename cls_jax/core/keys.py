@@ -47,6 +47,10 @@ class ScheduleKey(IntEnum):
     """pooled: the order of examples once all tasks are one."""
     TASK_ORDER = 8
     """in_order: which task comes first."""
+    LABEL_NOISE = 9
+    """label_noise: whose label is drawn anew, and into what."""
+    RARE = 10
+    """imbalance: which examples of a rare class there are."""
 
 
 class PhaseKey(IntEnum):

@@ -26,6 +26,7 @@ _MODULES = {
     "derpp": "replay.der",
     "er_ace": "replay.er_ace",
     "er_mir": "replay.er_mir",
+    "ocs": "replay.ocs",
     "agem": "replay.agem",
     "lwf": "regularization.lwf",
     "ewc_online": "regularization.ewc_online",

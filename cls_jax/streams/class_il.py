@@ -14,6 +14,7 @@ from cls_jax.core.keys import ScheduleKey, ShuffleKey
 from cls_jax.core.types import Array
 from cls_jax.data.checked import checked
 from cls_jax.data.dataset import Dataset
+from cls_jax.streams.imbalance import kept_counts, kept_examples, told
 from cls_jax.streams.indexing import (
     argsort,
     check_batch,
@@ -26,6 +27,7 @@ from cls_jax.streams.indexing import (
     task_sizes,
     totals,
 )
+from cls_jax.streams.label_noise import with_label_noise
 from cls_jax.streams.stream import Rows, Schedule, Stream, schedule_of
 
 
@@ -40,6 +42,8 @@ def class_il(
     class_order: Literal["shuffled", "label", "1993"] = "shuffled",
     drop_last: bool = False,
     label_fraction: float = 1.0,
+    label_noise: float = 0.0,
+    imbalance: float = 1.0,
 ) -> Stream:
     """The classes of ``source`` split into tasks; each task is shuffled and seen ``epochs`` times.
 
@@ -54,6 +58,10 @@ def class_il(
         "1993" is the fixed order of iCaRL's and UCIR's tables.
       drop_last: drop an epoch's incomplete last batch instead of padding it.
       label_fraction: probability that a batch keeps its labels, in (0, 1].
+      label_noise: probability that a training label is drawn anew from the classes of its task, its
+        own among them, in [0, 1].
+      imbalance: how many times as many examples are kept of the class with label 0 as of the last
+        one, falling exponentially between them, >= 1; 1 keeps all.
 
     Returns:
       The stream. Steps a task are counted for the largest task that the class order can make, so
@@ -64,7 +72,7 @@ def class_il(
         than every task (with ``drop_last``: than any, which would then teach nothing).
 
     Source: van de Ven and Tolias 2019 (class-IL, task-IL); batch-wise label loss as in
-    phquang/DualNet (semi-supervised script).
+    phquang/DualNet (semi-supervised script); label_noise.py, imbalance.py.
     """
     source, base_classes = checked(source), whole_or_none("base_classes", base_classes)
     sizes = task_sizes(source, tasks, base_classes)
@@ -76,7 +84,8 @@ def class_il(
     check_literals(class_il, {"class_order": class_order}, "{name} must be {either}, got {value!r}")
     shuffled = class_order != "label"
     counts, test_counts = class_counts(source)
-    least, most = totals(counts, sizes, shuffled)
+    kept = kept_counts(counts, imbalance)
+    least, most = totals(kept, sizes, shuffled)
     check_batch(batch_size, least, most, drop_last)
     rows_of = [num_rows(int(n), batch_size, drop_last) for n in most]
     test_width = int(totals(test_counts, sizes, shuffled)[1].max())
@@ -89,9 +98,10 @@ def class_il(
         classes = class_groups(jax.random.fold_in(key, ScheduleKey.CLASS_ORDER), sizes, class_order)
         key_shuffle = jax.random.fold_in(jax.random.fold_in(key, ScheduleKey.SHUFFLE), shuffle)
         place = argsort(key_shuffle, (max(passes), source.train.y.size))  # one for each epoch
+        there = kept_examples(key, source.train.y, kept)
         tables = []
         for group, rows, number in zip(classes, rows_of, passes, strict=True):
-            member = group[source.train.y]
+            member = group[source.train.y] & there
             for permutation in place[:number]:
                 tables.append(table(permutation[member[permutation]], rows, batch_size, drop_last))
         index = np.concatenate(tables)
@@ -112,8 +122,8 @@ def class_il(
     description = f"{num_tasks} tasks x {per_task} classes"
     if base_classes is not None:
         description = f"{base_classes} + {num_tasks - 1} x {sizes[-1]} classes"
-    return Stream(
-        name=f"{source.name}, {description}",
+    stream = Stream(
+        name=f"{source.name}, {description}" + told(kept, imbalance),
         source=source,
         num_tasks=num_tasks,
         batch_size=batch_size,
@@ -128,5 +138,7 @@ def class_il(
             "class_order": class_order,
             "drop_last": drop_last,
             "label_fraction": label_fraction,
+            "imbalance": imbalance,
         },
     )
+    return with_label_noise(stream, label_noise)

@@ -59,6 +59,10 @@ class StreamConfig(InputConfig):
       drop_last: drop a task's incomplete last batch instead of padding it.
       label_fraction: probability that a batch keeps its labels, in (0, 1]; below 1 methods that
         can learn from unlabelled batches do so. Of class_il only.
+      label_noise: probability that a training label is drawn anew from the classes of its task, its
+        own among them, in [0, 1]; test labels stay. Of class_il and domain-IL only.
+      imbalance: how many times as many training examples are kept of the class with label 0 as of
+        the last one, falling exponentially between them, >= 1. Of class_il and domain-IL only.
       blur: share of each class that is spread over the other tasks, in [0, 1). Of blurry only.
       distribution: of the classes of a task. Of gcil only.
       samples_per_phase: examples of a task. Of gcil only.
@@ -90,6 +94,8 @@ class StreamConfig(InputConfig):
     validation_seed: int = 0
     drop_last: bool = False
     label_fraction: float = 1.0
+    label_noise: float = 0.0
+    imbalance: float = 1.0
     blur: float = 0.1
     distribution: Literal["uniform", "longtail"] = "uniform"
     samples_per_phase: int = 1000

@@ -13,13 +13,29 @@ from cls_jax.core.keys import ScheduleKey
 from cls_jax.core.types import Array
 from cls_jax.data.checked import checked
 from cls_jax.data.dataset import Dataset
-from cls_jax.streams.indexing import argsort, check_batch, epochs_of, num_rows, table
+from cls_jax.streams.imbalance import kept_counts, kept_examples, told
+from cls_jax.streams.indexing import (
+    argsort,
+    check_batch,
+    class_counts,
+    epochs_of,
+    num_rows,
+    table,
+)
+from cls_jax.streams.label_noise import with_label_noise
 from cls_jax.streams.rotation import check_square, rotate, rotation
 from cls_jax.streams.stream import Rows, Schedule, Stream
 
 
 def permuted(
-    source: Dataset, *, tasks: int = 20, batch_size: int, epochs: int = 1, drop_last: bool = False
+    source: Dataset,
+    *,
+    tasks: int = 20,
+    batch_size: int,
+    epochs: int = 1,
+    drop_last: bool = False,
+    label_noise: float = 0.0,
+    imbalance: float = 1.0,
 ) -> Stream:
     """Each task shows the pixels in a random order of its own, the first task too.
 
@@ -29,6 +45,7 @@ def permuted(
       batch_size: stream examples a step.
       epochs: passes over each task.
       drop_last: drop an epoch's incomplete last batch instead of padding it.
+      label_noise, imbalance: of training labels and classes, as for ``class_il``.
 
     Returns:
       The stream; ``contexts`` are the permutations, uint16[tasks, h * w] (int32 for more than
@@ -50,7 +67,8 @@ def permuted(
     def domains(key: Array) -> np.ndarray:
         return argsort(key, (tasks, positions)).astype(dtype)
 
-    return _domain_il(source, "permuted", domains, permute, tasks, batch_size, epochs, drop_last)
+    sizes = tasks, batch_size, epochs, drop_last, label_noise, imbalance
+    return _domain_il(source, "permuted", domains, permute, *sizes)
 
 
 def permute(x: Array, permutation: Array) -> Array:
@@ -64,7 +82,14 @@ def permute(x: Array, permutation: Array) -> Array:
 
 
 def rotated(
-    source: Dataset, *, tasks: int = 20, batch_size: int, epochs: int = 1, drop_last: bool = False
+    source: Dataset,
+    *,
+    tasks: int = 20,
+    batch_size: int,
+    epochs: int = 1,
+    drop_last: bool = False,
+    label_noise: float = 0.0,
+    imbalance: float = 1.0,
 ) -> Stream:
     """Each task shows the images rotated by a random angle of its own, uniform in [0, 180) degrees.
 
@@ -74,6 +99,7 @@ def rotated(
       batch_size: stream examples a step.
       epochs: passes over each task.
       drop_last: drop an epoch's incomplete last batch instead of padding it.
+      label_noise, imbalance: of training labels and classes, as for ``class_il``.
 
     Returns:
       The stream; ``contexts`` are the fixed-point matrices of the rotations, int32[tasks, 6], see
@@ -95,7 +121,8 @@ def rotated(
         share = np.asarray(jax.random.bits(key, (tasks,))) / 2.0**32
         return rotation(180 * share, side)
 
-    return _domain_il(source, "rotated", domains, rotate, tasks, batch_size, epochs, drop_last)
+    sizes = tasks, batch_size, epochs, drop_last, label_noise, imbalance
+    return _domain_il(source, "rotated", domains, rotate, *sizes)
 
 
 SYMMETRIES: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
@@ -112,7 +139,14 @@ SYMMETRIES: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
 
 
 def dihedral(
-    source: Dataset, *, tasks: int = 5, batch_size: int, epochs: int = 1, drop_last: bool = False
+    source: Dataset,
+    *,
+    tasks: int = 5,
+    batch_size: int,
+    epochs: int = 1,
+    drop_last: bool = False,
+    label_noise: float = 0.0,
+    imbalance: float = 1.0,
 ) -> Stream:
     """Each task shows the images turned or mirrored in its own way, with no pixel lost.
 
@@ -125,6 +159,7 @@ def dihedral(
       batch_size: stream examples a step.
       epochs: passes over each task.
       drop_last: drop an epoch's incomplete last batch instead of padding it.
+      label_noise, imbalance: of training labels and classes, as for ``class_il``.
 
     Returns:
       The stream; ``contexts`` are the permutations of the pixels, int32[tasks, h * w].
@@ -137,7 +172,7 @@ def dihedral(
     side = check_square(source)
     pixels = np.arange(side**2, dtype=np.int32).reshape(side, side)
     contexts = np.stack([symmetry(pixels).ravel() for symmetry in SYMMETRIES[:tasks]])
-    sizes = tasks, batch_size, epochs, drop_last
+    sizes = tasks, batch_size, epochs, drop_last, label_noise, imbalance
     return _domain_il(source, "dihedral", lambda key: contexts, permute, *sizes)
 
 
@@ -150,11 +185,14 @@ def _domain_il(
     batch_size: int,
     epochs: int,
     drop_last: bool,
+    label_noise: float,
+    imbalance: float,
 ) -> Stream:
     """``domains``: key -> the contexts of all tasks, [tasks, ...]."""
     batch_size, epochs = whole("batch_size", batch_size, 1), whole("epochs", epochs, 1)
     drop_last = yes_no("drop_last", drop_last)
-    n, default_epochs = source.train.y.size, epochs
+    kept, default_epochs = kept_counts(class_counts(source)[0], imbalance), epochs
+    n = int(kept.sum())
     check_batch(batch_size, n, n, drop_last)
     rows = num_rows(n, batch_size, drop_last)
     every = np.arange(source.test.y.size, dtype=np.int32)
@@ -163,10 +201,13 @@ def _domain_il(
         passes = default_epochs if epochs is None else epochs
         key_shuffle = jax.random.fold_in(jax.random.fold_in(key, ScheduleKey.SHUFFLE), shuffle)
         num_steps = np.full(tasks, passes * rows, np.int32)
+        there = kept_examples(key, source.train.y, kept)
 
         def make_rows(task: int) -> Rows:
-            place = argsort(jax.random.fold_in(key_shuffle, task), (passes, n))
-            index = np.concatenate([table(order, rows, batch_size, drop_last) for order in place])
+            place = argsort(jax.random.fold_in(key_shuffle, task), (passes, there.size))
+            index = np.concatenate(
+                [table(order[there[order]], rows, batch_size, drop_last) for order in place]
+            )
             of_task = np.full(len(index), task, np.int32)
             return Rows(
                 index=index,
@@ -186,8 +227,9 @@ def _domain_il(
             make_rows=make_rows,
         )
 
-    return Stream(
-        name=f"{source.name}, {tasks} {domain} tasks x {source.num_classes} classes",
+    stream = Stream(
+        name=f"{source.name}, {tasks} {domain} tasks x {source.num_classes} classes"
+        + told(kept, imbalance),
         source=source,
         num_tasks=tasks,
         batch_size=batch_size,
@@ -199,6 +241,8 @@ def _domain_il(
             "batch_size": batch_size,
             "epochs": epochs,
             "drop_last": drop_last,
+            "imbalance": imbalance,
         },
         transform=transform,
     )
+    return with_label_noise(stream, label_noise)

@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
 from cls_jax.core.checks import whole
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array
 from cls_jax.data.dataset import Dataset, Split
-from cls_jax.streams.stream import Schedule, Stream
+from cls_jax.streams.stream import Rows, Schedule, Stream
 
 MOST = 2**20
 """More classes or tasks than anybody keeps room for."""
@@ -56,7 +57,12 @@ def reserve(
 
     def schedule(key: Array, **how: Any) -> Schedule:
         given = stream.schedule(key, **how)
-        return given.replace(task_classes=np.pad(given.task_classes, columns))
+
+        def make_rows(task: int) -> Rows:
+            rows = given.rows(task)
+            return rows.replace(y=jax.tree.map(lambda y: y + np.int32(first_class), rows.y))
+
+        return given.replace(task_classes=np.pad(given.task_classes, columns), make_rows=make_rows)
 
     return stream._replace(
         source=_moved(stream.source, first_class, most),

@@ -23,6 +23,8 @@ class Rows(struct.PyTreeNode):
       labelled: bool[n, b]; False where the label is withheld.
       context: place in the schedule's ``contexts``, one a step, int32[n], or one an example,
         int32[n, b]; None where nothing is transformed.
+      y: int32[n, b] labels in place of the data's, anything where there is padding; None: the
+        data's own.
     """
 
     index: np.ndarray
@@ -30,6 +32,7 @@ class Rows(struct.PyTreeNode):
     epoch: np.ndarray
     labelled: np.ndarray
     context: np.ndarray | None = None
+    y: np.ndarray | None = None
 
 
 class Schedule(struct.PyTreeNode):
@@ -210,6 +213,7 @@ def pooled(stream: Stream) -> Stream:
             task=np.full_like(table.task, stream.num_tasks - 1),
             epoch=of_row.reshape(table.index.shape)[:, 0],
             context=jax.tree.map(move, table.context),
+            y=jax.tree.map(move, table.y),
         )
         return schedule_of(
             rows,

@@ -22,6 +22,7 @@ class BatchTable(struct.PyTreeNode):
     active: np.ndarray
     epoch: np.ndarray
     context: np.ndarray | None
+    y: np.ndarray | None = None
 
 
 def live_rows(schedule: Schedule, number: int, phase: Phase, *, unlabelled: bool) -> BatchTable:
@@ -47,6 +48,7 @@ def live_rows(schedule: Schedule, number: int, phase: Phase, *, unlabelled: bool
             active=np.ones(num_steps, bool),
             epoch=np.zeros(num_steps, np.int32),
             context=jax.tree.map(blank, mine.context),
+            y=jax.tree.map(blank, mine.y),
         )
     index = mine.index if unlabelled else np.where(mine.labelled, mine.index, -1)
     keep = (index >= 0).any(axis=1)
@@ -56,6 +58,7 @@ def live_rows(schedule: Schedule, number: int, phase: Phase, *, unlabelled: bool
         active=np.ones(int(keep.sum()), bool),
         epoch=mine.epoch[keep],
         context=jax.tree.map(lambda leaf: leaf[keep], mine.context),
+        y=jax.tree.map(lambda leaf: leaf[keep], mine.y),
     )
 
 

@@ -55,7 +55,7 @@ class AdvanceFn(Protocol):
 def gather(stream: Stream, method: Method, data: Examples, row: BatchTable, task: Task) -> Batch:
     """The batch of one row: examples from the device, what must not be seen blanked out."""
     valid = jnp.asarray(row.index) >= 0
-    x, y = spread(data.x[row.index]), data.y[row.index]
+    x, y = spread(data.x[row.index]), data.y[row.index] if row.y is None else row.y
     if stream.transform is not None:
         x = stream.transform(x, look_up(data.contexts, row.context))
     labelled = valid & row.labelled

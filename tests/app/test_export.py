@@ -210,7 +210,7 @@ def test_the_weights_alone_answer_as_the_method_does(tmp_path, suffix, view):
 
 ONE_NETWORK = {
     *("sgd", "joint", "er", "clser", "mean_er", "esmer", "der", "derpp", "er_ace", "agem", "lwf"),
-    *("er_mir", "ewc_online", "si", "gdumb"),
+    *("er_mir", "ocs", "ewc_online", "si", "gdumb"),
 }
 """Methods that answer by the weights of one network alone."""
 

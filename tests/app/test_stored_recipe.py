@@ -63,7 +63,8 @@ def test_what_came_later_is_read_where_it_is(tmp_path):
     """Of tasks that were learned before; and flags that are younger than the recipe."""
     classes = [[[0, 1], [], [9]], [[2], [3], [4, 5]]]
     given = words(max_tasks=5, first_task=1, task_classes=classes)
-    for name in ("max_classes", "max_tasks", "first_class", "only_tasks"):
+    later = "max_classes", "max_tasks", "first_class", "only_tasks", "label_noise", "imbalance"
+    for name in later:
         del given["stream"][name]
     write_recipe(tmp_path, given)
     recipe = read_recipe(tmp_path / "recipe.json", KINDS)

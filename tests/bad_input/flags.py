@@ -166,6 +166,8 @@ ONE = [
     ("dualnet_cifar.py", "label fraction 0", ("--label-fraction", "0"), ("label_fraction", "0")),
     ("dualnet_cifar.py", "label fraction 2", ("--label-fraction", "2"), ("label_fraction", "2")),
     ("dualnet_cifar.py", "label fraction nan", ("--label-fraction", "nan"), ("label_fraction",)),
+    ("dualnet_cifar.py", "label noise 2", ("--label-noise", "2"), ("label_noise", "2")),
+    ("dualnet_cifar.py", "imbalance 0", ("--imbalance", "0"), ("imbalance", "0")),
     ("dualnet_cifar.py", "a step of 2", ("--lookahead-step-size", "2"), ("lookahead_step_size",)),
     ("dualnet_cifar.py", "a preset", ("--preset", "fast"), ("preset", "fast")),
     ("dualnet_cifar.py", "views padded -1", ("--view-padding", "-1"), ("view_padding", "-1")),

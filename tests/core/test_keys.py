@@ -11,6 +11,7 @@ NUMBERS = {
     ScheduleKey: {
         **{"CLASS_ORDER": 0, "DOMAINS": 0, "PHASES": 0, "DRAW": 0, "SHUFFLE": 1, "IMAGES": 1},
         **{"MINOR": 2, "PHASE_SHUFFLE": 2, "TURNS": 3, "POOL": 7, "TASK_ORDER": 8},
+        **{"LABEL_NOISE": 9, "RARE": 10},
     },
     PhaseKey: {"NUMBER": 0, "CLASSES": 1, "DRAWS": 2},
     ShuffleKey: {"LABELS": 2},

@@ -65,7 +65,7 @@ ONLY_IN = {
             "vit",
         )
     }
-    | {"nets.layers", "nets.linen", "nets.own", "nets.own_linen"},
+    | {"nets.layers", "nets.linen", "nets.own", "nets.own_linen", "nets.gradient_gram"},
     "flax.nnx": {"nets.own", "nets.own_nnx"},
 }
 """Package -> the modules that may import it."""
