@@ -48,6 +48,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from cls_jax.data.hold_out import hold_out as hold_out
     from cls_jax.methods.architecture.apd import apd as apd
     from cls_jax.methods.architecture.den import den as den
+    from cls_jax.methods.architecture.dytox import dytox as dytox
     from cls_jax.methods.architecture.hopsupsup import hopsupsup as hopsupsup
     from cls_jax.methods.architecture.supsup import supsup as supsup
     from cls_jax.methods.architecture.supsup_nns import supsup_nns as supsup_nns
