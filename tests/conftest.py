@@ -61,6 +61,14 @@ SMALL = {
     "agem": {"memory_size": 24, "replay_size": 6},
     "den": {"added_units": 2, "head_epochs": 1},
     "apd": {"consolidate_every": 2, "clusters": 1, "annealing_steps": 4},
+    "dytox": {
+        "memory_size": 24,
+        "replay_size": 6,
+        "num_blocks": 1,
+        "warmup_epochs": 0,
+        "finetune_epochs": 1,
+        "finetune_batch_size": 8,
+    },
     "gdumb": {"memory_size": 24, "fit_epochs": 3, "fit_batch_size": 8},
     "icarl": {"memory_size": 24, "replay_size": 6},
     "ucir": {

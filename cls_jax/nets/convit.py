@@ -127,7 +127,7 @@ def position_kernel(key: Array, shape: tuple[int, int], dtype: DTypeLike = jnp.f
     h2, h1 = np.divmod(np.arange(side**2), side)
     middle = (side - 1) / 2
     local = np.stack([2 * (h2 - middle), 2 * (h1 - middle), np.full(side**2, -1.0)])
-    return layer_kernel(key, shape, dtype).at[:, : side**2].set(local)
+    return layer_kernel(key, shape, dtype).at[:, : side**2].set(jnp.asarray(local, dtype))
 
 
 def drop_path(key: Array, x: Array, rate: Scalar, num_axes: int) -> Array:
@@ -142,8 +142,9 @@ def drop_path(key: Array, x: Array, rate: Scalar, num_axes: int) -> Array:
     Source: Huang et al. 2016 (stochastic depth); timm's DropPath.
     """
     rows = x.shape[:num_axes] + (1,) * (x.ndim - num_axes)
-    kept = jax.random.bernoulli(key, 1 - rate, rows)
-    return x * jnp.where(kept, 1 / (1 - rate), 0).astype(x.dtype)
+    rest = 1 - jnp.asarray(rate)
+    kept = jax.random.bernoulli(key, rest, rows)
+    return x * jnp.where(kept, 1 / rest, 0).astype(x.dtype)
 
 
 def _identity(key: Array, shape: tuple[int, int], dtype: DTypeLike = jnp.float32) -> Array:

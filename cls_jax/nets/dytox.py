@@ -13,7 +13,6 @@ own way to do that computes the query of one token alone.
 """
 
 import math
-from functools import partial
 from typing import NamedTuple, Protocol
 
 import flax.linen as nn

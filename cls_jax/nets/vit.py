@@ -61,7 +61,7 @@ def in_patches(x: Array, side: int) -> Array:
 
 
 def num_heads(width: int, head_size: int = HEAD_SIZE) -> int:
-    """Of a token of so many numbers: as many as divide it into ``head_size`` or more, at least 1."""
+    """Of a token of so many numbers: as many as divide it into ``head_size`` or more, or 1."""
     return max(n for n in range(1, max(1, width // head_size) + 1) if not width % n)
 
 

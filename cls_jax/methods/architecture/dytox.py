@@ -33,54 +33,31 @@ augmentation. A class that comes back in a later task stays with its first head,
 row of a class not told so far is padding.
 """
 
-from collections.abc import Mapping
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from cls_jax.core.checks import check_range
 from cls_jax.core.errors import InputError
 from cls_jax.core.herding import unit
 from cls_jax.core.losses import mask_logits
-from cls_jax.core.memory import Memory
 from cls_jax.core.sync import select
-from cls_jax.core.types import Array, Batch, Metrics, PyTree, Scalar, Task, Trainable, Variables
+from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
 from cls_jax.methods.architecture.dytox_losses import Outputs, label_loss, mix_up, total_loss
+from cls_jax.methods.architecture.dytox_memory import by_age, memory_batch
+from cls_jax.methods.architecture.dytox_state import (
+    DytoxState,
+    grown,
+    tokens_of,
+    with_divergence,
+)
 from cls_jax.methods.architecture.dytox_updates import adamw, ascended, epoch_rate, moved_by, only
 from cls_jax.methods.base import Algorithm, Needs, Phase, method, unchanged
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.prototypes.exemplars import mix_exemplars, no_exemplars, select_exemplars
-from cls_jax.methods.steps import apply_gradient, shuffled_slots, slots_of_batch, told_rows
-from cls_jax.nets.dytox import dytox_net, head_logits, new_head, task_logits
-
-
-class DytoxState(struct.PyTreeNode):
-    """What DyTox carries from step to step; C classes, T tasks.
-
-    Attributes:
-      model: "encoder", "decoder", "tokens", "heads", and this task's "divergence" head.
-      old: the network as it was when the task began, without that head.
-      memory: the exemplars.
-      owner: int32[C], the task whose token and head answer for a class.
-      newest: int32[] token of this task.
-      past, seen: bool[C] classes of earlier tasks, and those with this one's.
-      task_size: int32[] examples of this task that are learned from.
-      order: int32[slots], of the second phase's pass over the memory.
-      step: int32[] made in the second phase of this task.
-    """
-
-    model: Trainable
-    old: PyTree
-    memory: Memory
-    owner: Array
-    newest: Array
-    past: Array
-    seen: Array
-    task_size: Array
-    order: Array
-    step: Array
+from cls_jax.methods.steps import apply_gradient, told_rows
+from cls_jax.nets.dytox import dytox_net, head_logits, task_logits
 
 
 @method
@@ -169,21 +146,13 @@ def dytox(
     num_slots = max(memory_size, 1)  # without a memory one, which stays empty
     replay_size = min(replay_size, num_slots)
     finetune_size = min(finetune_batch_size, num_slots)
-    in_code = finetune_order == "as_in_code"
-
-    def optimizer(state: DytoxState, rate: Scalar, tokens: Array, *, encoder: bool):
-        moved = moved_by(state.model.vars.params, tokens, state.owner, encoder=encoder)
-        return moved, adamw(rate, weight_decay, moved)
 
     def restart(state: DytoxState) -> DytoxState:
         """A new optimizer; the phase at its first step."""
-        tokens = jnp.ones(num_tokens, bool)
-        new = optimizer(state, 0.0, tokens, encoder=True)[1].init(state.model.vars.params)
-        return state.replace(model=state.model.replace(opt=new), step=jnp.int32(0))
-
-    def tokens_of(state: DytoxState, classes: Array) -> Array:
-        """bool[T]: those whose heads have one of these classes."""
-        return jnp.zeros(num_tokens, bool).at[state.owner].max(classes)
+        model, every = state.model, jnp.ones(num_tokens, bool)
+        moved = moved_by(model.vars.params, every, state.owner, encoder=True)
+        new = adamw(0.0, weight_decay, moved).init(model.vars.params)
+        return state.replace(model=model.replace(opt=new), step=jnp.int32(0))
 
     def answer(state: DytoxState, params: PyTree, x: Array) -> Array:
         """float[b, C] logits of every class, without a draw."""
@@ -223,7 +192,7 @@ def dytox(
         seen, params = state.seen | task.classes, state.model.vars.params
         old = {name: leaves for name, leaves in params.items() if name != "divergence"}
         state = state.replace(
-            model=state.model.replace(vars=Variables(with_divergence(key, old), {})),
+            model=state.model.replace(vars=Variables(with_divergence(key, params), {})),
             old=jax.tree.map(jnp.copy, old),
             owner=jnp.where(task.classes & ~state.seen, newest, state.owner),
             newest=newest,
@@ -259,76 +228,58 @@ def dytox(
 
         rates = first_learning_rate, learning_rate, last_learning_rate
         rate = epoch_rate(batch.epoch, rates, warmup_epochs, cosine_epochs)
-        moved, descent = optimizer(state, rate, tokens_of(state, seen & ~past), encoder=True)
-        params = state.model.vars.params
+        params, tokens = state.model.vars.params, tokens_of(state, seen & ~past)
+        moved = moved_by(params, tokens, state.owner, encoder=True)
         value, gradient = jax.value_and_grad(loss)(params, key_drop)
-        gradient = only(gradient, moved)
         if sam:
 
             def at_the_worst() -> PyTree:
-                worst = ascended(params, gradient, sam_radius)
-                return only(jax.grad(loss)(worst, key_again), moved)
+                worst = ascended(params, only(gradient, moved), sam_radius)
+                return jax.grad(loss)(worst, key_again)
 
             gradient = jax.lax.cond(past.any(), at_the_worst, lambda: gradient)
-        model = apply_gradient(state.model, descent, gradient, {})
+        model = apply_gradient(state.model, adamw(rate, weight_decay, moved), gradient, {})
         return state.replace(model=model), {"loss": value}
 
     def herd_memory(key: Array, state: DytoxState, task: Task, data: Batch | None) -> DytoxState:
         assert data is not None  # end_data, or enter_data
 
         def features(x: Array) -> Array:
-            """float[b, T width], the embeddings of all tasks so far as one vector of unit length."""
+            """float[b, T width] of unit length: the embeddings of all tasks so far, as one."""
             seeing = net.embed(state.model.vars.params, augment.test(x))
             known = tokens_of(state, state.seen)[:, None]
             return unit(jnp.where(known, seeing, 0).reshape(len(x), -1))
 
         size = memory_size // jnp.maximum(state.seen.sum(), 1)
         memory, _ = select_exemplars(features, state.memory, data, task.classes, size)
-        y, rank, held = memory.slots["y"], memory.slots["rank"], jnp.arange(num_slots) < memory.seen
-        by_age = jnp.lexsort((rank, y, state.owner[y], ~held)).astype(jnp.int32)
-        return restart(state.replace(memory=memory, order=by_age))
+        return restart(state.replace(memory=memory, order=by_age(memory, state.owner)))
 
     def finetune(key: Array, state: DytoxState, batch: Batch) -> tuple[DytoxState, Metrics]:
         key_order, key_input, key_drop = jax.random.split(key, 3)
-        held, slots = state.memory.seen, state.memory.slots
-        num_batches = held // finetune_size if in_code else -(-held // finetune_size)
-        epoch, number = jnp.divmod(state.step, jnp.maximum(num_batches, 1))
-        order = state.order
-        if not in_code:
-            filled = jnp.arange(num_slots) < held
-            order = jax.lax.cond(
-                number == 0, lambda: shuffled_slots(key_order, filled), lambda: order
-            )
-        slot, valid = slots_of_batch(order, number, held, finetune_size)
-        x, targets = inputs(key_input, state, slots["x"][slot], slots["y"][slot], valid)
+        shuffled = finetune_order == "shuffled"
+        drawn = memory_batch(
+            key_order, state.memory, state.order, state.step, finetune_size, shuffled=shuffled
+        )
+        x, targets = inputs(key_input, state, drawn.x, drawn.y, drawn.valid)
 
         def loss(params: PyTree) -> Array:
             seeing = net.embed(params, x, key=key_drop, drop_path_rate=drop_path_rate)
             logits = task_logits(params["heads"], seeing, state.owner)
-            return label_loss(logits, targets, valid, state.seen)
+            return label_loss(logits, targets, drawn.valid, state.seen)
 
-        value, gradient = jax.value_and_grad(loss)(state.model.vars.params)
-        tokens = tokens_of(state, state.seen)
-        moved, descent = optimizer(state, finetune_learning_rate, tokens, encoder=False)
-        model = apply_gradient(state.model, descent, only(gradient, moved), {})
-        on = state.past.any() & (epoch < finetune_epochs) & (num_batches > 0)
+        params, tokens = state.model.vars.params, tokens_of(state, state.seen)
+        moved = moved_by(params, tokens, state.owner, encoder=False)
+        descent = adamw(finetune_learning_rate, weight_decay, moved)
+        value, gradient = jax.value_and_grad(loss)(params)
+        model = apply_gradient(state.model, descent, gradient, {})
+        on = state.past.any() & (drawn.epoch < finetune_epochs) & drawn.valid.any()
         model = select(on, model, state.model)
-        return state.replace(model=model, order=order, step=state.step + 1), {"loss": value}
+        state = state.replace(model=model, order=drawn.order, step=state.step + 1)
+        return state, {"loss": value}
 
     def predict(state: DytoxState, x: Array, task: Task) -> Array:
         logits = answer(state, state.model.vars.params, augment.test(x))
         return mask_logits(logits.astype(jnp.float32), state.seen)
-
-    def capacity(state: DytoxState) -> Mapping[str, Array]:
-        params = state.model.vars.params
-        shared = sum(
-            leaf.size for name in ("encoder", "decoder") for leaf in jax.tree.leaves(params[name])
-        )
-        number = jnp.arange(problem.num_tasks)
-        tokens = number + 1 if task_tokens else jnp.ones_like(number)
-        classes = (state.seen & (state.owner <= number[:, None])).sum(1)
-        grown = 3 * width * tokens + (width + 1) * classes
-        return {"bits": 32.0 * (shared + grown), "task tokens": tokens.astype(jnp.float32)}
 
     phases, at_the_end = (Phase("train", step),), memory_size > 0
     if finetune_epochs:
@@ -344,19 +295,7 @@ def dytox(
         needs=Needs(
             told_task=True, boundaries=True, begin_data=True, end_data=at_the_end, pooled=joint
         ),
-        capacity=capacity,
+        capacity=lambda state: grown(state, problem.num_tasks),
         class_il=True,
         name=("dytox++" if sam else "dytox+") if mixup else None,
     )
-
-
-def with_divergence(key: Array, params: PyTree) -> PyTree:
-    """The network's parameters beside a new divergence head: old, and each of C classes.
-
-    Args:
-      key: of the draw.
-      params: of the network, without such a head.
-    """
-    num_classes, width = params["heads"]["kernel"].shape
-    head = new_head(key, 1 + num_classes, (width,), params["tokens"].dtype)
-    return {**params, "divergence": head}

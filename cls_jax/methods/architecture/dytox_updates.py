@@ -34,9 +34,9 @@ def epoch_rate(
     """
     first, highest, last = (jnp.asarray(rate) for rate in rates)
     place = jnp.maximum(epoch - 1, 0)
-    line = optax.linear_schedule(first, highest, max(warmup_epochs, 1))(place)  # pyright: ignore[reportArgumentType]
+    line = first + (highest - first) * place / max(warmup_epochs, 1)
     cosine = optax.cosine_decay_schedule(highest - last, num_epochs)(place)  # pyright: ignore[reportArgumentType]
-    return jnp.where(place < warmup_epochs, line, last + cosine)
+    return jnp.where(place < warmup_epochs, line, last + cosine).astype(highest.dtype)
 
 
 def moved_by(params: PyTree, tokens: Array, owner: Array, *, encoder: bool) -> PyTree:
@@ -81,10 +81,8 @@ def adamw(rate: Scalar, weight_decay: Scalar, moved: PyTree) -> optax.GradientTr
     def decayed(params: PyTree) -> PyTree:
         return tree_map_with_path(lambda path, _: path[-1] in map(DictKey, DECAYED), params)
 
-    return optax.chain(
-        optax.adamw(rate, weight_decay=weight_decay, mask=decayed),
-        optax.stateless(lambda updates, params: only(updates, moved)),
-    )
+    moving = optax.stateless(lambda updates, params: only(updates, moved))
+    return optax.chain(moving, optax.adamw(rate, weight_decay=weight_decay, mask=decayed), moving)
 
 
 def ascended(params: PyTree, gradient: PyTree, radius: Scalar) -> PyTree:
@@ -98,5 +96,5 @@ def ascended(params: PyTree, gradient: PyTree, radius: Scalar) -> PyTree:
     Source: Kwon et al. 2021, equation 3 without its constant; the card's addenda.
     """
     scaled = jax.tree.map(lambda p, g: jnp.abs(p) * g, params, gradient)
-    step = radius / (optax.global_norm(scaled) + 1e-12)
+    step = radius / (optax.tree.norm(scaled) + 1e-12)
     return jax.tree.map(lambda p, g: p + step * jnp.square(p) * g, params, gradient)
