@@ -49,10 +49,11 @@ from cls_jax.methods.architecture.dytox_memory import by_age, memory_batch
 from cls_jax.methods.architecture.dytox_state import (
     DytoxState,
     grown,
+    moved_for,
     tokens_of,
     with_divergence,
 )
-from cls_jax.methods.architecture.dytox_updates import adamw, ascended, epoch_rate, moved_by, only
+from cls_jax.methods.architecture.dytox_updates import adamw, ascended, epoch_rate, only
 from cls_jax.methods.base import Algorithm, Needs, Phase, method, unchanged
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.prototypes.exemplars import mix_exemplars, no_exemplars, select_exemplars
@@ -149,10 +150,9 @@ def dytox(
 
     def restart(state: DytoxState) -> DytoxState:
         """A new optimizer; the phase at its first step."""
-        model, every = state.model, jnp.ones(num_tokens, bool)
-        moved = moved_by(model.vars.params, every, state.owner, encoder=True)
-        new = adamw(0.0, weight_decay, moved).init(model.vars.params)
-        return state.replace(model=model.replace(opt=new), step=jnp.int32(0))
+        moved = moved_for(state, state.seen, encoder=True)
+        new = adamw(0.0, weight_decay, moved).init(state.model.vars.params)
+        return state.replace(model=state.model.replace(opt=new), step=jnp.int32(0))
 
     def answer(state: DytoxState, params: PyTree, x: Array) -> Array:
         """float[b, C] logits of every class, without a draw."""
@@ -228,8 +228,7 @@ def dytox(
 
         rates = first_learning_rate, learning_rate, last_learning_rate
         rate = epoch_rate(batch.epoch, rates, warmup_epochs, cosine_epochs)
-        params, tokens = state.model.vars.params, tokens_of(state, seen & ~past)
-        moved = moved_by(params, tokens, state.owner, encoder=True)
+        params, moved = state.model.vars.params, moved_for(state, seen & ~past, encoder=True)
         value, gradient = jax.value_and_grad(loss)(params, key_drop)
         if sam:
 
@@ -267,8 +266,7 @@ def dytox(
             logits = task_logits(params["heads"], seeing, state.owner)
             return label_loss(logits, targets, drawn.valid, state.seen)
 
-        params, tokens = state.model.vars.params, tokens_of(state, state.seen)
-        moved = moved_by(params, tokens, state.owner, encoder=False)
+        params, moved = state.model.vars.params, moved_for(state, state.seen, encoder=False)
         descent = adamw(finetune_learning_rate, weight_decay, moved)
         value, gradient = jax.value_and_grad(loss)(params)
         model = apply_gradient(state.model, descent, gradient, {})

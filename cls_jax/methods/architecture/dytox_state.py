@@ -11,6 +11,7 @@ from flax import struct
 
 from cls_jax.core.memory import Memory
 from cls_jax.core.types import Array, PyTree, Trainable
+from cls_jax.methods.architecture.dytox_updates import moved_by
 from cls_jax.nets.dytox import new_head
 
 
@@ -57,6 +58,14 @@ def tokens_of(state: DytoxState, classes: Array) -> Array:
     """bool[T]: the tokens that own one of these classes, bool[C]."""
     num_tokens = len(state.model.vars.params["tokens"])
     return jnp.zeros(num_tokens, bool).at[state.owner].max(classes)
+
+
+def moved_for(state: DytoxState, classes: Array, *, encoder: bool) -> PyTree:
+    """``moved_by`` where the tokens that own one of ``classes`` bool[C] are trained, with all their
+    classes so far."""
+    tokens = tokens_of(state, classes)
+    rows = tokens[state.owner] & state.seen
+    return moved_by(state.model.vars.params, tokens, rows, encoder=encoder)
 
 
 def grown(state: DytoxState, num_tasks: int) -> Mapping[str, Array]:

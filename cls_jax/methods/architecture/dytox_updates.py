@@ -39,18 +39,17 @@ def epoch_rate(
     return jnp.where(place < warmup_epochs, line, last + cosine).astype(highest.dtype)
 
 
-def moved_by(params: PyTree, tokens: Array, owner: Array, *, encoder: bool) -> PyTree:
+def moved_by(params: PyTree, tokens: Array, classes: Array, *, encoder: bool) -> PyTree:
     """Which parameters are trained: True, False, or bool rows of a leaf; shaped like ``params``.
 
-    A token moves with its head: its norm, and the rows of the kernel of the classes it owns.
+    A token moves with its head: its norm, and the rows of the kernel that its classes have.
 
     Args:
       params: of the network, "divergence" beside them.
       tokens: bool[T].
-      owner: int32[C], the task of each class.
+      classes: bool[C], those of the tokens.
       encoder: whether it is trained, and the divergence head with it.
     """
-    classes = tokens[owner]
     heads = {"scale": tokens[:, None], "shift": tokens[:, None]}
     heads |= {"kernel": classes[:, None], "bias": classes}
     whole = {"encoder": encoder, "divergence": encoder, "decoder": True}

@@ -44,7 +44,7 @@ def test_epochs_0_and_1_have_the_first_rate_and_without_warmup_the_highest():
 
 def test_in_a_later_task_all_but_old_and_future_tokens_and_heads_move():
     ones = jax.tree.map(jnp.ones_like, PARAMS)
-    found = only(ones, moved_by(PARAMS, NEWEST, OWNER, encoder=True))
+    found = only(ones, moved_by(PARAMS, NEWEST, NEWEST[OWNER], encoder=True))
     assert all(
         leaf.all() for part in ("encoder", "decoder", "divergence") for leaf in leaves(found[part])
     )
@@ -62,7 +62,7 @@ leaves = jax.tree.leaves
 
 def test_in_the_second_phase_the_encoder_stands_still_and_all_known_tokens_move():
     ones = jax.tree.map(jnp.ones_like, PARAMS)
-    found = only(ones, moved_by(PARAMS, KNOWN, OWNER, encoder=False))
+    found = only(ones, moved_by(PARAMS, KNOWN, KNOWN[OWNER], encoder=False))
     assert not any(leaf.any() for part in ("encoder", "divergence") for leaf in leaves(found[part]))
     assert all(leaf.all() for leaf in leaves(found["decoder"]))
     assert found["tokens"].all(1).tolist() == [True, True, False]
@@ -70,7 +70,7 @@ def test_in_the_second_phase_the_encoder_stands_still_and_all_known_tokens_move(
 
 
 def test_what_stands_still_does_not_decay_either_and_only_matrices_tokens_and_places_decay():
-    moved = moved_by(PARAMS, NEWEST, OWNER, encoder=True)
+    moved = moved_by(PARAMS, NEWEST, NEWEST[OWNER], encoder=True)
     descent, nothing = adamw(0.5, 0.1, moved), jax.tree.map(jnp.zeros_like, PARAMS)
     updates, _ = descent.update(nothing, descent.init(PARAMS), PARAMS)
     after = optax.apply_updates(PARAMS, updates)
