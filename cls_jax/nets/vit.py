@@ -72,7 +72,15 @@ def dense(
     kernel_init: Initializer = layer_kernel,
     use_bias: bool = True,
 ) -> nn.Dense:
-    """An affine map, drawn by Glorot's rule if not said otherwise; zero bias."""
+    """An affine map, drawn by Glorot's rule if not said otherwise; zero bias.
+
+    Args:
+      size: of its output.
+      name: within its module.
+      dtype: compute dtype.
+      kernel_init: of the kernel.
+      use_bias: whether a bias is added.
+    """
     keep = keeping_dtype(dtype)
     return nn.Dense(size, use_bias, dtype, keep, kernel_init=kernel_init, name=name)
 
@@ -91,7 +99,13 @@ def perceptron(x: Array, dtype: jnp.dtype, kernel_init: Initializer = layer_kern
 
 
 def norm(name: str, dtype: jnp.dtype, epsilon: float = 1e-6) -> nn.LayerNorm:
-    """LayerNorm over the numbers of a token; it begins as scale 1 and shift 0."""
+    """LayerNorm over the numbers of a token; it begins as scale 1 and shift 0.
+
+    Args:
+      name: within its module.
+      dtype: compute dtype.
+      epsilon: added to the variance.
+    """
     keep = keeping_dtype(dtype)
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, param_dtype=keep, name=name)
 

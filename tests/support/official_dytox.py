@@ -119,15 +119,15 @@ def total(z, z_div, z_old, targets, num_old, weight):
 def adamw(params, gradients, rates, decay, moves):
     """Parameters after some steps of torch.optim.AdamW(betas=(.9, .999), eps=1e-8).
 
-    ``params`` and each of ``gradients``: {path: array}; ``moves(path)``: a mask or a number;
-    ``decay``: of a path.
+    ``params``: {path: array}; ``gradients``: of each step a function of them, which gives the same;
+    ``moves(path)``: a mask or a number; ``decay(path)``: a number.
     """
     m = dict.fromkeys(params, 0.0)
     v = dict.fromkeys(params, 0.0)
     for number, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), 1):
-        new = {}
+        new, slopes = {}, gradient(params)
         for path, p in params.items():
-            g = gradient(params)[path] * moves(path) if callable(gradient) else gradient[path]
+            g = slopes[path]
             m[path] = 0.9 * m[path] + 0.1 * g
             v[path] = 0.999 * v[path] + 0.001 * g**2
             step = m[path] / (1 - 0.9**number)

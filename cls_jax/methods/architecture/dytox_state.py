@@ -61,8 +61,13 @@ def tokens_of(state: DytoxState, classes: Array) -> Array:
 
 
 def moved_for(state: DytoxState, classes: Array, *, encoder: bool) -> PyTree:
-    """``moved_by`` where the tokens that own one of ``classes`` bool[C] are trained, with all their
-    classes so far."""
+    """``moved_by`` where some tokens are trained, each with all of its classes so far.
+
+    Args:
+      state: whose parameters.
+      classes: bool[C]; the tokens that own one of these.
+      encoder: see ``moved_by``.
+    """
     tokens = tokens_of(state, classes)
     rows = tokens[state.owner] & state.seen
     return moved_by(state.model.vars.params, tokens, rows, encoder=encoder)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.tree_util import DictKey, tree_map_with_path
+from jax.typing import ArrayLike
 
 from cls_jax.core.types import Array, PyTree, Scalar
 
@@ -16,7 +17,7 @@ DECAYED = ("kernel", "tokens", "places")
 
 
 def epoch_rate(
-    epoch: Array, rates: tuple[Scalar, Scalar, Scalar], warmup_epochs: int, num_epochs: int
+    epoch: ArrayLike, rates: tuple[Scalar, Scalar, Scalar], warmup_epochs: int, num_epochs: int
 ) -> Array:
     """float32[]: the rate in an epoch of a task: a line up, then half a cosine down.
 
@@ -33,7 +34,7 @@ def epoch_rate(
     Source: timm's CosineLRScheduler; dytox card, O1.
     """
     first, highest, last = (jnp.asarray(rate) for rate in rates)
-    place = jnp.maximum(epoch - 1, 0)
+    place = jnp.maximum(jnp.asarray(epoch) - 1, 0)
     line = first + (highest - first) * place / max(warmup_epochs, 1)
     cosine = optax.cosine_decay_schedule(highest - last, num_epochs)(place)  # pyright: ignore[reportArgumentType]
     return jnp.where(place < warmup_epochs, line, last + cosine).astype(highest.dtype)
