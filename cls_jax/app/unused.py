@@ -31,6 +31,8 @@ def check_used(
         name: name in OWN_PERCEPTRON or (kind == "mlp" and name not in OWN_TRANSFORMER)
         for name, _ in methods
     }
+    if "net" in typed and all(name in OWN_TRANSFORMER for name, _ in methods):
+        refuse("net", kind, f"{names} always has a transformer")
     if kind in NETS:
         for flag in ("hidden", "width", "dtype"):
             if flag in typed:
@@ -44,8 +46,6 @@ def check_used(
         refuse("width", config.net.width, f"{names} has a {net}, {remedy}")
     if "net" in typed and kind != "mlp" and all(name in OWN_PERCEPTRON for name, _ in methods):
         refuse("net", kind, f"{names} always has a perceptron")
-    if "net" in typed and all(name in OWN_TRANSFORMER for name, _ in methods):
-        refuse("net", kind, f"{names} always has a transformer")
     if "validation_seed" in typed and config.stream.validation_fraction == 0:
         refuse("validation_seed", config.stream.validation_seed, "nothing is held out")
     for flag in VIEW_FLAGS:

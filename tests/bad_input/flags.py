@@ -148,6 +148,12 @@ LOG = ("--space", "learning_rate", "log", "0.1", "1")
 ONE = [
     ("compare.py", "no method", ("--methods",), ("methods",)),
     ("compare.py", "a method twice", ("--methods", "sgd", "sgd"), ("methods", "sgd")),
+    (
+        "compare.py",
+        "a net beside DyTox's own",
+        ("--methods", "dytox", "--net", "vit"),
+        ("net", "vit", "always has a transformer"),
+    ),
     ("compare.py", "a method that is none", ("--methods", "gsd"), ("methods", "gsd")),
     ("compare.py", "a method's rate", ("--er.learning-rate", "-1"), ("learning_rate", "-1")),
     ("compare.py", "a method's flag", ("--er.learning-rat", "1"), ("--er.learning-rat",)),
