@@ -71,6 +71,14 @@ SMALL = {
         "balanced_epochs": 2,
         "balanced_batch_size": 8,
     },
+    "dytox": {
+        "memory_size": 24,
+        "replay_size": 6,
+        "num_blocks": 1,
+        "warmup_epochs": 0,
+        "finetune_epochs": 1,
+        "finetune_batch_size": 8,
+    },
     "gdumb": {"memory_size": 24, "fit_epochs": 3, "fit_batch_size": 8},
     "icarl": {"memory_size": 24, "replay_size": 6},
     "ucir": {

@@ -10,6 +10,8 @@ from cls_jax.core.own import NETS
 VIEW_FLAGS = "views", "view_padding", "view_flip"
 OWN_PERCEPTRON = {"hopsupsup", "den"}
 """Methods whose network has the form of an mlp, whatever --net says."""
+OWN_TRANSFORMER = {"dytox"}
+"""Methods whose network is a transformer of this --width, whatever --net says."""
 
 
 def check_used(
@@ -25,7 +27,12 @@ def check_used(
     methods = list(methods)
     names = ", ".join(name for name, _ in methods)
     kind = config.net.net
-    layered = {name: kind == "mlp" or name in OWN_PERCEPTRON for name, _ in methods}
+    layered = {
+        name: name in OWN_PERCEPTRON or (kind == "mlp" and name not in OWN_TRANSFORMER)
+        for name, _ in methods
+    }
+    if "net" in typed and all(name in OWN_TRANSFORMER for name, _ in methods):
+        refuse("net", kind, f"{names} always has a transformer")
     if kind in NETS:
         for flag in ("hidden", "width", "dtype"):
             if flag in typed:

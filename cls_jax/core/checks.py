@@ -218,8 +218,8 @@ def check_hyper(hyper: Mapping[str, Any]) -> None:
 
     The name tells the range: ``temperature`` and ``damping`` above 0; ``step_size`` in [0, 1];
     ``momentum`` and ``decay`` in [0, 1); rates (probabilities) in [0, 1]; learning rates, weights
-    of loss terms, factors, gaps, margins, thresholds and ``weight_decay`` at least 0. So must the
-    float32 that it becomes within a run: neither infinite, nor 0 where the number is not.
+    of loss terms, factors, gaps, margins, thresholds, radii and ``weight_decay`` at least 0. So
+    must the float32 that it becomes within a run: neither infinite, nor 0 where the number is not.
     """
     for name, value in hyper.items():
         bounds = next((b for ending, b in _RANGES.items() if name.endswith(ending)), {})
@@ -249,6 +249,7 @@ _RANGES: dict[str, dict[str, Any]] = {
     "temperature": {"low": 0, "above": True},
     "damping": {"low": 0, "above": True},
     "threshold": {"low": 0},
+    "radius": {"low": 0},
     "step_size": {"low": 0, "high": 1},
     "momentum": {"low": 0, "high": 1, "below": True},
     "decay": {"low": 0, "high": 1, "below": True},

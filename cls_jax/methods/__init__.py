@@ -45,6 +45,7 @@ _MODULES = {
     "supsup_nns": "architecture.supsup_nns",
     "dualnet": "cls.dualnet",
     "hopsupsup": "architecture.hopsupsup",
+    "dytox": "architecture.dytox",
 }
 """Name -> where it stands in this folder."""
 

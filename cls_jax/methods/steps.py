@@ -172,3 +172,26 @@ def predict_with(net: Net, augment: Augment, tree: str = "model") -> PredictFn:
         return logits.astype(jnp.float32)
 
     return predict
+
+
+def shuffled_slots(key: Array, filled: Array) -> Array:
+    """int32[capacity]: the filled slots of a memory in random order, then the empty ones.
+
+    Args:
+      key: of the draw.
+      filled: bool[capacity].
+    """
+    return jnp.argsort(~filled + jax.random.uniform(key, filled.shape)).astype(jnp.int32)
+
+
+def slots_of_batch(order: Array, number: Array, held: Array, size: int) -> tuple[Array, Array]:
+    """The slots of a batch of a pass over a memory, int32[size], and which are there, bool[size].
+
+    Args:
+      order: int32[capacity], slots in the order of the pass, filled ones in front.
+      number: int32[] of the batch in its pass.
+      held: int32[] filled slots.
+      size: rows of a batch; the last of a pass may have fewer.
+    """
+    row = number * size + jnp.arange(size)
+    return order[jnp.minimum(row, order.size - 1)], row < held

@@ -30,6 +30,7 @@ class Networks(NamedTuple):
       kind: "mlp", "resnet18", ...
       hidden: units of each hidden layer of a perceptron, for methods that bring their own.
       dtype: compute dtype.
+      width: numbers of a token, for a method that brings its own transformer.
     """
 
     net: Callable[[int], Net]
@@ -38,6 +39,7 @@ class Networks(NamedTuple):
     kind: str
     hidden: tuple[int, ...]
     dtype: str
+    width: int = NetConfig.width
 
 
 def networks(config: NetConfig) -> Networks:
@@ -78,6 +80,7 @@ def _networks(config: NetConfig, own: Callable[[int], Any] | None) -> Networks:
         config.net,
         config.hidden,
         config.dtype,
+        config.width,
     )
 
 

@@ -17,6 +17,7 @@ DEPTH, HEAD_SIZE, EXPANSION = 4, 16, 4
 TOKENS = 8
 """At least so many patches along the longer side of an image of 16 pixels or more."""
 
+Initializer = nn.initializers.Initializer
 layer_kernel = nn.initializers.xavier_uniform()
 """Of every layer. Source: google-research/vision_transformer, vit_jax/models_vit.py (there the
 patches' is LeCun's and the last one zero, which a cosine head cannot use)."""
@@ -32,9 +33,14 @@ def attention(queries: Array, keys: Array, values: Array) -> Array:
 
     Source: Vaswani et al. 2017, equation 1.
     """
-    scores = jnp.einsum("bhnd,bhmd->bhnm", queries, keys) / math.sqrt(queries.shape[-1])
-    weights = jax.nn.softmax(scores.astype(keeping_dtype(scores.dtype))).astype(values.dtype)
+    weights = attention_weights(queries, keys).astype(values.dtype)
     return jnp.einsum("bhnm,bhmd->bhnd", weights, values)
+
+
+def attention_weights(queries: Array, keys: Array) -> Array:
+    """float[b, heads, n, m]: ``softmax(q k^T / sqrt(d))``, float32 or more; see ``attention``."""
+    scores = jnp.einsum("bhnd,bhmd->bhnm", queries, keys) / math.sqrt(queries.shape[-1])
+    return jax.nn.softmax(scores.astype(keeping_dtype(scores.dtype)))
 
 
 def patch_size(height: int, width: int) -> int:
@@ -54,19 +60,54 @@ def in_patches(x: Array, side: int) -> Array:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, side * side * channels)
 
 
-def num_heads(width: int) -> int:
-    """Of a token of so many numbers: as many as divide it into 16 or more; one below 32."""
-    return max(n for n in range(1, max(1, width // HEAD_SIZE) + 1) if not width % n)
+def num_heads(width: int, head_size: int = HEAD_SIZE) -> int:
+    """Of a token of so many numbers: as many as divide it into ``head_size`` or more, or 1."""
+    return max(n for n in range(1, max(1, width // head_size) + 1) if not width % n)
 
 
-def _dense(size: int, name: str, dtype: jnp.dtype) -> nn.Dense:
-    """An affine map, drawn by Glorot's rule; zero bias."""
+def dense(
+    size: int,
+    name: str,
+    dtype: jnp.dtype,
+    kernel_init: Initializer = layer_kernel,
+    use_bias: bool = True,
+) -> nn.Dense:
+    """An affine map, drawn by Glorot's rule if not said otherwise; zero bias.
+
+    Args:
+      size: of its output.
+      name: within its module.
+      dtype: compute dtype.
+      kernel_init: of the kernel.
+      use_bias: whether a bias is added.
+    """
     keep = keeping_dtype(dtype)
-    return nn.Dense(size, kernel_init=layer_kernel, dtype=dtype, param_dtype=keep, name=name)
+    return nn.Dense(size, use_bias, dtype, keep, kernel_init=kernel_init, name=name)
 
 
-def _norm(name: str, dtype: jnp.dtype) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=1e-6, dtype=dtype, param_dtype=keeping_dtype(dtype), name=name)
+def perceptron(x: Array, dtype: jnp.dtype, kernel_init: Initializer = layer_kernel) -> Array:
+    """float[..., width]: a hidden layer of four widths (GELU) and back, of the module it is in.
+
+    Args:
+      x: float[..., width].
+      dtype: compute dtype.
+      kernel_init: of both layers, "fc1" and "fc2".
+    """
+    width = x.shape[-1]
+    hidden = dense(EXPANSION * width, "fc1", dtype, kernel_init)(x)
+    return dense(width, "fc2", dtype, kernel_init)(nn.gelu(hidden, approximate=False))
+
+
+def norm(name: str, dtype: jnp.dtype, epsilon: float = 1e-6) -> nn.LayerNorm:
+    """LayerNorm over the numbers of a token; it begins as scale 1 and shift 0.
+
+    Args:
+      name: within its module.
+      dtype: compute dtype.
+      epsilon: added to the variance.
+    """
+    keep = keeping_dtype(dtype)
+    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, param_dtype=keep, name=name)
 
 
 class _Attention(nn.Module):
@@ -78,10 +119,10 @@ class _Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         batch, tokens, heads = *x.shape[:2], num_heads(self.width)
-        together = _dense(3 * self.width, "qkv", self.dtype)(x)
+        together = dense(3 * self.width, "qkv", self.dtype)(x)
         split = together.reshape(batch, tokens, 3, heads, -1).transpose(2, 0, 3, 1, 4)
         seen = attention(*split).transpose(0, 2, 1, 3).reshape(batch, tokens, self.width)
-        return _dense(self.width, "out", self.dtype)(seen)
+        return dense(self.width, "out", self.dtype)(seen)
 
 
 class _Block(nn.Module):
@@ -92,11 +133,10 @@ class _Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        seen = _norm("norm1", self.dtype)(x)
+        seen = norm("norm1", self.dtype)(x)
         x = x + _Attention(self.width, self.dtype, name="attention")(seen)
-        y = _norm("norm2", self.dtype)(x)
-        y = nn.gelu(_dense(EXPANSION * self.width, "fc1", self.dtype)(y), approximate=False)
-        return x + _dense(self.width, "fc2", self.dtype)(y)
+        y = norm("norm2", self.dtype)(x)
+        return x + perceptron(y, self.dtype)
 
 
 class _Trunk(nn.Module):
@@ -110,14 +150,14 @@ class _Trunk(nn.Module):
         side = patch_size(*x.shape[1:3])
         rows, columns = x.shape[1] // side, x.shape[2] // side
         patches = in_patches(x.astype(dtype), side)
-        tokens = _dense(self.width, "embed", dtype)(patches)
+        tokens = dense(self.width, "embed", dtype)(patches)
         places = self.param(
             "places", nn.initializers.normal(0.02), (rows * columns, self.width), kept
         )
         tokens = tokens + places.astype(dtype)
         for number in range(DEPTH):
             tokens = _Block(self.width, dtype, name=f"block{number}")(tokens)
-        tokens = _norm("norm", dtype)(tokens)
+        tokens = norm("norm", dtype)(tokens)
         maps = tokens.reshape(-1, rows, columns, self.width)
         return Features(tokens.astype(kept).mean(1), maps)
 
@@ -135,7 +175,7 @@ class _Classifier(nn.Module):
         seen = _Trunk(self.width, self.dtype, name="trunk")(x, train=train, valid=valid).features
         if features:
             return seen
-        return _dense(self.num_classes, "head", kept)(seen)
+        return dense(self.num_classes, "head", kept)(seen)
 
 
 def vit(num_classes: int, width: int = 64, dtype: str = "float32") -> Net:

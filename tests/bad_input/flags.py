@@ -12,6 +12,7 @@ START = {
     "hopsupsup_mnist.py": (),
     "den_mnist.py": (),
     "apd_cifar.py": (),
+    "dytox_cifar.py": (),
     "compare.py": (*SMALL, "--methods", "sgd", "er"),
     "reproduce.py": ("s_mnist", "--methods", "er", "--data", "digits"),
 }
@@ -136,7 +137,7 @@ EVERY = [
     (HYPER, ALL - {"compare.py", "reproduce.py", "spb_cifar.py", "apd_cifar.py", "den_mnist.py"}),
     (MEMORY, {"compare.py", "dualnet_cifar.py", "clser_mnist.py", "clser_cifar.py"}),
     (REPLAY, {"dualnet_cifar.py", "clser_mnist.py", "clser_cifar.py"}),
-    (WIDTH, {"dualnet_cifar.py", "spb_cifar.py"}),
+    (WIDTH, {"dualnet_cifar.py", "dytox_cifar.py", "spb_cifar.py"}),
     (HIDDEN, {"compare.py", "clser_mnist.py", "den_mnist.py", "hopsupsup_mnist.py"}),
 ]
 """Tables, and the scripts that have such flags."""
@@ -147,6 +148,12 @@ LOG = ("--space", "learning_rate", "log", "0.1", "1")
 ONE = [
     ("compare.py", "no method", ("--methods",), ("methods",)),
     ("compare.py", "a method twice", ("--methods", "sgd", "sgd"), ("methods", "sgd")),
+    (
+        "compare.py",
+        "a net beside DyTox's own",
+        ("--methods", "dytox", "--net", "vit"),
+        ("net", "vit", "always has a transformer"),
+    ),
     ("compare.py", "a method that is none", ("--methods", "gsd"), ("methods", "gsd")),
     ("compare.py", "a method's rate", ("--er.learning-rate", "-1"), ("learning_rate", "-1")),
     ("compare.py", "a method's flag", ("--er.learning-rat", "1"), ("--er.learning-rat",)),

@@ -192,7 +192,7 @@ def test_padding_has_no_influence(name, phase):
 
 
 TOLD_SOFTMAX = (
-    *("apd", "der_expandable", "dualnet", "icarl", "l2_transfer", "lwf", "supsup"),
+    *("apd", "der_expandable", "dualnet", "dytox", "icarl", "l2_transfer", "lwf", "supsup"),
     *("spb", "spb_i", "spb_m", "ucir"),
 )
 """Methods that learn the classes they are told, and no other."""
@@ -304,7 +304,10 @@ def test_signatures_say_key_first(name):
 STILL = ("collect", "fisher")
 """Phases that do not train the network."""
 
-NO_CHANGE = {"den": {"head_l1_weight": 0}}
+NO_CHANGE = {
+    "den": {"head_l1_weight": 0},
+    "dytox": {"first_learning_rate": 0, "last_learning_rate": 0},
+}
 """What else must be 0, beside the learning rate, for a step to change nothing."""
 
 

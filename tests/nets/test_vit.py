@@ -39,6 +39,7 @@ def test_a_patch_divides_both_sides(sides, expected):
 
 def test_heads_divide_the_width():
     assert [num_heads(width) for width in (1, 16, 32, 36, 64, 67, 96)] == [1, 1, 2, 2, 4, 1, 6]
+    assert [num_heads(width, 32) for width in (16, 64, 384)] == [1, 2, 12]
 
 
 def normed(x, layer):

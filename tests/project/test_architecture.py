@@ -63,6 +63,8 @@ ONLY_IN = {
             "extractor",
             "self_supervised",
             "vit",
+            "convit",
+            "dytox",
         )
     }
     | {"nets.layers", "nets.linen", "nets.own", "nets.own_linen", "nets.gradient_gram"},

@@ -15,7 +15,12 @@ from cls_jax.methods.optimizer import OptimizerConfig
 from cls_jax.nets.config import NetConfig
 from cls_jax.streams.config import StreamConfig
 
-FIXED = {"dualnet": ("net", "hidden"), "hopsupsup": ("net", "width"), "den": ("net", "width")}
+FIXED = {
+    "dualnet": ("net", "hidden"),
+    "dytox": ("net", "hidden"),
+    "hopsupsup": ("net", "width"),
+    "den": ("net", "width"),
+}
 """Flags of the network that a method has no use for: it brings its own."""
 
 

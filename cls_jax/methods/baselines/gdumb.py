@@ -25,7 +25,14 @@ from cls_jax.core.sync import select
 from cls_jax.core.types import Array, Batch, Metrics, Scalar, Task, Trainable, Variables
 from cls_jax.methods.base import Algorithm, Phase, method
 from cls_jax.methods.problem import Problem
-from cls_jax.methods.steps import gradient_step, init_model, predict_with, torch_sgd
+from cls_jax.methods.steps import (
+    gradient_step,
+    init_model,
+    predict_with,
+    shuffled_slots,
+    slots_of_batch,
+    torch_sgd,
+)
 
 _LARGEST_NORM = 10.0
 _CUTMIX_RATE = 0.5
@@ -117,13 +124,10 @@ def gdumb(
         # The next batch of a pass over the filled slots, shuffled as the epoch begins.
         filled = policy.filled(state.memory)
 
-        def shuffled() -> Array:
-            noise = ~filled + jax.random.uniform(key_order, filled.shape)
-            return jnp.argsort(noise).astype(jnp.int32)
-
-        order = jax.lax.cond(place == 0, shuffled, lambda: state.order)
-        row = place * size + jnp.arange(size)
-        slot, valid = order[jnp.minimum(row, num_slots - 1)], row < filled.sum()
+        order = jax.lax.cond(
+            place == 0, lambda: shuffled_slots(key_order, filled), lambda: state.order
+        )
+        slot, valid = slots_of_batch(order, place, filled.sum(), size)
         x, y = state.memory.slots["x"][slot], state.memory.slots["y"][slot]
 
         x, other, share = augment.train(key_augment, x), jnp.arange(size), 1.0
