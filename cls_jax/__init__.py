@@ -70,6 +70,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from cls_jax.methods.prototypes.spb import spb_m as spb_m
     from cls_jax.methods.prototypes.ucir import ucir as ucir
     from cls_jax.methods.regularization.ewc_online import ewc_online as ewc_online
+    from cls_jax.methods.regularization.frcl import frcl as frcl
     from cls_jax.methods.regularization.l2_transfer import l2_transfer as l2_transfer
     from cls_jax.methods.regularization.lwf import lwf as lwf
     from cls_jax.methods.regularization.si import si as si
