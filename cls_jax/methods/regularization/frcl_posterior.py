@@ -51,13 +51,11 @@ class Values(struct.PyTreeNode):
     factor: Array
 
 
-def prior_weights(num_outputs: int, num_features: int, dtype: jnp.dtype) -> Weights:
-    """Weights that are distributed as a task finds them: N(0, I)."""
-    scale = jnp.eye(num_features, dtype=dtype) * _SOFTPLUS_OF_1
-    return Weights(
-        mean=jnp.zeros((num_outputs, num_features), dtype),
-        scale=jnp.repeat(scale[None], num_outputs, axis=0),
-    )
+def first_weights(mean: Array) -> Weights:
+    """q(w) with the prior's covariance, I, and this mean, float32[D, K]."""
+    num_outputs, num_features = mean.shape
+    scale = jnp.eye(num_features, dtype=mean.dtype) * _SOFTPLUS_OF_1
+    return Weights(mean=mean, scale=jnp.repeat(scale[None], num_outputs, axis=0))
 
 
 def no_values(
