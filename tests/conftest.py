@@ -59,6 +59,7 @@ SMALL = {
     "er_ace": {"memory_size": 24, "replay_size": 6},
     "er_mir": {"memory_size": 24, "replay_size": 6, "candidates": 12},
     "agem": {"memory_size": 24, "replay_size": 6},
+    "frcl": {"points_per_task": 3, "num_samples": 2},
     "den": {"added_units": 2, "head_epochs": 1},
     "apd": {"consolidate_every": 2, "clusters": 1, "annealing_steps": 4},
     "gdumb": {"memory_size": 24, "fit_epochs": 3, "fit_batch_size": 8},

@@ -12,9 +12,9 @@ points through this kernel, so its answer is a function together with how uncert
 
 Source: Titsias, Schwarz, Matthews, Pascanu, Teh 2020 (ICLR; arXiv 1901.11356), equation 8. The
 authors have published no code; settings are those of AndreevP/FRCL, an independent one.
-Departs: Adam starts anew with each task; L is lower triangular, for another L says nothing more; two
-classes have one output and no samples, and an answer's samples are always the same. Jitters, and more
-points than features: frcl_posterior.py.
+Departs: Adam starts anew with each task; L is lower triangular, for another L says nothing more;
+two classes have one output and no samples; the samples of an answer are always the same. Jitters,
+and more points than features: frcl_posterior.py.
 """
 
 from functools import partial
@@ -112,9 +112,9 @@ def frcl(
       num_samples: of a function value, where there is more than one output; AndreevP/FRCL.
       learning_rate: eta, of Adam, >= 0; AndreevP/FRCL for Split and Permuted MNIST.
       kl_weight: lambda, of what is kept of ended tasks, >= 0; 1 is the bound's own.
-      initial_mean_std: of the normal numbers that mu starts at in each task; AndreevP/FRCL (0.04 times
-        a factor a task for 10 points of Permuted MNIST). At 0 the features move less, and a few
-        points tell less of the function.
+      initial_mean_std: of the normal numbers that mu starts at in each task; AndreevP/FRCL, which
+        for 10 points of Permuted MNIST has 0.04 times a factor a task. At 0 the features move less,
+        and a few points tell less of the function.
 
     Raises:
       InputError: for a size below 1, classes that have no output, or a network without features.

@@ -36,10 +36,10 @@ def prior_divergence(method: Method, state: FrclState, x: Array, task: Task | No
       InputError: for another method, or a state that is none of its own.
     """
     problem = problem_of(method)
-    if problem is None or not isinstance(state, FrclState):
+    if problem is None or method.factory != "frcl" or not isinstance(state, FrclState):
         raise InputError(
-            f"state is {type(state).__name__}, and a divergence from a prior is known of frcl "
-            "alone; give a method of frcl and its state"
+            f"method is {method.name} and state is {type(state).__name__}; frcl alone has a prior: "
+            "give a method of cls_jax.frcl and its state"
         )
     task = hidden_task(problem.num_classes) if task is None else task
     return _divergence(problem, state, jnp.asarray(x), task)
@@ -76,14 +76,26 @@ def boundary_p_value(last: Array, new: Array) -> Array:
     Returns:
       float32[], two-sided, in [0, 1]; small where a task has ended.
 
+    Raises:
+      InputError: for fewer than two values.
+
     Example:
       >>> import jax.numpy as jnp
       >>> float(boundary_p_value(jnp.array([3.0, 4, 5]), jnp.array([3.0, 4, 5])))
       1.0
     """
-    means = last.mean(), new.mean()
+    last, new = jnp.asarray(last), jnp.asarray(new)
+    for name, values in (("last", last), ("new", new)):
+        if values.ndim != 1 or values.size < 2:
+            raise InputError(
+                f"{name} has the shape {values.shape}; give float32[n], one divergence an example, "
+                "of at least 2"
+            )
     shares = last.var(ddof=1) / last.size, new.var(ddof=1) / new.size
-    total = shares[0] + shares[1]
-    freedom = total**2 / (shares[0] ** 2 / (last.size - 1) + shares[1] ** 2 / (new.size - 1))
-    square = (means[0] - means[1]) ** 2 / total
-    return jax.scipy.special.betainc(freedom / 2, 0.5, freedom / (freedom + square))
+    squares = (shares[0] + shares[1]) ** 2, (last.mean() - new.mean()) ** 2
+    apart = shares[0] ** 2 / (last.size - 1) + shares[1] ** 2 / (new.size - 1)
+    spread = apart > 0
+    freedom = squares[0] / jnp.where(spread, apart, 1)
+    t_square = squares[1] / jnp.where(spread, shares[0] + shares[1], 1)
+    p_value = jax.scipy.special.betainc(freedom / 2, 0.5, freedom / (freedom + t_square))
+    return jnp.where(spread, p_value, jnp.where(squares[1] > 0, 0.0, 1.0))
