@@ -89,6 +89,7 @@ HEADLESS = {
     "icarl": "icarl compares features, .* net 'Mine' names none; give its name as head",
     "lwf": "lwf trains the last layer by itself, and net 'Mine' names none",
     "apd": "apd gives each task a last layer of its own, and net 'Mine' names none",
+    "frcl": "frcl gives each task a last layer of its own, and net 'Mine' names none",
     "l2_transfer": "l2_transfer gives each task .* net 'Mine' names none",
     "ucir": "spb and ucir put a cosine classifier .* net 'Mine' names none",
     "spb": "spb and ucir put a cosine classifier .* net 'Mine' names none",
@@ -105,7 +106,7 @@ def test_a_method_that_it_cannot_serve_names_both(name, features):
         cls.METHODS[name](problem)
 
 
-@pytest.mark.parametrize("name", ["icarl", "lwf", "apd", "l2_transfer", "ucir", "spb"])
+@pytest.mark.parametrize("name", ["icarl", "lwf", "apd", "frcl", "l2_transfer", "ucir", "spb"])
 def test_with_its_head_named_it_serves_them(name, features):
     made = cls.METHODS[name](cls.problem(features, net=LINEN))
     assert made.name == name

@@ -32,7 +32,7 @@ from cls_jax.core.losses import mask_logits, mean_over
 from cls_jax.core.types import Array, Batch, Metrics, Task, Trainable, Variables
 from cls_jax.methods.base import Algorithm, Needs, method
 from cls_jax.methods.columns import place_of
-from cls_jax.methods.heads import index_tree, told_or_last_task
+from cls_jax.methods.heads import check_head, index_tree, told_or_last_task
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.regularization.frcl_likelihood import (
     expected_log_likelihood,
@@ -50,7 +50,7 @@ from cls_jax.methods.regularization.frcl_posterior import (
     weight_kl,
 )
 from cls_jax.methods.steps import forward_each, gradient_step, told_rows
-from cls_jax.nets.base import Net, no_head
+from cls_jax.nets.base import Net
 
 
 class FrclState(struct.PyTreeNode):
@@ -93,6 +93,7 @@ def frcl(
     points_per_task: int = 40,
     criterion: Literal["random", "balanced", "trace"] = "trace",
     classes_per_task: int | None = None,
+    task_size: int | None = None,
     num_samples: int = 20,
     learning_rate: float = 1e-4,
     kl_weight: float = 1.0,
@@ -109,6 +110,8 @@ def frcl(
         by a search that lowers what they leave open of the prior's variance (trace).
       classes_per_task: of the largest task; as many as the stream has if not given. With 2 a task
         has one output, else one for each class.
+      task_size: N, examples of a task; counted as each begins if not given. An open stream may not
+        know them yet.
       num_samples: of a function value, where there is more than one output; AndreevP/FRCL.
       learning_rate: eta, of Adam, >= 0; AndreevP/FRCL for Split and Permuted MNIST.
       kl_weight: lambda, of what is kept of ended tasks, >= 0; 1 is the bound's own.
@@ -123,6 +126,7 @@ def frcl(
     num_labels = num_classes if classes_per_task is None else classes_per_task
     check_range("points_per_task", points_per_task, 1)
     check_range("num_samples", num_samples, 1)
+    check_range("task_size", 1 if task_size is None else task_size, 1)
     check_range("classes_per_task", num_labels, -(-num_classes // num_tasks), num_classes)
     num_outputs = 1 if num_labels == 2 else num_labels
     net, optimizer = feature_net(problem), optax.adam(learning_rate)
@@ -155,16 +159,20 @@ def frcl(
         return jnp.arange(num_outputs) < number
 
     def begin_task(key: Array, state: FrclState, task: Task, data: Batch | None) -> FrclState:
-        assert data is not None  # begin_data
         vars = state.model.vars
         mean = vars.params["weights"].mean
         mean = initial_mean_std * jax.random.normal(key, mean.shape, mean.dtype)
         params = {**vars.params, "weights": first_weights(mean)}
+        if task_size is None:
+            assert data is not None  # begin_data
+            size = jnp.maximum(learnable(data, task.classes).sum(dtype=jnp.int32), 1)
+        else:
+            size = jnp.int32(task_size)
         return state.replace(
             model=Trainable(vars.replace(params=params), optimizer.init(params)),
             classes=state.classes.at[task.index].set(task.classes),
             current=jnp.copy(task.index),
-            task_size=jnp.maximum(learnable(data, task.classes).sum(dtype=jnp.int32), 1),
+            task_size=size,
         )
 
     def step(key: Array, state: FrclState, batch: Batch) -> tuple[FrclState, Metrics]:
@@ -241,7 +249,7 @@ def frcl(
             told_task=True,
             told_task_at_test=True,
             boundaries=True,
-            begin_data=True,
+            begin_data=task_size is None,
             end_data=True,
         ),
         capacity=capacity,
@@ -251,8 +259,8 @@ def frcl(
 def feature_net(problem: Problem) -> Net:
     """The problem's network, up to its features; raises InputError where it names no last layer."""
     net = problem.net()
-    if net.features is None:
-        raise no_head("frcl gives each task a last layer of its own", net)
+    check_head("frcl", net)
+    assert net.features is not None  # where there is a head
     return net._replace(apply=net.features)
 
 

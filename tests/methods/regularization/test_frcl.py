@@ -251,6 +251,10 @@ def test_adam_and_the_last_layer_begin_anew_with_a_task():
     )
     assert (learner.params["weights"].mean != 0).all()
     assert int(learner.state.task_size) == len(SECOND)
+    told = drive(task_size=99)
+    assert (learner.method.needs.begin_data, told.method.needs.begin_data) == (True, False)
+    told.begin(task_of(0))
+    assert int(told.state.task_size) == 99
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(learner.state.model.opt))
 
 
@@ -308,6 +312,7 @@ def test_a_class_has_its_place():
     [
         ({"points_per_task": 0}, "points_per_task is 0"),
         ({"num_samples": 0}, "num_samples is 0"),
+        ({"task_size": 0}, "task_size is 0"),
         ({"classes_per_task": 1}, "classes_per_task is 1"),
         ({"classes_per_task": 7}, "classes_per_task is 7"),
         ({"criterion": "entropy"}, "criterion is 'entropy'; use one of random, balanced, trace"),
@@ -320,7 +325,7 @@ def test_what_cannot_be_is_refused(changes, sentence):
 
 def test_a_network_without_features_is_refused():
     problem = own_problem(
-        perceptron()._replace(features=None), augment=flat_augment(), num_classes=CLASSES
+        perceptron()._replace(features=None, head=None), augment=flat_augment(), num_classes=CLASSES
     )
     with pytest.raises(InputError, match="frcl gives each task a last layer of its own"):
         frcl(problem)
