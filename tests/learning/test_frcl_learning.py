@@ -88,5 +88,5 @@ def test_an_online_learner_finds_where_a_task_ends():
             learner.observe(x[new], train.y[new])
             last = x[new]
     assert len(found[True]) == 2
-    assert max(found[True]) < 1e-8
-    assert min(found[False]) > 1e-5
+    assert max(found[True]) < 1e-6
+    assert min(found[False]) > 1e-3

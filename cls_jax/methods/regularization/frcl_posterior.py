@@ -61,7 +61,15 @@ def first_weights(mean: Array) -> Weights:
 def no_values(
     num_tasks: int, num_points: int, num_outputs: int, num_features: int, dtype: jnp.dtype
 ) -> Values:
-    """Values of no function, leaves [num_tasks, ...]: no point is there."""
+    """Values of no function: no point is there.
+
+    Args:
+      num_tasks, num_points, num_outputs, num_features: T, M, D, K.
+      dtype: of the numbers.
+
+    Returns:
+      Values, leaves [T, ...].
+    """
     shape = num_tasks, num_outputs, num_points
     return Values(
         valid=jnp.zeros((num_tasks, num_points), bool),
