@@ -125,7 +125,7 @@ def values_at(features: Array, valid: Array, weights: Weights) -> Values:
 
 
 def jitter_of(features: Array) -> Array:
-    """e, float32[]: 1e-4 (1e-6 in float64) of the mean of K's diagonal; no gradient comes from it.
+    """e, float32[]: 1e-4 (1e-6 in float64) of the mean of K's diagonal.
 
     Args:
       features: float32[M, K], zeros for a point that is not there.
@@ -133,7 +133,7 @@ def jitter_of(features: Array) -> Array:
     square = jnp.square(features).sum(axis=1)
     mean = square.sum() / jnp.maximum((square > 0).sum(), 1)
     share = 1e-6 if features.dtype == jnp.float64 else 1e-4
-    return jax.lax.stop_gradient(share * jnp.where(mean > 0, mean, 1))
+    return share * jnp.where(mean > 0, mean, 1)
 
 
 def weights_of_values(features: Array, jitter: Array | float) -> tuple[Array, Array]:
@@ -176,17 +176,24 @@ def function_kl(features: Array, values: Values, jitter: Array | float | None = 
     Source: section 2.3, equation 7.
     """
     features = jnp.where(values.valid[:, None], features, 0)
-    jitter = jitter_of(features) if jitter is None else jitter
-    to_weights, logdet = weights_of_values(features, jitter)
-    kept = jnp.concatenate([values.mean[:, :, None], values.factor], axis=2)
-    found = jnp.matmul(to_weights, kept, precision="highest")
-    left = kept - jnp.matmul(features, found, precision="highest")
-    cost = jnp.square(found).sum(axis=(1, 2)) + jnp.square(left).sum(axis=(1, 2)) / jitter
-    # tr((K + e)^-1 e) is M minus this, and -M is part of the divergence.
-    cost -= (features * to_weights.T).sum()
+    still = jax.lax.stop_gradient(features)
+    jitter = jitter_of(still) if jitter is None else jitter
+    to_weights, logdet = weights_of_values(still, jitter)
+    # P u are the best weights, so that they move does not matter, and d logdet = 2 tr(P d phi): the
+    # gradient is exact without one through the factorisation.
+    logdet += 2 * (to_weights.T * (features - still)).sum()
+
+    def cost(kept: Array) -> Array:
+        """Sum of ``u^T (K + e)^-1 u`` over the columns u of [..., M, n]."""
+        found = jnp.matmul(to_weights, kept, precision="highest")
+        left = kept - jnp.matmul(features, found, precision="highest")
+        return jnp.square(found).sum(axis=(-2, -1)) + jnp.square(left).sum(axis=(-2, -1)) / jitter
+
     _, num_points, rank = values.factor.shape
+    kept = jnp.concatenate([values.mean[:, :, None], values.factor], axis=2)
+    total = cost(kept) + jitter * cost(jnp.eye(num_points, dtype=features.dtype)) - num_points
     logs = jnp.log(jnp.square(values.factor).sum(axis=1) + jitter).sum(axis=1)
-    return 0.5 * (cost + logdet - logs - (num_points - rank) * jnp.log(jitter))
+    return 0.5 * (total + logdet - logs - (num_points - rank) * jnp.log(jitter))
 
 
 def predictive(
