@@ -211,9 +211,9 @@ def frcl(
         points = data.x[rows]
         features = features_of(net, augment, state, points)
         values = values_at(features, valid, state.model.vars.params["weights"])
-        everything = state.points, state.values
-        new = jax.tree.map(lambda a, b: a.at[task.index].set(b), everything, (points, values))
-        return state.replace(points=new[0], values=new[1])
+        every, new = (state.points, state.values), (points, values)
+        points, values = jax.tree.map(lambda a, b: a.at[task.index].set(b), every, new)
+        return state.replace(points=points, values=values)
 
     def answer(state: FrclState, x: Array, task: Task, *, certain: bool) -> Array:
         classes = state.classes[told_or_last_task(task, state.current)]

@@ -12,7 +12,6 @@ from cls_jax.core.augment import Augment
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Task
 from cls_jax.methods.base import hidden_task
-from cls_jax.methods.columns import place_of
 from cls_jax.methods.regularization.frcl import frcl, function_values
 from cls_jax.nets.base import Net
 from cls_jax.nets.mlp import mlp
@@ -301,10 +300,6 @@ def test_every_step_shows_the_batch_and_then_the_points_of_ended_tasks():
     shown = learner.state.model.vars.stats["shown"]
     assert sorted(names_in(shown[0])) == sorted(SECOND[2:6])
     assert sorted(names_in(shown[1])) == sorted(np.asarray(learner.state.points[0, :, 0, 0, 0]))
-
-
-def test_a_class_has_its_place():
-    assert place_of(jnp.array([False, True, False, True])).tolist() == [0, 0, 0, 1]
 
 
 @pytest.mark.parametrize(
