@@ -72,6 +72,9 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from cls_jax.methods.prototypes.spb import spb_m as spb_m
     from cls_jax.methods.prototypes.ucir import ucir as ucir
     from cls_jax.methods.regularization.ewc_online import ewc_online as ewc_online
+    from cls_jax.methods.regularization.frcl import frcl as frcl
+    from cls_jax.methods.regularization.frcl_boundary import boundary_p_value as boundary_p_value
+    from cls_jax.methods.regularization.frcl_boundary import prior_divergence as prior_divergence
     from cls_jax.methods.regularization.l2_transfer import l2_transfer as l2_transfer
     from cls_jax.methods.regularization.lwf import lwf as lwf
     from cls_jax.methods.regularization.si import si as si
@@ -118,6 +121,7 @@ _NAMES = {
     "methods": ("METHODS",),
     "methods.base": ("method", "Algorithm", "Method", "Needs", "Phase"),
     "methods.problem": ("Problem",),
+    "methods.regularization.frcl_boundary": ("boundary_p_value", "prior_divergence"),
     "nets.base": ("Net",),
     "nets.own_linen": ("net_from_linen",),
     "nets.own_nnx": ("net_from_nnx",),

@@ -63,6 +63,7 @@ SMALL = {
         **{"warmup_batches": 1, "learning_rate": 0.05},
     },
     "agem": {"memory_size": 24, "replay_size": 6},
+    "frcl": {"points_per_task": 3, "num_samples": 2},
     "den": {"added_units": 2, "head_epochs": 1},
     "apd": {"consolidate_every": 2, "clusters": 1, "annealing_steps": 4},
     "der_expandable": {

@@ -257,6 +257,30 @@ _DYTOX = {
     ),
 }
 
+# --- functions kept at a few points ---------------------------------------------------------------
+
+# AndreevP/FRCL standardises each image by itself; here all by one mean and standard deviation.
+_POINTS = {"data": "mnist", "batch_size": 64, "normalisation": "mnist"}
+_FRCL = {
+    "quick": MethodPreset(
+        stream=StreamConfig(
+            image_size=8, class_order="label", epochs=30, batch_size=64, normalisation="none"
+        ),
+        net=NetConfig(net="mlp", hidden=(32, 32)),
+        arguments={"points_per_task": 10, "classes_per_task": 2, "learning_rate": 2e-3},
+    ),
+    "paper": MethodPreset(
+        stream=StreamConfig(class_order="label", epochs=4, **_POINTS),
+        net=NetConfig(net="mlp", hidden=(256, 256)),
+        arguments={"classes_per_task": 2},
+    ),
+    "permuted": MethodPreset(
+        stream=StreamConfig(scenario="permuted", tasks=10, epochs=8, **_POINTS),
+        net=NetConfig(net="mlp", hidden=(100, 100)),
+        arguments={"points_per_task": 200, "criterion": "random"},
+    ),
+}
+
 # --- a cosine classifier, phase after phase -------------------------------------------------------
 
 _PHASES: dict[str, Any] = {
@@ -351,6 +375,7 @@ _OWN: dict[str, dict[str, MethodPreset]] = {
     "apd": _APD,
     "der_expandable": _DER_EXPANDABLE,
     "l2_transfer": _L2,
+    "frcl": _FRCL,
     **dict.fromkeys(("spb", "spb_i", "spb_m"), _SPB),
     "ucir": _UCIR,
 }

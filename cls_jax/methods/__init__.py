@@ -31,6 +31,7 @@ _MODULES = {
     "lwf": "regularization.lwf",
     "ewc_online": "regularization.ewc_online",
     "si": "regularization.si",
+    "frcl": "regularization.frcl",
     "l2_transfer": "regularization.l2_transfer",
     "den": "architecture.den",
     "apd": "architecture.apd",

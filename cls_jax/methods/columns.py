@@ -45,6 +45,11 @@ def own_label(task_classes: Array, batch: Batch) -> Array:
     return batch.valid & task_classes[jnp.maximum(batch.task, 0), batch.y]
 
 
+def place_of(classes: Array) -> Array:
+    """int32[num_classes]: the place of each class among ``classes`` bool[num_classes], from 0."""
+    return jnp.maximum(jnp.cumsum(classes) - 1, 0).astype(jnp.int32)
+
+
 def all_columns() -> Columns:
     """Every class competes with every other; the task is not told."""
     return Columns(

@@ -10,7 +10,10 @@ _PAGES = {
         ("load_data", "dataset", "Dataset", "Split", "class_il", "permuted"),
     ),
     "training": ("Training", ("problem", "Problem", "train", "Plan", "Result")),
-    "online": ("Open streams", ("open_stream", "online", "OnlineLearner")),
+    "online": (
+        "Open streams",
+        ("open_stream", "online", "OnlineLearner", "prior_divergence", "boundary_p_value"),
+    ),
     "saved": ("Saved runs", ("load", "SavedRun", "evaluate", "export", "save_weights")),
     "methods": ("Writing a method", ("method", "METHODS", "Method", "Algorithm", "Phase", "Needs")),
     "types": ("Types and errors", ("Batch", "Task", "Variables", "Trainable", "InputError")),

@@ -90,6 +90,7 @@ HEADLESS = {
     "der_expandable": "der_expandable joins features, .* net 'Mine' names none",
     "lwf": "lwf trains the last layer by itself, and net 'Mine' names none",
     "apd": "apd gives each task a last layer of its own, and net 'Mine' names none",
+    "frcl": "frcl gives each task a last layer of its own, and net 'Mine' names none",
     "l2_transfer": "l2_transfer gives each task .* net 'Mine' names none",
     "ucir": "spb and ucir put a cosine classifier .* net 'Mine' names none",
     "spb": "spb and ucir put a cosine classifier .* net 'Mine' names none",
@@ -107,7 +108,8 @@ def test_a_method_that_it_cannot_serve_names_both(name, features):
 
 
 @pytest.mark.parametrize(
-    "name", ["icarl", "lwf", "apd", "l2_transfer", "ucir", "spb", "der_expandable"]
+    "name",
+    ["icarl", "lwf", "apd", "frcl", "l2_transfer", "ucir", "spb", "der_expandable"],
 )
 def test_with_its_head_named_it_serves_them(name, features):
     made = cls.METHODS[name](cls.problem(features, net=LINEN))

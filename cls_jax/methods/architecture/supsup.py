@@ -48,6 +48,7 @@ from cls_jax.methods.architecture.supsup_inference import (
     mask_bits,
 )
 from cls_jax.methods.base import Algorithm, Needs, method
+from cls_jax.methods.columns import place_of
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import gradient_step, told_rows
 
@@ -208,11 +209,6 @@ def supsup(
         needs=Needs(told_task=True, told_task_at_test=True, boundaries=True, test_group=TEST_GROUP),
         capacity=capacity,
     )
-
-
-def place_of(classes: Array) -> Array:
-    """int32[num_classes]: the place of each class among ``classes`` bool[num_classes], from 0."""
-    return jnp.maximum(jnp.cumsum(classes) - 1, 0).astype(jnp.int32)
 
 
 def most_labels(state: SupSupState, known: Array) -> Array:

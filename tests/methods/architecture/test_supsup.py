@@ -14,10 +14,11 @@ from cls_jax.core.types import Variables
 from cls_jax.methods import METHODS
 from cls_jax.methods.architecture.masked_net import frozen, kernels, num_bits, under
 from cls_jax.methods.architecture.supermasks import unpack
-from cls_jax.methods.architecture.supsup import most_labels, place_of, supsup
+from cls_jax.methods.architecture.supsup import most_labels, supsup
 from cls_jax.methods.architecture.supsup_inference import TEST_GROUP, make_identify
 from cls_jax.methods.architecture.supsup_nns import supsup_nns
 from cls_jax.methods.base import hidden_task
+from cls_jax.methods.columns import place_of
 from cls_jax.nets.base import Net
 from cls_jax.nets.mlp import mlp
 from cls_jax.training.evaluate import answers
