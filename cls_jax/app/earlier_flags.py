@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cls_jax.app.flags import stop
-from cls_jax.app.method_presets import MethodPreset
+from cls_jax.app.presets.base import MethodPreset
 from cls_jax.app.stored_recipe import RECIPE, Kinds, Recipe, read_recipe
 from cls_jax.core.errors import InputError
 from cls_jax.core.own import values_of

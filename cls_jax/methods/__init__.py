@@ -36,6 +36,7 @@ _MODULES = {
     "den": "architecture.den",
     "apd": "architecture.apd",
     "der_expandable": "architecture.der_expandable",
+    "dytox": "architecture.dytox",
     "gdumb": "baselines.gdumb",
     "icarl": "prototypes.icarl",
     "spb": "prototypes.spb",
@@ -46,7 +47,6 @@ _MODULES = {
     "supsup_nns": "architecture.supsup_nns",
     "dualnet": "cls.dualnet",
     "hopsupsup": "architecture.hopsupsup",
-    "dytox": "architecture.dytox",
 }
 """Name -> where it stands in this folder."""
 

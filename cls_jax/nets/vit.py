@@ -62,7 +62,8 @@ def in_patches(x: Array, side: int) -> Array:
 
 def num_heads(width: int, head_size: int = HEAD_SIZE) -> int:
     """Of a token of so many numbers: as many as divide it into ``head_size`` or more, or 1."""
-    return max(n for n in range(1, max(1, width // head_size) + 1) if not width % n)
+    small = [n for n in range(1, math.isqrt(width) + 1) if not width % n]
+    return max(n for d in small for n in (d, width // d) if n <= max(1, width // head_size))
 
 
 def dense(

@@ -13,6 +13,8 @@ from tests.support.drive import task_of
 
 FULL, LOW = jnp.dtype("float32"), jnp.dtype("bfloat16")
 every_method = pytest.mark.parametrize("name", sorted(METHODS))
+QUICK = {"apd", "clser", "derpp", "dualnet", "sgd", "spb"}
+"""Methods of six shapes; the others are of the slow part."""
 
 
 NETS = {"den": "mlp", **dict.fromkeys(("spb", "spb_i", "spb_m", "ucir"), "resnet32")}
@@ -56,7 +58,10 @@ def kinds(tree):
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
-@every_method
+@pytest.mark.parametrize(
+    "name",
+    [one if one in QUICK else pytest.param(one, marks=pytest.mark.slow) for one in sorted(METHODS)],
+)
 def test_state_and_metrics_are_kept_in_float32(name):
     """Parameters, statistics, optimizer states, memory, logits and losses; nothing is computed."""
     method = convolutional(name)

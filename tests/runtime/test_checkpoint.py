@@ -67,6 +67,13 @@ def stopped_runs(folder, number, every=ALWAYS, plans=SMALL, **how):
             assert lives < 200
 
 
+LATER = "gdumb", "ewc_online", "icarl", "joint"
+"""Methods with second phases and boundaries, stopped in the slow part."""
+every_harm = pytest.mark.parametrize(
+    "how", ["cut", *(pytest.param(how, marks=pytest.mark.slow) for how in ("lost", "flipped"))]
+)
+
+
 def assert_same(one, other):
     """Bit for bit, every leaf of every state and the matrices."""
     for a, b in zip(one, other, strict=True):
@@ -77,7 +84,11 @@ def assert_same(one, other):
 
 @pytest.mark.parametrize(
     ("name", "number"),
-    [("sgd", 1), ("clser", 5), ("gdumb", 5), ("ewc_online", 5), ("icarl", 5), ("joint", 5)],
+    [
+        ("sgd", 1),
+        ("clser", 5),
+        *(pytest.param(name, 5, marks=pytest.mark.slow) for name in LATER),
+    ],
 )
 def test_a_run_stopped_again_and_again_is_the_run_that_was_not(tmp_path, uneven, name, number):
     method = flat_method(name, **({"cutmix": False} if name == "gdumb" else {}))
@@ -98,6 +109,7 @@ def test_all_trials_of_a_sweep_come_back(tmp_path, uneven, over_seeds):
     assert_same(found, sweep(**how, plan=plan))
 
 
+@pytest.mark.slow
 def test_trials_go_on_grouped_in_another_way(tmp_path, uneven):
     method = flat_method("er")
     how = {"method": method, "stream": uneven, "hypers": [{}], "seeds": (1, 2, 3)}
@@ -166,7 +178,7 @@ def broken(path, how):
         victim.write_bytes(content)
 
 
-@pytest.mark.parametrize("how", ["cut", "lost", "flipped"])
+@every_harm
 def test_a_torn_checkpoint_gives_way_to_the_one_before(tmp_path, uneven, capsys, how):
     method = flat_method("clser")
     with pytest.raises(Stopped):
@@ -303,7 +315,7 @@ def test_a_save_of_another_method_or_trial_is_not_taken(tmp_path, saved, capfd):
     assert read_trials(folder / "m", saved.like).why_lost("seed2") is None
 
 
-@pytest.mark.parametrize("how", ["flipped", "cut", "lost"])
+@every_harm
 def test_every_file_of_a_save_is_whole_or_told_or_without_effect(tmp_path, saved, capfd, how):
     """What comes back is the newest save to the bit, or the one before with one line on stderr."""
     newest = saved.folder / "m" / "seed0" / str(saved.newest)

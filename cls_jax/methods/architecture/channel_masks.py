@@ -33,8 +33,8 @@ def hidden_layers(networks: Networks) -> tuple[str, ...]:
     kind, hidden = networks.kind, networks.hidden
     if kind != "mlp" or not hidden:
         raise InputError(
-            f"net is {kind!r} with hidden {hidden}, and prune masks the units of a perceptron; use "
-            "'mlp' with a hidden layer, or prune False"
+            f"net is {kind!r} with hidden {hidden}, and prune_units masks the units of a "
+            "perceptron; use 'mlp' with a hidden layer, or prune_units False"
         )
     return tuple(f"fc{number}" for number in range(1, len(hidden) + 1))
 

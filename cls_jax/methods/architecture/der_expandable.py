@@ -81,7 +81,7 @@ def der_expandable(
     balanced_epochs: int = 30,
     balanced_batch_size: int = 128,
     balanced_decays: tuple[int, ...] = (15,),
-    prune: bool = False,
+    prune_units: bool = False,
     largest_scale: int = 10,
     learning_rate: float = 0.1,
     balanced_learning_rate: float = 0.1,
@@ -108,8 +108,8 @@ def der_expandable(
       balanced_epochs: passes of the phase "classifier"; 0: there is none.
       balanced_batch_size: examples a step of them.
       balanced_decays: passes of them from which their rate is a tenth of what it was before.
-      prune: learn which units of a new extractor are needed, and keep no others; of a perceptron
-        alone.
+      prune_units: learn which units of a new extractor are needed, and keep no others; of a
+        perceptron alone.
       largest_scale: s_max, with which masks end an epoch, >= 1; the card's example.
       learning_rate: of everything in the phase "representation", >= 0.
       balanced_learning_rate: of the classifier in the phase "classifier", >= 0.
@@ -132,8 +132,8 @@ def der_expandable(
     check_milestones("decays", decays)
     check_milestones("balanced_decays", balanced_decays)
     net, augment, num_classes = problem.net(), problem.augment, problem.num_classes
-    masked = channel_masks.hidden_layers(problem.networks) if prune else ()
-    net = channel_masks.with_channel_masks(net, masked) if prune else net
+    masked = channel_masks.hidden_layers(problem.networks) if prune_units else ()
+    net = channel_masks.with_channel_masks(net, masked) if prune_units else net
     extract, head = net.features, net.head
     if extract is None or head is None:
         raise no_head("der_expandable joins features, what the last layer is shown", net)
@@ -143,7 +143,9 @@ def der_expandable(
     balanced_size = min(balanced_batch_size, policy.capacity)
 
     def sgd(rate: Scalar) -> optax.GradientTransformation:
-        return torch_sgd(rate, momentum, weight_decay, (channel_masks.MASKS,) if prune else ())
+        return torch_sgd(
+            rate, momentum, weight_decay, (channel_masks.MASKS,) if prune_units else ()
+        )
 
     def new_extractor(key: Array, x: Array) -> Variables:
         vars = net.init(key, augment.test(x))
@@ -194,7 +196,7 @@ def der_expandable(
         own_weight = jnp.where(past.any(), auxiliary_weight, 0.0)
         at, extractor = jnp.where(batch.epoch == state.epoch, state.step, 0), state.extractor
         scale = channel_masks.mask_scale(at, -(-state.task_size // len(batch.y)), largest_scale)
-        if prune:
+        if prune_units:
             extractor = channel_masks.with_scale(extractor, scale)
 
         def loss(trunk: PyTree, heads: PyTree):
@@ -204,19 +206,19 @@ def der_expandable(
             ce = weighted_cross_entropy(logits, mixed.y, mixed.weight, seen)
             own = newest @ heads["auxiliary"].T
             own_ce = weighted_cross_entropy(own, own_y, mixed.weight, own_classes)
-            share = channel_masks.kept_share(trunk, masked, scale) if prune else 0
+            share = channel_masks.kept_share(trunk, masked, scale) if prune_units else 0
             return ce + own_weight * own_ce + sparsity_weight * share, stats
 
         before = extractor.vars.params, classifier.vars.params
         (value, stats), gradient = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(*before)
         rate = learning_rate * rate_factor(jnp.asarray(batch.epoch), warmup_epochs, decays)
         trunk_gradient, heads_gradient = gradient
-        if prune:
+        if prune_units:
             trunk_gradient = channel_masks.compensated(
                 trunk_gradient, before[0], scale, largest_scale
             )
         extractor = apply_gradient(extractor, sgd(rate), trunk_gradient, stats)
-        extractor = channel_masks.held_near(extractor) if prune else extractor
+        extractor = channel_masks.held_near(extractor) if prune_units else extractor
         classifier = apply_gradient(classifier, sgd(rate), heads_gradient, {})
         models = {"extractor": extractor, "classifier": classifier}
         epoch = jnp.asarray(batch.epoch, jnp.int32)

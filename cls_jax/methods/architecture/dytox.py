@@ -173,15 +173,14 @@ def dytox(
     def init(key: Array, example: Batch) -> DytoxState:
         key_net, key_head = jax.random.split(key)
         params = net.init(key_net, augment.test(example.x)).params
-        none = jnp.zeros(num_classes, bool)
         state = DytoxState(
             model=Trainable(Variables(with_divergence(key_head, params), {}), None),
             old=jax.tree.map(jnp.copy, params),
             memory=no_exemplars(example, num_slots),
             owner=jnp.zeros(num_classes, jnp.int32),
             newest=jnp.int32(0),
-            past=none,
-            seen=jnp.copy(none),
+            past=jnp.zeros(num_classes, bool),
+            seen=jnp.zeros(num_classes, bool),
             task_size=jnp.int32(0),
             order=jnp.arange(num_slots, dtype=jnp.int32),
             step=jnp.int32(0),

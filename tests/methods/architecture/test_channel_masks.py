@@ -31,7 +31,7 @@ SMALL = {
     "replay_size": 12,
     "warmup_epochs": 0,
     "balanced_epochs": 0,
-    "prune": True,
+    "prune_units": True,
     "largest_scale": LARGEST,
     "learning_rate": RATE,
     "weight_decay": DECAY,
@@ -168,11 +168,11 @@ def test_what_a_pruned_run_keeps_is_what_its_masks_leave():
 def test_only_a_perceptron_can_be_pruned():
     problem = small_problem(networks(NetConfig(net="resnet18", width=1)))
     with pytest.raises(
-        InputError, match=r"net is 'resnet18' .* and prune masks the units of a per"
+        InputError, match=r"net is 'resnet18' .* and prune_units masks the units of a per"
     ):
         der_expandable(problem, **SMALL)
     linear = shifted_problem(perceptron(), hidden=())
-    with pytest.raises(InputError, match=r"with hidden .*, and prune masks"):
+    with pytest.raises(InputError, match=r"with hidden .*, and prune_units masks"):
         der_expandable(linear, **SMALL)
     with pytest.raises(InputError, match="largest_scale is 0; give a value at least 1"):
         der_expandable(shifted_problem(), **{**SMALL, "largest_scale": 0})
