@@ -26,7 +26,8 @@ def convolve(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def _convolution(x: Array, kernel: Array, stride: int) -> Array:
-    pads, labels = [(kernel.shape[0] // 2,) * 2] * 2, ("NHWC", "HWIO", "NHWC")
+    pad, labels = kernel.shape[0] // 2, ("NHWC", "HWIO", "NHWC")
+    pads = [(pad, pad)] * 2
     return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=labels)
 
 
