@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from cls_jax.core import sharding as meshes
 from cls_jax.core.types import PyTree
 from cls_jax.data.dataset import Split
+from cls_jax.nets.convolution import side_by_side
 
 
 class Examples(NamedTuple):
@@ -59,8 +60,9 @@ class Parallelism(NamedTuple):
         if self.trials == "devices":
             return jax.pmap(fn, in_axes=axes, donate_argnums=donate)
         if self.trials == "vmap":
-            side_by_side, how = jax.vmap(fn, in_axes=axes), _compiler_options()
-            return jax.jit(side_by_side, donate_argnums=donate, compiler_options=how)
+            fn, how = side_by_side(fn)
+            group = jax.vmap(fn, in_axes=axes)
+            return jax.jit(group, donate_argnums=donate, compiler_options=how)
         if self.mesh is None:
             return jax.jit(fn, donate_argnums=donate)
         compiled = jax.jit(fn, donate_argnums=donate, out_shardings=meshes.whole(self.mesh))
@@ -118,11 +120,6 @@ class Parallelism(NamedTuple):
         if not self.stacked:
             return [group]
         return [jax.tree.map(lambda leaf, i=i: leaf[i], group) for i in range(num_trials)]
-
-
-def _compiler_options() -> dict[str, bool] | None:
-    """Of networks side by side: XLA of JAX 0.11 aborts in its Triton fusions of their products."""
-    return {"xla_gpu_enable_triton_gemm": False} if jax.default_backend() == "gpu" else None
 
 
 def _free(leaf: jax.Array) -> jax.Array:

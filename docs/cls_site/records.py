@@ -19,7 +19,7 @@ _ALIASES = {
     **{"L2-transfer": "l2_transfer", "APD-Fixed": "apd", "APD(1)": "apd", "APD(2)": "apd"},
     **{name: "spb" for name in VARIANTS if name not in METHODS},
     **{"spb_i_contrastive": "spb_i", "spb_m_logits": "spb_m", "ucir_no_exemplars": "ucir"},
-    "dualnet_tf": "dualnet",
+    **{"dualnet_tf": "dualnet", "er_own": "er", "derpp_own": "derpp"},
 }
 """First word of a row -> the method, where it is not the method's name."""
 
