@@ -124,10 +124,10 @@ def position_kernel(key: Array, shape: tuple[int, int], dtype: DTypeLike = jnp.f
       dtype: of the result.
     """
     side = math.isqrt(shape[1])
-    h2, h1 = np.divmod(np.arange(side**2), side)
+    h2, h1 = jnp.divmod(jnp.arange(side**2), side)
     middle = (side - 1) / 2
-    local = np.stack([2 * (h2 - middle), 2 * (h1 - middle), np.full(side**2, -1.0)])
-    return layer_kernel(key, shape, dtype).at[:, : side**2].set(jnp.asarray(local, dtype))
+    local = jnp.stack([2 * (h2 - middle), 2 * (h1 - middle), jnp.full(side**2, -1.0)])
+    return layer_kernel(key, shape, dtype).at[:, : side**2].set(local.astype(dtype))
 
 
 def drop_path(key: Array, x: Array, rate: Scalar, num_axes: int) -> Array:
