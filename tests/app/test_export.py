@@ -17,6 +17,7 @@ import cls_jax as cls
 from cls_jax.app.export import PLATFORMS
 from cls_jax.app.weights import answering_network
 from cls_jax.core.errors import InputError
+from cls_jax.core.losses import FLOOR
 from cls_jax.core.types import Variables
 from cls_jax.methods import METHODS
 from cls_jax.methods.base import hidden_task, make_method
@@ -75,7 +76,10 @@ def check_answer(name, folder):
     predict, about = loaded(folder / "model.jax")
     for n in (1, 7):
         expected = jax.jit(method.predict)(state, images(n), task)
-        np.testing.assert_allclose(predict(images(n)), expected, rtol=1e-5, atol=1e-6)
+        # Another program: sums are rounded otherwise, and a small logit is a sum of larger numbers.
+        expected = np.asarray(expected)
+        rounding = 1e-5 * np.abs(expected[expected > FLOOR / 2]).max()
+        np.testing.assert_allclose(predict(images(n)), expected, rtol=1e-5, atol=rounding)
     assert np.ptp(expected) > 0
     assert (about["method"], about["view"], about["seed"]) == (method.name, "answer", 3)
     assert about["label_names"] == [str(n) for n in range(CLASSES)]

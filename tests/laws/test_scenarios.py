@@ -23,7 +23,7 @@ from cls_jax.streams.mnist360 import mnist360
 from cls_jax.streams.stream import look_up
 from cls_jax.training.batches import live_rows
 from tests.conftest import CLASSES, TASKS, small_source
-from tests.laws.test_laws import BATCH, METHOD_NAMES, built, hyper_of
+from tests.laws.test_laws import BATCH, built, every_method, hyper_of
 from tests.support.drive import made_batch
 
 SCENARIOS = {
@@ -146,25 +146,13 @@ NEW_CLASSES = ("class_il", "blurry", "gcil")
 HOLD = ("spb", "spb_i", "spb_m", "ucir")
 """They hold on to the classes that they know, so later tasks without new ones teach them little."""
 
-QUICK = {"er", "clser"}
-"""On all scenarios in the quick part; the others there on class-IL alone."""
-
-EVERY = [
-    pytest.param(
-        name,
-        scenario,
-        marks=[] if scenario == "class_il" or name in QUICK else pytest.mark.slow,
-    )
-    for name in METHOD_NAMES
-    for scenario in SCENARIOS
-]
-
 RECOVERS = {"hopsupsup": ("class_il",), "dytox": ("class_il", "gcil")}
 """Where a method can show what it learned: HopSupSup finds its mask by a few test images alone, and
 DyTox's transformer needs a hundred steps for six classes or for rows that are mostly padding."""
 
 
-@pytest.mark.parametrize(("name", "scenario"), EVERY)
+@pytest.mark.parametrize("scenario", SCENARIOS)
+@every_method
 def test_losses_are_of_this_world_and_a_told_method_learns_its_own_classes(name, scenario):
     """The accuracy above chance, as a share of what could be, when a task was just learned.
 
