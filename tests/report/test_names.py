@@ -109,7 +109,9 @@ def inside(figure, artist):
     return box.x0 >= 0 and box.y0 >= -1 and box.x1 <= page.x1 + 1 and box.y1 <= page.y1 + 1
 
 
-@pytest.mark.parametrize("name", NASTY)
+@pytest.mark.parametrize(
+    "name", [*NASTY[:4], *(pytest.param(name, marks=pytest.mark.slow) for name in NASTY[4:])]
+)
 def test_every_figure_is_drawn_whatever_the_names(name, monkeypatch):
     result = on(name, method=name)
     kept = phased_result(name)
