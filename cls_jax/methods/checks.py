@@ -15,6 +15,15 @@ def check_replay(memory_size: int, replay_size: int) -> None:
         )
 
 
+def check_task_slots(memory_size: int, num_tasks: int) -> None:
+    """Raises InputError unless each task can have a slot of its own."""
+    if memory_size < num_tasks:
+        raise InputError(
+            f"memory_size={memory_size} gives none of the {num_tasks} tasks a slot of its own; "
+            f"use at least {num_tasks}"
+        )
+
+
 def check_annealing(annealing_steps: int) -> None:
     """Raises InputError unless ``annealing_steps`` is at least 1."""
     if annealing_steps < 1:

@@ -14,12 +14,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from cls_jax.core.errors import InputError
 from cls_jax.core.losses import cross_entropy
 from cls_jax.core.memory import Memory, ring_per_task
 from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
 from cls_jax.methods.base import Algorithm, Needs, method
-from cls_jax.methods.checks import check_replay
+from cls_jax.methods.checks import check_replay, check_task_slots
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import apply_gradient, gradient_of, init_model, predict_with
 
@@ -52,11 +51,7 @@ def agem(
       InputError: if a task gets no slot, or the memory is smaller than one replay draw.
     """
     num_tasks = problem.num_tasks
-    if memory_size < num_tasks:
-        raise InputError(
-            f"memory_size={memory_size} gives none of the {num_tasks} tasks a slot of its "
-            f"own; use at least {num_tasks}"
-        )
+    check_task_slots(memory_size, num_tasks)
     per_task = memory_size // num_tasks
     check_replay(num_tasks * per_task, replay_size)
     policy, optimizer = ring_per_task(num_tasks, per_task), problem.optimizer(learning_rate)

@@ -32,7 +32,7 @@ from cls_jax.core.losses import cross_entropy, mean_over
 from cls_jax.core.memory import Draw, Items, Memory, reservoir
 from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
 from cls_jax.methods.base import Algorithm, method
-from cls_jax.methods.checks import check_replay
+from cls_jax.methods.checks import check_replay, check_task_slots
 from cls_jax.methods.columns import all_columns, own_columns
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.replay.ocs_selection import (
@@ -124,11 +124,7 @@ def ocs(
         picked, or ``current_classes`` is asked for without ``own_classes``.
     """
     check_replay(memory_size, replay_size)
-    if memory_size < problem.num_tasks:
-        raise InputError(
-            f"memory_size={memory_size} gives none of the {problem.num_tasks} tasks a slot of its "
-            f"own; use at least {problem.num_tasks}"
-        )
+    check_task_slots(memory_size, problem.num_tasks)
     check_range("selection_size", selection_size, 1)
     check_range("candidates", candidates, 1)
     check_range("warmup_batches", warmup_batches, 0)
