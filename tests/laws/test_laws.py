@@ -2,7 +2,7 @@
 
 import inspect
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -25,6 +25,13 @@ PHASES = [(name, i) for name in METHOD_NAMES for i in range(len(small_method(nam
 BATCH = 4
 every_method = pytest.mark.parametrize("name", METHOD_NAMES)
 every_phase = pytest.mark.parametrize(("name", "phase"), PHASES)
+QUICK = {"apd", "clser", "derpp", "dualnet", "sgd", "spb", "supsup"}
+"""Methods of seven shapes; dear laws of the others are of the slow part, and of CI."""
+
+
+def or_slow(name: str, *values: Any) -> Any:
+    """The case of a dear law, slow for methods that are not QUICK."""
+    return pytest.param(name, *values, marks=[] if name in QUICK else pytest.mark.slow)
 
 
 class Built(NamedTuple):
@@ -337,7 +344,7 @@ def test_hyper_is_data(name):
     assert not np.array_equal(jax.tree.leaves(after)[-1], jax.tree.leaves(before)[-1])
 
 
-@every_phase
+@pytest.mark.parametrize(("name", "phase"), [or_slow(*one) for one in PHASES])
 def test_trials_equal_single_runs_to_rounding(name, phase):
     step, state = built(name).steps[phase], built(name).states[phase]
     keys = jax.random.split(jax.random.key(6), 2)

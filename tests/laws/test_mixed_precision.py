@@ -8,13 +8,11 @@ import pytest
 from cls_jax.methods import METHODS
 from cls_jax.nets.registry import NetConfig, networks
 from tests.conftest import SMALL, small_method, small_problem
-from tests.laws.test_laws import batch_of, data_of, enter_data
+from tests.laws.test_laws import batch_of, data_of, enter_data, or_slow
 from tests.support.drive import task_of
 
 FULL, LOW = jnp.dtype("float32"), jnp.dtype("bfloat16")
 every_method = pytest.mark.parametrize("name", sorted(METHODS))
-QUICK = {"apd", "clser", "derpp", "dualnet", "sgd", "spb"}
-"""Methods of six shapes; the others are of the slow part."""
 
 
 NETS = {"den": "mlp", **dict.fromkeys(("spb", "spb_i", "spb_m", "ucir"), "resnet32")}
@@ -58,10 +56,7 @@ def kinds(tree):
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [one if one in QUICK else pytest.param(one, marks=pytest.mark.slow) for one in sorted(METHODS)],
-)
+@pytest.mark.parametrize("name", [or_slow(one) for one in sorted(METHODS)])
 def test_state_and_metrics_are_kept_in_float32(name):
     """Parameters, statistics, optimizer states, memory, logits and losses; nothing is computed."""
     method = convolutional(name)
