@@ -74,16 +74,15 @@ def test_a_signal_ends_the_chunk_saves_and_says_how_to_go_on(tmp_path, number, c
     line = second.stderr.readline()
     assert "clser goes on from" in line
     assert "after step" in line
-    # A second process in the same folder is refused at once.
+    # A second process in the same folder is refused at once, for as long as the first one lives.
+    second.send_signal(signal.SIGSTOP)
     third = subprocess.run(
         [sys.executable, *script], cwd=ROOT, env=environment, capture_output=True, text=True
     )
-    assert third.returncode == 2
-    assert third.stderr.startswith(
-        f"error: workdir {tmp_path / 'w'} is in use by process {second.pid}"
-    )
+    assert third.returncode == 2, third.stderr
+    assert f"error: workdir {tmp_path / 'w'} is in use by process {second.pid}" in third.stderr
     second.kill()
-    second.wait()
+    assert second.wait() == -signal.SIGKILL
     # So is the same folder for another experiment.
     changed = subprocess.run(
         [sys.executable, *("2" if word == "30" else word for word in script)],
