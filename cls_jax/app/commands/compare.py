@@ -33,6 +33,7 @@ def start(argv: Sequence[str] | None = None, *, prog: str | None = None) -> None
 
 def config_class() -> type:
     """The flags of all methods that there are now, each behind its name."""
+    own = [flags_of(name) for name in METHODS]
     rows = f"rows of the table: {', '.join(METHODS)}."
     slots = "slots of every method that has a memory, instead of --er.memory-size."
     return make_dataclass(
@@ -44,7 +45,10 @@ def config_class() -> type:
             ("net", flat(NetConfig), NetConfig()),
             ("optimizer", flat(OptimizerConfig), OptimizerConfig()),
             ("run", flat(RunConfig), RunConfig()),
-            *[(name, flags_of(name), flags_of(name)()) for name in METHODS],
+            *[
+                (name, explained(kind, kind.__doc__), kind())
+                for name, kind in zip(METHODS, own, strict=True)
+            ],
         ],
         frozen=True,
         kw_only=True,
