@@ -153,12 +153,12 @@ def toy_networks(dtype: str) -> Networks:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The quick part is compiled quickly, and what trains for minutes as users compile it.
+    """The quick part and `-m more` are compiled quickly, what trains for minutes as users compile it.
 
     With ``XLA_FLAGS`` in the environment, an empty one too, the quick part is compiled so: CI runs
     its exact laws both ways.
     """
-    if config.option.markexpr == "not slow":
+    if config.option.markexpr in ("not slow and not more", "more"):
         os.environ.setdefault("XLA_FLAGS", " ".join(QUICKLY))
 
 

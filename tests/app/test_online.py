@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 QUICK = ("er", "clser", "si", "lwf", "icarl")
 """Without tasks, with boundaries, told, with phases, with a task's data."""
-SLOW = ("sgd", "agem", "gdumb", "ucir", "dualnet_tf")
+MORE = ("sgd", "agem", "gdumb", "ucir", "dualnet_tf")
 """With data at the end alone, with phases on memory alone, DualNet that is not told."""
 
 
@@ -45,7 +45,7 @@ def small_stream():
 
 
 @pytest.mark.parametrize(
-    "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+    "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.more) for name in MORE)]
 )
 def test_the_batches_of_a_known_stream_give_its_states(stream, name):
     method = named(name)

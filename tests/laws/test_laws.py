@@ -29,9 +29,9 @@ QUICK = {"apd", "clser", "derpp", "dualnet", "sgd", "spb", "supsup"}
 """Methods of seven shapes; dear laws of the others are of the slow part, and of CI."""
 
 
-def or_slow(name: str, *values: Any) -> Any:
-    """The case of a dear law, slow for methods that are not QUICK."""
-    return pytest.param(name, *values, marks=[] if name in QUICK else pytest.mark.slow)
+def or_more(name: str, *values: Any) -> Any:
+    """The case of a dear law, left to `-m more` for methods that are not QUICK."""
+    return pytest.param(name, *values, marks=[] if name in QUICK else pytest.mark.more)
 
 
 class Built(NamedTuple):
@@ -344,7 +344,7 @@ def test_hyper_is_data(name):
     assert not np.array_equal(jax.tree.leaves(after)[-1], jax.tree.leaves(before)[-1])
 
 
-@pytest.mark.parametrize(("name", "phase"), [or_slow(*one) for one in PHASES])
+@pytest.mark.parametrize(("name", "phase"), [or_more(*one) for one in PHASES])
 def test_trials_equal_single_runs_to_rounding(name, phase):
     step, state = built(name).steps[phase], built(name).states[phase]
     keys = jax.random.split(jax.random.key(6), 2)

@@ -8,7 +8,7 @@ import pytest
 from cls_jax.methods import METHODS
 from cls_jax.nets.registry import NetConfig, networks
 from tests.conftest import SMALL, small_method, small_problem
-from tests.laws.test_laws import batch_of, data_of, enter_data, or_slow
+from tests.laws.test_laws import batch_of, data_of, enter_data, or_more
 from tests.support.drive import task_of
 
 FULL, LOW = jnp.dtype("float32"), jnp.dtype("bfloat16")
@@ -56,7 +56,7 @@ def kinds(tree):
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
-@pytest.mark.parametrize("name", [or_slow(one) for one in sorted(METHODS)])
+@pytest.mark.parametrize("name", [or_more(one) for one in sorted(METHODS)])
 def test_state_and_metrics_are_kept_in_float32(name):
     """Parameters, statistics, optimizer states, memory, logits and losses; nothing is computed."""
     method = convolutional(name)
@@ -68,7 +68,7 @@ def test_state_and_metrics_are_kept_in_float32(name):
     assert {dtype for dtype in kept if jnp.issubdtype(dtype, jnp.floating)} == {FULL}
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @every_method
 def test_bfloat16_trains_and_its_metrics_are_finite(name):
     """A little off the float32 run, since its forwards are rounded, and never far."""

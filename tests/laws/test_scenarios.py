@@ -23,7 +23,7 @@ from cls_jax.streams.mnist360 import mnist360
 from cls_jax.streams.stream import look_up
 from cls_jax.training.batches import live_rows
 from tests.conftest import CLASSES, TASKS, small_source
-from tests.laws.test_laws import BATCH, METHOD_NAMES, built, hyper_of, or_slow
+from tests.laws.test_laws import BATCH, METHOD_NAMES, built, hyper_of, or_more
 from tests.support.drive import made_batch
 
 SCENARIOS = {
@@ -152,7 +152,7 @@ DyTox's transformer needs a hundred steps for six classes or for rows that are m
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.parametrize("name", [or_slow(one) for one in METHOD_NAMES])
+@pytest.mark.parametrize("name", [or_more(one) for one in METHOD_NAMES])
 def test_losses_are_of_this_world_and_a_told_method_learns_its_own_classes(name, scenario):
     """The accuracy above chance, as a share of what could be, when a task was just learned.
 

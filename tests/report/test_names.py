@@ -110,7 +110,7 @@ def inside(figure, artist):
 
 
 @pytest.mark.parametrize(
-    "name", [*NASTY[:4], *(pytest.param(name, marks=pytest.mark.slow) for name in NASTY[4:])]
+    "name", [*NASTY[:4], *(pytest.param(name, marks=pytest.mark.more) for name in NASTY[4:])]
 )
 def test_every_figure_is_drawn_whatever_the_names(name, monkeypatch):
     result = on(name, method=name)
