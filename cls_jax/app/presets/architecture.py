@@ -158,6 +158,26 @@ _DER_EXPANDABLE = {
     ),
 }
 
+# --- paths over modules ---------------------------------------------------------------------------
+
+_RPSNET = {
+    # The sizes of the card of the method; its images have one channel, here three that are equal.
+    "quick": MethodPreset(
+        stream=StreamConfig(image_size=8, batch_size=32, epochs=15, normalisation="none"),
+        net=NetConfig(net="mlp", hidden=(64, 32)),
+        arguments={
+            "num_modules": 4,
+            "num_candidates": 4,
+            "path_tasks": 1,
+            "memory_size": 50,
+            "replay_size": 50,
+            "halvings": (),
+            "learning_rate": 3e-3,
+            "held_out_rate": 1 / 6,
+        },
+    ),
+}
+
 PRESETS: dict[str, dict[str, MethodPreset]] = {
     "supsup": _SUPSUP,
     "supsup_nns": {"quick": MethodPreset(stream=_TEN, net=_HIDDEN, arguments=_NOTICED)},
@@ -166,5 +186,6 @@ PRESETS: dict[str, dict[str, MethodPreset]] = {
     "apd": APD,
     "der_expandable": _DER_EXPANDABLE,
     "dytox": _DYTOX,
+    "rpsnet": _RPSNET,
 }
 """Method -> name -> preset."""
