@@ -115,12 +115,12 @@ def residual_paths(
       InputError: a size is below 1, or the dtype is unknown.
     """
     check_net(num_classes, dtype, width)
-    layers, keep = [_Layer(*one) for one in _LAYERS], keeping_dtype(dtype)
-    modules = [layer.module(layer.factor * width, dtype) for layer in layers]
-    changes = {
-        f"widen{number}": _ConvNorm(layer.factor * width, dtype)
-        for number, layer in enumerate(layers)
-        if layer.skip == "widen"
+    keep, widths = keeping_dtype(dtype), [layer.factor * width for layer in _LAYERS]
+    modules = [layer.module(size, dtype) for layer, size in zip(_LAYERS, widths, strict=True)]
+    skips = {
+        f"skip{number}": _ConvNorm(widths[number], dtype)
+        for number, layer in enumerate(_LAYERS)
+        if layer.skip == "convolution"
     }
     last = _Plain(Dense(num_classes, dtype=keep.name))
 
@@ -130,42 +130,38 @@ def residual_paths(
                 f"rpsnet's residual network is for images, and these are vectors of {x.shape[1:]}; "
                 "use net 'mlp'"
             )
-        key_last, *keys = jax.random.split(key, 2 * len(layers) + 1)
-        x, found, shared = jnp.zeros((1, *x.shape[1:]), keep), [], {}
-        for number, (layer, module) in enumerate(zip(layers, modules, strict=True)):
-            found.append(_stacked(keys[2 * number], num_modules, module, x))
-            if layer.skip == "widen":
-                name = f"widen{number}"
-                shared[name] = init_linen(keys[2 * number + 1], changes[name], x)
-            x = jnp.zeros((*x.shape[:3], layer.factor * width), keep)
+        key_last, *keys = jax.random.split(key, 2 * len(_LAYERS) + 1)
+        x, stacks, shared = jnp.zeros((1, *x.shape[1:]), keep), [], {}
+        for number, module in enumerate(modules):
+            stacks.append(_stacked(keys[2 * number], num_modules, module, x))
+            if (name := f"skip{number}") in skips:
+                shared[name] = init_linen(keys[2 * number + 1], skips[name], x)
+            x = jnp.zeros((*x.shape[:3], widths[number]), keep)
         shared["head"] = init_linen(key_last, last, x[:, 0, 0])
-        return Variables(
-            *(
-                {
-                    "modules": tuple(getattr(one, kind) for one in found),
-                    "shared": {name: getattr(one, kind) for name, one in shared.items()},
-                }
-                for kind in ("params", "stats")
-            )
-        )
+
+        def gathered(kind: str) -> PyTree:
+            return {
+                "modules": tuple(getattr(stack, kind) for stack in stacks),
+                "shared": {name: getattr(one, kind) for name, one in shared.items()},
+            }
+
+        return Variables(gathered("params"), gathered("stats"))
 
     def apply(
         vars: Variables, roles: Array, x: Array, *, train: bool, valid: Array | None = None
     ) -> tuple[Array, PyTree]:
         params, stats = vars.params, vars.stats
-        after, shared_after = [], dict(stats["shared"])
-        for number, (layer, module) in enumerate(zip(layers, modules, strict=True)):
+        after, shared_after, kind = [], dict(stats["shared"]), {"train": train, "valid": valid}
+        for number, (layer, module) in enumerate(zip(_LAYERS, modules, strict=True)):
             stack = Variables(params["modules"][number], stats["modules"][number])
-            y, moved = _sum_of(module, stack, roles[number], x, train=train, valid=valid)
+            y, moved = _sum_of(module, stack, roles[number], x, **kind)
             after.append(moved)
             if layer.skip == "identity":
                 y = y + x
-            elif layer.skip == "widen":
-                name = f"widen{number}"
+            elif layer.skip == "convolution":
+                name = f"skip{number}"
                 own = Variables(params["shared"][name], stats["shared"][name])
-                skip, shared_after[name] = apply_linen(
-                    changes[name], own, x, train=train, valid=valid
-                )
+                skip, shared_after[name] = apply_linen(skips[name], own, x, **kind)
                 y = y + skip
             x = nn.relu(y)
             x = max_pool_2x2(x) if layer.pool else x
@@ -173,7 +169,7 @@ def residual_paths(
         logits, _ = apply_linen(last, head, x.astype(keep).mean((1, 2)), train=False)
         return logits, {"modules": tuple(after), "shared": shared_after}
 
-    return PathNet(init, apply, len(layers))
+    return PathNet(init, apply, len(_LAYERS))
 
 
 class _Plain(nn.Module):
@@ -221,15 +217,15 @@ class _Layer(NamedTuple):
 
 
 _LAYERS = (
-    (1, _ConvNorm, "none"),
-    (1, _Block, "identity"),
-    (1, _Block, "identity"),
-    (2, _Block, "widen"),
-    (2, _Block, "identity", True),
-    (4, _Block, "widen"),
-    (4, _Block, "none", True),
-    (8, _Block, "widen"),
-    (8, _Block, "identity"),
+    _Layer(1, _ConvNorm, "none"),
+    _Layer(1, _Block, "identity"),
+    _Layer(1, _Block, "identity"),
+    _Layer(2, _Block, "convolution"),
+    _Layer(2, _Block, "identity", pool=True),
+    _Layer(4, _Block, "convolution"),
+    _Layer(4, _Block, "none", pool=True),
+    _Layer(8, _Block, "convolution"),
+    _Layer(8, _Block, "identity"),
 )
 """Layer 7 has no skip in the official code either."""
 

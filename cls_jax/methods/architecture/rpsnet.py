@@ -1,4 +1,4 @@
-"""RPS-Net, random path selection: each layer has M modules; a new path is the best of N random ones.
+"""RPS-Net, random path selection: a layer has M modules, a new path is the best of N random ones.
 
 A path is one module of each layer. The first task learns on module 0 everywhere. Every J tasks N
 paths are drawn, and each is a candidate: it learns the modules of its path that are on no earlier
@@ -59,6 +59,7 @@ from cls_jax.methods.architecture.rpsnet_paths import (
     NEVER,
     PathState,
     answering,
+    check_modules,
     kept_bits,
     on_path,
     part_on,
@@ -129,11 +130,11 @@ def rpsnet(
     check_exemplars(memory_size, problem.num_classes)
     check_replay(memory_size, replay_size)
     check_milestones("halvings", halvings)
-    _check_modules(num_modules, path_tasks, problem.num_tasks)
+    check_modules(num_modules, path_tasks, problem.num_tasks)
     net, augment, num_classes = _net(problem, num_modules), problem.augment, problem.num_classes
     policy, optimizer = reservoir(memory_size), optax.adam(learning_rate)
     chooses = num_candidates > 1
-    holds_out = chooses and choose_on == "held_out"
+    asks = "test" if chooses and choose_on == "test" else chooses
 
     def each_candidate(fn: Callable[..., PyTree], *given: PyTree) -> PyTree:
         """``fn`` of each: side by side, or one after another where they are convolutional."""
@@ -144,7 +145,7 @@ def rpsnet(
     def learned_rows(batch: Batch, seen: Array) -> Array:
         """bool[b]: of classes told so far, and not held out."""
         rows = told_rows(batch, seen)
-        return rows & ~held_out(batch.x, held_out_rate) if holds_out else rows
+        return rows & ~held_out(batch.x, held_out_rate) if asks is True else rows
 
     def init(key: Array, example: Batch) -> PathState:
         keys, path = jax.random.split(key, num_candidates), jnp.zeros(net.num_layers, jnp.int32)
@@ -231,7 +232,7 @@ def rpsnet(
     def choose(key: Array, state: PathState, task: Task, data: Batch | None) -> PathState:
         assert data is not None  # end_data
         x, y, valid = data.x, data.y, told_rows(data, state.seen)
-        if choose_on == "held_out":
+        if asks is True:
             there, slots = policy.filled(state.memory), state.memory.slots
             valid = jnp.concatenate([valid & held_out(x, held_out_rate), there])
             x, y = jnp.concatenate([x, slots["x"]]), jnp.concatenate([y, slots["y"]])
@@ -257,15 +258,21 @@ def rpsnet(
     def capacity(state: PathState) -> Mapping[str, Array]:
         return {"bits": kept_bits(state, problem.num_tasks)}
 
+    def advice(num_steps: int, num_epochs: int) -> str:
+        told = "choose_on is 'test': paths are chosen by what is scored, which then says too much"
+        return told if asks == "test" else ""
+
     return Algorithm(
         init=init,
         step=step,
         predict=predict,
         begin_task=begin_task,
         end_task=choose if chooses else unchanged,
-        needs=Needs(told_task=True, boundaries=True, begin_data=True, end_data=chooses),
+        needs=Needs(told_task=True, boundaries=True, begin_data=True, end_data=asks),
         capacity=capacity,
+        advice=advice,
         class_il=True,
+        name="rpsnet, chosen on test data" if asks == "test" else None,
     )
 
 
@@ -280,12 +287,3 @@ def _net(problem: Problem, num_modules: int) -> PathNet:
             "of the paper's residual network, 'resnet18'"
         )
     return residual_paths(*sizes, kind.width, kind.dtype)
-
-
-def _check_modules(num_modules: int, path_tasks: int, num_tasks: int) -> None:
-    """Raises InputError if all modules rest before the last path is drawn, whatever is drawn."""
-    if num_modules == 1 and num_tasks > path_tasks:
-        raise InputError(
-            f"num_modules is 1, and it rests after the first {path_tasks} of {num_tasks} tasks; "
-            f"use more modules, or path_tasks {num_tasks} for one path that always learns"
-        )

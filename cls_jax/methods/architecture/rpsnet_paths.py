@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from cls_jax.core.errors import InputError
 from cls_jax.core.memory import Memory
 from cls_jax.core.types import Array, PyTree, Trainable, Variables
 from cls_jax.methods.heads import index_tree
@@ -48,6 +49,15 @@ class PathState(struct.PyTreeNode):
     seen: Array
     task: Array
     task_size: Array
+
+
+def check_modules(num_modules: int, path_tasks: int, num_tasks: int) -> None:
+    """Raises InputError if all modules rest before the last path is drawn, whatever is drawn."""
+    if num_modules == 1 and num_tasks > path_tasks:
+        raise InputError(
+            f"num_modules is 1, and it rests after the first {path_tasks} of {num_tasks} tasks; "
+            f"use more modules, or path_tasks {num_tasks} for one path that always learns"
+        )
 
 
 def on_path(whole: Variables, path: Array) -> Variables:
@@ -118,7 +128,7 @@ def with_chosen(state: PathState) -> Array:
 
 def answering(state: PathState) -> tuple[Variables, Array]:
     """The variables and roles of the network that answers: the first candidate's, all at rest."""
-    own, path = index_tree(state.candidates.vars, 0), state.paths[0]
+    own, path = index_tree(state.candidates.vars, jnp.int32(0)), state.paths[0]
     return with_path(state.whole, own, path), jnp.minimum(roles_of(state.came, path), RESTS)
 
 
