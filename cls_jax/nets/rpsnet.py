@@ -245,27 +245,30 @@ def _added(leaf: Array, role: Array) -> Array:
 
 
 def _sum_of(
-    module: nn.Module, stack: Variables, role: Array, x: Array, *, train: bool, valid: Array | None
+    module: nn.Module, stack: Variables, roles: Array, x: Array, *, train: bool, valid: Array | None
 ) -> tuple[Array, PyTree]:
-    """The sum of the modules that are there, and the statistics of all after it, [M, ...]."""
+    """The sum of the modules that are there, and the statistics of all after it, [M, ...].
 
-    def run(vars: Variables, x: Array, train: bool) -> tuple[Array, PyTree]:
+    One after another, so that a module that is off costs nothing and the program has only one.
+    """
+
+    def run(vars: Variables, train: bool) -> tuple[Array, PyTree]:
         return apply_linen(module, vars, x, train=train, valid=valid)
 
-    def off(vars: Variables, x: Array) -> tuple[Array, PyTree]:
-        shape = jax.eval_shape(lambda: run(vars, x, False)[0])
+    first = jax.tree.map(lambda leaf: leaf[0], stack)
+    shape = jax.eval_shape(lambda vars: run(vars, False)[0], first)
+
+    def off(vars: Variables) -> tuple[Array, PyTree]:
         return jnp.zeros(shape.shape, shape.dtype), vars.stats
 
-    def rests(vars: Variables, x: Array) -> tuple[Array, PyTree]:
-        return run(jax.lax.stop_gradient(vars), x, False)
+    def rests(vars: Variables) -> tuple[Array, PyTree]:
+        return run(jax.lax.stop_gradient(vars), False)
 
-    def learns(vars: Variables, x: Array) -> tuple[Array, PyTree]:
-        return run(vars, x, train)
+    def learns(vars: Variables) -> tuple[Array, PyTree]:
+        return run(vars, train)
 
-    total, after = None, []
-    for number in range(len(role)):
-        mine = jax.tree.map(lambda leaf, number=number: leaf[number], stack)
-        y, stats = jax.lax.switch(role[number], (off, rests, learns), mine, x)
-        total, after = y if total is None else total + y, [*after, stats]
-    assert total is not None  # M >= 1
-    return total, jax.tree.map(lambda *leaves: jnp.stack(leaves), *after)
+    def add(total: Array, one: tuple[Variables, Array]) -> tuple[Array, PyTree]:
+        y, stats = jax.lax.switch(one[1], (off, rests, learns), one[0])
+        return total + y, stats
+
+    return jax.lax.scan(add, jnp.zeros(shape.shape, shape.dtype), (stack, roles))

@@ -14,7 +14,7 @@ controller, is 1 up to task J and then gamma times the tasks since.
 | symbol | name | default |
 |---|---|---|
 | M, N, J | num_modules, num_candidates, path_tasks | 8, 8, 2, official code |
-| gamma | distillation_growth | 2.5, official code |
+| gamma | distillation_weight | 2.5, official code |
 | T | temperature | 2, official code |
 
 Source: Rajasegaran et al. 2019 (NeurIPS; arXiv 1906.01120); brjathu/RPSnet at 40a884d, cifar.py,
@@ -28,7 +28,7 @@ Its teacher sees through the new path's untrained modules, ours through the unio
 the first path has it. D is a mean over rows, there a sum over the nominal batch. Exemplars are
 drawn at random from the task, as there, but not once for all runs; a class with fewer cuts all
 others to as many. They stand beside the stream's batches (``exemplars.mix_exemplars``). Candidates
-see the same batches; their first weights, augmentations and exemplars are their own. A row of a
+see the same batches; their first modules, augmentations and exemplars are their own. A row of a
 class not told so far is padding.
 """
 
@@ -72,7 +72,7 @@ from cls_jax.methods.base import Algorithm, Needs, method, unchanged
 from cls_jax.methods.checks import check_milestones, check_replay
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.prototypes.exemplars import balanced_subset, check_exemplars, mix_exemplars
-from cls_jax.methods.steps import apply_gradient, repeat, told_rows
+from cls_jax.methods.steps import apply_gradient, told_rows
 from cls_jax.nets.rpsnet import RESTS, PathNet, perceptron_paths, residual_paths
 
 
@@ -90,7 +90,7 @@ def rpsnet(
     teacher: Literal["old_union", "as_in_code"] = "old_union",
     halvings: tuple[int, ...] = (20, 40, 60, 80),
     learning_rate: float = 1e-3,
-    distillation_growth: float = 2.5,
+    distillation_weight: float = 2.5,
     temperature: float = 2.0,
     held_out_rate: float = 0.1,
 ) -> Algorithm:
@@ -115,9 +115,9 @@ def rpsnet(
         candidate's too.
       halvings: passes of each task, from 0, from which the rate is half of what it was before.
       learning_rate: of Adam, which starts anew with each task, >= 0.
-      distillation_growth: gamma, >= 0; 10 for ImageNet.
+      distillation_weight: gamma, by which phi grows a task, >= 0; 10 for ImageNet.
       temperature: T of the distillation, > 0.
-      held_out_rate: share of a task's examples that are held out, in [0, 1); ours. 0: exemplars
+      held_out_rate: share of a task's examples that are held out, in [0, 1]; ours. 0: exemplars
         alone decide.
 
     Raises:
@@ -133,14 +133,14 @@ def rpsnet(
     check_modules(num_modules, path_tasks, problem.num_tasks)
     net, augment, num_classes = _net(problem, num_modules), problem.augment, problem.num_classes
     policy, optimizer = reservoir(memory_size), optax.adam(learning_rate)
-    chooses = num_candidates > 1
+    shape, chooses = (num_candidates, net.num_layers), num_candidates > 1
     asks = "test" if chooses and choose_on == "test" else chooses
 
     def each_candidate(fn: Callable[..., PyTree], *given: PyTree) -> PyTree:
         """``fn`` of each: side by side, or one after another where they are convolutional."""
         if problem.networks.kind == "mlp":
             return jax.vmap(fn)(*given)
-        return repeat(lambda _, one: (None, fn(*one)), None, given)[1]
+        return jax.lax.map(lambda one: fn(*one), given)
 
     def learned_rows(batch: Batch, seen: Array) -> Array:
         """bool[b]: of classes told so far, and not held out."""
@@ -148,14 +148,15 @@ def rpsnet(
         return rows & ~held_out(batch.x, held_out_rate) if asks is True else rows
 
     def init(key: Array, example: Batch) -> PathState:
-        keys, path = jax.random.split(key, num_candidates), jnp.zeros(net.num_layers, jnp.int32)
-        x = augment.test(example.x)
-        first = jax.vmap(lambda key: on_path(net.init(key, x), path))(keys)
+        # All learn module 0; each begins with the weights of another one.
+        whole, paths = net.init(key, augment.test(example.x)), jnp.zeros(shape, jnp.int32)
+        others = paths + jnp.arange(num_candidates)[:, None] % num_modules
+        first = jax.vmap(on_path, (None, 0))(whole, others)
         memory = policy.init({"x": example.x, "y": example.y})
         return PathState(
             candidates=Trainable(first, jax.vmap(optimizer.init)(first.params)),
-            paths=jnp.zeros((num_candidates, net.num_layers), jnp.int32),
-            whole=net.init(key, x),
+            paths=paths,
+            whole=whole,
             came=jnp.full((net.num_layers, num_modules), NEVER, jnp.int32),
             drawn=jnp.int32(0),
             memory=memory,
@@ -174,7 +175,7 @@ def rpsnet(
 
         # The chosen path is part of the network now; a new one begins where its modules are.
         whole, _ = answering(state)
-        random = jax.random.randint(key_paths, state.paths.shape, 0, num_modules)
+        random = jax.random.randint(key_paths, shape, 0, num_modules)
         paths = jnp.where(draws, random, state.paths)
         own = jax.vmap(on_path, (None, 0))(whole, paths)
         own = select(later, own, state.candidates.vars)
@@ -196,7 +197,7 @@ def rpsnet(
         past, seen, old = state.past, state.seen, teacher_roles(state)
         batch = batch.replace(valid=learned_rows(batch, seen))
         rate = learning_rate * 0.5 ** (batch.epoch >= jnp.asarray(halvings)).sum()
-        weight_of_old = controller(state.task, path_tasks, distillation_growth) * past.any()
+        weight_of_old = controller(state.task, path_tasks, distillation_weight) * past.any()
 
         def learn(own: Trainable, path: Array, key: Array) -> tuple[Trainable, Array]:
             key_draw, key_keep, key_augment = jax.random.split(key, 3)
