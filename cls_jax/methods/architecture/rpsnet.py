@@ -175,7 +175,7 @@ def rpsnet(
 
         # The chosen path is part of the network now; a new one begins where its modules are.
         whole, _ = answering(state)
-        random = jax.random.randint(key_paths, shape, 0, num_modules)
+        random = jax.random.randint(key_paths, shape, 0, num_modules, jnp.int32)
         paths = jnp.where(draws, random, state.paths)
         own = jax.vmap(on_path, (None, 0))(whole, paths)
         own = select(later, own, state.candidates.vars)
