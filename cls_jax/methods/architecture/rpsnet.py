@@ -47,6 +47,7 @@ from cls_jax.core.memory import reservoir
 from cls_jax.core.sync import select
 from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
 from cls_jax.methods.architecture.der_expandable_heads import weighted_cross_entropy
+from cls_jax.methods.architecture.der_expandable_state import NEVER
 from cls_jax.methods.architecture.rpsnet_choice import class_accuracy, held_out
 from cls_jax.methods.architecture.rpsnet_losses import (
     clamped_divergence,
@@ -56,7 +57,6 @@ from cls_jax.methods.architecture.rpsnet_losses import (
     weighted_mean,
 )
 from cls_jax.methods.architecture.rpsnet_paths import (
-    NEVER,
     PathState,
     answering,
     check_modules,
@@ -71,6 +71,7 @@ from cls_jax.methods.architecture.rpsnet_paths import (
 from cls_jax.methods.base import Algorithm, Needs, method, unchanged
 from cls_jax.methods.checks import check_milestones, check_replay
 from cls_jax.methods.problem import Problem
+from cls_jax.methods.prototypes.cosine import step_decay
 from cls_jax.methods.prototypes.exemplars import balanced_subset, check_exemplars, mix_exemplars
 from cls_jax.methods.steps import apply_gradient, told_rows
 from cls_jax.nets.rpsnet import RESTS, PathNet, perceptron_paths, residual_paths
@@ -196,7 +197,7 @@ def rpsnet(
     def step(key: Array, state: PathState, batch: Batch) -> tuple[PathState, Metrics]:
         past, seen, old = state.past, state.seen, teacher_roles(state)
         batch = batch.replace(valid=learned_rows(batch, seen))
-        rate = learning_rate * 0.5 ** (batch.epoch >= jnp.asarray(halvings)).sum()
+        rate = learning_rate * step_decay(batch.epoch, halvings, 0.5)
         weight_of_old = controller(state.task, path_tasks, distillation_weight) * past.any()
 
         def learn(own: Trainable, path: Array, key: Array) -> tuple[Trainable, Array]:

@@ -3,6 +3,8 @@
 Nobody but a step sees a batch, and nobody but a boundary all examples of a task. So whether an
 example is held out follows from its pixels alone: a number of them, which looks random, is below
 the share. Both sides find the same examples, and equal ones stand on one side.
+
+Source: ours; brjathu/RPSnet, learner.py and util.py, choose by the accuracy on the test set.
 """
 
 import jax

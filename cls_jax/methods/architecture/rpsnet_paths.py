@@ -13,11 +13,9 @@ from flax import struct
 from cls_jax.core.errors import InputError
 from cls_jax.core.memory import Memory
 from cls_jax.core.types import Array, PyTree, Trainable, Variables
+from cls_jax.methods.architecture.der_expandable_state import NEVER
 from cls_jax.methods.heads import index_tree
 from cls_jax.nets.rpsnet import LEARNS, OFF, RESTS
-
-NEVER = 2**31 - 1
-"""The number of no task."""
 
 
 class PathState(struct.PyTreeNode):
@@ -52,7 +50,13 @@ class PathState(struct.PyTreeNode):
 
 
 def check_modules(num_modules: int, path_tasks: int, num_tasks: int) -> None:
-    """Raises InputError if all modules rest before the last path is drawn, whatever is drawn."""
+    """Raises InputError if later tasks find no module that learns, whatever path is drawn.
+
+    Args:
+      num_modules: M.
+      path_tasks: J.
+      num_tasks: of the stream.
+    """
     if num_modules == 1 and num_tasks > path_tasks:
         raise InputError(
             f"num_modules is 1, and it rests after the first {path_tasks} of {num_tasks} tasks; "

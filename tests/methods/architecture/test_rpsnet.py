@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cls_jax.core.errors import InputError
+from cls_jax.methods.architecture.der_expandable_state import NEVER
 from cls_jax.methods.architecture.rpsnet import rpsnet
 from cls_jax.methods.architecture.rpsnet_choice import class_accuracy, held_out
 from cls_jax.methods.architecture.rpsnet_losses import (
@@ -19,7 +20,7 @@ from cls_jax.methods.architecture.rpsnet_losses import (
     old_divergence,
     weighted_mean,
 )
-from cls_jax.methods.architecture.rpsnet_paths import NEVER, roles_of, with_chosen
+from cls_jax.methods.architecture.rpsnet_paths import roles_of, with_chosen
 from cls_jax.nets.rpsnet import LEARNS, OFF, RESTS
 from tests.conftest import small_problem
 from tests.support.drive import (
