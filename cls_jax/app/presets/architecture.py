@@ -161,12 +161,11 @@ _DER_EXPANDABLE = {
 # --- paths over modules ---------------------------------------------------------------------------
 
 _RPSNET = {
-    # The sizes of the card of the method; its images have one channel, here three that are equal.
+    # The sizes of the card of the method, but twice as many modules, which are the paper's.
     "quick": MethodPreset(
         stream=StreamConfig(image_size=8, batch_size=32, epochs=15, normalisation="none"),
         net=NetConfig(net="mlp", hidden=(64, 32)),
         arguments={
-            "num_modules": 4,
             "num_candidates": 4,
             "path_tasks": 1,
             "memory_size": 50,
