@@ -51,6 +51,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from cls_jax.methods.architecture.der_expandable import der_expandable as der_expandable
     from cls_jax.methods.architecture.dytox import dytox as dytox
     from cls_jax.methods.architecture.hopsupsup import hopsupsup as hopsupsup
+    from cls_jax.methods.architecture.rpsnet import rpsnet as rpsnet
     from cls_jax.methods.architecture.supsup import supsup as supsup
     from cls_jax.methods.architecture.supsup_nns import supsup_nns as supsup_nns
     from cls_jax.methods.base import Algorithm as Algorithm

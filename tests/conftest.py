@@ -80,6 +80,13 @@ SMALL = {
         "finetune_epochs": 1,
         "finetune_batch_size": 8,
     },
+    "rpsnet": {
+        "num_modules": 3,
+        "num_candidates": 2,
+        "path_tasks": 1,
+        "memory_size": 24,
+        "replay_size": 6,
+    },
     "gdumb": {"memory_size": 24, "fit_epochs": 3, "fit_batch_size": 8},
     "icarl": {"memory_size": 24, "replay_size": 6},
     "ucir": {

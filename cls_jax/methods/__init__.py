@@ -37,6 +37,7 @@ _MODULES = {
     "apd": "architecture.apd",
     "der_expandable": "architecture.der_expandable",
     "dytox": "architecture.dytox",
+    "rpsnet": "architecture.rpsnet",
     "gdumb": "baselines.gdumb",
     "icarl": "prototypes.icarl",
     "spb": "prototypes.spb",

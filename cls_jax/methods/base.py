@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -54,7 +54,9 @@ class Needs(NamedTuple):
       unlabelled: the method learns from examples without labels; otherwise they become padding.
       pooled: the upper bound: all tasks at once, shuffled, in place of the stream.
       begin_data, end_data: ``begin_task``, ``end_task`` get every example of the task once, as one
-        Batch of n_max rows; the rest of them are padding. Needs ``boundaries``.
+        Batch of n_max rows; the rest of them are padding. Needs ``boundaries``. With
+        ``end_data="test"`` they are the test examples of all tasks so far, in place of it: only to
+        measure what a published choice on them is worth, since no result of it is a test result.
       test_group: examples that ``predict`` must be given together: they are of one task, and the
         method finds out which; at most so many, e.g. WHOLE. They are grouped in an order that their
         pixels alone decide, so the order of a file decides nothing. None: each answer depends on
@@ -67,7 +69,7 @@ class Needs(NamedTuple):
     unlabelled: bool = False
     pooled: bool = False
     begin_data: bool = False
-    end_data: bool = False
+    end_data: bool | Literal["test"] = False
     test_group: int | None = None
 
 

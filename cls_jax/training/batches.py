@@ -134,6 +134,24 @@ def whole_tasks(
     return whole
 
 
+def tests_so_far(schedule: Schedule, task: int) -> BatchTable:
+    """The test examples of all tasks up to ``task``: a row a task, those of later ones padding.
+
+    Args:
+      schedule: of one trial, or stacked.
+      task: its number.
+    """
+    later = np.arange(schedule.test_index.shape[-2]) > task
+    index = np.where(later[:, None], np.int32(-1), schedule.test_index)
+    return BatchTable(
+        index=index,
+        labelled=index >= 0,
+        active=np.ones(index.shape[:-1], bool),
+        epoch=np.zeros(index.shape[:-1], np.int32),
+        context=schedule.test_context,
+    )
+
+
 def stack_schedules(schedules: list[Schedule]) -> Schedule:
     """What several seeds are told and tested on, side by side; rows are made of each one alone."""
     tables = [schedule.replace(make_rows=None) for schedule in schedules]

@@ -12,7 +12,7 @@ import numpy as np
 
 from cls_jax.core.errors import Diverged
 from cls_jax.core.types import PyTree, Task
-from cls_jax.training.batches import BatchTable, told_task
+from cls_jax.training.batches import BatchTable, tests_so_far, told_task
 from cls_jax.training.events import Evaluated, Logger, Progress
 from cls_jax.training.group import (
     Group,
@@ -80,7 +80,7 @@ def train_group(
             run = _score(programs, group, run, segment.task, observe)
         else:
             known = told_task(group.schedule.task_classes, segment.task, trials=stacked)
-            run = cross_boundary(programs, run, segment, known, partial(_whole_task, group))
+            run = cross_boundary(programs, run, segment, known, partial(_handed, programs, group))
         lap, clock = time.perf_counter() - clock, time.perf_counter()
         cost = cost._replace(seconds=cost.seconds + lap)
         keep.maybe_save(names, run, end(num_tasks) if segment is todo[-1] else segment.done, cost)
@@ -105,7 +105,7 @@ def cross_boundary(
     run: Run,
     segment: Segment,
     known_task: Task,
-    handed: Callable[[int], tuple[Examples, BatchTable]],
+    handed: Callable[[Segment], tuple[Examples, BatchTable]],
 ) -> Run:
     """The Run after the beginning or end of a task, or the entry of a phase.
 
@@ -114,23 +114,26 @@ def cross_boundary(
       run: is donated.
       segment: which boundary.
       known_task: what a method that is told learns about the task.
-      handed: number of the task -> every example of it, and the rows that number them; called where
-        the method asks for them.
+      handed: the segment -> the examples that the method gets there, and the rows that number them;
+        called where it asks for some.
     """
     number = boundary_number(programs.method, segment)
     which = segment.kind, segment.phase
     if not asks_data(programs.method, segment):
         return programs.boundary(which, run, None, number, known_task)
-    examples, rows = handed(segment.task)
+    examples, rows = handed(segment)
     return programs.boundary(which, run, examples, number, known_task, rows)
 
 
-def _whole_task(group: Group, task: int) -> tuple[Examples, BatchTable]:
-    """Every example of a task, and the rows that number them."""
-    assert group.whole is not None  # make_group
-    whole = group.whole(task)
-    examples, index = group.training.fetch(whole.index)
-    return examples, whole.replace(index=index)
+def _handed(programs: Programs, group: Group, segment: Segment) -> tuple[Examples, BatchTable]:
+    """Every example of a task, or the test examples so far, and the rows that number them."""
+    if asks_data(programs.method, segment) == "test":
+        rows, loader = tests_so_far(group.schedule, segment.task), group.testing
+    else:
+        assert group.whole is not None  # make_group
+        rows, loader = group.whole(segment.task), group.training
+    examples, index = loader.fetch(rows.index)
+    return examples, rows.replace(index=index)
 
 
 def _score(programs: Programs, group: Group, run: Run, task: int, observe: Logger) -> Run:

@@ -132,9 +132,9 @@ class OpenRun:
             method asks for them.
         """
 
-        def given(task: int) -> tuple[Examples, BatchTable]:
+        def given(segment: Segment) -> tuple[Examples, BatchTable]:
             assert handed is not None
-            assert task == target.task
+            assert segment.task == target.task
             return handed
 
         for segment in self.way_to(target):

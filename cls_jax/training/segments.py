@@ -64,8 +64,9 @@ class Segment(NamedTuple):
     done: Position
 
 
-def asks_data(method: Method, segment: Segment) -> bool:
-    """Whether the method gets every example of the task at a "begin", "enter" or "end"."""
+def asks_data(method: Method, segment: Segment) -> bool | Literal["test"]:
+    """Whether the method gets every example of the task at a "begin", "enter" or "end", or, where
+    it says so, those that it is tested on."""
     if segment.kind == "enter":
         return method.phases[segment.phase].enter_data
     return method.needs.begin_data if segment.kind == "begin" else method.needs.end_data

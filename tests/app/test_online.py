@@ -331,6 +331,8 @@ def test_what_cannot_learn_so_is_refused(stream, tmp_path):
     assert not (tmp_path / "w").exists()
     with pytest.raises(InputError, match="joint learns all tasks at once"):
         cls.online(small_method("joint"), sizes)
+    with pytest.raises(InputError, match="an open stream has no test examples"):
+        cls.online(small_method("rpsnet", choose_on="test"), sizes)
     with pytest.raises(InputError, match="stream has num_tasks 2, and er was made for 3"):
         cls.online(er, cls.open_stream((8, 8, 3), CLASSES, num_tasks=2))
     with pytest.raises(InputError, match="seeds holds -1"):

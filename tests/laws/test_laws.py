@@ -200,7 +200,7 @@ def test_padding_has_no_influence(name, phase):
 
 TOLD_SOFTMAX = (
     *("apd", "der_expandable", "dualnet", "dytox", "frcl", "icarl", "l2_transfer", "lwf", "supsup"),
-    *("spb", "spb_i", "spb_m", "ucir"),
+    *("rpsnet", "spb", "spb_i", "spb_m", "ucir"),
 )
 """Methods that learn the classes they are told, and no other."""
 
@@ -337,7 +337,7 @@ def test_hyper_is_data(name):
     still, _ = program(zeros, jax.random.key(4), state, told_batch(name))
     assert program._cache_size() == programs
     # Of DualNet the fast tree: the slow one also learns without labels.
-    trees = "fast", "working", "model", "extractor", "scores"
+    trees = "fast", "working", "model", "extractor", "scores", "candidates"
     trained = next(tree for tree in trees if hasattr(state, tree))
     before, after, frozen = (getattr(s, trained).vars.params for s in (state, moved, still))
     chex.assert_trees_all_equal(frozen, before)

@@ -65,6 +65,7 @@ ONLY_IN = {
             "vit",
             "convit",
             "dytox",
+            "rpsnet",
         )
     }
     | {"nets.layers", "nets.linen", "nets.own", "nets.own_linen", "nets.gradient_gram"},

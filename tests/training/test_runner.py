@@ -339,6 +339,29 @@ def test_boundaries_get_every_example_of_the_task_once(uneven):
     assert int(run(quiet, uneven).states[0].boundaries) == 54
 
 
+@pytest.mark.parametrize("data", ["device", "host"])
+def test_a_task_may_end_with_the_test_examples_so_far(uneven, data):
+    """Those of the first task three times, of the last one once; one shape, so one trace a run."""
+    shapes = []
+
+    def count(key, state, task, data):
+        shapes.append(data.x.shape)
+        ours = jnp.where(data.valid, task.seen[data.y], True).all()
+        total = jnp.where(data.valid, data.x.sum(axis=1), 0.0).sum()
+        rows = state.boundaries + jnp.where(ours, data.valid.sum(dtype=jnp.int32), 1000)
+        return state.replace(boundaries=rows, total=state.total + total)
+
+    needs = Needs(told_task=True, boundaries=True, end_data="test")
+    method = exchanged(spy_method(needs), begin_task=unchanged, end_task=count)
+    result = run(method, uneven, seeds=(0, 1), plan=Plan(data=data))
+    x, y = uneven.source.test
+    for state, trained in zip(result.states, result.trained, strict=True):
+        times = trained.task_classes[:, y].argmax(axis=0)
+        assert int(state.boundaries) == (TASKS - times).sum()
+        np.testing.assert_allclose(state.total, ((TASKS - times) * x.sum(1)).sum(), rtol=1e-4)
+    assert len(shapes) == 1
+
+
 def test_a_phase_may_begin_with_every_example_of_the_task(uneven):
     """That of the second phase counts them; the first, which does not ask, gets none."""
 

@@ -59,6 +59,8 @@ def online(
         )
     if method.needs.pooled:
         raise InputError(f"{method.name} learns all tasks at once; nothing can be given it in turn")
+    if method.needs.end_data == "test":
+        raise InputError(f"{method.name}: an open stream has no test examples; use others")
     if jax.process_count() > 1:
         raise InputError(f"an online learner is one process, and these are {jax.process_count()}")
     (seed,) = check_seeds((seed,))
