@@ -54,6 +54,7 @@ SMALL = {
     "clser": {"memory_size": 24, "replay_size": 6},
     "mean_er": {"memory_size": 24, "replay_size": 6},
     "esmer": {"memory_size": 24, "replay_size": 6},
+    "group_ema": {"memory_size": 24, "replay_size": 6, "max_groups": 2},
     "der": {"memory_size": 24, "replay_size": 6},
     "derpp": {"memory_size": 24, "replay_size": 6},
     "er_ace": {"memory_size": 24, "replay_size": 6},

@@ -22,6 +22,7 @@ _MODULES = {
     "clser": "cls.clser",
     "mean_er": "cls.mean_er",
     "esmer": "cls.esmer",
+    "group_ema": "cls.group_ema",
     "der": "replay.der",
     "derpp": "replay.der",
     "er_ace": "replay.er_ace",
