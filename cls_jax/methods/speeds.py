@@ -77,8 +77,8 @@ def channel_speeds(
 def scale_by_speed(multipliers: PyTree) -> optax.GradientTransformation:
     """Multiplies each update by its multiplier over the mean multiplier of all parameters.
 
-    It goes behind the optimizer: ``optax.chain(optax.adam(rate), scale_by_speed(...))``. Multipliers
-    of 1 change no bit.
+    It goes behind the optimizer: ``optax.chain(optax.adam(rate), scale_by_speed(multipliers))``.
+    Multipliers of 1 change no bit.
 
     Args:
       multipliers: like the parameters; leaves that broadcast to these.
@@ -93,6 +93,8 @@ def scale_by_speed(multipliers: PyTree) -> optax.GradientTransformation:
             for m, u in zip(jax.tree.leaves(multipliers), leaves, strict=True)
         ]
         mean = 1 + sum(more)
-        return jax.tree.map(lambda u, m: u * (m / mean).astype(u.dtype), updates, multipliers), state
+        return jax.tree.map(
+            lambda u, m: u * (m / mean).astype(u.dtype), updates, multipliers
+        ), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -22,9 +22,7 @@ class _Mlp(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(
-        self, x: Array, *, features: bool = False, masks: Sequence[Array] = ()
-    ) -> Array:
+    def __call__(self, x: Array, *, features: bool = False, masks: Sequence[Array] = ()) -> Array:
         xavier, keep = nn.initializers.xavier_uniform(), keeping_dtype(self.dtype)
 
         def layer(number: int, size: int, dtype: jnp.dtype | str) -> nn.Dense:

@@ -198,9 +198,7 @@ def clser_masked(
         assert net.features is not None  # maskable
         return net.features(vars, augment.test(x), train=False)[0]
 
-    def step(
-        key: Array, state: MaskedClsErState, batch: Batch
-    ) -> tuple[MaskedClsErState, Metrics]:
+    def step(key: Array, state: MaskedClsErState, batch: Batch) -> tuple[MaskedClsErState, Metrics]:
         key_draw, key_augment, key_add, key_plastic, key_stable = jax.random.split(key, 5)
         number = state.step + 1
 
@@ -242,7 +240,5 @@ def clser_masked(
         predict=partial(predict, "stable"),
         views={tree: partial(predict, tree) for tree in ("working", "plastic")},
         begin_task=begin_task,
-        needs=Needs(
-            told_task=True, told_task_at_test=True, boundaries=True, begin_data=measured
-        ),
+        needs=Needs(told_task=True, told_task_at_test=True, boundaries=True, begin_data=measured),
     )

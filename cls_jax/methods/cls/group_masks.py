@@ -39,16 +39,14 @@ def maskable(net: Net) -> MaskedFn:
 
 def check_groups(groups: Sequence[int], num_tasks: int) -> None:
     """Raises InputError unless there is a group, numbered from 0, for each task."""
-    if len(groups) != num_tasks or min(groups) < 0:
+    if len(groups) != num_tasks or min(groups, default=0) < 0:
         raise InputError(
             f"groups is {tuple(groups)}, and the stream has {num_tasks} tasks; give one number "
             "from 0 on a task"
         )
 
 
-def draw_owners(
-    key: Array, sizes: Sequence[int], num_groups: int, shared_rate: Scalar
-) -> Owners:
+def draw_owners(key: Array, sizes: Sequence[int], num_groups: int, shared_rate: Scalar) -> Owners:
     """A random allotment of each layer's channels to groups.
 
     Args:
@@ -86,9 +84,7 @@ def masks_of(owners: Owners, group: Array, foreign_factor: Scalar) -> tuple[Arra
     return tuple(map(of, owners))
 
 
-def task_at_test(
-    task: Task, x: Array, stored: Labelled, stored_task: Array
-) -> Array:
+def task_at_test(task: Task, x: Array, stored: Labelled, stored_task: Array) -> Array:
     """int32[b]: the task that is told, or that whose exemplars of some class are nearest.
 
     Args:
