@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from cls_jax.core.checks import check_range
 from cls_jax.core.choices import EmaBn, Speed, Warmup
-from cls_jax.core.errors import InputError
 from cls_jax.core.memory import Memory, order_after, reservoir
 from cls_jax.core.similarity import Labelled, task_similarity
 from cls_jax.core.task_groups import choose_group, group_means
@@ -42,6 +42,7 @@ from cls_jax.methods.cls.group_masks import (
     draw_owners,
     maskable,
     masks_of,
+    some_of,
     task_at_test,
 )
 from cls_jax.methods.problem import Problem
@@ -81,7 +82,7 @@ def clser_masked(
     memory_size: int = 500,
     replay_size: int = 32,
     groups: tuple[int, ...] = (),
-    num_groups: int = 5,
+    max_groups: int = 5,
     speed: Speed = "none",
     ema_bn: EmaBn = "own",
     warmup: Warmup = "steps",
@@ -103,7 +104,7 @@ def clser_masked(
       memory_size: M, slots of the reservoir; as for clser.
       replay_size: m, examples replayed a step; as for clser.
       groups: the group of each task, from 0 on; none: found as each task begins, by similarity.
-      num_groups: room for groups where they are found.
+      max_groups: G, room for groups where they are found.
       speed: of the parameters of a group's channels, by its similarity to the new task: "fast" the
         similar, "slow" the others, "mid" those of no intermediate similarity; the controls "flat"
         and "shuffle"; "tag" learns with the TAG optimizer instead.
@@ -131,9 +132,8 @@ def clser_masked(
     num_tasks, num_classes, m = problem.num_tasks, problem.num_classes, replay_size
     if groups:
         check_groups(groups, num_tasks)
-        num_groups = max(groups) + 1
-    if num_groups < 1:
-        raise InputError(f"num_groups is {num_groups}; give room for at least 1 group")
+    num_groups = max(groups) + 1 if groups else max_groups
+    check_range("max_groups", num_groups, 1)
     by_speed = speed not in ("none", "tag")
     masked, measured = maskable(net), by_speed or not groups
     follow = partial(maybe_ema_update, ema_bn=ema_bn, warmup=warmup)
@@ -172,12 +172,13 @@ def clser_masked(
         )
 
     def begin_task(key: Array, state: MaskedClsErState, task: Task, data: Batch | None):
-        key_similarity, key_speed = jax.random.split(key)
+        key_probe, key_similarity, key_speed = jax.random.split(key, 3)
         group, speeds = None, state.speed
         if measured:
             assert data is not None  # Needs
             vars, slots = state.working.vars, state.memory.slots
-            new = Labelled(features(vars, data.x), data.y, data.valid)
+            probe = some_of(key_probe, data)
+            new = Labelled(features(vars, probe.x), probe.y, probe.valid)
             old = Labelled(features(vars, slots["x"]), slots["y"], policy.filled(state.memory))
             _, alike = task_similarity(
                 key_similarity, new, old, slots["task"], num_tasks, num_classes
