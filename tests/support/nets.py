@@ -199,25 +199,27 @@ def flat_dualnets(num_classes: int, *, predictor: bool = False) -> DualNets:
         }
         return Variables(params=params, stats={"adapt": jnp.zeros(SIZE)})
 
-    def trunk(slow, x, **kind):
+    def trunk(slow, x, masks, **kind):
         h, mean = _centre(slow.stats, "trunk", x @ slow.params["trunk"], **kind)
-        return jnp.tanh(h), {**slow.stats, "trunk": mean}
+        h = masked_channels(jnp.tanh(h), masks[0]) if masks else jnp.tanh(h)
+        return h, {**slow.stats, "trunk": mean}
 
-    def features(slow, x, *, train, valid=None):
-        h, stats = trunk(slow, x, train=train, valid=valid)
+    def features(slow, x, *, train, valid=None, masks=()):
+        h, stats = trunk(slow, x, masks, train=train, valid=valid)
         return (h,), {**stats, "shown": _counted(stats, "shown", x, train=train, valid=valid)}
 
-    def embed(slow, x, *, train, valid=None):
+    def embed(slow, x, *, train, valid=None, masks=()):
         kind = {"train": train, "valid": valid}
-        h, stats = trunk(slow, x, **kind)
+        h, stats = trunk(slow, x, masks, **kind)
         z, mean = _centre(stats, "projector", h @ slow.params["projector"], **kind)
         embedded = _counted(stats, "embedded", x, **kind)
         p = z @ slow.params["predictor"] if predictor else None
         return Embedding(z, p), {**stats, "projector": mean, "embedded": embedded}
 
-    def classify(fast, x, maps, *, train, valid=None):
+    def classify(fast, x, maps, *, train, valid=None, masks=(), neutral=False):
         h = x @ fast.params["adapt"]
         h, mean = _centre(fast.stats, "adapt", h, train=train, valid=valid)
+        h = masked_factor(h, masks[0], neutral=neutral) if masks else h
         return (h * maps[0]) @ fast.params["head"], {"adapt": mean}
 
     parts = (init_slow, init_fast, features, embed, classify)
