@@ -61,8 +61,9 @@ def tag(
             lambda m, n: m.at[task].set(decay * m[task] + (1 - decay) * n), moments, new
         )
 
-    def update(gradient: PyTree, state: TagState, params: PyTree | None = None):
+    def update(updates: PyTree, state: PyTree, params: PyTree | None = None):
         del params
+        gradient = updates
         first = moved(state.first, gradient, first_decay)
         second = moved(state.second, jax.tree.map(jnp.square, gradient), second_decay)
 

@@ -216,9 +216,9 @@ def clser_masked(
         # Learn stream and replay, and keep the chosen logits.
         params = state.working.vars.params
         speeds = channel_speeds(params, net.stages, state.owners, state.speed)
-        rule = {"optimizer": optimizer_at(state.task, speeds)}
-        rule["consistency_weight"] = consistency_weight
-        working, value = consistency_step(here, state.working, x, y, valid, targets, **rule)
+        learn = partial(consistency_step, here, consistency_weight=consistency_weight)
+        optimizer = optimizer_at(state.task, speeds)
+        working, value = learn(state.working, x, y, valid, targets, optimizer=optimizer)
 
         # Store the stream's examples; both copies follow, each by its own draw.
         items = {"x": batch.x, "y": batch.y, "task": batch.task}

@@ -143,7 +143,7 @@ def slow_learner(
         views = jax.tree.map(lambda a: a.reshape(*rounds, *a.shape[1:]), views)
 
         def inner(carry: tuple, views: tuple) -> tuple[tuple, Array]:
-            slow, target, value = inner_step(*carry, views)
+            slow, target, value = inner_step(carry[0], carry[1], views)
             return (slow, target), value
 
         def outer(carry: tuple, views: tuple) -> tuple[tuple, Array]:

@@ -31,7 +31,7 @@ Owners = tuple[Array, ...]
 
 
 def maskable(net: Net) -> MaskedFn:
-    """The pass of a network with masks; raises InputError if it has no stages to mask."""
+    """The pass of a network with masks. Raises InputError if it has no stages to mask."""
     if net.masked is None:
         raise InputError(
             f"net {net.name or 'Net'!r} has no stages that masks of groups can multiply; use "
