@@ -65,6 +65,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from cls_jax.methods.cls.clser_masked import clser_masked as clser_masked
     from cls_jax.methods.cls.dualnet import dualnet as dualnet
     from cls_jax.methods.cls.esmer import esmer as esmer
+    from cls_jax.methods.cls.group_ema import group_ema as group_ema
     from cls_jax.methods.cls.mean_er import mean_er as mean_er
     from cls_jax.methods.problem import Problem as Problem
     from cls_jax.methods.prototypes.icarl import icarl as icarl

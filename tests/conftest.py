@@ -55,6 +55,7 @@ SMALL = {
     "clser_masked": {"memory_size": 24, "replay_size": 6, "max_groups": 2},
     "mean_er": {"memory_size": 24, "replay_size": 6},
     "esmer": {"memory_size": 24, "replay_size": 6},
+    "group_ema": {"memory_size": 24, "replay_size": 6, "max_groups": 2},
     "der": {"memory_size": 24, "replay_size": 6},
     "derpp": {"memory_size": 24, "replay_size": 6},
     "er_ace": {"memory_size": 24, "replay_size": 6},

@@ -139,6 +139,8 @@ def _state(data: str) -> tuple[int, ...] | None:
     return about and (about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino)
 
 
+_DOMAINS = ("tasks", "task_order", "drop_last", "label_noise", "imbalance")
+
 _SCENARIOS: dict[str, tuple[Callable[..., Stream], tuple[str, ...]]] = {
     "class_il": (
         class_il,
@@ -147,10 +149,9 @@ _SCENARIOS: dict[str, tuple[Callable[..., Stream], tuple[str, ...]]] = {
             *("label_fraction", "label_noise", "imbalance"),
         ),
     ),
-    **{
-        name: (make, ("tasks", "task_order", "drop_last", "label_noise", "imbalance"))
-        for name, make in (("permuted", permuted), ("rotated", rotated), ("dihedral", dihedral))
-    },
+    "permuted": (permuted, (*_DOMAINS, "groups", "group_spread")),
+    "rotated": (rotated, (*_DOMAINS, "groups", "group_spread")),
+    "dihedral": (dihedral, _DOMAINS),
     "mnist360": (mnist360, ("replacement",)),
     "gcil": (gcil, ("tasks", "drop_last", "distribution", "samples_per_phase")),
     "blurry": (blurry, ("tasks", "drop_last", "class_order", "blur")),

@@ -20,6 +20,24 @@ Changes = tuple[str, Mapping[str, Any]]
 """Name of a method; what replaces the flags among its arguments."""
 
 
+_GROUPINGS: Mapping[str, Mapping[str, str]] = {
+    "similarity": {},
+    "random": {"grouping": "random"},
+    "snapshots": {"grouping": "snapshots"},
+    "told": {"grouping": "told"},
+    "conf": {"reference": "conf"},
+    "soft": {"reference": "soft"},
+    "literal": {"reference": "literal"},
+    "rates": {"update": "similarity"},
+}
+SIMILARITY: dict[str, Changes] = {
+    **{label: ("group_ema", {**own, "told_at_test": True}) for label, own in _GROUPINGS.items()},
+    "clser": ("clser", {"warmup": "updates", "stable_rate": 0.3, "plastic_rate": 0.9}),
+    **{"er": ("er", {}), "er matched": ("er", {}), "derpp matched": ("derpp", {})},
+}
+"""A copy a group, its choices, its controls and its rivals."""
+
+
 def of_all(memory_size: int, **replay_size: int) -> dict[str, Any]:
     """Flags of all methods that have a memory, as large as it says; replay sizes by name."""
     own = {name: {"memory_size": memory_size} for name in with_memory()}

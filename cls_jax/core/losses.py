@@ -172,6 +172,28 @@ def logit_mse(
     return mean_over(each, valid)
 
 
+def weighted_logit_mse(
+    logits: Array, targets: Array, weights: Array, *, valid: Array | None = None
+) -> Array:
+    """Mean over valid rows of ``sum_g w_ig mean_c (logits_ic - targets_gic)^2``.
+
+    The loss to each of several teachers, not to their weighted mean: it is larger by their spread,
+    which has no gradient.
+
+    Args:
+      logits: float[b, C].
+      targets: float[G, b, C].
+      weights: float[b, G], >= 0.
+      valid: bool[b] or None.
+
+    Returns:
+      float[], dimensionless, >= 0.
+    """
+    valid, rows = rows_of(valid, logits, *targets)
+    each = jnp.stack([jnp.square(rows[0] - target).mean(axis=-1) for target in rows[1:]], axis=1)
+    return mean_over((weights * each).sum(axis=1), valid)
+
+
 def entropy(logits: Array, *, valid: Array | None = None) -> Array:
     """``-sum_c p_c ln p_c``, p the softmax over all columns, mean over the rows that count.
 

@@ -192,7 +192,8 @@ def halves(
     order = jnp.lexsort((jax.random.uniform(key, y.shape), y))
     counts = jnp.bincount(y, length=num_classes + 1)
     start = jnp.cumsum(counts) - counts
-    rank = jnp.zeros_like(y).at[order].set(jnp.arange(len(y)) - start[y[order]])
+    place = jnp.arange(len(y), dtype=y.dtype) - start[y[order]].astype(y.dtype)
+    rank = jnp.zeros_like(y).at[order].set(place)
     share = jnp.minimum(jnp.maximum(size, 1), counts[y] // 2)
     return valid & (rank < share), valid & (rank >= share) & (rank < 2 * share)
 

@@ -23,6 +23,7 @@ _MODULES = {
     "clser_masked": "cls.clser_masked",
     "mean_er": "cls.mean_er",
     "esmer": "cls.esmer",
+    "group_ema": "cls.group_ema",
     "der": "replay.der",
     "derpp": "replay.der",
     "er_ace": "replay.er_ace",

@@ -64,6 +64,10 @@ class StreamConfig(InputConfig):
       imbalance: how many times as many training examples are kept of the class with label 0 as of
         the last one, falling exponentially between them, >= 1. Of class_il and domain-IL only.
       blur: share of each class that is spread over the other tasks, in [0, 1). Of blurry only.
+      groups: task t is of group t mod groups, and tasks of a group look alike; if not given all
+        are independent. Of permuted and rotated only.
+      group_spread: how far the tasks of a group lie apart, in [0, 1]: the share of the pixels that
+        are permuted anew, or of the angles up to the next group. Of permuted and rotated only.
       distribution: of the classes of a task. Of gcil only.
       samples_per_phase: examples of a task. Of gcil only.
       replacement: whether an image may come twice, as in the official code. Of mnist360 only.
@@ -97,6 +101,8 @@ class StreamConfig(InputConfig):
     label_noise: float = 0.0
     imbalance: float = 1.0
     blur: float = 0.1
+    groups: int | None = None
+    group_spread: float = 0.5
     distribution: Literal["uniform", "longtail"] = "uniform"
     samples_per_phase: int = 1000
     replacement: bool = True

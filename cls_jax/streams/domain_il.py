@@ -23,6 +23,7 @@ from cls_jax.streams.indexing import (
     table,
 )
 from cls_jax.streams.label_noise import with_label_noise
+from cls_jax.streams.planted import check_planted, near_angles, near_permutations
 from cls_jax.streams.rotation import check_square, rotate, rotation
 from cls_jax.streams.stream import Rows, Schedule, Stream
 
@@ -36,6 +37,8 @@ def permuted(
     drop_last: bool = False,
     label_noise: float = 0.0,
     imbalance: float = 1.0,
+    groups: int | None = None,
+    group_spread: float = 0.5,
 ) -> Stream:
     """Each task shows the pixels in a random order of its own, the first task too.
 
@@ -46,6 +49,9 @@ def permuted(
       epochs: passes over each task.
       drop_last: drop an epoch's incomplete last batch instead of padding it.
       label_noise, imbalance: of training labels and classes, as for ``class_il``.
+      groups: task t is of group t mod groups, and tasks of a group have permutations near each
+        other; None: all are independent.
+      group_spread: share of the positions that a task of a group permutes anew, in [0, 1].
 
     Returns:
       The stream; ``contexts`` are the permutations, uint16[tasks, h * w] (int32 for more than
@@ -64,11 +70,16 @@ def permuted(
     positions = int(np.prod(source.train.x.shape[1:3]))
     dtype = np.uint16 if positions <= 1 << 16 else np.int32
 
+    known = check_planted(groups, group_spread, tasks)
+
     def domains(key: Array) -> np.ndarray:
-        return argsort(key, (tasks, positions)).astype(dtype)
+        if known is None:
+            return argsort(key, (tasks, positions)).astype(dtype)
+        return near_permutations(key, tasks, known, positions, group_spread).astype(dtype)
 
     sizes = tasks, batch_size, epochs, drop_last, label_noise, imbalance
-    return _domain_il(source, "permuted", domains, permute, *sizes)
+    stream = _domain_il(source, "permuted", domains, permute, *sizes)
+    return _with_groups(stream, known, group_spread)
 
 
 def permute(x: Array, permutation: Array) -> Array:
@@ -90,6 +101,8 @@ def rotated(
     drop_last: bool = False,
     label_noise: float = 0.0,
     imbalance: float = 1.0,
+    groups: int | None = None,
+    group_spread: float = 0.5,
 ) -> Stream:
     """Each task shows the images rotated by a random angle of its own, uniform in [0, 180) degrees.
 
@@ -100,6 +113,10 @@ def rotated(
       epochs: passes over each task.
       drop_last: drop an epoch's incomplete last batch instead of padding it.
       label_noise, imbalance: of training labels and classes, as for ``class_il``.
+      groups: task t is of group t mod groups, and a group has angles about a centre of its own;
+        None: all are independent.
+      group_spread: largest distance from a centre, as a share of half the gap between two, in
+        [0, 1].
 
     Returns:
       The stream; ``contexts`` are the fixed-point matrices of the rotations, int32[tasks, 6], see
@@ -117,12 +134,17 @@ def rotated(
     source, tasks = checked(source), whole("tasks", tasks, 1)
     side = check_square(source)
 
+    known = check_planted(groups, group_spread, tasks)
+
     def domains(key: Array) -> np.ndarray:
-        share = np.asarray(jax.random.bits(key, (tasks,))) / 2.0**32
-        return rotation(180 * share, side)
+        if known is None:
+            share = np.asarray(jax.random.bits(key, (tasks,))) / 2.0**32
+            return rotation(180 * share, side)
+        return rotation(near_angles(key, tasks, known, group_spread), side)
 
     sizes = tasks, batch_size, epochs, drop_last, label_noise, imbalance
-    return _domain_il(source, "rotated", domains, rotate, *sizes)
+    stream = _domain_il(source, "rotated", domains, rotate, *sizes)
+    return _with_groups(stream, known, group_spread)
 
 
 SYMMETRIES: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
@@ -174,6 +196,14 @@ def dihedral(
     contexts = np.stack([symmetry(pixels).ravel() for symmetry in SYMMETRIES[:tasks]])
     sizes = tasks, batch_size, epochs, drop_last, label_noise, imbalance
     return _domain_il(source, "dihedral", lambda key: contexts, permute, *sizes)
+
+
+def _with_groups(stream: Stream, groups: int | None, spread: float) -> Stream:
+    """The same, which says that its tasks are in groups, if they are."""
+    if groups is None:
+        return stream
+    describe = {**stream.describe, "groups": groups, "group_spread": spread}
+    return stream._replace(name=f"{stream.name}, {groups} groups", describe=describe)
 
 
 def _domain_il(

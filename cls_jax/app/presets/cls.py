@@ -20,6 +20,23 @@ _DUALNET = {
     ),
 }
 _ESMER = {"quick": replace(PLAIN, arguments={"memory_size": 200, "stable_decay": 0.95})}
+_GROUPS = StreamConfig(
+    scenario="permuted", tasks=9, groups=3, batch_size=32, epochs=3, normalisation="none"
+)
+_COPIES = {"learning_rate": 0.05, "consistency_weight": 0.15}
+_GROUP_EMA = {
+    # As in the pilot of the proposal, with five exemplars of a class and task in place of one.
+    "quick": MethodPreset(
+        stream=replace(_GROUPS, image_size=8),
+        net=NetConfig(net="mlp", hidden=(64, 64)),
+        arguments={**_COPIES, "memory_size": 450, "ema_decay": 0.98},
+    ),
+    "mnist": MethodPreset(
+        stream=replace(_GROUPS, data="mnist", epochs=1),
+        net=NetConfig(net="mlp"),
+        arguments={**_COPIES, "memory_size": 900, "ema_decay": 0.99},
+    ),
+}
 _CLSER = {
     "quick": replace(
         PLAIN, arguments={"memory_size": 200, "stable_decay": 0.95, "plastic_decay": 0.9}
@@ -40,5 +57,6 @@ PRESETS: dict[str, dict[str, MethodPreset]] = {
     "dualnet": _DUALNET,
     "clser": _CLSER,
     "esmer": _ESMER,
+    "group_ema": _GROUP_EMA,
 }
 """Method -> name -> preset."""

@@ -18,7 +18,7 @@ import optax
 from flax import struct
 
 from cls_jax.core.choices import EmaBn, Warmup
-from cls_jax.core.losses import cross_entropy, logit_mse
+from cls_jax.core.losses import cross_entropy, logit_mse, weighted_logit_mse
 from cls_jax.core.sync import ema, ema_decay, select
 from cls_jax.core.types import Array, Scalar, Trainable, Variables
 from cls_jax.methods.steps import forward_each, gradient_step
@@ -90,18 +90,37 @@ def maybe_ema_update(
 
     Args:
       key: of the draw.
-      copy: the average so far.
-      working: the newest weights.
+      copy, working, decay, ema_bn: as for ``ema_update``.
       step: int32[] number of this training step, 1 for the first.
       rate: probability of an update, in [0, 1].
-      decay: cap of the average's decay, in [0, 1).
-      ema_bn: see the module's docstring.
       warmup: the decay is ``min(1 - 1 / (n + 1), decay)``, where n is the number of training
         "steps" (as in the official code: with a small rate much of the initial weights stays) or
         of this copy's own "updates", this one included.
     """
     fire = jax.random.bernoulli(key, rate)
     number = step if warmup == "steps" else copy.updates + 1
+    return ema_update(fire, copy, working, number, decay=decay, ema_bn=ema_bn)
+
+
+def ema_update(
+    fire: Array,
+    copy: Averaged,
+    working: Variables,
+    number: Array,
+    *,
+    decay: Scalar,
+    ema_bn: EmaBn,
+) -> Averaged:
+    """Where ``fire`` holds, a step of the average towards the working network.
+
+    Args:
+      fire: bool[].
+      copy: the average so far.
+      working: the newest weights.
+      number: int32[] n, from which the decay is ``min(1 - 1 / (n + 1), decay)``; 1 for the first.
+      decay: cap of the average's decay, in [0, 1).
+      ema_bn: see the module's docstring.
+    """
     keep = jnp.where(fire, ema_decay(number, decay), 1.0)  # 1 keeps the copy bit for bit
     params, stats = ema(copy.vars.params, working.params, keep), copy.vars.stats
     if ema_bn == "ema":
@@ -138,31 +157,36 @@ def consistency_step(
     y: Array,
     valid: Array,
     targets: Array,
+    weights: Array | None = None,
     *,
     optimizer: optax.GradientTransformation,
     consistency_weight: Scalar,
 ) -> tuple[Trainable, Array]:
     """One optimizer step: cross-entropy of all rows, and the replay's logits kept as they were.
 
-    ``CE(h(x), y) + lambda mean (h(x_replay) - targets)^2``
+    ``CE(h(x), y) + lambda mean (h(x_replay) - targets)^2``; of several copies the weighted sum.
 
     Args:
       net, working: the working network.
       x: float32[m + b, ...], the replay first.
       y: int32[m + b].
       valid: bool[m + b].
-      targets: float32[m, num_classes] logits to keep.
+      targets: float32[m, num_classes] logits to keep, or of several copies float32[G, m, C].
+      weights: float32[m, G] of each copy in each row; None: ``targets`` are of one.
       optimizer: of the working network.
       consistency_weight: lambda, >= 0.
 
     Returns:
       The working network after the step, and the loss before it.
     """
-    m = len(targets)
+    m = targets.shape[-2]
 
     def loss(vars: Variables):
         remembered, logits, stats = _replay_and_all(net, vars, x, valid, m)
-        consistency = logit_mse(remembered, targets, valid=valid[:m])
+        if weights is None:
+            consistency = logit_mse(remembered, targets, valid=valid[:m])
+        else:
+            consistency = weighted_logit_mse(remembered, targets, weights, valid=valid[:m])
         return cross_entropy(logits, y, valid=valid) + consistency_weight * consistency, stats
 
     return gradient_step(working, optimizer, loss)

@@ -1,0 +1,79 @@
+#!/usr/bin/env python
+"""Does task similarity help CLS-ER? A copy for each group of similar tasks, and its controls.
+
+--preset quick: scikit-learn's digits, 9 tasks of permuted pixels in 3 groups; minutes on two CPU
+cores. unstructured: the same without groups, where nothing may hurt. mnist, mnist_rotated: MNIST
+with groups; they need --data-dir, or a network.
+
+The controls: as many random groups, a copy a task (snapshots), the groups told, and ER and DER++
+with a memory larger by what the copies cost. Of --variants, conf, soft, literal and rates are the
+other choices of reference and update.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from cls_jax.app.flags import flat, run_main
+from cls_jax.app.method_flags import flags_of
+from cls_jax.app.method_presets import method_presets
+from cls_jax.app.run_config import RunConfig
+from cls_jax.app.variants import SIMILARITY, check_variants, fitted
+from cls_jax.nets.config import NetConfig
+from cls_jax.streams.config import StreamConfig
+
+Group = flags_of("group_ema")
+USUAL = ("similarity", "random", "snapshots", "told", "clser", "er", "er matched", "derpp matched")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything about one experiment."""
+
+    variants: tuple[Literal[tuple(SIMILARITY)], ...] = USUAL
+    stream: flat(StreamConfig)
+    net: flat(NetConfig)
+    method: flat(Group)
+    run: flat(RunConfig) = RunConfig()
+
+
+QUICK, MNIST = (
+    Config(stream=one.stream, net=one.net, method=Group(**one.arguments))
+    for one in map(method_presets("group_ema").get, ("quick", "mnist"))
+)
+PRESETS = {
+    "quick": QUICK,
+    "unstructured": replace(
+        QUICK, stream=replace(QUICK.stream, groups=None), variants=(*USUAL[:3], *USUAL[4:])
+    ),
+    "mnist": MNIST,
+    "mnist_rotated": replace(MNIST, stream=replace(MNIST.stream, scenario="rotated")),
+}
+
+
+def check(config: Config, typed: Collection[str]) -> None:
+    """Refuses flags that no variant would take."""
+    check_variants(config, typed, fitted(SIMILARITY, config), {"method": ""})
+
+
+def main(config: Config) -> None:
+    """Checks every variant, runs groups by similarity, then the others, and prints the tables."""
+    from cls_jax.app.main import begin, execute, make_stream, report
+    from cls_jax.app.similarity_controls import completed, found_by, learners, report_similarity
+
+    begin(config.run)
+    stream, chosen = make_stream(config.stream), fitted(SIMILARITY, config)
+    every = learners(config, stream, completed(chosen, config, stream))
+    first = [one for one in every if one.method.name == "similarity"]
+    results = execute(first, config.run, config)
+    if first:
+        chosen = completed(chosen, config, stream, found_by(results[0]))
+    rest = {label: one for label, one in chosen.items() if label != "similarity"}
+    others = learners(config, stream, rest)
+    results += execute(others, replace(config.run, restart=False), config)
+    report(config, results)
+    report_similarity(list(zip(first + others, results, strict=True)), config.run.workdir)
+
+
+if __name__ == "__main__":
+    run_main(main, Config, PRESETS, default_preset="quick", description=__doc__, check=check)
