@@ -14,6 +14,7 @@ source proposes it and gives no numbers. CLS-ER is Arani, Sarfraz, Zonooz 2022; 
 """
 
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -36,9 +37,9 @@ from cls_jax.methods.cls.ema_teacher import (
     maybe_ema_update,
     teacher_logits,
 )
+from cls_jax.methods.cls.group_ema_rules import check_told, planned_groups
 from cls_jax.methods.cls.group_masks import (
     Owners,
-    check_groups,
     draw_owners,
     maskable,
     masks_of,
@@ -59,6 +60,7 @@ class MaskedClsErState(struct.PyTreeNode):
       working, plastic, stable, step: as of ClsErState.
       memory: slots {x, y, task}.
       owners: of the channels of each stage.
+      planned: int32[T] the group of each task where similarity does not decide, else -1.
       group: int32[T] of each task, -1 before it begins.
       speed: float32[G] multiplier of each group's channels.
       task: int32[], the present one.
@@ -69,6 +71,7 @@ class MaskedClsErState(struct.PyTreeNode):
     stable: Averaged
     memory: Memory
     owners: Owners
+    planned: Array
     group: Array
     speed: Array
     task: Array
@@ -81,8 +84,9 @@ def clser_masked(
     *,
     memory_size: int = 500,
     replay_size: int = 32,
-    groups: tuple[int, ...] = (),
     max_groups: int = 5,
+    grouping: Literal["similarity", "random", "snapshots", "told"] = "similarity",
+    told_groups: tuple[int, ...] = (),
     speed: Speed = "none",
     ema_bn: EmaBn = "own",
     warmup: Warmup = "steps",
@@ -103,8 +107,10 @@ def clser_masked(
     Args:
       memory_size: M, slots of the reservoir; as for clser.
       replay_size: m, examples replayed a step; as for clser.
-      groups: the group of each task, from 0 on; none: found as each task begins, by similarity.
-      max_groups: G, room for groups where they are found.
+      max_groups: G, room for groups, among which the channels are divided.
+      grouping: by similarity as each task begins; or, as controls, at random into G groups of
+        nearly equal sizes, "snapshots" (T / G tasks in a row are a group), or as told.
+      told_groups: of each task, for grouping told, e.g. 0 1 2 0 1 2.
       speed: of the parameters of a group's channels, by its similarity to the new task: "fast" the
         similar, "slow" the others, "mid" those of no intermediate similarity; the controls "flat"
         and "shuffle"; "tag" learns with the TAG optimizer instead.
@@ -130,12 +136,11 @@ def clser_masked(
     check_replay(memory_size, replay_size)
     net, augment, policy = problem.net(), problem.augment, reservoir(memory_size)
     num_tasks, num_classes, m = problem.num_tasks, problem.num_classes, replay_size
-    if groups:
-        check_groups(groups, num_tasks)
-    num_groups = max(groups) + 1 if groups else max_groups
-    check_range("max_groups", num_groups, 1)
+    check_range("max_groups", max_groups, 1)
+    plan = grouping, told_groups, num_tasks, max_groups
+    check_told(*plan)
     by_speed = speed not in ("none", "tag")
-    masked, measured = maskable(net), by_speed or not groups
+    masked, measured = maskable(net), by_speed or grouping == "similarity"
     follow = partial(maybe_ema_update, ema_bn=ema_bn, warmup=warmup)
     follow_plastic = partial(follow, rate=plastic_rate, decay=plastic_decay)
     follow_stable = partial(follow, rate=stable_rate, decay=stable_decay)
@@ -164,16 +169,17 @@ def clser_masked(
             plastic=copy_of(working.vars),
             stable=copy_of(working.vars),
             memory=policy.init({"x": example.x, "y": example.y, "task": example.task}),
-            owners=draw_owners(jax.random.fold_in(key, 1), sizes, num_groups, shared_rate),
+            owners=draw_owners(jax.random.fold_in(key, 1), sizes, max_groups, shared_rate),
+            planned=planned_groups(jax.random.fold_in(key, 2), *plan),
             group=jnp.full(num_tasks, -1, jnp.int32),
-            speed=jnp.ones(num_groups),
+            speed=jnp.ones(max_groups),
             task=jnp.int32(0),
             step=jnp.int32(0),
         )
 
     def begin_task(key: Array, state: MaskedClsErState, task: Task, data: Batch | None):
         key_probe, key_similarity, key_speed = jax.random.split(key, 3)
-        group, speeds = None, state.speed
+        group, speeds = state.planned[task.index], state.speed
         if measured:
             assert data is not None  # Needs
             vars, slots = state.working.vars, state.memory.slots
@@ -183,13 +189,12 @@ def clser_masked(
             _, alike = task_similarity(
                 key_similarity, new, old, slots["task"], num_tasks, num_classes
             )
-            group = choose_group(alike, state.group, group_threshold, num_groups)
+            joined = choose_group(alike, state.group, group_threshold, max_groups)
+            group = jnp.where(group < 0, joined, group)
             if by_speed:
-                means, known = group_means(alike, state.group, num_groups)
+                means, known = group_means(alike, state.group, max_groups)
                 rule = (slowest_factor, fastest_factor)
                 speeds = group_speeds(key_speed, speed, means, known, *rule)
-        if groups:
-            group = jnp.asarray(groups, jnp.int32)[task.index]
         return state.replace(
             group=state.group.at[task.index].set(group), speed=speeds, task=task.index
         )

@@ -69,7 +69,7 @@ def dualnet(
     stale_soft_targets: bool = False,
     lookahead_stats: bool = True,
     masks: GroupMasks = "none",
-    groups: tuple[int, ...] = (),
+    told_groups: tuple[int, ...] = (),
     learning_rate: float = 0.03,
     ssl_learning_rate: float = 3e-4,
     lookahead_step_size: float = 0.05,
@@ -104,8 +104,8 @@ def dualnet(
       lookahead_stats: look-ahead moves the BatchNorm statistics too (code).
       masks: ours: of task groups, over what the fast network adapts ("product"; "neutral" leaves
         the slow feature where it masks), or over the slow trunk too ("trunk"); see dualnet_masks.
-      groups: the group of each task, from 0 on; only with masks. At test the group is told with the
-        task, or else that of the nearest mean of exemplars, in pixels.
+      told_groups: the group of each task, from 0 on; only with masks. At test the group is told
+        with the task, or else that of the nearest mean of exemplars, in pixels.
       learning_rate: eta, of the supervised steps, slow and fast networks; official code.
       ssl_learning_rate: eta_ssl, of the self-supervised steps; at 0 they leave the weights alone,
         to the rounding of the look-ahead; official code, miniImageNet.
@@ -128,7 +128,7 @@ def dualnet(
     augment, num_classes, num_tasks = problem.augment, problem.num_classes, problem.num_tasks
     rules = aware_rules(memory_size, num_tasks) if task_aware else free_rules(memory_size)
     policy, optimizer = rules.policy, optax.sgd(learning_rate)
-    masked = masking(masks, groups, num_tasks if task_aware else 0, policy, augment)
+    masked = masking(masks, told_groups, num_tasks if task_aware else 0, policy, augment)
     soft_rule = {"temperature": temperature, "reduction": kl_reduction}
     soft_rule["stale"] = stale_soft_targets
     nets = problem.dualnets(predictor=objective in NEEDS_PREDICTOR)

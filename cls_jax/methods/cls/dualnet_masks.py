@@ -23,8 +23,8 @@ from cls_jax.core.memory import MemoryPolicy
 from cls_jax.core.similarity import Labelled
 from cls_jax.core.types import Array, PyTree, Task
 from cls_jax.methods.cls.dualnet_tasks import DualNetState
+from cls_jax.methods.cls.group_ema_rules import check_told
 from cls_jax.methods.cls.group_masks import (
-    check_groups,
     draw_owners,
     masks_of,
     task_at_test,
@@ -89,8 +89,8 @@ def masking(
     if kind == "none":
         if groups:
             raise InputError(
-                f"groups is {groups}, but masks is none, so they would do nothing; leave groups "
-                "out, or choose masks product, neutral or trunk"
+                f"told_groups is {groups}, but masks is none, so they would do nothing; leave "
+                "told_groups out, or choose masks product, neutral or trunk"
             )
         return Masking(
             start=lambda key, state, sizes: state,
@@ -99,10 +99,10 @@ def masking(
         )
     if not num_tasks:
         raise InputError(f"masks is {kind}, and a task-free learner knows no group; use masks none")
-    check_groups(groups, num_tasks)
+    number = max(groups, default=0) + 1
+    check_told("told", groups, num_tasks, number)
 
     def start(key: Array, state: DualNetState, sizes: Sequence[int]) -> MaskedDualNetState:
-        number = max(groups) + 1
         owners = {
             name: draw_owners(jax.random.fold_in(key, i), sizes, number, share)
             for i, (name, share) in enumerate((("fast", FAST_SHARE), ("slow", SLOW_SHARE)))

@@ -40,15 +40,6 @@ def maskable(net: Net) -> MaskedFn:
     return net.masked
 
 
-def check_groups(groups: Sequence[int], num_tasks: int) -> None:
-    """Raises InputError unless there is a group, numbered from 0, for each task."""
-    if len(groups) != num_tasks or min(groups, default=0) < 0:
-        raise InputError(
-            f"groups is {tuple(groups)}, and the stream has {num_tasks} tasks; give one number "
-            "from 0 on a task"
-        )
-
-
 def draw_owners(key: Array, sizes: Sequence[int], num_groups: int, shared_rate: Scalar) -> Owners:
     """A random allotment of each layer's channels to groups.
 

@@ -21,6 +21,7 @@ from tests.support.problems import flat_augment, own_problem
 
 SIZES = {"memory_size": 12, "replay_size": 6, "stable_rate": 0.5, "consistency_weight": 0.5}
 GROUPS = (0, 1, 0)
+BY_SIMILARITY = {"grouping": "similarity", "max_groups": 2}
 
 
 @cache
@@ -32,7 +33,8 @@ def built(factory=clser_masked, **arguments):
     """The method on a small perceptron; groups are told unless they are given."""
     problem = own_problem(net(), augment=flat_augment(), num_classes=CLASSES)
     if factory is clser_masked:
-        arguments = {"groups": GROUPS, **arguments}
+        told = {"grouping": "told", "told_groups": GROUPS, "max_groups": 2}
+        arguments = {**({} if "grouping" in arguments else told), **arguments}
     return factory(problem, **{**SIZES, **arguments})
 
 
@@ -86,7 +88,7 @@ def test_oracle_8_the_names_of_groups_mean_nothing():
         owners = tuple(jnp.where(owner < 0, owner, 1 - owner) for owner in state.owners)
         return state.replace(owners=owners)
 
-    one, other = walked(), walked(swapped, groups=(1, 0, 1))
+    one, other = walked(), walked(swapped, told_groups=(1, 0, 1))
     same_networks(one, other)
     np.testing.assert_array_equal(other.state.group, [1, 0, 1])
 
@@ -144,9 +146,9 @@ def test_an_answer_is_that_of_the_group_that_is_told_or_found():
 
 def test_tasks_alike_join_a_group():
     """A threshold that all reach: one group; that none reaches: one each, while there is room."""
-    one = walked(groups=(), group_threshold=0.0, max_groups=2)
+    one = walked(**BY_SIMILARITY, group_threshold=0.0)
     np.testing.assert_array_equal(one.state.group, 0)
-    other = walked(groups=(), group_threshold=2.0, max_groups=2)
+    other = walked(**BY_SIMILARITY, group_threshold=2.0)
     assert other.state.group[:2].tolist() == [0, 1]
     assert int(other.state.group[2]) in (0, 1)
 
@@ -154,8 +156,9 @@ def test_tasks_alike_join_a_group():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"groups": (0, 1)}, r"groups is \(0, 1\), and the stream has 3 tasks"),
-        ({"groups": (), "max_groups": 0}, "max_groups is 0; give a value at least 1"),
+        ({"told_groups": (0, 1)}, "told_groups holds 2 numbers and there are 3 tasks"),
+        ({**BY_SIMILARITY, "told_groups": GROUPS}, "but grouping is 'similarity'"),
+        ({"max_groups": 0}, "max_groups is 0; give a value at least 1"),
         ({"replay_size": 13}, "replay_size=13 must be between 1 and the memory's 12 slots"),
         ({"speed": "quick"}, "speed is 'quick'; use one of none, fast, slow"),
         ({"shared_rate": 1.5}, "shared_rate is 1.5; give a value at least 0 and at most 1"),
@@ -183,8 +186,11 @@ def test_hard_masks_pay_only_where_the_groups_are_right():
     rule = {"memory_size": 450, "learning_rate": 0.05, "consistency_weight": 0.15}
     rule |= {"warmup": "updates", "stable_rate": 0.3, "plastic_rate": 0.9, "stable_decay": 0.98}
     found = {}
-    for label, groups in (("true", (0, 1, 2) * 3), ("random", (1, 2, 2, 0, 0, 2, 1, 0, 1))):
-        method = clser_masked(problem, groups=groups, **rule)
+    for label, groups in (
+        ("true", {"grouping": "told", "told_groups": (0, 1, 2) * 3}),
+        ("random", {"grouping": "random"}),
+    ):
+        method = clser_masked(problem, max_groups=3, **groups, **rule)
         (run,) = cls.train(method, stream, seeds=range(4)).runs
         working = run.views.index("working")
         found[label] = run.matrix[:, working, :, -1].mean(axis=-1)  # [seeds, (hidden, told)]

@@ -91,11 +91,11 @@ def test_the_networks_of_the_paper_take_the_same_masks():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"masks": "neutral"}, r"groups is \(\), and the stream has 3 tasks; give one number"),
-        ({"groups": (0, 1, 0)}, "masks is none, so they would do nothing; leave groups out"),
+        ({"masks": "neutral"}, "told_groups holds 0 numbers and there are 3 tasks; give the group"),
+        ({"told_groups": (0, 1, 0)}, "masks is none, so they would do nothing; leave told_groups"),
         ({"masks": "hard"}, "masks is 'hard'; use one of none, product, neutral, trunk"),
         (
-            {"masks": "trunk", "groups": (0, 1, 0), "task_aware": False},
+            {"masks": "trunk", "told_groups": (0, 1, 0), "task_aware": False},
             "masks is trunk, and a task-free learner knows no group; use masks none",
         ),
     ],
@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_named(changes, message):
 @cache
 def walked(kind, shared=False):
     """A learner after two tasks of group 0 and 1; with all channels shared if so."""
-    groups = {} if kind == "none" else {"groups": (0, 1, 1)}
+    groups = {} if kind == "none" else {"told_groups": (0, 1, 1)}
     learner = drive(masks=kind, **groups)
     if shared:
         owners = jax.tree.map(lambda owner: jnp.full_like(owner, -1), learner.state.owners)
@@ -138,7 +138,7 @@ def test_channels_that_all_share_are_dualnet(kind):
 
 @every_kind
 def test_the_fast_channels_of_another_group_wait(kind):
-    learner = drive(masks=kind, groups=(0, 1, 1))
+    learner = drive(masks=kind, told_groups=(0, 1, 1))
     before, (owner,) = learner.state, learner.state.owners["fast"]
     learn(learner, 0, [0, 1, 2, 3])
     moved = np.asarray(learner.state.fast.vars.params["adapt"]) != before.fast.vars.params["adapt"]

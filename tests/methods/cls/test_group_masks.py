@@ -11,7 +11,6 @@ from cls_jax.core.similarity import Labelled
 from cls_jax.methods.base import hidden_task
 from cls_jax.methods.cls.group_masks import (
     SHARED,
-    check_groups,
     draw_owners,
     maskable,
     masks_of,
@@ -100,14 +99,6 @@ def test_a_task_is_compared_by_labelled_rows_of_its_own():
     probe = jax.jit(some_of)(jax.random.key(0), batch)
     assert sorted(np.asarray(probe.x)[np.asarray(probe.valid), 0]) == [0, 2, 3]
     assert probe.x.shape == batch.x.shape
-
-
-@pytest.mark.parametrize("groups", [(), (0, 1), (0, -1, 0), (0, 1, 0, 1)])
-def test_groups_that_do_not_fit_are_named(groups):
-    with pytest.raises(
-        InputError, match=r"^groups is .*3 tasks; give one number from 0 on a task$"
-    ):
-        check_groups(groups, 3)
 
 
 @pytest.mark.parametrize("net", [mlp(3, ()), Net(lambda key, x: None, lambda *_, **__: None)])
