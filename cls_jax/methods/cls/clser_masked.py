@@ -140,7 +140,7 @@ def clser_masked(
     plan = grouping, told_groups, num_tasks, max_groups
     check_told(*plan)
     by_speed = speed not in ("none", "tag")
-    masked, measured = maskable(net), by_speed or grouping == "similarity"
+    masked, measured = maskable(net, problem.networks.kind), by_speed or grouping == "similarity"
     follow = partial(maybe_ema_update, ema_bn=ema_bn, warmup=warmup)
     follow_plastic = partial(follow, rate=plastic_rate, decay=plastic_decay)
     follow_stable = partial(follow, rate=stable_rate, decay=stable_decay)

@@ -30,11 +30,16 @@ Owners = tuple[Array, ...]
 """Of each layer int32[channels]: the group that a channel belongs to, or SHARED."""
 
 
-def maskable(net: Net) -> MaskedFn:
-    """The pass of a network with masks. Raises InputError if it has no stages to mask."""
+def maskable(net: Net, kind: str) -> MaskedFn:
+    """The pass of a network with masks. Raises InputError if it has no stages to mask.
+
+    Args:
+      net: of one answer.
+      kind: what it is called.
+    """
     if net.masked is None:
         raise InputError(
-            f"net {net.name or 'Net'!r} has no stages that masks of groups can multiply; use "
+            f"net is {kind!r}, which has no stages that masks of groups can multiply; use "
             "'resnet18', or 'mlp' with a hidden layer"
         )
     return net.masked

@@ -52,6 +52,7 @@ def walked(change=lambda state: state, **arguments):
     return learner
 
 
+TEACHERS = ("stable", "plastic")
 SHARED_TREES = ("working", "plastic", "stable", "step")
 
 
@@ -151,6 +152,53 @@ def test_tasks_alike_join_a_group():
     other = walked(**BY_SIMILARITY, group_threshold=2.0)
     assert other.state.group[:2].tolist() == [0, 1]
     assert int(other.state.group[2]) in (0, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [0.0, 0.3])
+def test_a_step_is_its_equation_in_float64(factor):
+    """Stream and replay under the masks of their own groups, each unit times its mask, in NumPy."""
+    with jax.enable_x64(True):
+        exact = mlp(CLASSES, (8, 6), dtype="float64")
+        problem = own_problem(exact, augment=flat_augment(), num_classes=CLASSES)
+        sizes = {**SIZES, "memory_size": 4, "replay_size": 4, "max_groups": 2}
+        method = clser_masked(
+            problem, grouping="told", told_groups=GROUPS, foreign_factor=factor, **sizes
+        )
+        at = method.at(jax.tree.map(jnp.float64, method.hyper))
+        first, second = (batch(names, task=t) for t, names in enumerate(([0, 1, 2, 3], [40, 41])))
+        state, step = jax.jit(at.init)(jax.random.key(0), first), jax.jit(at.step)
+        for number, examples in enumerate((first, second)):
+            state = at.begin_task(jax.random.key(9), state, task_of(number), None)
+            before = state
+            state, metrics = step(jax.random.key(number), state, examples)
+        names, tasks = np.array([0, 1, 2, 3, 40, 41]), np.array([0, 0, 0, 0, 1, 1])
+        x = np.asarray(flat_augment().test(pictures(names)), np.float64)
+        owners = [np.asarray(owner) for owner in state.owners]
+        group = np.array(GROUPS)[tasks][:, None]
+        masks = [np.where((o < 0) | (o == group), 1.0, np.float64(factor)) for o in owners]
+
+        def logits(params, rows):
+            h = x[rows]
+            for name, mask in zip(("fc1", "fc2"), masks, strict=True):
+                h = jnp.maximum(h @ params[name]["kernel"] + params[name]["bias"], 0) * mask[rows]
+            return h @ params["fc3"]["kernel"] + params["fc3"]["bias"]
+
+        y, replay = np.concatenate([first.y, second.y]), np.arange(4)
+        both = [np.asarray(logits(getattr(before, tree).vars.params, replay)) for tree in TEACHERS]
+        sure = [np.exp(z)[replay, y[:4]] / np.exp(z).sum(1) for z in both]
+        targets = np.where((sure[0] > sure[1])[:, None], *both)
+
+        def loss(params):
+            z = logits(params, np.arange(6))
+            ce = (jax.nn.logsumexp(z, axis=1) - z[np.arange(6), y]).mean()
+            return ce + method.hyper["consistency_weight"] * jnp.square(z[:4] - targets).mean()
+
+        value, gradient = jax.jit(jax.value_and_grad(loss))(before.working.vars.params)
+        rate = method.hyper["learning_rate"]
+        moved = jax.tree.map(lambda p, g: p - rate * g, before.working.vars.params, gradient)
+        np.testing.assert_allclose(metrics["loss"], value, rtol=1e-6)
+        chex.assert_trees_all_close(state.working.vars.params, moved, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(

@@ -103,5 +103,5 @@ def test_a_task_is_compared_by_labelled_rows_of_its_own():
 
 @pytest.mark.parametrize("net", [mlp(3, ()), Net(lambda key, x: None, lambda *_, **__: None)])
 def test_a_network_without_stages_is_named(net):
-    with pytest.raises(InputError, match=r"has no stages that masks .*use 'resnet18', or 'mlp'"):
-        maskable(net)
+    with pytest.raises(InputError, match=r"net is 'odd', which has no stages .*use 'resnet18', or"):
+        maskable(net, "odd")
