@@ -59,20 +59,19 @@ def check(config: Config, typed: Collection[str]) -> None:
 def main(config: Config) -> None:
     """Checks every variant, runs groups by similarity, then the others, and prints the tables."""
     from cls_jax.app.main import begin, execute, make_stream, report
-    from cls_jax.app.similarity_controls import completed, found_by, learners, report_similarity
+    from cls_jax.app.similarity_controls import found_by, learners, report_similarity
 
     begin(config.run)
-    stream, chosen = make_stream(config.stream), fitted(SIMILARITY, config)
-    every = learners(config, stream, completed(chosen, config, stream))
-    first = [one for one in every if one.method.name == "similarity"]
-    results = execute(first, config.run, config)
-    if first:
-        chosen = completed(chosen, config, stream, found_by(results[0]))
-    rest = {label: one for label, one in chosen.items() if label != "similarity"}
-    others = learners(config, stream, rest)
-    results += execute(others, replace(config.run, restart=False), config)
+    given = config, make_stream(config.stream)
+    chosen = fitted(SIMILARITY, config)
+    every = learners(*given, chosen)
+    results = execute(every[:1], config.run, config)
+    if config.variants[0] == "similarity":
+        every = learners(*given, chosen, found_by(results[0]))
+    if every[1:]:
+        results += execute(every[1:], replace(config.run, restart=False), config)
     report(config, results)
-    report_similarity(list(zip(first + others, results, strict=True)), config.run.workdir)
+    report_similarity(list(zip(every, results, strict=True)), config.run.workdir)
 
 
 if __name__ == "__main__":

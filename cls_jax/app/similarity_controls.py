@@ -43,52 +43,55 @@ def found_by(result: Result) -> Found:
     return Found(round(float(groups)), sum(leaf[0].nbytes for leaf in leaves))
 
 
-def completed(
-    chosen: Mapping[str, Variant],
+def learners(
     config: Any,
     stream: Stream,
+    chosen: Mapping[str, Variant],
     found: Found = Found(),  # noqa: B008
-) -> dict[str, Variant]:
-    """The arms with what depends on the stream and on the groups that similarity found.
+) -> list[Learner]:
+    """A Learner of each arm, with what depends on the stream and on what similarity found.
 
     Args:
-      chosen: label -> the arm as its flags make it.
-      config: has ``stream`` and the flags ``method`` of group_ema.
+      config: has ``stream``, ``net`` and the flags ``method`` of group_ema.
       stream: that its flags make.
+      chosen: label -> the arm as its flags make it.
       found: decides how many random groups and how many further slots there are.
 
     Raises:
-      InputError: groups are to be told, and there are none or the tasks come in another order.
+      InputError: groups are to be told, and there are none or the tasks come in another order; an
+        arm is to be as large as what similarity finds, and similarity is not the first.
     """
+    sized = [label for label in chosen if label == "random" or label.endswith("matched")]
+    if sized and next(iter(chosen)) != "similarity":
+        raise InputError(
+            f"variants holds {sized[0]}, which is as large as the groups that similarity finds; "
+            "name similarity first"
+        )
     planted = stream.describe.get("groups")
     if "told" in chosen and (planted is None or config.stream.task_order != "given"):
         raise InputError(
             "variants holds told, but no groups are known of the tasks as they come; leave it out, "
             "or give --groups, and no task_order"
         )
+    groups, decay = int(str(planted or 1)), config.method.ema_decay
     extra, example = found.groups * found.network, stream.source.train.x[0].nbytes + 4
-    decay, memory = config.method.ema_decay, config.method.memory_size
+
+    def slots(bytes_each: int) -> dict[str, int]:
+        return {"memory_size": config.method.memory_size + extra // bytes_each}
+
     own = {
         "random": {"max_groups": found.groups},
         "snapshots": {"max_groups": stream.num_tasks},
+        "told": {"told_groups": planted_groups(stream.num_tasks, groups), "max_groups": groups},
         "clser": {"stable_decay": decay, "plastic_decay": decay},
-        "er matched": {"memory_size": memory + extra // example},
-        "derpp matched": {"memory_size": memory + extra // (example + 4 * stream.num_classes)},
+        "er matched": slots(example),
+        "derpp matched": slots(example + 4 * stream.num_classes),  # and its logits
     }
-    if "told" in chosen:
-        groups = int(str(planted))
-        told = planted_groups(stream.num_tasks, groups)
-        own["told"] = {"told_groups": told, "max_groups": groups}
-    return {
-        label: Variant(method, {**arguments, **own.get(label, {})})
-        for label, (method, arguments) in chosen.items()
-    }
-
-
-def learners(config: Any, stream: Stream, chosen: Mapping[str, Variant]) -> list[Learner]:
-    """A Learner of each arm, which tables call by its label."""
     given = stream, config.stream, config.net
-    return [make_learner(*one, *given, label=label) for label, one in chosen.items()]
+    return [
+        make_learner(method, {**arguments, **own.get(label, {})}, *given, label=label)
+        for label, (method, arguments) in chosen.items()
+    ]
 
 
 def purity(group: np.ndarray, truth: Sequence[int]) -> np.ndarray:
@@ -98,9 +101,9 @@ def purity(group: np.ndarray, truth: Sequence[int]) -> np.ndarray:
       group: [seeds, T] found.
       truth: of each task.
     """
-    truth = np.asarray(truth)
-    most = [sum(np.bincount(truth[row == g]).max() for g in set(row)) for row in group]
-    return np.array(most) / len(truth)
+    known = np.asarray(truth)
+    most = [sum(np.bincount(known[row == g]).max() for g in set(row)) for row in group]
+    return np.array(most) / known.size
 
 
 def router_hits(learner: Learner, result: Result) -> np.ndarray:

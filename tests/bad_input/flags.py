@@ -13,6 +13,7 @@ START = {
     "den_mnist.py": (),
     "apd_cifar.py": (),
     "dytox_cifar.py": (),
+    "similarity_mnist.py": (),
     "compare.py": (*SMALL, "--methods", "sgd", "er"),
     "reproduce.py": ("s_mnist", "--methods", "er", "--data", "digits"),
 }
@@ -208,6 +209,13 @@ ONE = [
     ("apd_cifar.py", "an order twice", ("--orders", "0-1-2-3-4", "0-1-2-3-4"), ("order",)),
     ("apd_cifar.py", "an order in words", ("--orders", "0-1", "1-x"), ("1-x",)),
     ("apd_cifar.py", "clusters", ("--clusters", "6"), ("clusters", "6")),
+    ("similarity_mnist.py", "no groups to tell", ("--groups", "None"), ("told", "--groups")),
+    ("similarity_mnist.py", "more groups than tasks", ("--groups", "10"), ("groups", "at most 9")),
+    ("similarity_mnist.py", "a wide group", ("--group-spread", "2"), ("group_spread", "at most 1")),
+    (
+        *("similarity_mnist.py", "random groups alone", ("--variants", "random", "er")),
+        ("variants", "random", "similarity"),
+    ),
     ("den_mnist.py", "a convolution", ("--net", "resnet18"), ("no flag --net",)),
     ("den_mnist.py", "room below 0", ("--room", "-1"), ("room", "-1")),
     ("den_mnist.py", "units of a billion", ("--added-units", "1000000000"), ("added_units",)),

@@ -26,7 +26,7 @@ VARIANTS = {
 """Further programs of a row of the table."""
 
 TREES = ("model", "scores", "slow", "fast", "working", "plastic", "stable")
-TREES += ("extractor", "classifier")
+TREES += ("extractor", "classifier", "copies")
 """What the networks of a state are called."""
 
 LEARNERS = {**{name: (name, {}) for name in METHODS}, **VARIANTS}

@@ -141,10 +141,10 @@ def group_ema(
 
     def init(key: Array, example: Batch) -> GroupEmaState:
         working = init_model(key, net, augment.test(example.x), optimizer)
-        copies = [copy_of(working.vars) for _ in range(max_groups)]
+        copy = copy_of(working.vars)
         return GroupEmaState(
             working=working,
-            copies=jax.tree.map(lambda *each: jnp.stack(each), *copies),
+            copies=jax.tree.map(lambda leaf: jnp.repeat(leaf[None], max_groups, axis=0), copy),
             memory=policy.init({"x": example.x, "y": example.y, "task": example.y}),
             task=jnp.int32(-1),
             group=jnp.full(num_tasks, -1, jnp.int32),

@@ -2,6 +2,8 @@
 
 "route" asks the copy of the group whose exemplars are nearest, "told" that of the group of the true
 task, "conf" the most confident copy, "working" the network that is trained.
+
+Source: ours, as ``group_ema``.
 """
 
 from collections.abc import Mapping
@@ -57,7 +59,13 @@ class GroupEmaState(struct.PyTreeNode):
 
 
 def features_of(problem: Problem, state: GroupEmaState, x: Array) -> Array:
-    """float32[n, d]: what the last layer of the working network is shown of raw examples."""
+    """float32[n, d]: what the last layer of the working network is shown of raw examples.
+
+    Args:
+      problem: of the method, with a network that names its last layer.
+      state: of it.
+      x: raw examples [n, ...].
+    """
     extract = problem.net().features
     assert extract is not None
 

@@ -1,4 +1,7 @@
-"""Which groups are planned, whose copy teaches a replayed example, and how often a copy follows."""
+"""Which groups are planned, whose copy teaches a replayed example, and how often a copy follows.
+
+Source: ours, as ``group_ema``; which copy teaches: Arani et al. 2022 (arXiv 2201.12604), section 3.
+"""
 
 from typing import Literal
 
