@@ -77,8 +77,8 @@ def channel_speeds(
 def scale_by_speed(multipliers: PyTree) -> optax.GradientTransformation:
     """Multiplies each update by its multiplier over the mean multiplier of all parameters.
 
-    It goes behind the optimizer: ``optax.chain(optax.adam(rate), scale_by_speed(multipliers))``.
-    Multipliers of 1 change no bit.
+    So the mean rate of all parameters stays the learning rate. It goes behind the optimizer,
+    ``optax.chain(optax.adam(rate), scale_by_speed(multipliers))``. Multipliers of 1 change no bit.
 
     Args:
       multipliers: like the parameters; leaves that broadcast to these.

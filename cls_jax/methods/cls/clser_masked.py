@@ -35,6 +35,7 @@ from cls_jax.methods.cls.ema_teacher import (
     consistency_step,
     copy_of,
     maybe_ema_update,
+    slow_copies,
     teacher_logits,
 )
 from cls_jax.methods.cls.group_ema_rules import check_told, planned_groups
@@ -240,11 +241,13 @@ def clser_masked(
         logits, _ = here.apply(getattr(state, tree).vars, x, train=False)
         return logits.astype(jnp.float32)
 
+    copies = {"stable": (stable_rate, stable_decay), "plastic": (plastic_rate, plastic_decay)}
     return Algorithm(
         init=init,
         step=step,
         predict=partial(predict, "stable"),
         views={tree: partial(predict, tree) for tree in ("working", "plastic")},
         begin_task=begin_task,
+        advice=slow_copies(warmup, **copies),
         needs=Needs(told_task=True, told_task_at_test=True, boundaries=True, begin_data=measured),
     )

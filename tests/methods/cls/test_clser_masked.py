@@ -109,6 +109,26 @@ def test_oracle_8_speeds_of_one_are_no_speeds():
     )
 
 
+@pytest.mark.slow
+def test_tag_keeps_moments_of_each_task():
+    """In place of the problem's optimizer: after two tasks those of the third are zero."""
+    learner = Drive(built(speed="tag", foreign_factor=1.0, learning_rate=1e-3))
+    for number in range(2):
+        learner.begin(task_of(number))
+        learner.step(40 * number + np.arange(4), task=number)
+    for moments in learner.state.working.opt:
+        for leaf in jax.tree.leaves(moments):
+            assert np.asarray(leaf[:2]).any(axis=tuple(range(1, leaf.ndim))).all()
+            assert not leaf[2].any()
+
+
+def test_a_short_stream_is_told_of_slow_copies():
+    """As CLS-ER: too few updates for the stable copy, unless it warms up over its own."""
+    rule = {"stable_rate": 0.1, "stable_decay": 0.999}
+    assert "the stable copy will be made of initial weights" in built(**rule).advice(100, 1)
+    assert built(**rule, warmup="updates").advice(100, 1) == ""
+
+
 def test_another_groups_channels_stay_where_they_are():
     """Hard masks: what produces a channel of group 1 does not move before group 1 has a task."""
     learner = Drive(built())

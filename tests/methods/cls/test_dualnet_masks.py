@@ -1,5 +1,6 @@
 """DualNet's masks of task groups: each variant against its equation, and against none."""
 
+from dataclasses import fields
 from functools import cache
 
 import chex
@@ -9,12 +10,16 @@ import numpy as np
 import pytest
 
 from cls_jax.core.errors import InputError
+from cls_jax.core.memory import reservoir
 from cls_jax.methods.base import hidden_task
+from cls_jax.methods.cls.dualnet_masks import masking
 from cls_jax.methods.cls.dualnet_tasks import DualNetState
+from cls_jax.methods.cls.group_masks import SHARED
 from cls_jax.nets.dualnet import dualnet
 from tests.support.drive import CLASSES, pictures, task_of
 from tests.support.dualnet import drive, learn, small_dualnet
 from tests.support.nets import WIDTHS, toy_dualnets
+from tests.support.problems import flat_augment
 
 
 @cache
@@ -103,6 +108,27 @@ def test_the_networks_of_the_paper_take_the_same_masks():
 def test_what_does_not_fit_is_named(changes, message):
     with pytest.raises(InputError, match=message):
         small_dualnet(**changes)
+
+
+@pytest.mark.parametrize(("kind", "slow"), [("product", 0), ("neutral", 0), ("trunk", 1)])
+def test_only_trunk_masks_what_the_slow_network_learns_by(kind, slow):
+    """Its keywords are those of ``embed``, too; fast channels are shared to 1/4, slow to 3/4."""
+    rule = masking(kind, (0, 1, 1), 3, reservoir(4), flat_augment())
+    state = rule.start(jax.random.key(0), empty_state(), (16,))
+    cut = rule.of(state, jnp.array([0, 2]))
+    assert len(cut.slow) == slow
+    assert cut.fast["neutral"] == (kind == "neutral")
+    for name, share in (("fast", 4), ("slow", 12)):
+        (owner,) = state.owners[name]
+        assert int((owner == SHARED).sum()) == share
+    (mask,), (owner,) = cut.fast["masks"], state.owners["fast"]
+    for row, group in zip(np.asarray(mask), (0, 1), strict=True):
+        np.testing.assert_array_equal(row, (owner == SHARED) | (owner == group))
+
+
+def empty_state():
+    """A state, of which only the fields matter."""
+    return DualNetState(**dict.fromkeys(one.name for one in fields(DualNetState)))
 
 
 # --- whole steps ----------------------------------------------------------------------------------
