@@ -134,7 +134,7 @@ def clser(
         step=step,
         predict=predict_with(net, augment, "stable"),
         views={tree: predict_with(net, augment, tree) for tree in ("working", "plastic")},
-        advice=slow_copies(warmup, **copies),
+        advice=slow_copies(warmup, copies),
     )
 
 

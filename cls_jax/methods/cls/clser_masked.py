@@ -140,6 +140,7 @@ def clser_masked(
     check_range("max_groups", max_groups, 1)
     plan = grouping, told_groups, num_tasks, max_groups
     check_told(*plan)
+    plain = None if speed == "tag" else problem.optimizer(learning_rate)
     by_speed = speed not in ("none", "tag")
     masked, measured = maskable(net, problem.networks.kind), by_speed or grouping == "similarity"
     follow = partial(maybe_ema_update, ema_bn=ema_bn, warmup=warmup)
@@ -157,9 +158,8 @@ def clser_masked(
 
     def optimizer_at(task: Array | int, multipliers: PyTree) -> optax.GradientTransformation:
         """The optimizer of the present task, at the present multiplier of each parameter."""
-        if speed == "tag":
+        if plain is None:
             return tag(learning_rate, task, num_tasks)
-        plain = problem.optimizer(learning_rate)
         return optax.chain(plain, scale_by_speed(multipliers)) if by_speed else plain
 
     def init(key: Array, example: Batch) -> MaskedClsErState:
@@ -248,6 +248,6 @@ def clser_masked(
         predict=partial(predict, "stable"),
         views={tree: partial(predict, tree) for tree in ("working", "plastic")},
         begin_task=begin_task,
-        advice=slow_copies(warmup, **copies),
+        advice=slow_copies(warmup, copies),
         needs=Needs(told_task=True, told_task_at_test=True, boundaries=True, begin_data=measured),
     )

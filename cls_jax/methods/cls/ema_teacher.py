@@ -10,7 +10,7 @@ average of the working ones. What happens to its BatchNorm statistics is ``ema_b
 Source: Arani et al. 2022 (arXiv 2201.12604), section 3; NeurAI-Lab/CLS-ER, models/clser.py ("own").
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -130,12 +130,14 @@ def ema_update(
     return Averaged(vars=Variables(params=params, stats=stats), updates=copy.updates + fire)
 
 
-def slow_copies(warmup: Warmup, **copies: tuple[float, float]) -> Callable[[int, int], str]:
+def slow_copies(
+    warmup: Warmup, copies: Mapping[str, tuple[float, float]]
+) -> Callable[[int, int], str]:
     """The advice of a method: a warning where a copy would end made of initial weights, else "".
 
     Args:
       warmup: of the averages.
-      **copies: name -> (rate, decay) of each.
+      copies: name -> (rate, decay) of each.
     """
 
     def advice(num_steps: int, num_epochs: int) -> str:
