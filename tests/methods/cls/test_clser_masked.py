@@ -264,5 +264,5 @@ def test_hard_masks_pay_only_where_the_groups_are_right():
         found[label] = run.matrix[:, working, :, -1].mean(axis=-1)  # [seeds, (hidden, told)]
     gap = found["true"] - found["random"]
     assert (gap > 0).all()
-    assert gap.mean() > 0.015
+    assert gap.mean() > 0.02
     np.testing.assert_allclose(found["true"][:, 0], found["true"][:, 1], atol=0.01)
