@@ -52,15 +52,17 @@ def learners(
     """A Learner of each arm, with what depends on the stream and on what similarity found.
 
     Args:
-      config: has ``stream``, ``net`` and the flags ``method`` of group_ema.
+      config: has ``stream``, ``net``, ``run`` and the flags ``method`` of group_ema.
       stream: that its flags make.
       chosen: label -> the arm as its flags make it.
       found: decides how many random groups and how many further slots there are.
 
     Raises:
       InputError: groups are to be told, and there are none or the tasks come in another order; an
-        arm is to be as large as what similarity finds, and similarity is not the first.
+        arm is to be as large as what similarity finds, and similarity is not the first; a sweep.
     """
+    if config.run.sweep:
+        raise InputError("sweep varies one method, and here are several; leave it out")
     sized = [label for label in chosen if label == "random" or label.endswith("matched")]
     if sized and next(iter(chosen)) != "similarity":
         raise InputError(

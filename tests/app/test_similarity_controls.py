@@ -8,6 +8,7 @@ import pytest
 
 from cls_jax.app.build import make_stream
 from cls_jax.app.method_flags import flags_of
+from cls_jax.app.run_config import RunConfig
 from cls_jax.app.similarity_controls import Found, learners, purity
 from cls_jax.app.variants import SIMILARITY, fitted
 from cls_jax.core.errors import InputError
@@ -22,6 +23,7 @@ class Config:
     variants: tuple[str, ...] = tuple(SIMILARITY)
     stream: StreamConfig = STREAM
     net: NetConfig = NetConfig(net="mlp", hidden=(8,))
+    run: RunConfig = RunConfig()
     method: Any = field(default_factory=flags_of("group_ema"))
 
 
@@ -46,6 +48,7 @@ def test_controls_are_as_large_as_what_similarity_found():
     ("change", "sentence"),
     [
         ({"variants": ("er", "random")}, "variants holds random, which is as large as the groups"),
+        ({"run": RunConfig(sweep=("learning_rate", "0.1", "0.2"))}, "sweep varies one method"),
         ({"stream": replace(STREAM, groups=None)}, "variants holds told, but no groups are known"),
         ({"stream": replace(STREAM, task_order="shuffled")}, "variants holds told, but no groups"),
     ],

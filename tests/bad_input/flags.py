@@ -135,7 +135,12 @@ EVERY = [
     (STREAM, ALL - {"reproduce.py"}),
     (CLASS_IL, {"compare.py", "dualnet_cifar.py", "clser_mnist.py", "clser_cifar.py"}),
     (CONTINUE, {"dualnet_cifar.py", "clser_mnist.py"}),
-    (HYPER, ALL - {"compare.py", "reproduce.py", "spb_cifar.py", "apd_cifar.py", "den_mnist.py"}),
+    (
+        HYPER,
+        ALL
+        - {"compare.py", "reproduce.py", "spb_cifar.py", "apd_cifar.py", "den_mnist.py"}
+        - {"similarity_mnist.py"},
+    ),
     (MEMORY, {"compare.py", "dualnet_cifar.py", "clser_mnist.py", "clser_cifar.py"}),
     (REPLAY, {"dualnet_cifar.py", "clser_mnist.py", "clser_cifar.py"}),
     (WIDTH, {"dualnet_cifar.py", "dytox_cifar.py", "spb_cifar.py"}),
@@ -212,6 +217,7 @@ ONE = [
     ("similarity_mnist.py", "no groups to tell", ("--groups", "None"), ("told", "--groups")),
     ("similarity_mnist.py", "more groups than tasks", ("--groups", "10"), ("groups", "at most 9")),
     ("similarity_mnist.py", "a wide group", ("--group-spread", "2"), ("group_spread", "at most 1")),
+    ("similarity_mnist.py", "a sweep", ("--sweep", "learning_rate", "0.1", "1"), ("sweep",)),
     (
         *("similarity_mnist.py", "random groups alone", ("--variants", "random", "er")),
         ("variants", "random", "similarity"),

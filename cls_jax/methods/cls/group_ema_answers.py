@@ -36,7 +36,7 @@ class GroupEmaState(struct.PyTreeNode):
       memory: slots {x, y, task}.
       task: int32[] tasks that began, less one.
       group: int32[T] of each task; -1 of those that have not begun.
-      similarity: float32[T, T] of the tasks that began, to each other.
+      similarity: float32[T, T] of each two tasks that began, as measured when the later one did.
       planned: int32[T] the group that each task will get; -1: similarity decides.
     """
 

@@ -154,6 +154,19 @@ def test_oracle_8_with_batch_statistics_it_is_so_to_rounding():
     chex.assert_trees_all_close(copy_of(mine, 0), theirs.stable, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
+def test_oracle_8_names_of_groups_do_not_matter():
+    rule = {"grouping": "told", "max_groups": 2, "own_rate": 1.0}
+    one, other = (walk(built(told_groups=told, **rule), [0, 1, 0]).state for told in RENAMED)
+    chex.assert_trees_all_close(one.working, other.working, rtol=1e-5, atol=1e-6)
+    for group in range(2):
+        pair = copy_of(one, group), copy_of(other, 1 - group)
+        chex.assert_trees_all_close(*pair, rtol=1e-5, atol=1e-6)
+
+
+RENAMED = (0, 1, 0), (1, 0, 1)
+
+
 # --- groups of a stream ---------------------------------------------------------------------------
 
 
