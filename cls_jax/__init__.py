@@ -63,6 +63,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from cls_jax.methods.baselines.sgd import joint as joint
     from cls_jax.methods.baselines.sgd import sgd as sgd
     from cls_jax.methods.cls.clser import clser as clser
+    from cls_jax.methods.cls.clser_masked import clser_masked as clser_masked
     from cls_jax.methods.cls.dualnet import dualnet as dualnet
     from cls_jax.methods.cls.esmer import esmer as esmer
     from cls_jax.methods.cls.group_ema import group_ema as group_ema

@@ -52,6 +52,7 @@ CLASSES = 6
 SMALL = {
     "er": {"memory_size": 24, "replay_size": 6},
     "clser": {"memory_size": 24, "replay_size": 6},
+    "clser_masked": {"memory_size": 24, "replay_size": 6, "max_groups": 2},
     "mean_er": {"memory_size": 24, "replay_size": 6},
     "esmer": {"memory_size": 24, "replay_size": 6},
     "group_ema": {"memory_size": 24, "replay_size": 6, "max_groups": 2},

@@ -11,7 +11,7 @@ from cls_jax.methods.optimizer import OptimizerConfig
 
 OPEN_OPTIMIZER = {
     *("sgd", "joint", "er", "er_ace", "er_mir", "der", "derpp", "agem", "clser", "mean_er"),
-    *("esmer", "group_ema", "ewc_online", "si"),
+    *("clser_masked", "esmer", "group_ema", "ewc_online", "si"),
 }
 """Methods of the library whose paper leaves the optimizer open."""
 

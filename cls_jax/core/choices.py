@@ -11,6 +11,10 @@ TaskOrder = Literal["given", "shuffled"] | tuple[int, ...]
 EmaBn = Literal["own", "ema", "copy"]
 Warmup = Literal["steps", "updates"]
 """Of averaged networks: where their BatchNorm statistics come from, and what warms them up."""
+GroupMasks = Literal["none", "product", "neutral", "trunk"]
+"""Of task groups, in DualNet; see methods/cls/dualnet_masks.py."""
+Speed = Literal["none", "fast", "slow", "mid", "shuffle", "flat", "tag"]
+"""Of the parameters of a task group's channels; see methods/speeds.py and tag_optimizer.py."""
 Weighting = Literal["reciprocal", "equal", "sqrt", "none"]
 """Of SPB's two losses; see methods/cosine.py."""
 Objective = Literal[

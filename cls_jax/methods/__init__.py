@@ -20,6 +20,7 @@ _MODULES = {
     "joint": "baselines.sgd",
     "er": "replay.er",
     "clser": "cls.clser",
+    "clser_masked": "cls.clser_masked",
     "mean_er": "cls.mean_er",
     "esmer": "cls.esmer",
     "group_ema": "cls.group_ema",

@@ -1,5 +1,6 @@
 """The seam between networks and methods: two pure functions over explicit variables."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from cls_jax.core.errors import InputError
@@ -18,6 +19,24 @@ class ApplyFn(Protocol):
     ) -> tuple[PyTree, PyTree]: ...
 
 
+class MaskedFn(Protocol):
+    """As ApplyFn, where the output of each of ``Net.stages`` is multiplied by its mask.
+
+    ``masks`` are float32[b, channels], one a stage: each example has its own.
+    """
+
+    def __call__(
+        self,
+        vars: Variables,
+        x: Array,
+        /,
+        *,
+        masks: Sequence[Array],
+        train: bool,
+        valid: Array | None = None,
+    ) -> tuple[Array, PyTree]: ...
+
+
 class InitVarsFn(Protocol):
     """Fresh variables for inputs shaped like ``x`` (float32[b, ...])."""
 
@@ -34,6 +53,9 @@ class Net(NamedTuple):
       head: name of the last layer within ``Variables.params``: a Dense with "kernel" f32[d, C] and
         "bias" f32[C].
       name: what it is called; None: nothing but the place where it is registered tells.
+      stages: (name within ``Variables.params``, channels) of each part whose output, behind its
+        ReLU, masks can multiply: hidden layers, or the stages of a ResNet; none if nobody said so.
+      masked: the same pass with such masks; None where there are no stages.
     """
 
     init: InitVarsFn
@@ -41,6 +63,8 @@ class Net(NamedTuple):
     features: ApplyFn | None = None
     head: str | None = None
     name: str | None = None
+    stages: tuple[tuple[str, int], ...] = ()
+    masked: MaskedFn | None = None
 
 
 def no_head(why: str, net: Net) -> InputError:

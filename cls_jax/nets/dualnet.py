@@ -1,5 +1,6 @@
 """DualNet's two networks: a slow ResNet-18 trunk and a fast convnet that adapts its features."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -14,6 +15,7 @@ from cls_jax.nets.layers import (
     Dense,
     Stage,
     keeping_dtype,
+    masked_channels,
     max_pool_2x2,
     max_pool_3x3,
 )
@@ -42,28 +44,45 @@ class FeaturesFn(Protocol):
     """The four maps of the slow trunk, and the whole slow stats tree after it.
 
     The projector takes no part and its statistics stay. ``train`` and ``valid`` as in ApplyFn.
+    ``masks`` float32[b, c], one a map, multiply it before it goes on; () for none.
     """
 
     def __call__(
-        self, slow: Variables, x: Array, /, *, train: bool, valid: Array | None = None
+        self,
+        slow: Variables,
+        x: Array,
+        /,
+        *,
+        train: bool,
+        valid: Array | None = None,
+        masks: Sequence[Array] = (),
     ) -> tuple[Maps, PyTree]: ...
 
 
 class EmbedFn(Protocol):
     """The projection of the slow trunk's pooled last map, and the whole slow stats tree after it.
 
-    ``z = projector(gap(h4))``; ``train`` and ``valid`` as in ApplyFn.
+    ``z = projector(gap(h4))``; ``train`` and ``valid`` as in ApplyFn, ``masks`` as in FeaturesFn.
     """
 
     def __call__(
-        self, slow: Variables, x: Array, /, *, train: bool, valid: Array | None = None
+        self,
+        slow: Variables,
+        x: Array,
+        /,
+        *,
+        train: bool,
+        valid: Array | None = None,
+        masks: Sequence[Array] = (),
     ) -> tuple[Embedding, PyTree]: ...
 
 
 class ClassifyFn(Protocol):
     """float32[b, num_classes] logits of the fast net that adapts ``maps``, and its stats after it.
 
-    ``m1 = f_conv1(x) * h1; m_l = f_conv_l(m_{l-1}) * h_l; logits = linear(gap(m4))``.
+    ``m1 = f_conv1(x) * h1; m_l = f_conv_l(m_{l-1}) * h_l; logits = linear(gap(m4))``. With
+    ``masks`` M_l, float32[b, c] of zeros and ones, each factor f is ``M f``, or if ``neutral``
+    ``1 + M (f - 1)``: what is masked leaves the slow map as it is.
     """
 
     def __call__(
@@ -75,6 +94,8 @@ class ClassifyFn(Protocol):
         *,
         train: bool,
         valid: Array | None = None,
+        masks: Sequence[Array] = (),
+        neutral: bool = False,
     ) -> tuple[Array, PyTree]: ...
 
 
@@ -128,17 +149,22 @@ class _Slow(nn.Module):
         if self.predictor:
             self.predictor_head = _Head(*head, name="predictor")
 
-    def features(self, x: Array, *, train: bool, valid: Array | None = None) -> Maps:
+    def features(
+        self, x: Array, *, train: bool, valid: Array | None = None, masks: Sequence[Array] = ()
+    ) -> Maps:
         x = self.bn1(self.conv1(x), train=train, valid=valid)
         x = max_pool_3x3(nn.relu(x))
         maps = []
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+        for number, layer in enumerate((self.layer1, self.layer2, self.layer3, self.layer4)):
             x = layer(x, train=train, valid=valid)
+            x = masked_channels(x, masks[number]) if masks else x
             maps.append(x)
         return tuple(maps)
 
-    def __call__(self, x: Array, *, train: bool, valid: Array | None = None) -> Embedding:
-        last = self.features(x, train=train, valid=valid)[-1]
+    def __call__(
+        self, x: Array, *, train: bool, valid: Array | None = None, masks: Sequence[Array] = ()
+    ) -> Embedding:
+        last = self.features(x, train=train, valid=valid, masks=masks)[-1]
         pooled = last.astype(keeping_dtype(self.dtype)).mean((1, 2))
         z = self.projector(pooled, train=train, valid=valid)
         p = self.predictor_head(z, train=train, valid=valid) if self.predictor else None
@@ -152,7 +178,16 @@ class _Fast(nn.Module):
     unbiased_running: bool
 
     @nn.compact
-    def __call__(self, x: Array, maps: Maps, *, train: bool, valid: Array | None = None) -> Array:
+    def __call__(
+        self,
+        x: Array,
+        maps: Maps,
+        *,
+        train: bool,
+        valid: Array | None = None,
+        masks: Sequence[Array] = (),
+        neutral: bool = False,
+    ) -> Array:
         for number, slow_map in enumerate(maps):
             block = _FastBlock(
                 self.width * 2**number,
@@ -160,10 +195,25 @@ class _Fast(nn.Module):
                 self.unbiased_running,
                 name=f"f_conv{number + 1}",
             )
-            x = block(x, train=train, valid=valid) * slow_map
+            adapted = block(x, train=train, valid=valid)
+            if masks:
+                adapted = masked_factor(adapted, masks[number], neutral=neutral)
+            x = adapted * slow_map
         keep = keeping_dtype(self.dtype)
         pooled = x.astype(keep).mean((1, 2))
         return Dense(self.num_classes, dtype=str(keep), name="linear")(pooled)
+
+
+def masked_factor(factor: Array, mask: Array, *, neutral: bool) -> Array:
+    """``M f``, or if ``neutral`` ``M f + 1 - M``, which is ``1 + M (f - 1)`` for M of 0 and 1.
+
+    Args:
+      factor: float[b, ..., c], f.
+      mask: float32[b, c], M.
+      neutral: what is masked is 1 in place of 0.
+    """
+    kept = masked_channels(factor, mask)
+    return kept + masked_channels(jnp.ones_like(factor), 1 - mask) if neutral else kept
 
 
 class _FastBlock(nn.Module):

@@ -180,6 +180,12 @@ def batch_moments(x: Array, valid: Array | None) -> tuple[Array, Array, Array]:
     return mean, total(jnp.square(x - mean)) / divisor, count
 
 
+def masked_channels(x: Array, mask: Array) -> Array:
+    """float[b, ..., c]: each example's channels times its mask, float32[b, c]."""
+    space = (1,) * (x.ndim - 2)
+    return x * mask.reshape(len(mask), *space, -1).astype(x.dtype)
+
+
 def max_pool_2x2(x: Array) -> Array:
     """float[b, ceil(h/2), ceil(w/2), c]: maxima of 2x2 windows, the last ones cut by the border.
 

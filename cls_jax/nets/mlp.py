@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.sharding import spread
 from cls_jax.core.types import Array, PyTree, Variables
 from cls_jax.nets.base import Net
-from cls_jax.nets.layers import keeping_dtype
+from cls_jax.nets.layers import keeping_dtype, masked_channels
 from cls_jax.nets.linen import check_net, outputs_of
 
 
@@ -21,7 +22,7 @@ class _Mlp(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, x: Array, *, features: bool = False) -> Array:
+    def __call__(self, x: Array, *, features: bool = False, masks: Sequence[Array] = ()) -> Array:
         xavier, keep = nn.initializers.xavier_uniform(), keeping_dtype(self.dtype)
 
         def layer(number: int, size: int, dtype: jnp.dtype | str) -> nn.Dense:
@@ -31,6 +32,7 @@ class _Mlp(nn.Module):
         x = x.reshape(x.shape[0], -1)
         for number, size in enumerate(self.hidden):
             x = nn.relu(layer(number, size, self.dtype)(x))
+            x = masked_channels(x, masks[number]) if masks else x
         x = x.astype(keep)
         return x if features else layer(len(self.hidden), self.num_classes, keep)(x)
 
@@ -79,10 +81,16 @@ def mlp(num_classes: int, hidden: Sequence[int] = (100, 100), dtype: str = "floa
         *,
         train: bool,
         valid: Array | None = None,
-        features: bool = False,
+        **options: Any,
     ) -> tuple[Array, PyTree]:
         del train, valid
-        return outputs_of(module, {"params": vars.params}, spread(x), features=features), {}
+        return outputs_of(module, {"params": vars.params}, spread(x), **options), {}
 
-    head = f"fc{len(hidden) + 1}"
-    return Net(init, apply, features=partial(apply, features=True), head=head)
+    return Net(
+        init,
+        apply,
+        features=partial(apply, features=True),
+        head=f"fc{len(hidden) + 1}",
+        stages=tuple((f"fc{number}", size) for number, size in enumerate(hidden, 1)),
+        masked=apply if hidden else None,
+    )

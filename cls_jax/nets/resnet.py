@@ -1,11 +1,14 @@
 """The ResNet-18 for small images: a 3x3 stem and no max-pool."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import flax.linen as nn
 
 from cls_jax.core.types import Array
 from cls_jax.nets.base import Net
-from cls_jax.nets.layers import BatchNorm, Conv, Dense, Stage, keeping_dtype
-from cls_jax.nets.linen import check_net, net_of_module
+from cls_jax.nets.layers import BatchNorm, Conv, Dense, Stage, keeping_dtype, masked_channels
+from cls_jax.nets.linen import apply_linen, check_net, net_of_module
 
 
 class _ResNet18(nn.Module):
@@ -16,7 +19,13 @@ class _ResNet18(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, *, train: bool, valid: Array | None = None, features: bool = False
+        self,
+        x: Array,
+        *,
+        train: bool,
+        valid: Array | None = None,
+        features: bool = False,
+        masks: Sequence[Array] = (),
     ) -> Array:
         kind, keep = (self.dtype, self.unbiased_running), keeping_dtype(self.dtype)
         x = Conv(self.width, dtype=self.dtype, name="conv1")(x)
@@ -25,6 +34,7 @@ class _ResNet18(nn.Module):
         for stage in range(4):
             layer = Stage(self.width * 2**stage, min(stage, 1) + 1, *kind, name=f"layer{stage + 1}")
             x = layer(x, train=train, valid=valid)
+            x = masked_channels(x, masks[stage]) if masks else x
         pooled = x.astype(keep).mean((1, 2))
         if features:
             return pooled
@@ -61,4 +71,6 @@ def resnet18(
     """
     check_net(num_classes, dtype, width)
     module = _ResNet18(num_classes, width, dtype, unbiased_running)
-    return net_of_module(module, "linear")
+    stages = tuple((f"layer{stage + 1}", width * 2**stage) for stage in range(4))
+    net = net_of_module(module, "linear")
+    return net._replace(stages=stages, masked=partial(apply_linen, module))

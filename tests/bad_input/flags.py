@@ -320,6 +320,18 @@ ONE = [
         ("er", "--space", "memory_size", "log", "100", "200"),
         ("memory_size choice 100 200",),
     ),
+    (
+        "cls-jax run",
+        "masks of no stages",
+        ("clser_masked", "--net", "lenet"),
+        ("lenet", "resnet18"),
+    ),
+    (
+        "cls-jax run",
+        "groups without masks",
+        ("dualnet", "--told-groups", "0", "1", "0", "1", "0"),
+        ("told_groups", "masks"),
+    ),
     ("cls-jax run", "a task", ("sgd", "--only-tasks", "0", "5"), ("only_tasks", "0 to 4")),
     ("cls-jax run", "a task twice", ("sgd", "--only-tasks", "1", "1"), ("only_tasks", "once")),
     ("cls-jax run", "a split of nothing", ("sgd", "--validation-seed", "1"), ("validation_seed",)),

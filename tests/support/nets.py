@@ -14,8 +14,8 @@ import numpy as np
 
 from cls_jax.core.types import Variables
 from cls_jax.nets.base import Net
-from cls_jax.nets.dualnet import DualNets, Embedding
-from cls_jax.nets.layers import BatchNorm, Conv, Dense, max_pool_2x2
+from cls_jax.nets.dualnet import DualNets, Embedding, masked_factor
+from cls_jax.nets.layers import BatchNorm, Conv, Dense, masked_channels, max_pool_2x2
 from cls_jax.nets.linen import apply_linen, init_linen
 from cls_jax.nets.mlp import mlp
 from tests.support.drive import CLASSES, NAMES
@@ -100,15 +100,16 @@ class Slow(nn.Module):
         self.projector = Dense(4)
         self.predictor_head = Dense(4)
 
-    def features(self, x, *, train, valid=None):
+    def features(self, x, *, train, valid=None, masks=()):
         maps = []
-        for conv, norm in zip(self.convs, self.norms, strict=True):
+        for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             x = max_pool_2x2(nn.relu(norm(conv(x), train=train, valid=valid)))
+            x = masked_channels(x, masks[number]) if masks else x
             maps.append(x)
         return tuple(maps)
 
-    def __call__(self, x, *, train, valid=None):
-        last = self.features(x, train=train, valid=valid)[-1]
+    def __call__(self, x, *, train, valid=None, masks=()):
+        last = self.features(x, train=train, valid=valid, masks=masks)[-1]
         z = self.projector(last.astype(jnp.float32).mean((1, 2)))
         return Embedding(z, self.predictor_head(z) if self.predictor else None)
 
@@ -118,11 +119,12 @@ class Fast(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, x, maps, *, train, valid=None):
-        for width, slow_map in zip(WIDTHS, maps, strict=True):
+    def __call__(self, x, maps, *, train, valid=None, masks=(), neutral=False):
+        for number, (width, slow_map) in enumerate(zip(WIDTHS, maps, strict=True)):
             x = Conv(width, dtype=self.dtype)(x)
-            x = nn.relu(BatchNorm(dtype=self.dtype)(x, train=train, valid=valid))
-            x = max_pool_2x2(x) * slow_map
+            x = max_pool_2x2(nn.relu(BatchNorm(dtype=self.dtype)(x, train=train, valid=valid)))
+            x = masked_factor(x, masks[number], neutral=neutral) if masks else x
+            x = x * slow_map
         return Dense(self.num_classes)(x.astype(jnp.float32).mean((1, 2)))
 
 
@@ -197,25 +199,27 @@ def flat_dualnets(num_classes: int, *, predictor: bool = False) -> DualNets:
         }
         return Variables(params=params, stats={"adapt": jnp.zeros(SIZE)})
 
-    def trunk(slow, x, **kind):
+    def trunk(slow, x, masks, **kind):
         h, mean = _centre(slow.stats, "trunk", x @ slow.params["trunk"], **kind)
-        return jnp.tanh(h), {**slow.stats, "trunk": mean}
+        h = masked_channels(jnp.tanh(h), masks[0]) if masks else jnp.tanh(h)
+        return h, {**slow.stats, "trunk": mean}
 
-    def features(slow, x, *, train, valid=None):
-        h, stats = trunk(slow, x, train=train, valid=valid)
+    def features(slow, x, *, train, valid=None, masks=()):
+        h, stats = trunk(slow, x, masks, train=train, valid=valid)
         return (h,), {**stats, "shown": _counted(stats, "shown", x, train=train, valid=valid)}
 
-    def embed(slow, x, *, train, valid=None):
+    def embed(slow, x, *, train, valid=None, masks=()):
         kind = {"train": train, "valid": valid}
-        h, stats = trunk(slow, x, **kind)
+        h, stats = trunk(slow, x, masks, **kind)
         z, mean = _centre(stats, "projector", h @ slow.params["projector"], **kind)
         embedded = _counted(stats, "embedded", x, **kind)
         p = z @ slow.params["predictor"] if predictor else None
         return Embedding(z, p), {**stats, "projector": mean, "embedded": embedded}
 
-    def classify(fast, x, maps, *, train, valid=None):
+    def classify(fast, x, maps, *, train, valid=None, masks=(), neutral=False):
         h = x @ fast.params["adapt"]
         h, mean = _centre(fast.stats, "adapt", h, train=train, valid=valid)
+        h = masked_factor(h, masks[0], neutral=neutral) if masks else h
         return (h * maps[0]) @ fast.params["head"], {"adapt": mean}
 
     parts = (init_slow, init_fast, features, embed, classify)

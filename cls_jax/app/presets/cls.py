@@ -37,6 +37,22 @@ _GROUP_EMA = {
         arguments={**_COPIES, "memory_size": 900, "ema_decay": 0.99},
     ),
 }
+_MASKED = {
+    # The same stream, with the copies of the pilot's CLS-ER.
+    "quick": replace(
+        _GROUP_EMA["quick"],
+        arguments={
+            **_COPIES,
+            "memory_size": 450,
+            "warmup": "updates",
+            "stable_rate": 0.3,
+            "plastic_rate": 0.9,
+            "stable_decay": 0.98,
+            "plastic_decay": 0.98,
+            "max_groups": 3,
+        },
+    ),
+}
 _CLSER = {
     "quick": replace(
         PLAIN, arguments={"memory_size": 200, "stable_decay": 0.95, "plastic_decay": 0.9}
@@ -58,5 +74,6 @@ PRESETS: dict[str, dict[str, MethodPreset]] = {
     "clser": _CLSER,
     "esmer": _ESMER,
     "group_ema": _GROUP_EMA,
+    "clser_masked": _MASKED,
 }
 """Method -> name -> preset."""

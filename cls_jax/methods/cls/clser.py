@@ -31,8 +31,8 @@ from cls_jax.methods.cls.ema_teacher import (
     consistency_step,
     copy_of,
     maybe_ema_update,
+    slow_copies,
     teacher_logits,
-    too_slow,
 )
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import init_model, predict_with
@@ -128,19 +128,13 @@ def clser(
         stable = follow_stable(key_stable, stable, working.vars, number)
         return ClsErState(working, plastic, stable, memory, number), {"loss": value}
 
-    def advice(num_steps: int, num_epochs: int) -> str:
-        """A warning where a copy would still be made of initial weights at the end, else ""."""
-        if warmup == "updates":
-            return ""
-        stable = too_slow("stable", stable_rate, stable_decay, num_steps)
-        return stable or too_slow("plastic", plastic_rate, plastic_decay, num_steps)
-
+    copies = {"stable": (stable_rate, stable_decay), "plastic": (plastic_rate, plastic_decay)}
     return Algorithm(
         init=init,
         step=step,
         predict=predict_with(net, augment, "stable"),
         views={tree: predict_with(net, augment, tree) for tree in ("working", "plastic")},
-        advice=advice,
+        advice=slow_copies(warmup, copies),
     )
 
 

@@ -23,6 +23,8 @@ task-aware learner takes an example whose class is none of its task's (blurry ta
 an image without a label, which is neither stored nor in a supervised loss.
 """
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 
 import jax
@@ -31,14 +33,20 @@ import optax
 
 from cls_jax.core import losses
 from cls_jax.core.checks import check_range
-from cls_jax.core.choices import Objective
-from cls_jax.core.memory import Draw
+from cls_jax.core.choices import GroupMasks, Objective
 from cls_jax.core.sync import select
-from cls_jax.core.types import Array, Batch, Metrics, Task, Trainable, Variables
+from cls_jax.core.types import Array, Batch, Metrics, PyTree, Task, Trainable, Variables
 from cls_jax.methods.base import Algorithm, Needs, method
 from cls_jax.methods.checks import check_replay
+from cls_jax.methods.cls.dualnet_masks import Cut, masking
 from cls_jax.methods.cls.dualnet_slow import NEEDS_PREDICTOR, slow_learner, slow_optimizer
-from cls_jax.methods.cls.dualnet_tasks import DualNetState, aware_rules, free_rules, pad_rows
+from cls_jax.methods.cls.dualnet_tasks import (
+    DualNetState,
+    aware_rules,
+    free_rules,
+    pad_rows,
+    soft_target_loss,
+)
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import apply_gradient, parameter_bits, repeat
 
@@ -60,6 +68,8 @@ def dualnet(
     snapshot: Literal["eval", "train"] = "eval",
     stale_soft_targets: bool = False,
     lookahead_stats: bool = True,
+    masks: GroupMasks = "none",
+    told_groups: tuple[int, ...] = (),
     learning_rate: float = 0.03,
     ssl_learning_rate: float = 3e-4,
     lookahead_step_size: float = 0.05,
@@ -92,6 +102,10 @@ def dualnet(
       stale_soft_targets: examples without soft targets of their own use what their slot holds,
         at first zero logits (code, task-free).
       lookahead_stats: look-ahead moves the BatchNorm statistics too (code).
+      masks: ours: of task groups, over what the fast network adapts ("product"; "neutral" leaves
+        the slow feature where it masks), or over the slow trunk too ("trunk"); see dualnet_masks.
+      told_groups: the group of each task, from 0 on; only with masks. At test the group is told
+        with the task, or else that of the nearest mean of exemplars, in pixels.
       learning_rate: eta, of the supervised steps, slow and fast networks; official code.
       ssl_learning_rate: eta_ssl, of the self-supervised steps; at 0 they leave the weights alone,
         to the rounding of the look-ahead; official code, miniImageNet.
@@ -106,13 +120,17 @@ def dualnet(
       target_decay: of BYOL's averaged network; only with the objective "byol".
 
     Raises:
-      InputError: if a size does not fit, or the augmentation has no self-supervised views.
+      InputError: if a size or the groups do not fit, the augmentation has no self-supervised
+        views, or a task-free learner has masks.
     """
     check_replay(memory_size, replay_size)
     check_range("ssl_size", ssl_size, 1, memory_size)
     augment, num_classes, num_tasks = problem.augment, problem.num_classes, problem.num_tasks
     rules = aware_rules(memory_size, num_tasks) if task_aware else free_rules(memory_size)
     policy, optimizer = rules.policy, optax.sgd(learning_rate)
+    masked = masking(masks, told_groups, num_tasks if task_aware else 0, policy, augment)
+    soft_rule = {"temperature": temperature, "reduction": kl_reduction}
+    soft_rule["stale"] = stale_soft_targets
     nets = problem.dualnets(predictor=objective in NEEDS_PREDICTOR)
     slow_part = slow_learner(
         nets,
@@ -146,7 +164,7 @@ def dualnet(
             "logits": jnp.zeros((example.y.shape[0], num_classes)),
             "has_logits": example.valid,
         }
-        return DualNetState(
+        state = DualNetState(
             slow=Trainable(vars=slow, opt=opt),
             fast=Trainable(vars=fast, opt=optimizer.init(fast.params)),
             target=slow if objective == "byol" else (),
@@ -155,11 +173,13 @@ def dualnet(
             num_begun=jnp.int32(0),
             last=jnp.int32(-1),
         )
+        maps, _ = jax.eval_shape(partial(nets.features, train=False), slow, x)
+        return masked.start(key, state, [one.shape[-1] for one in maps])
 
-    def forward(slow: Variables, fast: Variables, x: Array, *, train: bool, valid=None):
+    def forward(slow: Variables, fast: Variables, x: Array, cut: Cut, *, train: bool, valid=None):
         """Logits of slow and fast network, the one on the other's maps, and both after the pass."""
-        maps, slow_stats = nets.features(slow, x, train=train, valid=valid)
-        logits, fast_stats = nets.classify(fast, x, maps, train=train, valid=valid)
+        maps, slow_stats = nets.features(slow, x, train=train, valid=valid, **cut.slow)
+        logits, fast_stats = nets.classify(fast, x, maps, train=train, valid=valid, **cut.fast)
         return logits, slow.replace(stats=slow_stats), fast.replace(stats=fast_stats)
 
     # --- a batch --------------------------------------------------------------------------------
@@ -177,18 +197,19 @@ def dualnet(
     def slow_phase(key: Array, state: DualNetState, batch: Batch) -> tuple[DualNetState, Array]:
         """The slow network learns without labels, a part of the way; gives the mean loss too."""
 
-        def draw(key: Array) -> tuple[Array, Array]:
-            """Images and their mask: from memory, or the stream while there is none."""
+        def draw(key: Array) -> tuple[Array, Array, Mapping[str, PyTree]]:
+            """Images, their mask and their groups': from memory, or the stream without one."""
             where = rules.replayable(state, batch)
             replay = policy.sample(key, state.memory, ssl_size, where=where)
-            images = replay.items["x"]
+            streamed = batch.x, batch.valid, batch.task
+            remembered = replay.items["x"], replay.valid, replay.items["task"]
             if semi_supervised:
-                both = jnp.concatenate([batch.x, images])
-                return both, jnp.concatenate([batch.valid, replay.valid])
-            size = max(batch.x.shape[0], ssl_size)
-            remembered = (pad_rows(images, size), pad_rows(replay.valid, size))
-            streamed = (pad_rows(batch.x, size), pad_rows(batch.valid, size))
-            return select(replay.valid.any(), remembered, streamed)
+                x, valid, task = map(jnp.concatenate, zip(streamed, remembered, strict=True))
+            else:
+                size = max(batch.x.shape[0], ssl_size)
+                both = ([pad_rows(rows, size) for rows in one] for one in (remembered, streamed))
+                x, valid, task = select(replay.valid.any(), *both)
+            return x, valid, masked.of(state, task).slow
 
         slow, target, value = slow_part.phase(key, state.slow, state.target, draw)
         return state.replace(slow=slow, target=target), value
@@ -218,13 +239,15 @@ def dualnet(
             """Batch and replay in two separate forwards."""
             slow = state.slow.vars.replace(params=params["slow"])
             fast = state.fast.vars.replace(params=params["fast"])
-            logits, slow, fast = forward(slow, fast, x, train=True, valid=learned)
+            cut = masked.of(state, batch.task)
+            logits, slow, fast = forward(slow, fast, x, cut, train=True, valid=learned)
             own = rules.own_classes(state, batch.task)
             ce = losses.cross_entropy(logits, batch.y, valid=learned, classes=own)
-            logits, slow, fast = forward(slow, fast, xm, train=True, valid=replay.valid)
+            cut = masked.of(state, replay.items["task"])
+            logits, slow, fast = forward(slow, fast, xm, cut, train=True, valid=replay.valid)
             own, y = rules.own_classes(state, replay.items["task"]), replay.items["y"]
             replay_ce = losses.cross_entropy(logits, y, valid=replay.valid, classes=own)
-            soft = soft_target_loss(logits, replay, own)
+            soft = soft_target_loss(logits, replay, own, **soft_rule)
             total = ce + replay_ce + soft_target_weight * soft
             metrics = {"loss": total, "ce": ce, "replay_ce": replay_ce, "soft": soft}
             return total, (slow.stats, fast.stats, metrics)
@@ -238,23 +261,6 @@ def dualnet(
         fast = apply_gradient(fast, optimizer, gradient["fast"], fast_stats)
         return state.replace(slow=slow, fast=fast), metrics
 
-    def soft_target_loss(logits: Array, replay: Draw, own: Array | None) -> Array:
-        """KL from what was once said of the replayed examples, each in the classes ``own``."""
-        known = replay.valid & (replay.items["has_logits"] | stale_soft_targets)
-        targets = replay.items["logits"]
-        targets = targets if own is None else losses.mask_logits(targets, own)
-        soft = losses.soft_target_kl(
-            logits,
-            jax.nn.softmax(targets / temperature),
-            temperature=temperature,
-            valid=known,
-            classes=own,
-            reduction=kl_reduction,
-        )
-        if kl_reduction == "elements" and not task_aware:
-            soft = soft * known.sum()  # the task-free code multiplies by the batch
-        return soft
-
     # --- a boundary -----------------------------------------------------------------------------
 
     def begin_task(key: Array, state: DualNetState, task: Task, data: Batch | None):
@@ -266,7 +272,8 @@ def dualnet(
         x = augment.test(state.memory.slots["x"][index])
         train = snapshot == "train"
         slow, fast = state.slow.vars, state.fast.vars
-        logits, slow, fast = forward(slow, fast, x, train=train, valid=wanted if train else None)
+        cut, valid = masked.of(state, state.memory.slots["task"][index]), wanted if train else None
+        logits, slow, fast = forward(slow, fast, x, cut, train=train, valid=valid)
         items = {"logits": logits, "has_logits": jnp.ones(wanted.shape, bool)}
         return state.replace(
             memory=policy.write(state.memory, index, items, wanted),
@@ -275,14 +282,16 @@ def dualnet(
         )
 
     def predict(state: DualNetState, x: Array, task: Task) -> Array:
-        return forward(state.slow.vars, state.fast.vars, augment.test(x), train=False)[0]
+        cut = masked.of(state, masked.task_of(state, x, task))
+        return forward(state.slow.vars, state.fast.vars, augment.test(x), cut, train=False)[0]
 
+    needs = Needs(told_task=task_aware, boundaries=True, unlabelled=semi_supervised)
     return Algorithm(
         init=init,
         step=step,
         predict=predict,
         begin_task=begin_task,
-        needs=Needs(told_task=task_aware, boundaries=True, unlabelled=semi_supervised),
+        needs=needs._replace(told_task_at_test=masks != "none"),
         capacity=parameter_bits("slow", "fast"),
         name="dualnet" if task_aware else "dualnet_tf",
     )

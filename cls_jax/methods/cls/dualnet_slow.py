@@ -9,7 +9,8 @@ Source: phquang/DualNet, slow phase of each batch; Zhang et al. 2019 for look-ah
 official objective is Barlow Twins; the others stand in ``view_losses`` with their own sources.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
 import jax
@@ -28,8 +29,9 @@ from cls_jax.nets.dualnet import DualNets
 NEEDS_PREDICTOR = ("simsiam", "byol", "byol_as_in_code")
 """Objectives whose networks have a predictor."""
 
-DrawFn = Callable[[Array], tuple[Array, Array]]
-"""key -> (images uint8[n, h, w, c], valid bool[n]), drawn anew for every inner step."""
+DrawFn = Callable[[Array], tuple[Array, Array, Mapping[str, PyTree]]]
+"""key -> (images uint8[n, h, w, c], valid bool[n], further keywords of ``embed``, leading axis n),
+drawn anew for every inner step."""
 
 
 class SlowPhaseFn(Protocol):
@@ -101,15 +103,17 @@ def slow_learner(
     if view_a is None or view_b is None:
         raise InputError("augment has no self-supervised views; give views='kornia050' to recipe")
 
-    def ssl_loss(slow: Variables, target: PyTree, xa: Array, xb: Array, valid: Array):
+    def ssl_loss(slow: Variables, target: PyTree, views: tuple):
         """The loss on two views, each with a BatchNorm batch of its own; and the stats after."""
-        a, stats = nets.embed(slow, xa, train=True, valid=valid)
-        b, stats = nets.embed(slow.replace(stats=stats), xb, train=True, valid=valid)
+        xa, xb, valid, more = views
+        embed = partial(nets.embed, train=True, valid=valid, **more)
+        a, stats = embed(slow, xa)
+        b, stats = embed(slow.replace(stats=stats), xb)
         if objective in ("simsiam", "byol_as_in_code"):
             value = getattr(view_losses, objective)(a.p, b.p, a.z, b.z, valid=valid)
         elif objective == "byol":
-            ta, _ = nets.embed(target, xa, train=True, valid=valid)
-            tb, _ = nets.embed(target, xb, train=True, valid=valid)
+            ta, _ = embed(target, xa)
+            tb, _ = embed(target, xb)
             assert a.p is not None  # NEEDS_PREDICTOR
             assert b.p is not None
             value = view_losses.byol(a.p, b.p, ta.z, tb.z, valid=valid)
@@ -117,31 +121,29 @@ def slow_learner(
             value = getattr(view_losses, objective)(a.z, b.z, valid=valid)
         return value, stats
 
-    def inner_step(slow: Trainable, target: PyTree, xa: Array, xb: Array, valid: Array):
+    def inner_step(slow: Trainable, target: PyTree, views: tuple):
         own = slow.replace(opt=slow.opt["ssl"])
-        moved, value = gradient_step(
-            own, optimizer, lambda vars: ssl_loss(vars, target, xa, xb, valid)
-        )
+        moved, value = gradient_step(own, optimizer, lambda vars: ssl_loss(vars, target, views))
         if objective == "byol":
             target = ema(target, moved.vars, target_decay)
         return moved.replace(opt={**slow.opt, "ssl": moved.opt}), target, value
 
-    def images(key: Array, draw: DrawFn) -> tuple[Array, Array, Array]:
-        """Both views of one inner step's images, and which of them count."""
+    def images(key: Array, draw: DrawFn) -> tuple[Array, Array, Array, Mapping[str, PyTree]]:
+        """Both views of one inner step's images, which of them count, and what ``embed`` needs."""
         key_draw, key_a, key_b = jax.random.split(key, 3)
-        x, valid = draw(key_draw)
-        return view_a(key_a, x), view_b(key_b, x), valid
+        x, valid, more = draw(key_draw)
+        return view_a(key_a, x), view_b(key_b, x), valid, more
 
     def phase(key: Array, slow: Trainable, target: PyTree, draw: DrawFn):
         # Memory does not change in the slow phase: the images of all its steps are drawn at once,
         # which compiles the views once instead of once a step.
         keys = jax.vmap(lambda k: jax.random.split(k, inner_steps))(jax.random.split(key, n_outer))
-        xa, xb, valid = jax.vmap(lambda k: images(k, draw))(keys.ravel())
+        views = jax.vmap(lambda k: images(k, draw))(keys.ravel())
         rounds = (n_outer, inner_steps)
-        views = tuple(a.reshape(*rounds, *a.shape[1:]) for a in (xa, xb, valid))
+        views = jax.tree.map(lambda a: a.reshape(*rounds, *a.shape[1:]), views)
 
         def inner(carry: tuple, views: tuple) -> tuple[tuple, Array]:
-            slow, target, value = inner_step(*carry, *views)
+            slow, target, value = inner_step(carry[0], carry[1], views)
             return (slow, target), value
 
         def outer(carry: tuple, views: tuple) -> tuple[tuple, Array]:

@@ -7,15 +7,16 @@ Source: phquang/DualNet; dualnet.py says where this departs from it.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from cls_jax.core import losses
 from cls_jax.core.errors import InputError
-from cls_jax.core.memory import Memory, MemoryPolicy, reservoir, ring_per_task
-from cls_jax.core.types import Array, Batch, PyTree, Task, Trainable
+from cls_jax.core.memory import Draw, Memory, MemoryPolicy, reservoir, ring_per_task
+from cls_jax.core.types import Array, Batch, PyTree, Scalar, Task, Trainable
 from cls_jax.methods.columns import classes_of, own_label
 
 REFRESH = 64  # slots whose soft targets are computed in one forward pass (code, task-free)
@@ -129,6 +130,41 @@ def free_rules(memory_size: int) -> TaskRules:
         return state
 
     return TaskRules(policy, own_classes, learnable, replayable, boundary)
+
+
+def soft_target_loss(
+    logits: Array,
+    replay: Draw,
+    own: Array | None,
+    *,
+    temperature: Scalar,
+    stale: bool,
+    reduction: Literal["elements", "batchmean"],
+) -> Array:
+    """KL from what was once said of the replayed examples, each in the classes ``own``.
+
+    Args:
+      logits: float32[m, C] of the replayed examples.
+      replay: them; items {logits, has_logits}.
+      own: bool[m, C]; None: all classes, of a task-free learner.
+      temperature: T, softens logits and soft targets.
+      stale: examples without soft targets of their own use what their slot holds.
+      reduction: mean over all elements (in the task-free code times the batch) or over the batch.
+    """
+    known = replay.valid & (replay.items["has_logits"] | stale)
+    targets = replay.items["logits"]
+    targets = targets if own is None else losses.mask_logits(targets, own)
+    soft = losses.soft_target_kl(
+        logits,
+        jax.nn.softmax(targets / temperature),
+        temperature=temperature,
+        valid=known,
+        classes=own,
+        reduction=reduction,
+    )
+    if reduction == "elements" and own is None:
+        soft = soft * known.sum()
+    return soft
 
 
 def pad_rows(rows: Array, size: int) -> Array:

@@ -10,7 +10,7 @@ average of the working ones. What happens to its BatchNorm statistics is ``ema_b
 Source: Arani et al. 2022 (arXiv 2201.12604), section 3; NeurAI-Lab/CLS-ER, models/clser.py ("own").
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -128,6 +128,24 @@ def ema_update(
     if ema_bn == "copy":
         stats = select(fire, working.stats, stats)
     return Averaged(vars=Variables(params=params, stats=stats), updates=copy.updates + fire)
+
+
+def slow_copies(
+    warmup: Warmup, copies: Mapping[str, tuple[float, float]]
+) -> Callable[[int, int], str]:
+    """The advice of a method: a warning where a copy would end made of initial weights, else "".
+
+    Args:
+      warmup: of the averages.
+      copies: name -> (rate, decay) of each.
+    """
+
+    def advice(num_steps: int, num_epochs: int) -> str:
+        del num_epochs
+        told = (too_slow(name, *rule, num_steps) for name, rule in copies.items())
+        return "" if warmup == "updates" else next(filter(None, told), "")
+
+    return advice
 
 
 def too_slow(copy: str, rate: float, decay: float, num_steps: int) -> str:

@@ -30,7 +30,7 @@ ROWS = 6
 def images(key):
     """Six random images, one of them padding, as the method's own draw gives them."""
     x = jax.random.bits(key, (ROWS, 2, 2, 3), jnp.uint8)
-    return x, jnp.arange(ROWS) != 4
+    return x, jnp.arange(ROWS) != 4, {}
 
 
 def default(name):
@@ -95,7 +95,7 @@ def by_hand(slow, hyper, n_outer, inner_steps, *, optimizer=None, step_size=1.0)
     @jax.jit
     def one(key, vars, opt):
         key_draw, key_a, key_b = jax.random.split(key, 3)
-        x, valid = images(key_draw)
+        x, valid, _ = images(key_draw)
 
         def loss(params):
             a, stats = nets.embed(
@@ -195,7 +195,7 @@ def test_padded_images_are_in_no_objective():
     """The histogram of names that entered a training forward lacks the row that is not valid."""
     _, moved, _, _ = after(rate(lookahead_step_size=1.0), n_outer=1, inner_steps=1)
     key_draw = jax.random.split(jax.random.split(jax.random.split(KEY, 1)[0], 1)[0], 3)[0]
-    x, valid = images(key_draw)
+    x, valid, _ = images(key_draw)
     expected = np.zeros(256)
     np.add.at(expected, np.asarray(x)[np.asarray(valid), 0, 0, 0], 2)  # two views
     np.testing.assert_array_equal(moved.vars.stats["embedded"], expected)
@@ -248,7 +248,7 @@ def test_a_slow_round_of_the_real_network_equals_the_code():
         assert (hyper["ssl_learning_rate"], hyper["lookahead_step_size"]) == (3e-4, 0.05)
 
         def draw(key):
-            return jnp.zeros((4, 84, 84, 3), jnp.uint8), jnp.ones(4, bool)
+            return jnp.zeros((4, 84, 84, 3), jnp.uint8), jnp.ones(4, bool), {}
 
         def phase(step_size, inner_steps):
             at = {**hyper, "lookahead_step_size": jnp.float64(step_size)}
