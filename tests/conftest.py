@@ -162,7 +162,7 @@ def toy_networks(dtype: str) -> Networks:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The quick part and `-m more` are compiled quickly, what trains for minutes as users compile it.
+    """What trains for minutes is compiled as users do it; the quick part and `-m more` are quickly.
 
     With ``XLA_FLAGS`` in the environment, an empty one too, the quick part is compiled so: CI runs
     its exact laws both ways.

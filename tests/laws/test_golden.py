@@ -42,8 +42,8 @@ def measure(learner: str) -> dict[str, object]:
     progress = [event for event in events if isinstance(event, Progress)]
     losses = [round(event.metrics["loss"], 6) for event in progress]
     state = result.states[0]
-    trees = [getattr(state, tree) for tree in TREES if hasattr(state, tree)]
-    leaves = jax.tree.leaves([tree.vars.params for tree in trees])
+    trees = [getattr(state, tree, None) for tree in TREES]
+    leaves = jax.tree.leaves([tree.vars.params for tree in trees if hasattr(tree, "vars")])
     params = np.concatenate([np.ravel(leaf).astype(np.float64) for leaf in leaves])
     found = {"loss": losses, "sum": round(params.sum(), 6)}
     found["sum_of_squares"] = round(np.square(params).sum(), 6)

@@ -38,13 +38,12 @@ from cls_jax.methods.cls.ema_teacher import (
     slow_copies,
     teacher_logits,
 )
-from cls_jax.methods.cls.group_ema_rules import check_told, planned_groups
+from cls_jax.methods.cls.group_ema_rules import check_told, planned_groups, some_of
 from cls_jax.methods.cls.group_masks import (
     Owners,
     draw_owners,
     maskable,
     masks_of,
-    some_of,
     task_at_test,
 )
 from cls_jax.methods.problem import Problem

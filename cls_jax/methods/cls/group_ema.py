@@ -51,14 +51,12 @@ from cls_jax.methods.cls.group_ema_rules import (
     of_group,
     planned_groups,
     soft_weights,
+    some_of,
     update_rates,
 )
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import init_model
 from cls_jax.nets.base import no_head
-
-PROBE_SIZE = 200
-"""Examples of a new task that are compared with the exemplars of the old ones."""
 
 
 @method
@@ -158,7 +156,8 @@ def group_ema(
 
         # How alike the task is to each before it.
         key_probe, key_compare = jax.random.split(key)
-        new, slots = probe(key_probe, state, data), state.memory.slots
+        probe, slots = some_of(key_probe, data), state.memory.slots
+        new = Labelled(features(state, probe.x), probe.y, probe.valid)
         old = stored(state, features(state, slots["x"])), slots["task"]
         raw, scaled = task_similarity(key_compare, new, *old, num_tasks, num_classes)
         similar = scaled if calibrated else raw
@@ -176,13 +175,6 @@ def group_ema(
             group=state.group.at[number].set(group),
             similarity=similarity.at[number, number].set(1),
         )
-
-    def probe(key: Array, state: GroupEmaState, data: Batch) -> Labelled:
-        """Some labelled examples of the task."""
-        noise = jax.random.uniform(key, data.valid.shape)
-        order = jnp.where(data.valid & data.labelled, noise, -1)
-        value, rows = jax.lax.top_k(order, min(PROBE_SIZE, len(order)))
-        return Labelled(features(state, data.x[rows]), data.y[rows], value >= 0)
 
     def step(key: Array, state: GroupEmaState, batch: Batch) -> tuple[GroupEmaState, Metrics]:
         key_draw, key_augment, key_add, key_follow = jax.random.split(key, 4)

@@ -1,4 +1,4 @@
-"""Which groups are planned, whose copy teaches a replayed example, and how often a copy follows.
+"""Rules of task groups: the planned ones, what a task is compared by, who teaches, who follows.
 
 Source: ours, as ``group_ema``; which copy teaches: Arani et al. 2022 (arXiv 2201.12604), section 3.
 """
@@ -9,9 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from cls_jax.core.errors import InputError
-from cls_jax.core.types import Array, Scalar
+from cls_jax.core.types import Array, Batch, Scalar
 
 Grouping = Literal["similarity", "random", "snapshots", "told"]
+
+PROBE_SIZE = 200
+"""Examples of a new task that are compared with the exemplars of the old ones."""
 
 
 def check_told(grouping: Grouping, told: tuple[int, ...], num_tasks: int, num_groups: int) -> None:
@@ -57,6 +60,20 @@ def planned_groups(
     else:
         tasks = jnp.array(told) if told else jnp.full(num_tasks, -1)
     return tasks.astype(jnp.int32)
+
+
+def some_of(key: Array, data: Batch) -> Batch:
+    """PROBE_SIZE labelled examples of a task at random, or all: what it is compared by."""
+    noise = jax.random.uniform(key, data.valid.shape)
+    wanted = jnp.where(data.valid & data.labelled, noise, -1)
+    value, rows = jax.lax.top_k(wanted, min(PROBE_SIZE, len(wanted)))
+    return data.replace(
+        x=data.x[rows],
+        y=data.y[rows],
+        task=data.task[rows],
+        valid=value >= 0,
+        labelled=value >= 0,
+    )
 
 
 def soft_weights(similar: Array, opened: Array, temperature: Scalar) -> Array:

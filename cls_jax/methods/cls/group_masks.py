@@ -17,14 +17,11 @@ import jax.numpy as jnp
 from cls_jax.core.errors import InputError
 from cls_jax.core.similarity import Labelled
 from cls_jax.core.task_groups import nearest_task
-from cls_jax.core.types import Array, Batch, Scalar, Task
+from cls_jax.core.types import Array, Scalar, Task
 from cls_jax.nets.base import MaskedFn, Net
 
 SHARED = -1
 """The owner of a channel that belongs to all groups."""
-
-PROBE_SIZE = 200
-"""Examples of a new task that are compared with the exemplars of the old ones."""
 
 Owners = tuple[Array, ...]
 """Of each layer int32[channels]: the group that a channel belongs to, or SHARED."""
@@ -81,20 +78,6 @@ def masks_of(owners: Owners, group: Array, foreign_factor: Scalar) -> tuple[Arra
         return jnp.where(seen, 1, jnp.asarray(foreign_factor, jnp.float32))
 
     return tuple(map(of, owners))
-
-
-def some_of(key: Array, data: Batch) -> Batch:
-    """PROBE_SIZE labelled examples of a task at random, or all: what it is compared by."""
-    noise = jax.random.uniform(key, data.valid.shape)
-    wanted = jnp.where(data.valid & data.labelled, noise, -1)
-    value, rows = jax.lax.top_k(wanted, min(PROBE_SIZE, len(wanted)))
-    return data.replace(
-        x=data.x[rows],
-        y=data.y[rows],
-        task=data.task[rows],
-        valid=value >= 0,
-        labelled=value >= 0,
-    )
 
 
 def task_at_test(task: Task, x: Array, stored: Labelled, stored_task: Array) -> Array:

@@ -9,12 +9,12 @@ import pytest
 from cls_jax.core.errors import InputError
 from cls_jax.core.similarity import Labelled
 from cls_jax.methods.base import hidden_task
+from cls_jax.methods.cls.group_ema_rules import some_of
 from cls_jax.methods.cls.group_masks import (
     SHARED,
     draw_owners,
     maskable,
     masks_of,
-    some_of,
     task_at_test,
 )
 from cls_jax.nets.base import Net
