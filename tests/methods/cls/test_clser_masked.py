@@ -95,12 +95,12 @@ def test_oracle_8_the_names_of_groups_mean_nothing():
 
 
 def test_oracle_8_speeds_of_one_are_no_speeds():
-    """Slowest and fastest 1: to the bit, whatever the similarity."""
+    """Slowest and fastest 1, whatever the similarity: to rounding, since it is another program."""
     plain = walked()
     same = walked(speed="fast", slowest_factor=1.0, fastest_factor=1.0)
-    for name in ("plastic", "stable", "step"):
-        chex.assert_trees_all_equal(getattr(same.state, name), getattr(plain.state, name))
-    chex.assert_trees_all_equal(same.state.working.vars, plain.state.working.vars)
+    for name in SHARED_TREES:
+        mine, theirs = (getattr(one.state, name).vars for one in (same, plain))
+        chex.assert_trees_all_close(mine, theirs, rtol=1e-5, atol=1e-7)
     faster = walked(speed="fast")
     assert float(faster.state.speed.max() - faster.state.speed.min()) > 0.01
     assert not np.array_equal(
