@@ -202,9 +202,17 @@ def margin_ranking(
     return terms.sum() / jnp.maximum(counted.sum(), 1)
 
 
-def step_decay(epoch: Array | np.int32, milestones: tuple[int, ...]) -> Array:
-    """float32[], 0.1 to the number of milestones that ``epoch`` has reached."""
-    return 0.1 ** (jnp.asarray(epoch) >= jnp.array(milestones, jnp.int32)).sum().astype(jnp.float32)
+def step_decay(epoch: Array | np.int32, milestones: tuple[int, ...], factor: float = 0.1) -> Array:
+    """float32[], ``factor`` to the number of milestones that ``epoch`` has reached.
+
+    Args:
+      epoch: int32[].
+      milestones: rising epochs.
+      factor: > 0.
+    """
+    return factor ** (jnp.asarray(epoch) >= jnp.array(milestones, jnp.int32)).sum().astype(
+        jnp.float32
+    )
 
 
 def with_params(model: Trainable, **params: Array) -> Trainable:
