@@ -163,7 +163,7 @@ def co2l(
     augment, num_classes = problem.augment, problem.num_classes
     view_a, view_b = augment.view_a, augment.view_b
     contrasts = objective != "cross_entropy"
-    net = parts_of(problem.net(), projects=contrasts)
+    net = parts_of(problem.net(), problem.networks.dtype, projects=contrasts)
     if view_a is None or view_b is None:
         raise InputError("co2l learns from two views of an image, and these have none; give images")
 
@@ -258,7 +258,7 @@ def co2l(
         held = jnp.arange(len(old.slots["y"])) < old.seen
         told = told_rows(batch, state.seen)
         chance = equal_shares(batch.y, told, state.counts, old.slots["y"], held)
-        row = jax.random.categorical(key_draw, jnp.log(chance), shape=(classifier_batch_size,))
+        row = jax.random.choice(key_draw, chance.size, (classifier_batch_size,), p=chance)
         x, y = (jnp.concatenate([getattr(batch, k), old.slots[k]])[row] for k in ("x", "y"))
         x, valid = augment.train(key_augment, x), chance[row] > 0
 

@@ -19,6 +19,7 @@ from cls_jax.core.types import Array, PyTree, Variables
 from cls_jax.methods.heads import without_head
 from cls_jax.nets.base import InitVarsFn, Net, no_head
 from cls_jax.nets.extractor import Features
+from cls_jax.nets.layers import keeping_dtype
 from cls_jax.nets.self_supervised import projection
 
 
@@ -38,17 +39,19 @@ class Parts(NamedTuple):
     logits: Callable[..., tuple[Array, PyTree]]
 
 
-def parts_of(net: Net, *, projects: bool) -> Parts:
+def parts_of(net: Net, dtype: str, *, projects: bool) -> Parts:
     """The parts of a network.
 
     Args:
       net: with features and a last layer.
+      dtype: its compute dtype; the projection has at least float32.
       projects: the head is a projection; or else a linear layer, for a control.
 
     Raises:
       InputError: the network names no last layer.
     """
-    extract, last, projector = net.features, net.head, projection()
+    extract, last = net.features, net.head
+    projector = projection(str(keeping_dtype(dtype)))
     if extract is None or last is None:
         raise no_head("co2l puts a projection on features, what the last layer is shown", net)
 

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from cls_jax.core.memory import Memory
 from cls_jax.core.types import Array, Batch
-from cls_jax.methods.replay.ocs_selection import balanced
 
 
 def label_counts(y: Array, valid: Array, num_classes: int) -> Array:
@@ -63,7 +62,16 @@ def random_shares(key: Array, memory: Memory, data: Batch, num_classes: int) -> 
     size = len(memory.slots["y"])
     items = {k: jnp.concatenate([v, getattr(data, k)]) for k, v in memory.slots.items()}
     there = jnp.concatenate([jnp.arange(size) < memory.seen, data.valid])
-    score = jax.random.uniform(key, there.shape)
-    kept = balanced(score, items["y"], there, size, num_classes)
-    order = jnp.argsort(~kept)[:size]  # those that are kept come first
-    return Memory({k: v[order] for k, v in items.items()}, kept.sum(dtype=jnp.int32))
+    key_order, key_class = jax.random.split(key)
+
+    # Class by class, each in random order.
+    noise = jax.random.uniform(key_order, there.shape)
+    order = jnp.lexsort((noise, items["y"], ~there))
+    y, counts = items["y"][order], label_counts(items["y"], there, num_classes)
+    rank = jnp.arange(order.size) - (jnp.cumsum(counts) - counts)[y]
+
+    # The first of each class, the second of each class, ... until the memory is full.
+    turn = jax.random.permutation(key_class, num_classes)[y]
+    order = order[jnp.lexsort((turn, rank, ~there[order]))][:size]
+    held = jnp.minimum(there.sum(dtype=jnp.int32), size)
+    return Memory({k: v[order] for k, v in items.items()}, held)
