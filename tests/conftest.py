@@ -63,9 +63,9 @@ SMALL = {
         **{"warmup_batches": 1, "learning_rate": 0.05},
     },
     "co2l": {
-        **{"memory_size": 24, "replay_size": 6, "warmup_epochs": 0, "learning_rate": 0.05},
-        **{"base_cosine_epochs": 4, "cosine_epochs": 4},
-        **{"classifier_epochs": 2, "classifier_batch_size": 8},
+        **{"memory_size": 24, "replay_size": 6, "base_cosine_epochs": 4, "cosine_epochs": 4},
+        **{"warmup_epochs": 0, "classifier_epochs": 2, "classifier_batch_size": 8},
+        **{"learning_rate": 0.01, "classifier_learning_rate": 0.1},
     },
     "agem": {"memory_size": 24, "replay_size": 6},
     "frcl": {"points_per_task": 3, "num_samples": 2},

@@ -44,7 +44,6 @@ WHOLE = 68
 FASTER = {
     "apd": {"learning_rate": 0.01},
     "den": {"learning_rate": 0.01},
-    "co2l": {"learning_rate": 0.01, "classifier_learning_rate": 0.1},
     "dytox": {"learning_rate": 6e-4, "drop_path_rate": 0},
     "l2_transfer": {"learning_rate": 0.01},
     "supsup": {"learning_rate": 0.01},

@@ -77,7 +77,7 @@ class Co2lState(struct.PyTreeNode):
     teacher: Variables
     classifier: Trainable
     memory: Memory
-    reference: Memory | tuple[()]
+    reference: PyTree
     past: Array
     current: Array
     counts: Array
@@ -170,12 +170,9 @@ def co2l(
     def sgd(rate: Scalar) -> optax.GradientTransformation:
         return torch_sgd(rate, momentum, weight_decay)
 
-    def linear_sgd(rate: Scalar) -> optax.GradientTransformation:
-        return torch_sgd(rate, momentum, 0.0)
-
     def fresh_classifier(key: Array, x: Array) -> Trainable:
         layer = net.linear(key, augment.test(x))
-        return Trainable(Variables(layer, {}), linear_sgd(0.0).init(layer))
+        return Trainable(Variables(layer, {}), torch_sgd(0.0, momentum, 0.0).init(layer))
 
     def init(key: Array, example: Batch) -> Co2lState:
         key_model, key_classifier = jax.random.split(key)
@@ -267,7 +264,7 @@ def co2l(
             return cross_entropy(logits, y, valid=valid, classes=state.seen), {}
 
         decay = step_decay(jnp.asarray(batch.epoch), classifier_decays, FALL)
-        optimizer = linear_sgd(classifier_learning_rate * decay)
+        optimizer = torch_sgd(classifier_learning_rate * decay, momentum, 0.0)
         classifier, value = gradient_step(state.classifier, optimizer, loss)
         return state.replace(classifier=classifier), {"loss": value}
 
