@@ -64,8 +64,8 @@ _CO2L = {
             "base_temperature": 0.5,
         },
     ),
-    # chaht01/Co2L, README and run.sh, Split CIFAR-10. A batch of the task gives one step of the
-    # classifier, there a batch of 256: twice as many passes are as many steps.
+    # chaht01/Co2L, README and run.sh, Split CIFAR-10; of its views see the method's Departs. A batch
+    # of the task is a step of the classifier, there 256 of them: twice the passes are as many steps.
     "paper": MethodPreset(
         stream=StreamConfig(
             data="cifar10",

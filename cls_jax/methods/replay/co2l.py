@@ -124,7 +124,7 @@ def co2l(
     Args:
       memory_size: M, exemplars in all, equal shares of the classes seen; at least one a class.
       replay_size: exemplars drawn a step; enough is batch size * exemplars / examples of a task;
-        32 is ours, see Departs.
+        of fewer all are used, and weigh no more. 32 is ours, see Departs.
       objective: anchors are the task's images ("asymmetric") or all ("symmetric"). "cross_entropy"
         is a control: h is a last layer over the classes seen, and there is no teacher.
       teacher_statistics: the teacher's BatchNorm uses the "batch"'s (code) or its "running" ones.

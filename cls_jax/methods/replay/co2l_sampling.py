@@ -2,8 +2,8 @@
 
 Source: Cha, Lee and Shin 2021 (ICCV; arXiv 2106.14413); chaht01/Co2L, main_linear_buffer.py and
 main.py, set_replay_samples.
-Departs: there each class's share of the memory is rounded at random by itself, so that the memory
-may hold a few less; here it is full.
+Departs: there the share of each old class is rounded at random by itself, and the new classes get
+the rest; here shares differ by one at most.
 """
 
 import jax
