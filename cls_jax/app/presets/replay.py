@@ -64,8 +64,8 @@ _CO2L = {
             "base_temperature": 0.5,
         },
     ),
-    # chaht01/Co2L, README and run.sh, Split CIFAR-10; of its views see the method's Departs. A batch
-    # of the task is a step of the classifier, there 256 of them: twice the passes are as many steps.
+    # chaht01/Co2L, README and run.sh, Split CIFAR-10; views as the method's Departs says. A step of
+    # the classifier is a batch of the task, there 256 images: twice the passes are as many steps.
     "paper": MethodPreset(
         stream=StreamConfig(
             data="cifar10",
