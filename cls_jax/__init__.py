@@ -82,6 +82,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from cls_jax.methods.regularization.lwf import lwf as lwf
     from cls_jax.methods.regularization.si import si as si
     from cls_jax.methods.replay.agem import agem as agem
+    from cls_jax.methods.replay.co2l import co2l as co2l
     from cls_jax.methods.replay.der import der as der
     from cls_jax.methods.replay.der import derpp as derpp
     from cls_jax.methods.replay.er import er as er

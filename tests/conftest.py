@@ -64,6 +64,11 @@ SMALL = {
         **{"memory_size": 24, "replay_size": 6, "selection_size": 3, "candidates": 8},
         **{"warmup_batches": 1, "learning_rate": 0.05},
     },
+    "co2l": {
+        **{"memory_size": 24, "replay_size": 6, "base_cosine_epochs": 4, "cosine_epochs": 4},
+        **{"warmup_epochs": 0, "classifier_epochs": 2, "classifier_batch_size": 8},
+        **{"learning_rate": 0.01, "classifier_learning_rate": 0.1},
+    },
     "agem": {"memory_size": 24, "replay_size": 6},
     "frcl": {"points_per_task": 3, "num_samples": 2},
     "den": {"added_units": 2, "head_epochs": 1},

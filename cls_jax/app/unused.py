@@ -53,8 +53,8 @@ def check_used(
             refuse(
                 flag,
                 getattr(config.stream, flag),
-                f"{names} takes no self-supervised views; dualnet does, and spb_i with the "
-                "contrastive learner",
+                f"{names} takes no self-supervised views; dualnet and co2l do, and spb_i with "
+                "the contrastive learner",
             )
 
 
@@ -110,7 +110,7 @@ def refuse(flag: str, value: object, why: str) -> None:
 
 
 def _has_views(name: str, arguments: Mapping[str, Any]) -> bool:
-    return name == "dualnet" or arguments.get("learner") == "contrastive"
+    return name in ("dualnet", "co2l") or arguments.get("learner") == "contrastive"
 
 
 def dashed(flag: str) -> str:

@@ -29,6 +29,7 @@ _MODULES = {
     "er_ace": "replay.er_ace",
     "er_mir": "replay.er_mir",
     "ocs": "replay.ocs",
+    "co2l": "replay.co2l",
     "agem": "replay.agem",
     "lwf": "regularization.lwf",
     "ewc_online": "regularization.ewc_online",

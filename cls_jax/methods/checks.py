@@ -38,3 +38,16 @@ def check_milestones(name: str, milestones: tuple[int, ...]) -> None:
     rising = list(milestones) == sorted(set(milestones))
     if not rising or any(epoch < 1 for epoch in milestones):
         raise InputError(f"{name} is {milestones}; give rising numbers of epochs, each at least 1")
+
+
+def warmup_advice(warmup_epochs: int, num_steps: int, num_epochs: int) -> str:
+    """A warning where the rate never reaches its height, else ""; see ``Algorithm.advice``.
+
+    Args:
+      warmup_epochs: passes over each task in which the rate rises.
+      num_steps: of the stream.
+      num_epochs: passes over its last task.
+    """
+    del num_steps
+    told = f"warmup_epochs {warmup_epochs} takes all of {num_epochs} passes over a task; use "
+    return "" if num_epochs > warmup_epochs else told + "--warmup-epochs 0, or more --epochs"

@@ -36,11 +36,14 @@ class _Rotation(nn.Module):
 
 
 class _Projection(nn.Module):
+    dtype: str
+
     @nn.compact
     def __call__(self, seen: Features, *, train: bool, valid: Array | None = None) -> Array:
         del train, valid
         size = seen.features.shape[-1]
-        return Dense(PROJECTION, name="out")(nn.relu(Dense(size, name="hidden")(seen.features)))
+        hidden = nn.relu(Dense(size, dtype=self.dtype, name="hidden")(seen.features))
+        return Dense(PROJECTION, dtype=self.dtype, name="out")(hidden)
 
 
 def rotation_learner() -> Learner:
@@ -53,12 +56,15 @@ def rotation_learner() -> Learner:
     return _learner(_Rotation())
 
 
-def projection() -> Learner:
+def projection(dtype: str = "float32") -> Learner:
     """Dense, ReLU, Dense to 128 numbers on the features: what two views of an image share.
 
-    Source: Wu et al. 2021 (SPB-I), section 3.3; the hidden layer is as wide as the features (ours).
+    ``dtype`` is the compute dtype, float32 or more.
+
+    Source: Wu et al. 2021 (SPB-I), section 3.3; the hidden layer is as wide as the features (ours,
+      and in chaht01/Co2L).
     """
-    return _learner(_Projection())
+    return _learner(_Projection(dtype))
 
 
 def _learner(module: nn.Module) -> Learner:

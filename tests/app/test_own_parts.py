@@ -88,6 +88,7 @@ def test_it_learns_and_is_found_again_by_its_name(net, features, registered, tmp
 HEADLESS = {
     "icarl": "icarl compares features, .* net 'Mine' names none; give its name as head",
     "der_expandable": "der_expandable joins features, .* net 'Mine' names none",
+    "co2l": "co2l puts a projection on features, .* net 'Mine' names none",
     "lwf": "lwf trains the last layer by itself, and net 'Mine' names none",
     "apd": "apd gives each task a last layer of its own, and net 'Mine' names none",
     "frcl": "frcl gives each task a last layer of its own, and net 'Mine' names none",

@@ -200,7 +200,7 @@ def test_padding_has_no_influence(name, phase):
 
 TOLD_SOFTMAX = (
     *("apd", "der_expandable", "dualnet", "dytox", "frcl", "icarl", "l2_transfer", "lwf", "supsup"),
-    *("rpsnet", "spb", "spb_i", "spb_m", "ucir"),
+    *("co2l", "rpsnet", "spb", "spb_i", "spb_m", "ucir"),
 )
 """Methods that learn the classes they are told, and no other."""
 

@@ -41,7 +41,50 @@ _OCS = {
     ),
 }
 
+_CO2L = {
+    # The sizes of the card of the method. Its factor T / T_b = 7 would drown the distillation here.
+    "quick": MethodPreset(
+        stream=StreamConfig(
+            image_size=8,
+            batch_size=64,
+            base_epochs=40,
+            epochs=20,
+            views="standard",
+            view_padding=1,
+        ),
+        net=NetConfig(net="mlp", hidden=(128, 64)),
+        arguments={
+            "memory_size": 50,
+            "replay_size": 16,
+            "warmup_epochs": 0,
+            "base_cosine_epochs": 40,
+            "cosine_epochs": 20,
+            "classifier_batch_size": 64,
+            "learning_rate": 0.03,
+            "base_temperature": 0.5,
+        },
+    ),
+    # chaht01/Co2L, README and run.sh, Split CIFAR-10; views as the method's Departs says. A step of
+    # the classifier is a batch of the task, there 256 images: twice the passes are as many steps.
+    "paper": MethodPreset(
+        stream=StreamConfig(
+            data="cifar10",
+            batch_size=512,
+            base_epochs=500,
+            epochs=100,
+            class_order="label",
+            crop_padding=4,
+            flip=True,
+            views="standard",
+            view_flip=True,
+        ),
+        net=NetConfig(net="resnet18", width=64),
+        arguments={"classifier_epochs": 200, "classifier_decays": (120, 150, 180)},
+    ),
+}
+
 PRESETS: dict[str, dict[str, MethodPreset]] = {
     "ocs": _OCS,
+    "co2l": _CO2L,
 }
 """Method -> name -> preset."""

@@ -23,6 +23,7 @@ released: of ours, which is of perceptrons alone, see channel_masks.py.
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,7 @@ from cls_jax.methods.architecture.der_expandable_state import (
     symmetric,
 )
 from cls_jax.methods.base import Algorithm, Needs, Phase, method
-from cls_jax.methods.checks import check_milestones, check_replay
+from cls_jax.methods.checks import check_milestones, check_replay, warmup_advice
 from cls_jax.methods.heads import without_head
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.prototypes.cosine import step_decay, with_params
@@ -276,11 +277,6 @@ def der_expandable(
     def capacity(state: StackState) -> Mapping[str, Array]:
         return {"bits": kept_bits(state, problem.num_tasks, masked)}
 
-    def advice(num_steps: int, num_epochs: int) -> str:
-        """A warning where the rate never reaches its height, else ""."""
-        told = f"warmup_epochs {warmup_epochs} takes all of {num_epochs} passes over a task; use "
-        return "" if num_epochs > warmup_epochs else told + "--warmup-epochs 0, or more --epochs"
-
     phases = (Phase("representation", learn_features),)
     if balanced_epochs:
         num_steps = balanced_epochs * -(-policy.capacity // balanced_size)
@@ -294,6 +290,6 @@ def der_expandable(
         end_task=end_task,
         needs=Needs(told_task=True, boundaries=True, begin_data=True, end_data=True),
         capacity=capacity,
-        advice=advice,
+        advice=partial(warmup_advice, warmup_epochs),
         class_il=True,
     )

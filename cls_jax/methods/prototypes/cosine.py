@@ -208,11 +208,10 @@ def step_decay(epoch: Array | np.int32, milestones: tuple[int, ...], factor: flo
     Args:
       epoch: int32[].
       milestones: rising epochs.
-      factor: of each.
+      factor: > 0.
     """
-    return factor ** (jnp.asarray(epoch) >= jnp.array(milestones, jnp.int32)).sum().astype(
-        jnp.float32
-    )
+    reached = (jnp.asarray(epoch) >= jnp.array(milestones, jnp.int32)).sum()
+    return factor ** reached.astype(jnp.float32)
 
 
 def with_params(model: Trainable, **params: Array) -> Trainable:
