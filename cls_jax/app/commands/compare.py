@@ -46,7 +46,7 @@ def config_class() -> type:
             ("optimizer", flat(OptimizerConfig), OptimizerConfig()),
             ("run", flat(RunConfig), RunConfig()),
             *[
-                (name, explained(kind, kind.__doc__), kind())
+                (name, explained(kind, kind.__doc__ or ""), kind())
                 for name, kind in zip(METHODS, own, strict=True)
             ],
         ],
