@@ -98,7 +98,7 @@ def test_a_run_stopped_again_and_again_is_the_run_that_was_not(tmp_path, uneven,
     assert_same(found, sweep(**how, plan=Plan(chunk=5)))
 
 
-@pytest.mark.parametrize("over_seeds", ["sequential", "vmap"])
+@pytest.mark.parametrize("over_seeds", ["vmap", pytest.param("sequential", marks=pytest.mark.more)])
 def test_all_trials_of_a_sweep_come_back(tmp_path, uneven, over_seeds):
     method = flat_method("er")
     hypers = [{}, {"learning_rate": 0.01}]
@@ -205,6 +205,7 @@ def test_where_nothing_can_be_read_nothing_begins_anew(tmp_path, uneven, capsys)
     assert "there is none before it" in capsys.readouterr().err
 
 
+@pytest.mark.more
 def test_trials_that_are_whole_in_another_group_go_on(tmp_path, uneven, capsys):
     method = flat_method("sgd")
     how = {"method": method, "stream": uneven, "hypers": [{}], "seeds": (1, 2)}
@@ -289,9 +290,13 @@ HARMS = {
     "all gone": lambda save: [shutil.rmtree(path) for path in save.iterdir() if path.is_dir()],
     "another number": lambda save: save.rename(save.with_name("99")),
 }
+QUICK = ("a digit of the place", "fingerprint", "words cut", "run gone")
 
 
-@pytest.mark.parametrize("what", HARMS)
+@pytest.mark.parametrize(
+    "what",
+    [what if what in QUICK else pytest.param(what, marks=pytest.mark.more) for what in HARMS],
+)
 def test_whatever_of_a_save_does_not_agree_is_told(tmp_path, saved, capfd, what):
     folder = saved.copy(tmp_path)
     HARMS[what](folder / "m" / "seed0" / str(saved.newest))
@@ -301,6 +306,7 @@ def test_whatever_of_a_save_does_not_agree_is_told(tmp_path, saved, capfd, what)
     assert text.endswith("); the one before is taken")
 
 
+@pytest.mark.more
 def test_a_save_of_another_method_or_trial_is_not_taken(tmp_path, saved, capfd):
     folder = saved.copy(tmp_path)
     (folder / "m").rename(folder / "n")

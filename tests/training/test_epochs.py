@@ -67,7 +67,7 @@ def test_a_pooled_row_is_of_the_pass_of_its_first_example():
     np.testing.assert_array_equal(table.epoch[first >= 0], first[first >= 0])
 
 
-@pytest.mark.parametrize("name", ["spb", "ucir"])
+@pytest.mark.parametrize("name", ["spb", pytest.param("ucir", marks=pytest.mark.more)])
 @pytest.mark.parametrize("kind", [{"drop_last": True}, {"label_fraction": 0.5}, {}])
 def test_rates_fall_at_the_streams_own_milestones(name, kind, monkeypatch):
     """Every rate of a run: with rows left out a pass is shorter than examples / batch."""

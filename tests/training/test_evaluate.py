@@ -102,7 +102,10 @@ GROUPED = {"hopsupsup": {"recovery_steps": 6, "recovery_batch_size": 4}}
 """Methods that find out the task of a group of test images, and what makes them fast."""
 
 
-@pytest.mark.parametrize("name", ["hopsupsup", "supsup", "supsup_nns"])
+@pytest.mark.parametrize(
+    "name",
+    ["hopsupsup", *(pytest.param(n, marks=pytest.mark.more) for n in ("supsup", "supsup_nns"))],
+)
 def test_the_order_of_the_test_file_decides_nothing(name):
     """Labels sorted, in turn, and shuffled: the same accuracies, to the last bit.
 

@@ -143,7 +143,7 @@ def test_empty_batches_change_no_bit(uneven, mode):
     np.testing.assert_array_equal(plain.matrix, padded.matrix)
 
 
-@pytest.mark.parametrize("name", ["er", "clser"])
+@pytest.mark.parametrize("name", ["clser", pytest.param("er", marks=pytest.mark.more)])
 def test_trials_of_unequal_length_equal_their_own_runs(uneven, name):
     """Vmapped: integers, memory and counters bitwise, floats to rounding."""
     seeds = (0, 1, 2, 3)

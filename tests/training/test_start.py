@@ -35,7 +35,7 @@ def assert_same(whole, then):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.slow) if n in ("dualnet", "icarl") else n for n in FAMILIES],
+    [n if n in ("er", "si") else pytest.param(n, marks=pytest.mark.more) for n in FAMILIES],
 )
 def test_the_first_tasks_then_the_last_is_the_whole(stream, name):
     method = small_method(name)

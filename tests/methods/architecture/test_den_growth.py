@@ -147,6 +147,7 @@ def test_oracle_7_drift_and_its_price():
     np.testing.assert_allclose(0.5 * moved, 0.0625, rtol=1e-6)
 
 
+@pytest.mark.more
 def test_oracle_8_widths_after_the_second_task():
     """312 and 128 units; 7 and 5 of ten added stay, 2 and 1 are split: 321 and 134."""
     stamps = stamps_of((312,), (128,), room=20)

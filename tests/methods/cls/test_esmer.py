@@ -229,7 +229,7 @@ def five_steps(warmup_epochs, skip_class_zero):
     return np.array(found, np.float64).T
 
 
-@pytest.mark.parametrize("warmup_epochs", [0, 1])
+@pytest.mark.parametrize("warmup_epochs", [1, pytest.param(0, marks=pytest.mark.more)])
 def test_oracle_5_five_whole_steps_as_released(warmup_epochs):
     found = five_steps(warmup_epochs, skip_class_zero=True)
     np.testing.assert_allclose(found, ORACLE_5[warmup_epochs], atol=1e-9)
