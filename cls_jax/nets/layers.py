@@ -183,7 +183,7 @@ def batch_moments(x: Array, valid: Array | None) -> tuple[Array, Array, Array]:
 def masked_channels(x: Array, mask: Array) -> Array:
     """float[b, ..., c]: each example's channels times its mask, float32[b, c]."""
     space = (1,) * (x.ndim - 2)
-    return x * mask.reshape(len(mask), *space, -1).astype(x.dtype)
+    return x * mask.reshape(mask.shape[0], *space, -1).astype(x.dtype)
 
 
 def max_pool_2x2(x: Array) -> Array:

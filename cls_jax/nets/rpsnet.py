@@ -75,11 +75,11 @@ def perceptron_paths(
     last, keep = Dense(num_classes, dtype=keeping_dtype(dtype).name), keeping_dtype(dtype)
 
     def init(key: Array, x: Array) -> Variables:
-        x, modules = x.reshape(len(x), -1).astype(keep), []
+        x, modules = x.reshape(x.shape[0], -1).astype(keep), []
         key_last, *keys = jax.random.split(key, len(hidden) + 1)
         for key_layer, layer, size in zip(keys, layers, hidden, strict=True):
             modules.append(_stacked(key_layer, num_modules, _Plain(layer), x).params)
-            x = jnp.zeros((len(x), size), keep)
+            x = jnp.zeros((x.shape[0], size), keep)
         shared = {"head": init_linen(key_last, _Plain(last), x).params}
         none = {"modules": tuple({} for _ in hidden), "shared": {}}
         return Variables({"modules": tuple(modules), "shared": shared}, none)
@@ -88,7 +88,7 @@ def perceptron_paths(
         vars: Variables, roles: Array, x: Array, *, train: bool, valid: Array | None = None
     ) -> tuple[Array, PyTree]:
         del train, valid
-        h = spread(x.reshape(len(x), -1))
+        h = spread(x.reshape(x.shape[0], -1))
         for layer, modules, role in zip(layers, vars.params["modules"], roles, strict=True):
             added = jax.tree.map(lambda leaf, role=role: _added(leaf, role), modules)
             h = nn.relu(apply_linen(_Plain(layer), Variables(added, {}), h, train=False)[0])

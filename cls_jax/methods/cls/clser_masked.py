@@ -151,7 +151,7 @@ def clser_masked(
         masks = masks_of(state.owners, state.group[task], foreign_factor)
 
         def apply(vars, x, *, train, valid=None):
-            return masked(vars, x, masks=[m[: len(x)] for m in masks], train=train, valid=valid)
+            return masked(vars, x, masks=[m[: x.shape[0]] for m in masks], train=train, valid=valid)
 
         return Net(net.init, apply)
 

@@ -95,7 +95,7 @@ def masking(
         return Masking(
             start=lambda key, state, sizes: state,
             of=lambda state, task: Cut(),
-            task_of=lambda state, x, task: jnp.broadcast_to(task.index, len(x)),
+            task_of=lambda state, x, task: jnp.broadcast_to(task.index, x.shape[:1]),
         )
     if not num_tasks:
         raise InputError(f"masks is {kind}, and a task-free learner knows no group; use masks none")

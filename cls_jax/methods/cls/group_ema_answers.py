@@ -94,7 +94,7 @@ def routed(problem: Problem, router: Router, state: GroupEmaState, x: Array) -> 
     def see(x: Array) -> Array:
         if router == "features":
             return features_of(problem, state, x)
-        return problem.augment.test(x).reshape(len(x), -1)
+        return problem.augment.test(x).reshape(x.shape[0], -1)
 
     slots = state.memory.slots
     nearest = nearest_task(

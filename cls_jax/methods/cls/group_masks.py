@@ -90,5 +90,5 @@ def task_at_test(task: Task, x: Array, stored: Labelled, stored_task: Array) -> 
       stored_task: int32[M] the task of each.
     """
     stored = stored._replace(features=stored.features.reshape(len(stored.y), -1))
-    nearest = nearest_task(x.reshape(len(x), -1), stored, stored_task, task.classes.size)
+    nearest = nearest_task(x.reshape(x.shape[0], -1), stored, stored_task, task.classes.size)
     return jnp.where(task.index >= 0, task.index, nearest)
