@@ -147,8 +147,8 @@ HOLD = ("spb", "spb_i", "spb_m", "ucir")
 """They hold on to the classes that they know, so later tasks without new ones teach them little."""
 
 RECOVERS = {"hopsupsup": (), "dytox": ("class_il", "gcil")}
-"""Where a method can show what it learned. HopSupSup finds its mask by a few test images alone, and of
-the eleven here rounding decides which (0 to 100 % of one task between two ways to compile):
+"""Where a method can show what it learned. HopSupSup finds its mask by a few test images alone, and
+of the eleven here rounding decides which (0 to 100 % of one task between two ways to compile):
 test_hopsupsup.py asks that on the digits. DyTox's transformer needs a hundred steps for six classes
 or for rows that are mostly padding."""
 
