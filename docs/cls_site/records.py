@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cls_jax.app.variants import SIMILARITY
 from cls_jax.methods import METHODS, signature
 from cls_jax.published.spb_variants import VARIANTS
 from cls_site.text import Table, table_of
@@ -19,7 +18,8 @@ _ALIASES = {
     **{"EWC": "ewc_online", "online": "ewc_online", "L2": "l2_transfer"},
     **{"L2-transfer": "l2_transfer", "APD-Fixed": "apd", "APD(1)": "apd", "APD(2)": "apd"},
     **{name: "spb" for name in VARIANTS if name not in METHODS},
-    **{name: "group_ema" for name, (method, _) in SIMILARITY.items() if method == "group_ema"},
+    **dict.fromkeys(("similarity", "random", "snapshots", "told"), "group_ema"),
+    **dict.fromkeys(("conf", "soft", "literal", "rates"), "group_ema"),
     **{"spb_i_contrastive": "spb_i", "spb_m_logits": "spb_m", "ucir_no_exemplars": "ucir"},
     **{"dualnet_tf": "dualnet", "er_own": "er", "derpp_own": "derpp"},
 }
