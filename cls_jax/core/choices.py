@@ -14,7 +14,7 @@ Warmup = Literal["steps", "updates"]
 GroupMasks = Literal["none", "product", "neutral", "trunk"]
 """Of task groups, in DualNet; see methods/cls/dualnet_masks.py."""
 Speed = Literal["none", "fast", "slow", "mid", "shuffle", "flat", "tag"]
-"""Of the parameters of a task group's channels; see methods/speeds.py and tag_optimizer.py."""
+"""Of the parameters of a task group's channels; see cls/group_speeds.py, tag_optimizer.py."""
 Weighting = Literal["reciprocal", "equal", "sqrt", "none"]
 """Of SPB's two losses; see methods/cosine.py."""
 Objective = Literal[

@@ -46,8 +46,8 @@ from cls_jax.methods.cls.group_masks import (
     masks_of,
     task_at_test,
 )
+from cls_jax.methods.cls.group_speeds import channel_speeds, group_speeds, scale_by_speed
 from cls_jax.methods.problem import Problem
-from cls_jax.methods.speeds import channel_speeds, group_speeds, scale_by_speed
 from cls_jax.methods.steps import init_model
 from cls_jax.methods.tag_optimizer import tag
 from cls_jax.nets.base import Net

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from cls_jax.methods.cls.group_masks import SHARED
-from cls_jax.methods.speeds import channel_speeds, group_speeds, scale_by_speed
+from cls_jax.methods.cls.group_speeds import channel_speeds, group_speeds, scale_by_speed
 from cls_jax.methods.tag_optimizer import attention, tag
 
 GRADIENT = {"fc1": {"kernel": jnp.array([[0.4, -2.0]]), "bias": jnp.array([3.0, -0.1])}}

@@ -78,7 +78,8 @@ def scale_by_speed(multipliers: PyTree) -> optax.GradientTransformation:
     """Multiplies each update by its multiplier over the mean multiplier of all parameters.
 
     So the mean rate of all parameters stays the learning rate. It goes behind the optimizer,
-    ``optax.chain(optax.adam(rate), scale_by_speed(multipliers))``. Multipliers of 1 change no bit.
+    ``optax.chain(optax.adam(rate), scale_by_speed(multipliers))``. Multipliers of 1
+    leave it as it is.
 
     Args:
       multipliers: like the parameters; leaves that broadcast to these.
