@@ -3,6 +3,7 @@
 import csv
 import struct
 import sys
+import time
 import types
 from pathlib import Path
 from typing import ClassVar
@@ -263,8 +264,7 @@ def test_an_offline_run_of_wandb_can_be_read(tmp_path, monkeypatch):
     from wandb.proto.wandb_internal_pb2 import Record
 
     summary, config = {}, {}
-    for data in _records(path.read_bytes()):
-        record = Record.FromString(data)
+    for record in _whole_run(path, Record.FromString):
         for found, items in (
             (config, record.run.config.update),
             (summary, record.summary.update),
@@ -273,6 +273,19 @@ def test_an_offline_run_of_wandb_can_be_read(tmp_path, monkeypatch):
     assert config["rate"] == "0.5"
     assert float(summary["er/rate=1/seed1/train/loss"]) == 9.3
     assert float(summary["er/rate=1/seed1/answer/class-IL/task_1"]) == matrix()[3, 0, 0, 2, 0]
+
+
+def _whole_run(path, record_of):
+    """The run's records once its last one, the exit, is on disk.
+
+    W&B's own process writes the file, and may close it after ``finish`` has come back.
+    """
+    for _ in range(300):
+        records = [record_of(data) for data in _records(path.read_bytes())]
+        if records and records[-1].WhichOneof("record_type") == "exit":
+            return records
+        time.sleep(0.1)
+    raise AssertionError(f"{path}: {len(records)} records after 30 s, and the exit is not the last")
 
 
 def _records(data):
