@@ -1,9 +1,9 @@
 """Finished results as files of a workdir, and back; no JAX is needed for it.
 
-One run is results.json and accuracy_<network>_<scenario>_seed<k>.csv, several side by side are
-comparison.json and accuracy_<method>_<network>_<scenario>_seed<k>.csv (format: ``matrices``). The
-JSON, which says what there is, comes last: where it stands everything stands. Accuracies are read
-from the CSV alone; the scores in the JSON are made from them, for whoever looks.
+One run is results.json and accuracy.csv, several side by side are comparison.json and
+accuracy_<method>.csv of each (format: ``matrices``). The JSON, which says what there is, comes
+last: where it stands everything stands. Accuracies are read from the CSV alone; the scores in the
+JSON are made from them, for whoever looks.
 """
 
 import os
@@ -19,23 +19,21 @@ from cls_jax.core.files import NoJson, json_text, read_json, safe_names
 from cls_jax.core.metrics import scores, summarise
 from cls_jax.core.paths import check_readable, resolved
 from cls_jax.report.columns import phased
-from cls_jax.report.matrices import Label, labelled, matrices_csv, read_matrices, scenario_key
+from cls_jax.report.matrices import labelled, matrices_csv, read_matrices, scenario_key
 from cls_jax.report.record import Unlike, result_of
 from cls_jax.training.events import Result
 
-RUN, COMPARISON = "results.json", "comparison.json"
+RUN, COMPARISON, ACCURACY = "results.json", "comparison.json", "accuracy.csv"
 
 
 def run_files(result: Result) -> dict[str, str]:
-    """The matrices and results.json of one run, name -> text."""
-    return {**_matrix_files(result, "accuracy"), RUN: json_text(_record(result))}
+    """accuracy.csv and results.json of one run, name -> text."""
+    return {ACCURACY: _matrices(result), RUN: json_text(_record(result))}
 
 
 def comparison_files(results: Sequence[Result]) -> dict[str, str]:
-    """The matrices and comparison.json of several runs, name -> text."""
-    files: dict[str, str] = {}
-    for result, prefix in zip(results, _prefixes(results), strict=True):
-        files |= _matrix_files(result, prefix)
+    """accuracy_<method>.csv of each and comparison.json of several runs, name -> text."""
+    files = dict(zip(_names(results), map(_matrices, results), strict=True))
     return {**files, COMPARISON: json_text([_record(result) for result in results])}
 
 
@@ -74,10 +72,10 @@ def read(workdir: str | Path) -> list[Result]:
         raise InputError(
             f"{path} is damaged ({reason}); run the command of that workdir again"
         ) from None
-    prefixes = ["accuracy"] if path.name == RUN else _prefixes([bare for bare, _ in found])
+    names = [ACCURACY] if path.name == RUN else _names([bare for bare, _ in found])
     return [
-        _whole(workdir, prefix, bare, num_tasks)
-        for (bare, num_tasks), prefix in zip(found, prefixes, strict=True)
+        _whole(workdir / name, bare, num_tasks)
+        for (bare, num_tasks), name in zip(found, names, strict=True)
     ]
 
 
@@ -113,50 +111,38 @@ def collect(workdirs: Sequence[str | Path]) -> list[Result]:
     return collected
 
 
-def _prefixes(results: Sequence[Result]) -> list[str]:
-    return [f"accuracy_{name}" for name in safe_names([result.method for result in results])]
+def _names(results: Sequence[Result]) -> list[str]:
+    """The file of each one's matrices where several stand side by side."""
+    return [f"accuracy_{name}.csv" for name in safe_names([result.method for result in results])]
 
 
-def _named(result: Result, prefix: str) -> list[tuple[str, Label, tuple[int, int, int]]]:
-    """Of each matrix the name of its file, whose it is, where it stands in ``result.matrix``."""
-    networks = safe_names(result.views)
-    return [
-        (f"{prefix}_{networks[place[1]]}_{of.scenario}_seed{of.seed}.csv", of, place)
-        for of, place in labelled(result)
-    ]
+def _matrices(result: Result) -> str:
+    return matrices_csv({of: result.matrix[place] for of, place in labelled(result)})
 
 
-def _matrix_files(result: Result, prefix: str) -> dict[str, str]:
-    return {
-        name: matrices_csv({of: result.matrix[place]}) for name, of, place in _named(result, prefix)
-    }
-
-
-def _whole(workdir: Path, prefix: str, bare: Result, num_tasks: int) -> Result:
-    """``bare`` with its matrix, read from as many files as it has networks, scores and seeds."""
-    named = _named(bare, prefix)
-    found = {place: _read_one(workdir / name, of, num_tasks) for name, of, place in named}
-    shape = (len(bare.seeds), len(bare.views), 2, num_tasks + 1, num_tasks)
-    matrix = np.full(shape, np.nan)
-    for place, a in found.items():
-        matrix[place] = a
-    return bare._replace(matrix=matrix)
-
-
-def _read_one(path: Path, of: Label, num_tasks: int) -> np.ndarray:
-    """float64[T + 1, T] of one file, which must hold this matrix alone."""
+def _whole(path: Path, bare: Result, num_tasks: int) -> Result:
+    """``bare`` with its matrix from a file, which must hold these networks, scores and seeds."""
     if not os.path.exists(path):
         raise InputError(f"{path} is missing; run the command of that workdir again")
     try:
         found = read_matrices(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    if [*found] != [of] or found[of].shape[1] != num_tasks:
+    places = dict(labelled(bare))
+    for of in sorted(places.keys() ^ found.keys()):
         raise InputError(
-            f"{path} is damaged: not the one matrix {of.network} {of.scenario} seed {of.seed} over "
-            f"{num_tasks} tasks; run the command of that workdir again"
+            f"{path} is damaged: {'no' if of in places else 'an unknown'} matrix {of.network} "
+            f"{of.scenario} seed {of.seed}; run the command of that workdir again"
         )
-    return found[of]
+    if next(iter(found.values())).shape[1] != num_tasks:
+        raise InputError(
+            f"{path} is damaged: not {num_tasks} tasks; run the command of that workdir again"
+        )
+    shape = (len(bare.seeds), len(bare.views), 2, num_tasks + 1, num_tasks)
+    matrix = np.full(shape, np.nan)
+    for of, place in places.items():
+        matrix[place] = found[of]
+    return bare._replace(matrix=matrix)
 
 
 def _record(result: Result) -> dict[str, Any]:

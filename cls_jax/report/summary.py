@@ -83,7 +83,7 @@ def render(
 def render_run(
     result: Result, formats: Sequence[FigureFormat] = DEFAULT_FORMATS
 ) -> dict[str, str | bytes]:
-    """summary.md, the figures, accuracy_<network>_<scenario>_seed<k>.csv and results.json."""
+    """summary.md, the figures, accuracy.csv and results.json."""
     page = {"summary.md": markdown_page(result_table(result))}
     return {**page, **render_figures(result, formats=formats), **run_files(result)}
 
@@ -114,7 +114,7 @@ def render_comparison(
 
     comparison.csv (a row a method, network, scenario and seed), comparison.md and, if asked for,
     comparison.tex, the figures comparison_over_tasks and, where one grows, capacity,
-    accuracy_<method>_<network>_<scenario>_seed<k>.csv and comparison.json.
+    accuracy_<method>.csv of each and comparison.json.
 
     Args:
       results: with different names.

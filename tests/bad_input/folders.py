@@ -91,17 +91,16 @@ RESULTS = {
     "matrices missing": results(),
     "a matrix of words": lambda f: [
         results()(f),
-        (f / "w/accuracy_answer_class_il_seed0.csv").write_text("hello\n"),
+        (f / "w/accuracy.csv").write_text("hello\n"),
     ],
     "a matrix above 1": lambda f: [
         results()(f),
-        *[
-            (f / f"w/accuracy_answer_{s}_seed0.csv").write_text(
-                "network,scenario,order,seed,after_task,task_1\n"
-                f"answer,{s},,0,before,0\nanswer,{s},,0,1,7.5\n"
+        (f / "w/accuracy.csv").write_text(
+            "network,scenario,order,seed,after_task,task_1\n"
+            + "".join(
+                f"answer,{s},,0,before,0\nanswer,{s},,0,1,7.5\n" for s in ("class_il", "task_il")
             )
-            for s in ("class_il", "task_il")
-        ],
+        ),
     ],
 }
 RECIPE = {

@@ -82,8 +82,9 @@ def test_clser_sweeps_from_flags_to_files(tmp_path):
     assert code == 0, err
     for value in ("0.5", "2"):
         assert f"clser consistency_weight={value}" in out
-        name = f"accuracy_clser_consistency_weight={value}_answer_class_il_seed1.csv"
-        assert (tmp_path / "out" / name).exists()
+        name = f"accuracy_clser_consistency_weight={value}.csv"
+        rows = (tmp_path / "out" / name).read_text().splitlines()
+        assert any(row.startswith("answer,class_il,,1,2,") for row in rows)
 
 
 @pytest.mark.slow

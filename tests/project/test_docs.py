@@ -122,7 +122,7 @@ def test_every_record_says_what_it_is():
             assert list(folder.glob("*.json"))
             continue
         assert list(folder.rglob("config.json"))  # of some, a folder for each run
-        assert list(folder.rglob("accuracy_*.csv"))
+        assert list(folder.rglob("accuracy*.csv"))
 
 
 def test_a_long_schedule_costs_a_tenth_of_what_it_did():

@@ -187,9 +187,10 @@ def test_a_record_has_a_page_with_its_note_table_and_figures(record):
 
 
 def matrix_of(record, method, scenario="class_il"):
-    """float64[seeds, T + 1, T] of a method, as its CSV files have it; None: there are none."""
-    paths = sorted(record.folder.glob(f"accuracy_{method}_answer_{scenario}_seed*.csv"))
-    found = [matrix for path in paths for matrix in read_matrices(path).values()]
+    """float64[seeds, T + 1, T] of a method, as its CSV file has it; None: there are none."""
+    path = record.folder / f"accuracy_{method}.csv"
+    matrices = read_matrices(path).items() if path.exists() else ()
+    found = [a for of, a in matrices if of[:2] == ("answer", scenario)]
     return np.stack(found) if found else None
 
 

@@ -1,6 +1,5 @@
 """A file of accuracy matrices is read as it was written, and nothing else is read."""
 
-import csv
 import importlib.util
 import os
 from pathlib import Path
@@ -12,11 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cls_jax.core.errors import InputError
+from cls_jax.report import results
 from cls_jax.report.matrices import Label, labelled, matrices_csv, order_text, read_matrices
 from tests.report.test_summary import make_result
 
 ROOT = Path(__file__).resolve().parents[2]
-RECORDS = sorted((ROOT / "records").rglob("accuracy_*.csv"))
+RECORDS = sorted((ROOT / "records").rglob("accuracy*.csv"))
 MIXED = {
     Label("answer", "class_il", 0): np.array([[0.1, 0.2], [0.5, np.nan], [1 / 3, 1.0]]),
     Label("plastic", "task_il", 7, "2-1"): np.array([[0.0, 1e-7], [np.nan, np.nan], [0.25, 0.5]]),
@@ -115,62 +115,50 @@ def test_what_is_no_file_of_text_is_named(tmp_path):
 
 
 def test_every_record_is_in_this_format():
-    assert len(RECORDS) > 500
+    assert len(RECORDS) > 200
     for path in RECORDS:
         assert read_matrices(path), path
 
 
 @pytest.fixture(scope="module")
 def script():
-    """The script that rewrote the records."""
+    """The script that joined the records' matrices."""
     spec = importlib.util.spec_from_file_location(
-        "convert_matrices", ROOT / "records" / "convert_matrices.py"
+        "join_matrices", ROOT / "records" / "join_matrices.py"
     )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-EARLIER = {
-    "accuracy_er_no_stamps_task_il_seed3.csv": (
-        "after_task,task_1,task_2\nbefore,0.100000,0.123457\n1,0.999999,\n2,0.333333,1.000000\n",
-        [Label("no_stamps", "task_il", 3)],
-    ),
-    "accuracy_er_200.csv": (
-        "network,score,seed,after_task,task_1,task_2\n"
-        "answer,class-IL,5,0,0.1000,0.1235\nanswer,class-IL,5,1,0.9999,\n"
-        "answer,class-IL,5,2,0.0000,1.0000\nanswer,task-IL,5,0,0.2000,0.1235\n"
-        "answer,task-IL,5,1,0.9998,\nanswer,task-IL,5,2,0.3333,1.0000\n",
-        [Label("answer", "class_il", 5), Label("answer", "task_il", 5)],
-    ),
-    "accuracy_m.csv": (
-        "order,seed,after_task,task_0,task_1\n1-0,2,0,0.100000,0.123457\n1-0,2,1,,0.999999\n"
-        "1-0,2,2,0.333333,1.000000\n",
-        [Label("answer", "task_il", 2, "2-1")],
-    ),
-}
+def _parted(folder, one):
+    """A finished workdir, of one result or two, and the same with a file for each matrix."""
+    made = [make_result(method="er 0.5"), make_result(method="b")][: 1 if one else 2]
+    files = results.run_files(made[0]) if one else results.comparison_files(made)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    whole = {path.name: path.read_text() for path in folder.glob("accuracy*.csv")}
+    for name in whole:
+        for of, matrix in read_matrices(folder / name).items():
+            part = f"{name[:-4]}_{of.network}_{of.scenario}_seed{of.seed}.csv"
+            (folder / part).write_text(matrices_csv({of: matrix}))
+        (folder / name).unlink()
+    return whole
 
 
-@pytest.mark.parametrize("name", EARLIER)
-def test_earlier_formats_are_rewritten_with_the_same_numbers(name, script, tmp_path):
-    text, labels = EARLIER[name]
-    (tmp_path / name).write_text(text)
-    assert script.convert(tmp_path / name, ["answer", "stamps", "no_stamps"])
-    found = read_matrices(tmp_path / name)
-    assert [*found] == labels
-    columns = 2
-    old = [row[-columns:] for row in csv.reader(text.splitlines()[1:])]
-    new = np.concatenate([*found.values()])
-    np.testing.assert_array_equal(new, np.float32([[float(x or "nan") for x in r] for r in old]))
-    once = (tmp_path / name).read_bytes()
-    assert not script.convert(tmp_path / name, ["answer"])
-    assert (tmp_path / name).read_bytes() == once
+@pytest.mark.parametrize("one", [True, False])
+def test_a_file_for_each_matrix_becomes_one(one, script, tmp_path):
+    whole = _parted(tmp_path, one)
+    number = 12 if one else 24  # networks, scenarios, seeds of each
+    assert script.joined(tmp_path) == number
+    assert {path.name: path.read_text() for path in tmp_path.glob("*.csv")} == whole
+    assert script.joined(tmp_path) == 0
 
 
-def test_a_number_that_would_change_stops_the_script(script, tmp_path):
-    path = tmp_path / "accuracy_answer_class_il_seed0.csv"
-    text = "after_task,task_1\nbefore,0.1234567890123\n1,0.5\n"
-    path.write_text(text)
-    with pytest.raises(ValueError, match="does not have the same numbers"):
-        script.convert(path, ["answer"])
-    assert path.read_text() == text
+def test_what_cannot_be_read_is_left(script, tmp_path):
+    _parted(tmp_path, True)
+    (tmp_path / "accuracy_plastic_task_il_seed4.csv").write_text("no matrix\n")
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match=r"seed4\.csv is damaged"):
+        script.joined(tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before

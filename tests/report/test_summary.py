@@ -126,9 +126,8 @@ def test_comparison_marks_the_best_of_each_column(tmp_path):
 def test_comparison_files(tmp_path):
     results = comparison()
     finished(tmp_path, CONFIG, *results)
-    names = {path.name for path in tmp_path.iterdir()}
-    assert len([name for name in names if name.startswith("accuracy_")]) == 36  # 3 x 2 x 2 x 3
-    assert {name for name in names if not name.startswith("accuracy_")} == {
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("accuracy_bad.csv", "accuracy_good.csv", "accuracy_joint.csv"),
         *(".lock", "config.json", "comparison.json", "comparison.csv", "comparison.md"),
         "comparison_over_tasks.png",
     }
@@ -154,14 +153,8 @@ def test_comparison_needs_different_names(names):
 
 def test_write_leaves_these_files(tmp_path):
     assert finished(tmp_path / "run", CONFIG, make_result()) == tmp_path / "run"
-    matrices = {
-        f"accuracy_{view}_{scenario}_seed{seed}.csv"
-        for view in ("answer", "plastic")
-        for scenario in ("class_il", "task_il")
-        for seed in (0, 4, 7)
-    }
-    assert {path.name for path in (tmp_path / "run").iterdir()} == matrices | {
-        *(".lock", "config.json", "results.json", "summary.md"),
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        *(".lock", "config.json", "accuracy.csv", "results.json", "summary.md"),
         *("accuracy_matrix.png", "accuracy_over_tasks.png"),
     }
 
@@ -169,15 +162,16 @@ def test_write_leaves_these_files(tmp_path):
 def test_csv_holds_the_matrix(tmp_path):
     result = make_result()
     finished(tmp_path, CONFIG, result)
+    with (tmp_path / "accuracy.csv").open() as file:
+        header, *rows = csv.reader(file)
+    names = ["network", "scenario", "order", "seed", "after_task"]
+    assert header == [*names, "task_1", "task_2", "task_3"]
     for trial, seed in enumerate(result.seeds):
-        with (tmp_path / f"accuracy_plastic_task_il_seed{seed}.csv").open() as file:
-            header, *rows = csv.reader(file)
-        names = ["network", "scenario", "order", "seed", "after_task"]
-        assert header == [*names, "task_1", "task_2", "task_3"]
-        assert all(row[:4] == ["plastic", "task_il", "", str(seed)] for row in rows)
-        assert [row[4] for row in rows] == ["before", "1", "2", "3"]
-        values = [[float(cell) if cell else np.nan for cell in row[5:]] for row in rows]
+        mine = [row for row in rows if row[:4] == ["plastic", "task_il", "", str(seed)]]
+        assert [row[4] for row in mine] == ["before", "1", "2", "3"]
+        values = [[float(cell) if cell else np.nan for cell in row[5:]] for row in mine]
         np.testing.assert_array_equal(np.float32(values), np.float32(result.matrix[trial, 1, 1]))
+    assert len(rows) == 2 * 2 * 3 * 4  # networks, scenarios, seeds, moments
 
 
 def test_results_json_holds_every_score(tmp_path):
@@ -228,7 +222,7 @@ def test_a_full_disk_is_one_sentence_and_changes_nothing(tmp_path, monkeypatch, 
     """Also where it is full after half of the files."""
     folder = finished(tmp_path / "w", CONFIG, make_result())
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    opened, room = builtins.open, iter(range(8))
+    opened, room = builtins.open, iter(range(3))
 
     def full(path, mode="r", **kind):
         if mode == "xb" and next(room, None) is None:
