@@ -119,15 +119,13 @@ def test_the_presets_of_a_table_are_its_cells():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"dualnet"}))
 def test_every_method_learns_from_its_quick_preset(method, tmp_path, monkeypatch):
-    """Two tasks, an epoch of each: a table at the end, and files."""
+    """An epoch of each task: a table at the end, and files. DualNet's is the main job."""
     monkeypatch.chdir(tmp_path)
     short = ["--epochs", "1"]
     if method in ("spb", "spb_i", "spb_m"):
         short += ["--base-epochs", "1"]
-    if method == "dualnet":  # whose whole quick preset is the main job
-        short += ["--tasks", "2", "--width", "2", "--image-size", "16"]
     done = ask("cls-jax run", method, *short, "--workdir", "runs/x")
     assert done.code == 0, done.err
     assert "results in runs/x" in done.out

@@ -106,15 +106,12 @@ def test_joint_training_bounds_replay():
     assert joint.min() > 0.9
 
 
-def test_dualnet_remembers_what_sgd_forgets():
-    """The quick preset of experiments/compare.py, task-IL.
+def test_sgd_forgets_the_main_job():
+    """The stream of DualNet's quick preset, task-IL: .626 and .725 of seeds 0 and 1.
 
-    Seeds 0 and 1 over five programs that differ in rounding or rates: dualnet .950 to .994; sgd
-    .626 and .725. Smaller pictures make a bad test: their last maps are single pixels, and rounding
-    decides what a run becomes.
+    What DualNet keeps of it tests/integration/test_scripts.py asserts where it runs the main job.
+    Smaller pictures make a bad test: their last maps are single pixels, and rounding decides what a
+    run becomes.
     """
-    net, seeds = NetConfig(net="resnet18", width=8), (0, 1)
-    dualnet = scores("dualnet", net, 32, "kornia050", {"memory_size": 250}, seeds, 1)[:, 1]
-    sgd = scores("sgd", net, 32, "kornia050", {}, seeds, 1)[:, 1]
-    assert dualnet.min() > 0.85, (dualnet, sgd)
-    assert dualnet.mean() > sgd.mean() + 0.1, (dualnet, sgd)
+    net = NetConfig(net="resnet18", width=8)
+    assert scores("sgd", net, 32, "kornia050", {}, (0, 1), 1)[:, 1].max() < 0.8
