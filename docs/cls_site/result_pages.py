@@ -121,7 +121,8 @@ def _provenance(record: Record) -> str:
         first = configs[0]
         versions = ", ".join(f"{name} {one}" for name, one in sorted(first["versions"].items()))
         device = first["device"]
-        commits = ", ".join(dict.fromkeys(f"`{one['commit'][:10]}`" for one in configs))
+        known = (f"`{one['commit'][:10]}`" if one["commit"] else "no checkout" for one in configs)
+        commits = ", ".join(dict.fromkeys(known))
         told = f"* Commit: {commits}\n* Versions: {versions}\n* Device: "
         told += f"{device['count']} x {device['kind']}"
         settings = json.dumps(first["config"], indent=1)

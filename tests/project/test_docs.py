@@ -13,6 +13,7 @@ import pytest
 
 from cls_jax.app.cli import COMMANDS, OF_ONE_METHOD
 from cls_jax.methods import METHODS
+from cls_jax.report.matrices import Label, read_matrices
 from tests.conftest import small_method
 from tests.support.ask import ask
 
@@ -59,9 +60,13 @@ RESULTS = (
     ("2026-11-21_s_mnist", "comparison.md", r"clser | 5120 | class-IL"),
     ("2026-11-21_s_mnist", "comparison.md", r"clser | 500 | class-IL"),
     ("2026-11-21_s_mnist", "comparison.md", r"clser | 200 | class-IL"),
-    ("2026-11-21_s_mnist", "comparison.md", r"er | 500 | class-IL"),
     ("2026-11-25_supsup_permuted_mnist_250", "summary.md", "answer | domain-IL"),
-    ("2026-11-21_compare_cifar10", "comparison.md", "dualnet"),
+    ("2026-11-26_dualnet_all_labels", "comparison.md", "dualnet lookahead_step_size=0.05"),
+    ("2026-11-26_dualnet_all_labels", "comparison.md", "dualnet lookahead_step_size=0"),
+    ("2026-11-26_dualnet_all_labels", "comparison.md", "er_own"),
+    ("2026-11-26_dualnet_tenth", "comparison.md", "dualnet lookahead_step_size=0.05"),
+    ("2026-11-26_dualnet_tenth", "comparison.md", "dualnet lookahead_step_size=0"),
+    ("2026-11-26_dualnet_tenth", "comparison.md", "er_own"),
 )
 """Of each row of the results: its record, its page, and how its line begins there."""
 
@@ -79,6 +84,50 @@ def test_its_results_are_those_of_the_records():
         if published:
             note = (ROOT / "records" / record / "NOTE.md").read_text(encoding="utf-8")
             assert published in line or f"Published: {published}" in note
+
+
+SLOW = "dualnet_lookahead_step_size=0.05", "dualnet_lookahead_step_size=0"
+STILL = "dualnet_ssl_learning_rate={}_lookahead_step_size={}"
+DIFFERENCES = (
+    ("tenth", *SLOW, 10, "-0.52 ± 0.56"),
+    ("tenth", SLOW[0], "er_own", 10, "-1.59 ± 1.06"),
+    ("tenth", SLOW[0], "derpp_own", 10, "-1.71 ± 0.82"),
+    ("all_labels", *SLOW, 5, "+0.42 ± 0.43"),
+    ("all_labels", SLOW[0], "er_own", 5, "+2.17 ± 0.64"),
+    ("all_labels", SLOW[1], "er_own", 5, "+1.75 ± 0.29"),
+    *(
+        ("statistics", STILL.format(rate, step), STILL.format(rate, 0), 5, text)
+        for rate, step, text in (
+            ("0", "0.05", "-3.60 ± 1.58"),
+            ("0", "1", "-6.64 ± 1.12"),
+            ("0.0001", "0.05", "-3.25 ± 0.96"),
+            ("0.0001", "1", "-9.55 ± 2.17"),
+            ("0.001", "0.05", "-6.29 ± 2.48"),
+            ("0.001", "1", "-11.09 ± 1.26"),
+        )
+    ),
+)
+"""Record, two of its methods, how many seeds both have, and how much better the first is."""
+
+
+@pytest.mark.parametrize(("record", "one", "other", "seeds", "text"), DIFFERENCES)
+def test_what_is_said_of_dualnets_slow_learner_is_so(record, one, other, seeds, text):
+    """Task-IL, paired over the seeds, with its standard error: from the matrices."""
+    folder = ROOT / "records" / f"2026-11-26_dualnet_{record}"
+
+    def accuracy(name):
+        found = read_matrices(folder / f"accuracy_{name}.csv")
+        labels = [Label("answer", "task_il", seed) for seed in range(seeds)]
+        return np.array([100 * found[label][-1].mean() for label in labels])
+
+    differences = accuracy(one) - accuracy(other)
+    error = differences.std(ddof=1) / seeds**0.5
+    assert f"{differences.mean():+.2f} ± {error:.2f}" == text
+    note = (folder / "NOTE.md").read_text(encoding="utf-8").replace("\n", " ")
+    assert text in note
+    page = (ROOT / "docs" / "concepts" / "dualnet.md").read_text(encoding="utf-8")
+    assert text in (page if record != "statistics" else note)
+    assert "-0.52 ± 0.56" in README
 
 
 DUALNET = {
