@@ -148,11 +148,12 @@ def test_dualnets_tables_lead_with_the_task_told(record):
             assert abs(float(cell.strip("*").split(" ± ")[0]) - number) < 0.0501
 
 
-def test_the_figure_is_what_its_script_draws():
+@pytest.mark.parametrize("name", ["accuracy_over_tasks", "dualnet_slow_learner"])
+def test_a_figure_is_what_its_script_draws(name):
     """Pixel for pixel but for the smoothing of another matplotlib or FreeType."""
     from matplotlib.image import imread
 
-    path = ROOT / "docs" / "images" / "accuracy_over_tasks.png"
+    path = ROOT / "docs" / "images" / f"{name}.png"
     drawn, kept = (
         imread(io.BytesIO(runpy.run_path(path.with_suffix(".py"))["draw"]())),
         imread(path),
