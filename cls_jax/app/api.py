@@ -27,7 +27,7 @@ from cls_jax.methods.problem import Problem
 from cls_jax.nets.config import NetConfig, check_known, check_sizes
 from cls_jax.nets.registry import networks, networks_of
 from cls_jax.report.logs import several
-from cls_jax.report.summary import render, table_of
+from cls_jax.report.summary import render, tables_of
 from cls_jax.report.tables import as_text
 from cls_jax.streams.config import InputConfig
 from cls_jax.streams.open_stream import check_not_open
@@ -114,8 +114,8 @@ class Result(NamedTuple):
         return np.stack([np.nanmean(each, axis=-1) for each in last])
 
     def table(self) -> str:
-        """The scores of one run, or several values side by side, as text."""
-        return as_text(table_of(self.runs))
+        """The scores of one run, or several values side by side and paired, as text."""
+        return "\n\n".join(map(as_text, tables_of(self.runs)))
 
     @property
     def states(self) -> tuple[tuple[PyTree, ...], ...]:

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from cls_jax.core.metrics import Summary, accuracy_by_phase, old_and_new, scores, summarise
 from cls_jax.training.events import SCENARIOS, Result, leading, task_aware
 
-Columns = Mapping[str, tuple[int, Callable[[Result, int], Summary]]]
+Columns = Mapping[str, tuple[int, Callable[[Result, int], np.ndarray]]]
 """Header -> whether the highest (1) or the lowest (-1) is best, and (result, number of the network)
--> its score over the seeds."""
+-> its score, float64[seeds]. The first is what the results are compared by; its highest is best."""
 
 
 def summaries(result: Result, view: int, scenario: int) -> dict[str, Summary]:
@@ -66,15 +68,15 @@ def _of_tasks(results: Sequence[Result]) -> tuple[Columns, str]:
     """
     names, of = results[0].scenarios, leads(results)
     acc: Columns = {
-        f"{scenario} ACC": (1, lambda r, v, s=s: summaries(r, v, s)["average_accuracy"])
+        f"{scenario} ACC": (1, lambda r, v, s=s: scores(r.matrix[:, v, s])["average_accuracy"])
         for s, scenario in enumerate(names)
     }
-    learning = {"LA": (1, lambda r, v: summaries(r, v, of)["learning_accuracy"])}
+    learning = {"LA": (1, lambda r, v: scores(r.matrix[:, v, of])["learning_accuracy"])}
     if not aware(results):
-        lost = {"forgetting": (-1, lambda r, v: summaries(r, v, of)["forgetting"])}
+        lost = {"forgetting": (-1, lambda r, v: scores(r.matrix[:, v, of])["forgetting"])}
         return {**acc, **lost, **learning}, f"forgetting and LA are {names[of]}"
     first, name = f"{names[of]} ACC", "clipped forgetting"
-    lost = {name: (-1, lambda r, v: summaries(r, v, of)["forgetting_clipped"])}
+    lost = {name: (-1, lambda r, v: scores(r.matrix[:, v, of])["forgetting_clipped"])}
     note = f"{name} and LA are {names[of]}, clipped: never below 0"
     knowing = [result.method for result in results if result.details.get("told_task")]
     note += f"; told the task in training: {', '.join(knowing)}" if knowing else ""
@@ -89,11 +91,11 @@ def _of_phases() -> tuple[Columns, str]:
         return old_and_new(r.matrix[:, v, 0, 1:], r.details["test_examples"])
 
     columns: Columns = {
-        "average": (1, lambda r, v: summarise(by_phase(r, v).mean(-1))),
-        "phase 1": (1, lambda r, v: summarise(by_phase(r, v)[:, 0])),
-        "last": (1, lambda r, v: summarise(by_phase(r, v)[:, -1])),
-        "old classes": (1, lambda r, v: summarise(last(r, v).old)),
-        "new classes": (1, lambda r, v: summarise(last(r, v).new)),
+        "average": (1, lambda r, v: by_phase(r, v).mean(-1)),
+        "phase 1": (1, lambda r, v: by_phase(r, v)[:, 0]),
+        "last": (1, lambda r, v: by_phase(r, v)[:, -1]),
+        "old classes": (1, lambda r, v: last(r, v).old),
+        "new classes": (1, lambda r, v: last(r, v).new),
     }
     note = "class-IL, over all test images of the classes seen; average: over all phases"
     return columns, f"{note}; old and new: after the last"

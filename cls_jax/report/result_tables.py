@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cls_jax.core.errors import InputError
-from cls_jax.core.metrics import num_untested, scores
+from cls_jax.core.metrics import num_untested, scores, summarise
 from cls_jax.report.columns import (
     aware,
     columns_of,
@@ -87,7 +87,8 @@ def result_table(result: Result) -> TextTable:
     for v, view in enumerate(result.views):
         if phased(result):
             header = ("network", *columns)
-            rows.append((view, *(percent(value(result, v)) for _, value in columns.values())))
+            found = (summarise(value(result, v)) for _, value in columns.values())
+            rows.append((view, *map(percent, found)))
             continue
         for s, scenario in in_order([result]):
             found = summaries(result, v, s)
@@ -118,7 +119,7 @@ def comparison_table(results: Sequence[Result]) -> TextTable:
     bold = set()
     texts = [[result.method] for result in results]
     for column, (sign, value) in enumerate(columns.values(), start=1):
-        values = [value(result, 0) for result in results]
+        values = [summarise(value(result, 0)) for result in results]
         means = [sign * round(summary.mean, 4) for summary in values]  # as printed
         if not np.isnan(means).all():
             bold |= {(i, column) for i, mean in enumerate(means) if mean == np.nanmax(means)}
@@ -135,6 +136,33 @@ def comparison_table(results: Sequence[Result]) -> TextTable:
         rows=tuple(map(tuple, texts)),
         note=f"percent, {note}; {legend}; best in bold{'; ' + KIB if sized else ''}",
         bold=frozenset(bold),
+    )
+
+
+def paired_table(results: Sequence[Result]) -> TextTable | None:
+    """What each method leads by or lacks: its first column minus the best one's, seed by seed.
+
+    Returns:
+      The table; None where fewer than two seeds are common to all, or one was not scored.
+    """
+    seeds = [seed for seed in results[0].seeds if all(seed in r.seeds for r in results)]
+    name, (_, value) = next(iter(columns_of(results)[0].items()))
+    found = [value(r, 0)[[r.seeds.index(seed) for seed in seeds]] for r in results]
+    if len(results) < 2 or len(seeds) < 2 or not np.isfinite(found).all():
+        return None
+    best = max(range(len(results)), key=lambda i: found[i].mean())
+    rows = []
+    for i, result in enumerate(results):
+        if i != best:
+            difference = 100 * (found[i] - found[best])
+            mean, _, error, n = summarise(difference)
+            wins = f"{(difference > 0).sum()} of {n}"
+            rows.append((result.method, f"{mean:+.2f} ± {error:.2f}", wins))
+    return TextTable(
+        title="Paired over the seeds that all have",
+        header=("method", f"{name} minus {results[best].method}'s", "seeds above"),
+        rows=tuple(rows),
+        note=f"points, mean ± standard error over {len(seeds)} seeds",
     )
 
 

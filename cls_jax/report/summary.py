@@ -12,7 +12,12 @@ from cls_jax.core.paths import writing
 from cls_jax.report import figures
 from cls_jax.report.canvas import DEFAULT_FORMATS, FigureFormat, figure_files
 from cls_jax.report.latex import latex_page
-from cls_jax.report.result_tables import comparison_csv, comparison_table, result_table
+from cls_jax.report.result_tables import (
+    comparison_csv,
+    comparison_table,
+    paired_table,
+    result_table,
+)
 from cls_jax.report.results import comparison_files, run_files
 from cls_jax.report.tables import TextTable, markdown_page, rich_table, show, visible
 from cls_jax.training.events import Result
@@ -25,6 +30,16 @@ def table_of(results: Sequence[Result]) -> TextTable:
       InputError: two of one name, or none.
     """
     return result_table(results[0]) if len(results) == 1 else comparison_table(results)
+
+
+def tables_of(results: Sequence[Result]) -> list[TextTable]:
+    """That table, and of several methods their paired differences, where seeds are common to all.
+
+    Raises:
+      InputError: two of one name, or none.
+    """
+    table, paired = table_of(results), paired_table(results)
+    return [table] if paired is None else [table, paired]
 
 
 def report(
@@ -42,7 +57,8 @@ def report(
     Raises:
       InputError: two of one name, or the disk cannot be written.
     """
-    show(rich_table(table_of(results)))
+    for table in tables_of(results):
+        show(rich_table(table))
     if folder is not None:
         write(folder, render(results, formats))
 
@@ -124,13 +140,12 @@ def render_comparison(
     Raises:
       InputError: two of one name, or none.
     """
-    table = comparison_table(results)
     files: dict[str, str | bytes] = {
         "comparison.csv": comparison_csv(results),
-        "comparison.md": markdown_page(table),
+        "comparison.md": markdown_page(*tables_of(results)),
     }
     if latex:
-        files["comparison.tex"] = latex_page(table)
+        files["comparison.tex"] = latex_page(comparison_table(results))
     drawn = {"comparison_over_tasks": figures.comparison_over_tasks(results)}
     if any(map(figures.grows, results)) and all("bits" in result.capacity for result in results):
         drawn["capacity"] = figures.capacity(results)

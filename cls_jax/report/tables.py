@@ -104,9 +104,12 @@ def markdown(table: TextTable) -> str:
     return "\n".join(lines)
 
 
-def markdown_page(table: TextTable) -> str:
-    """A page: title, table, note, and the command that made it."""
-    note, made_by = literal(table.note[:1].upper() + table.note[1:]), visible(command())
+def markdown_page(table: TextTable, *more: TextTable) -> str:
+    """A page: title, table and note of each, and the command that made it."""
+    made_by = visible(command())
     fence = max(["``", *re.findall("`+", made_by)], key=len) + "`"  # longer than any inside
-    head = f"# {literal(table.title)}\n\n{markdown(table)}"
-    return f"{head}\n\n{note}.\n\n{fence}\n{made_by}\n{fence}\n"
+    parts = []
+    for marks, one in zip(["#", *["##"] * len(more)], (table, *more), strict=True):
+        note = literal(one.note[:1].upper() + one.note[1:])
+        parts.append(f"{marks} {literal(one.title)}\n\n{markdown(one)}\n\n{note}.\n\n")
+    return f"{''.join(parts)}{fence}\n{made_by}\n{fence}\n"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from cls_site.records import Record, Row, date_of, read
 from cls_site.speed import speed
-from cls_site.text import lines_of, prose, table
+from cls_site.text import prose, table, tables_of
 
 __all__ = ["pages", "read"]
 
@@ -97,8 +97,8 @@ def page(record: Record, records: Sequence[Record]) -> str:
     parts = [f"---\ntitle: {record.short}\nhide: [toc]\n---\n\n# {prose(record.title)}"]
     parts.append(f"Record `{record.name}`, of {date_of(record)}.")
     if record.page:
-        parts.append("\n".join(lines_of(record.page)))
-        parts.append(_legend(record.page))
+        for table_text, legend in zip(tables_of(record.page), _legends(record.page), strict=True):
+            parts += [table_text, legend]
     parts.append(f"## Note\n\n{linked(record.note, record.name, records)}")
     if record.figures:
         shown = (f"![{prose(name)}]({record.name}/{name})" for name, _ in record.figures)
@@ -107,10 +107,10 @@ def page(record: Record, records: Sequence[Record]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _legend(text: str) -> str:
-    """The line under the table, which says what the columns are."""
-    plain = [line for line in text.splitlines()[1:] if line and not line.startswith("|")]
-    return plain[0] if plain and not plain[0].startswith("`") else ""
+def _legends(text: str) -> list[str]:
+    """Under each table the line that says what its columns are; "" where none stands there."""
+    found = re.findall(r"^\|.*\n(?!\|)\n*(.*)", text, re.MULTILINE)
+    return ["" if line.startswith("`") else line for line in found]
 
 
 def _provenance(record: Record) -> str:

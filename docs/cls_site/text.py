@@ -102,14 +102,14 @@ class Table(NamedTuple):
         return [row[place] for row in self.rows]
 
 
-def lines_of(page: str) -> list[str]:
-    """The lines of the tables of a page."""
-    return [line for line in page.splitlines() if line.startswith("|")]
+def tables_of(page: str) -> list[str]:
+    """The tables of a page of Markdown, as they stand there."""
+    return [found.rstrip() for found in re.findall(r"^(?:\|.*(?:\n|$))+", page, re.MULTILINE)]
 
 
 def table_of(page: str) -> Table:
     """The first table of a page of Markdown."""
-    cells = [_cells(line) for line in lines_of(page)]
+    cells = [_cells(line) for line in tables_of(page)[0].splitlines()]
     return Table(cells[0], tuple(cells[2:]))
 
 

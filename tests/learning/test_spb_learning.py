@@ -32,7 +32,7 @@ def measured(variant):
     method = make_learner("spb", {**QUICK, **VARIANTS[variant]}, stream, DIGITS, net).method
     result = run(method, stream, seeds=(0, 1))
     columns, _ = columns_of([result])
-    return {name: value(result, 0).mean for name, (_, value) in columns.items()}
+    return {name: value(result, 0).mean() for name, (_, value) in columns.items()}
 
 
 def test_what_holds_old_classes_is_the_reciprocal_weight():

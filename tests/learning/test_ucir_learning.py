@@ -28,7 +28,7 @@ def measured(exemplars):
     method = make_learner("ucir", arguments, stream, DIGITS, net).method
     result = run(method, stream, seeds=(0, 1))
     columns, _ = columns_of([result])
-    return {name: value(result, 0).mean for name, (_, value) in columns.items()}
+    return {name: value(result, 0).mean() for name, (_, value) in columns.items()}
 
 
 def test_exemplars_keep_past_classes():

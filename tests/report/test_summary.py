@@ -15,9 +15,9 @@ from cls_jax.core import metrics
 from cls_jax.core.errors import InputError
 from cls_jax.report import figures
 from cls_jax.report import results as stored
-from cls_jax.report.result_tables import comparison_table, result_table
-from cls_jax.report.summary import render, report
-from cls_jax.report.tables import markdown_page, rich_table, show
+from cls_jax.report.result_tables import comparison_table, paired_table, result_table
+from cls_jax.report.summary import render, report, tables_of
+from cls_jax.report.tables import markdown, markdown_page, rich_table, show
 from cls_jax.training.events import Result
 from tests.support.finished import finished
 
@@ -102,11 +102,12 @@ def test_comparison_marks_the_best_of_each_column(tmp_path):
     text = text_of(comparison_table(results))
     assert "digits, 3 tasks" in text
     finished(tmp_path, CONFIG, *results)
+    first, _, _ = (tmp_path / "comparison.md").read_text().partition("\n## ")
     rows = {
         row[1]: row[2:-1]
         for row in (
             [cell.strip() for cell in line.split("|")]
-            for line in (tmp_path / "comparison.md").read_text().splitlines()
+            for line in first.splitlines()
             if line.startswith("|")
         )
     }
@@ -143,6 +144,34 @@ def test_comparison_files(tmp_path):
     records = json.loads((tmp_path / "comparison.json").read_text())
     assert [record["method"] for record in records] == ["bad", "good", "joint"]
     assert records[2]["scores"]["answer"]["class_il"]["forgetting"]["mean"] is None
+
+
+def test_who_is_better_is_told_seed_by_seed(tmp_path):
+    """Against the best by mean, over common seeds alone; the standard error is of the pairs."""
+    bad, good, joint = comparison()
+    joint = joint._replace(method="same", matrix=good.matrix[[2, 0, 1]], seeds=(7, 0, 9))
+    joint.matrix[1, :, :, -1] += 0.02
+    joint.matrix[0, :, :, -1] -= 0.01
+    expected = 100 * (bad.matrix - joint.matrix[[1, 2, 0]])[[0, 2], 0, 0, -1].mean(-1)
+    table = paired_table([bad, good, joint])
+    assert table.header == ("method", "class-IL ACC minus same's", "seeds above")
+    error = abs(expected[0] - expected[1]) / 2
+    assert table.rows == (
+        ("bad", f"{expected.mean():+.2f} ± {error:.2f}", "0 of 2"),
+        ("good", "-0.50 ± 1.50", "1 of 2"),
+    )
+    assert table.note == "points, mean ± standard error over 2 seeds"
+    finished(tmp_path, CONFIG, bad, good, joint)
+    assert markdown(table) in (tmp_path / "comparison.md").read_text()
+
+
+@pytest.mark.parametrize("seeds", [(1, 2, 3), (0, 1, 2)])  # the first has 0, 4, 7
+def test_one_common_seed_is_no_pair(seeds):
+    good = make_result(method="good")
+    other = make_result(method="other")._replace(seeds=seeds)
+    assert paired_table([good, other]) is None
+    assert paired_table([good]) is None
+    assert tables_of([good, other]) == [comparison_table([good, other])]
 
 
 @pytest.mark.parametrize("names", [(), ("er", "er")])
