@@ -38,8 +38,19 @@ def tables_of(results: Sequence[Result]) -> list[TextTable]:
     Raises:
       InputError: two of one name, or none.
     """
-    table, paired = table_of(results), paired_table(results)
-    return [table] if paired is None else [table, paired]
+    return [table_of(results), *_paired(results)]
+
+
+def _paired(results: Sequence[Result]) -> list[TextTable]:
+    paired = paired_table(results)
+    return [] if paired is None else [paired]
+
+
+def show_tables(results: Sequence[Result]) -> None:
+    """Prints ``tables_of`` on stdout."""
+    for number, table in enumerate(tables_of(results)):
+        print(end="\n" if number else "")
+        show(rich_table(table))
 
 
 def report(
@@ -57,8 +68,7 @@ def report(
     Raises:
       InputError: two of one name, or the disk cannot be written.
     """
-    for table in tables_of(results):
-        show(rich_table(table))
+    show_tables(results)
     if folder is not None:
         write(folder, render(results, formats))
 
@@ -140,12 +150,13 @@ def render_comparison(
     Raises:
       InputError: two of one name, or none.
     """
+    table = comparison_table(results)
     files: dict[str, str | bytes] = {
         "comparison.csv": comparison_csv(results),
-        "comparison.md": markdown_page(*tables_of(results)),
+        "comparison.md": markdown_page(table, *_paired(results)),
     }
     if latex:
-        files["comparison.tex"] = latex_page(comparison_table(results))
+        files["comparison.tex"] = latex_page(table)
     drawn = {"comparison_over_tasks": figures.comparison_over_tasks(results)}
     if any(map(figures.grows, results)) and all("bits" in result.capacity for result in results):
         drawn["capacity"] = figures.capacity(results)

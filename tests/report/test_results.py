@@ -13,7 +13,7 @@ import pytest
 from cls_jax.app.commands import report
 from cls_jax.core.errors import InputError
 from cls_jax.core.files import write_all
-from cls_jax.report.result_tables import comparison_table, result_table
+from cls_jax.report.result_tables import comparison_table, paired_table, result_table
 from cls_jax.report.results import collect, comparison_files, read, run_files
 from cls_jax.report.summary import render
 from cls_jax.report.tables import markdown
@@ -387,7 +387,8 @@ def test_one_workdir_prints_its_own_table(runs, capsys):
     report.start(["runs/a"])
     assert capsys.readouterr().out == text_of(result_table(*read("runs/a")), width=200)
     report.start(["runs/c"])
-    assert capsys.readouterr().out == text_of((comparison_table(read("runs/c"))), width=200)
+    both = comparison_table(read("runs/c")), paired_table(read("runs/c"))
+    assert capsys.readouterr().out == "\n".join(text_of(table, width=200) for table in both)
 
 
 @pytest.fixture

@@ -13,8 +13,7 @@ from cls_jax.report.canvas import DEFAULT_FORMATS, FigureFormat, check_formats
 from cls_jax.report.latex import show_latex
 from cls_jax.report.result_tables import check_distinct
 from cls_jax.report.results import COMPARISON, collect
-from cls_jax.report.summary import render_comparison, table_of, write
-from cls_jax.report.tables import rich_table, show
+from cls_jax.report.summary import render_comparison, show_tables, table_of, write
 from cls_jax.runtime.workdir import CONFIG
 
 DESCRIPTION = """Finished runs in one table and one figure, e.g. runs/a runs/b --out runs/both.
@@ -67,7 +66,7 @@ def main(config: Config) -> None:
     if config.latex and out is None:
         show_latex(table_of(results))
         return
-    show(rich_table(table_of(results)))
+    show_tables(results)
     if out is not None:
         files = render_comparison(results, config.figure_format, config.latex)
         with writing(out, "out"):
