@@ -21,6 +21,7 @@ _ALIASES = {
     **dict.fromkeys(("similarity", "random", "snapshots", "told"), "group_ema"),
     **dict.fromkeys(("conf", "soft", "literal", "rates"), "group_ema"),
     **{"spb_i_contrastive": "spb_i", "spb_m_logits": "spb_m", "ucir_no_exemplars": "ucir"},
+    **dict.fromkeys(("dytox+", "dytox++"), "dytox"),
     **{"dualnet_tf": "dualnet", "er_own": "er", "derpp_own": "derpp"},
 }
 """First word of a row -> the method, where it is not the method's name."""
