@@ -22,6 +22,8 @@ class Published(NamedTuple):
     Attributes:
       table, method, memory_size, view: which cell; view is "answer" or another network's name.
       class_il, task_il: (mean, standard deviation), or None.
+      average, last: class-IL of all classes seen, mean of the tasks and after the last, where no
+        deviation was printed; or None.
       n: runs behind it.
       source: where it was read.
       trust: "read at the source" or "second hand".
@@ -36,6 +38,8 @@ class Published(NamedTuple):
     view: str = "answer"
     class_il: tuple[float, float] | None = None
     task_il: tuple[float, float] | None = None
+    average: float | None = None
+    last: float | None = None
 
 
 class Cell(NamedTuple):

@@ -19,6 +19,7 @@ from cls_jax.report.axes import (
     legend_below,
     limits,
     line,
+    look,
     round_tasks,
     short,
     starts_at,
@@ -123,6 +124,28 @@ def capacity(results: Sequence[Result]) -> "Figure":
         axes.set_ylim(0, 1.05 * max(rows.mean(0).max() for rows in lines.values()) or 1)
     every[0].set_ylabel("kept to answer (KiB)")
     legend_below(figure, every[-1], _over(results))
+    return laid_out(figure)
+
+
+@plain_style()
+def accuracy_by_capacity(results: Sequence[Result]) -> "Figure":
+    """Accuracy after the last task over what must be kept to answer then: a point a method."""
+    place, scenario = in_order(results)[0]
+    names = short((result.method for result in results), ONE)
+    figure = framed((ONE, 2.9), stream_names(results) or "accuracy by capacity", names)
+    axes, points = figure.subplots(), []
+    for style, (name, result) in enumerate(zip(names, results, strict=True)):
+        points.append(curve(name, style, _over_tasks(result, place)[:, -1:]))
+        kept, color = result.capacity["bits"][:, -1].mean() / 8192, look(style)["color"]
+        axes.vlines(kept, points[-1].low, points[-1].high, color=color, alpha=0.5)
+        axes.plot(kept, points[-1].mean, label=name, markersize=5, **look(style))
+    bottom, top = limits(points)
+    words = f"{scenario} after the last task (%)" + starts_at(bottom)
+    axes.set(xlabel="kept to answer (KiB)", ylabel=words, ylim=(bottom, top))
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    legend_below(figure, axes, _band(results).replace("band", "bar"))
     return laid_out(figure)
 
 

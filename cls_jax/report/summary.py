@@ -139,8 +139,8 @@ def render_comparison(
     """Several methods beside each other, or one as if it were several.
 
     comparison.csv (a row a method, network, scenario and seed), comparison.md and, if asked for,
-    comparison.tex, the figures comparison_over_tasks and, where one grows, capacity,
-    accuracy_<method>.csv of each and comparison.json.
+    comparison.tex, the figures comparison_over_tasks and, where one grows, capacity and
+    accuracy_by_capacity, accuracy_<method>.csv of each and comparison.json.
 
     Args:
       results: with different names.
@@ -160,4 +160,5 @@ def render_comparison(
     drawn = {"comparison_over_tasks": figures.comparison_over_tasks(results)}
     if any(map(figures.grows, results)) and all("bits" in result.capacity for result in results):
         drawn["capacity"] = figures.capacity(results)
+        drawn["accuracy_by_capacity"] = figures.accuracy_by_capacity(results)
     return {**files, **figure_files(drawn, formats), **comparison_files(results)}

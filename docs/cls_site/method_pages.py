@@ -3,10 +3,10 @@
 import ast
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from cls_jax.methods import _MODULES, signature
 from cls_jax.methods.signatures import Argument
@@ -229,7 +229,7 @@ def _published(root: Path, name: str) -> str:
         (
             f"`{one['table']}`",
             str(one["memory_size"] or ""),
-            _mean(one.get("class_il")),
+            _class_il(one),
             _mean(one.get("task_il")),
             str(one["n"]),
             prose(f"{one['source']}; {one['trust']}"),
@@ -239,6 +239,13 @@ def _published(root: Path, name: str) -> str:
     header = ("table", "buffer", "class-IL", "task-IL", "runs", "source")
     drawn = table(header, rows, header[1:5])
     return f"### Published numbers\n\nOf `cls_jax/published/results.toml`, in percent.\n\n{drawn}"
+
+
+def _class_il(one: Mapping[str, Any]) -> str:
+    """Its score after the last task; where published, also the mean of the scores after each."""
+    if "last" in one:
+        return f"{one['last']:.2f}, mean of the tasks {one['average']:.2f}"
+    return _mean(one.get("class_il"))
 
 
 def _mean(value: Sequence[float] | None) -> str:

@@ -21,9 +21,16 @@ _ALIASES = {
     **dict.fromkeys(("similarity", "random", "snapshots", "told"), "group_ema"),
     **dict.fromkeys(("conf", "soft", "literal", "rates"), "group_ema"),
     **{"spb_i_contrastive": "spb_i", "spb_m_logits": "spb_m", "ucir_no_exemplars": "ucir"},
+    **dict.fromkeys(("dytox+", "dytox++"), "dytox"),
     **{"dualnet_tf": "dualnet", "er_own": "er", "derpp_own": "derpp"},
 }
 """First word of a row -> the method, where it is not the method's name."""
+
+_OF_ONE = "der_expandable", "rpsnet", "co2l", "dytox"
+"""Methods whose records, <date>_<method>_<data>, have rows of that method alone."""
+
+_NO_MEMORY = "fine-tune", "joint"
+"""Rows of them without a memory."""
 
 _SCORES = {
     "ACC": "task-IL, mean of the orders",
@@ -58,6 +65,8 @@ class Row(NamedTuple):
 def method_of(label: str, record: str) -> str:
     """The method that a row of a record's table is of."""
     first = label.split()[0]
+    if own := next((one for one in _OF_ONE if f"_{one}_" in record), None):
+        return own
     if first == "joint" and "_spb_" in record:  # SPB's own network, of all classes at once
         return "spb"
     return first if first in METHODS else _ALIASES[first]
@@ -164,7 +173,8 @@ class Record:
 
     def _row(self, label: str, score: str, ours: str, method: str | None = None) -> Row:
         method = method or method_of(label, self.name)
-        return Row(label, method, self.stream, self._buffer(method), score, "", ours, "", self.name)
+        buffer = "" if label in _NO_MEMORY else self._buffer(method)
+        return Row(label, method, self.stream, buffer, score, "", ours, "", self.name)
 
     def _buffer(self, method: str) -> str:
         """Slots of a method of ``compare.py`` or of a script of its own; "" without a memory."""

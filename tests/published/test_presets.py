@@ -196,6 +196,8 @@ def test_published_numbers_are_well_formed_and_belong_to_cells():
         assert entry.source
         for value in (entry.class_il, entry.task_il):
             assert value is None or (0 < value[0] <= 100 and 0 < value[1] < 10)
+        assert (entry.average is None) == (entry.last is None)
+        assert entry.class_il or entry.task_il or 0 < entry.last < entry.average < 100
         place = entry.table, entry.method, entry.memory_size, entry.view
         assert place not in known, "twice"
         known[place] = entry
@@ -205,6 +207,8 @@ def test_published_numbers_are_well_formed_and_belong_to_cells():
             )
     best = known["s_mnist", "clser", 500, "answer"]
     assert (best.class_il, best.task_il) == ([92.05, 0.32], [98.95, 0.10])
+    grown = known["cifar100_10x10", "der_expandable", 2000, "answer"]
+    assert (grown.average, grown.last) == (75.36, 65.22)
 
 
 def test_distance_in_standard_errors_by_hand():

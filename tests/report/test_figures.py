@@ -152,6 +152,16 @@ def test_what_is_kept_has_a_line_a_method_and_names_outside():
     np.testing.assert_array_equal(alone.axes[1].lines[0].get_ydata(), [64, 70, 75])
 
 
+def test_accuracy_by_capacity_has_a_point_a_method():
+    results = [phased_result(f"m{k}", bits=(8192.0, 16384.0, 16384.0 * k)) for k in range(1, 5)]
+    (axes,) = (figure := figures.accuracy_by_capacity(results)).axes
+    ends = [line.get_ydata()[-1] for line in figures.comparison_over_tasks(results).axes[0].lines]
+    points = [(*line.get_xdata(), *line.get_ydata()) for line in axes.lines]
+    np.testing.assert_allclose(points, list(zip([2, 4, 6, 8], ends, strict=True)))
+    assert axes.get_xlim()[0] == 0
+    assert not overlap(figure.legends[0], axes)
+
+
 def test_many_tasks_have_round_numbers_and_few_marks():
     figure = figures.accuracy_over_tasks(make_result(250))
     axes = figure.axes[0]

@@ -318,6 +318,7 @@ def test_what_grows_has_a_figure_and_is_read_back(tmp_path):
         assert (tmp_path / folder / "capacity.png").stat().st_size > 10_000
         first = stored.read(tmp_path / folder)[0]
         np.testing.assert_array_equal(first.capacity["bits"], growing.capacity["bits"])
+    assert (tmp_path / "two" / "accuracy_by_capacity.png").stat().st_size > 10_000
     finished(tmp_path / "three", CONFIG, fixed)
     assert not (tmp_path / "three" / "capacity.png").exists()
 
