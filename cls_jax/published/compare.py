@@ -24,17 +24,17 @@ class Published(NamedTuple):
       class_il, task_il: (mean, standard deviation), or None.
       average, last: class-IL of all classes seen, mean of the tasks and after the last, where no
         deviation was printed; or None.
+      n: runs behind it.
       source: where it was read.
       trust: "read at the source" or "second hand".
-      n: runs behind it, or None where that is not told.
     """
 
     table: str
     method: str
     memory_size: int
+    n: int
     source: str
     trust: str
-    n: int | None = None
     view: str = "answer"
     class_il: tuple[float, float] | None = None
     task_il: tuple[float, float] | None = None
@@ -140,7 +140,7 @@ def render_reproduction(
 
 def _published(
     cell: Cell, scenario: int, published: Sequence[Published]
-) -> tuple[tuple[float, float], int | None] | None:
+) -> tuple[tuple[float, float], int] | None:
     for entry in published:
         same = (entry.method, entry.memory_size) == (cell.label, cell.memory_size)
         value = (entry.class_il, entry.task_il)[scenario]
