@@ -79,7 +79,7 @@ def test_its_results_are_those_of_the_records():
         folder = (re.findall(r"records/([\w-]+)", name) or [folder])[0]
         assert folder == record
         text = (ROOT / "records" / record / page).read_text(encoding="utf-8").replace("*", "")
-        (line,) = [line for line in text.splitlines() if line.startswith(f"| {start} |")]
+        line = next(line for line in text.splitlines() if line.startswith(f"| {start} |"))
         assert f"| {ours} |" in line
         if published:
             note = (ROOT / "records" / record / "NOTE.md").read_text(encoding="utf-8")
