@@ -148,7 +148,8 @@ def _policy(capacity, num_counters, place, filled, *, in_front=False) -> MemoryP
         number = eligible.sum()
         index = distinct(key, number, size)
         if where is not None or not in_front:  # from the k-th eligible slot to its index
-            index = jnp.searchsorted(jnp.cumsum(eligible), index + 1)
+            # Written out: on a CPU its loop would cost more than what is in it.
+            index = jnp.searchsorted(jnp.cumsum(eligible), index + 1, method="scan_unrolled")
             index = jnp.minimum(index, capacity - 1)
         items = {k: v[index] for k, v in memory.slots.items()}
         return Draw(items=items, index=index, valid=jnp.arange(size) < number)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cls_jax.core.losses import row_cross_entropy
-from cls_jax.nets import gradient_gram as module
 from cls_jax.nets.base import Net
+from cls_jax.nets.dense_layers import dense_layers
 from cls_jax.nets.gradient_gram import gradient_gram
 from cls_jax.nets.layers import Conv, Dense
 from cls_jax.nets.linen import apply_linen, init_linen
@@ -22,9 +22,11 @@ Y = jnp.array([0, 1, 2, 0, 1])
 
 
 class Nested(nn.Module):
+    width: int = 4
+
     @nn.compact
     def __call__(self, x, *, train, valid=None):
-        x = nn.tanh(nn.Sequential([nn.Dense(4, use_bias=False), nn.relu])(x))
+        x = nn.tanh(nn.Sequential([nn.Dense(self.width, use_bias=False), nn.relu])(x))
         return Dense(3)(x)
 
 
@@ -99,7 +101,7 @@ def test_it_is_that_of_gradients_one_by_one(name):
     net, dense = NETS[name]
     x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 6)), jnp.float32)
     vars = net.init(jax.random.key(0), x)
-    assert (module._dense_layers(net, vars, x) is not None) == dense
+    assert (dense_layers(net, vars, x) is not None) == dense
     gram = jax.jit(partial(gradient_gram, net, losses=losses_of))(
         vars=vars, x=x, targets=(Y, jnp.ones(5, bool))
     )

@@ -1,8 +1,9 @@
 """The same work in PyTorch, eager or compiled: seconds a step, for a ratio beside ours.
 
 One SGD step of the ResNet-18, one whole DualNet batch update, one CLS-ER step of the MNIST
-perceptron or of the ResNet-18 with its buffer; without augmentation. PyTorch is optional. Time it
-in a process of its own: in one process the thread pools of XLA and PyTorch spin against each other.
+perceptron or of the ResNet-18 with its buffer, one step of ER, ER-MIR or OCS of the perceptron
+(torch_replay.py); without augmentation. PyTorch is optional. Time it in a process of its own: in
+one process the thread pools of XLA and PyTorch spin against each other.
 
 Eager is the better of both memory formats. Compiled is ``torch.compile(fullgraph=True)`` in its
 default mode around forward and loss, hence backward, in channels_last (which it prefers itself);
@@ -15,28 +16,19 @@ before the clock starts and before it stops, with several steps between.
 """
 
 import copy
-import itertools
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
 from cls_jax.app.benchmark.torch_nets import Classifier, DualNet, Perceptron
+from cls_jax.app.benchmark.torch_parts import Buffer, How, compiled, descend
+from cls_jax.app.benchmark.torch_replay import er_mir_step, er_step, ocs_step
 
 FORMATS = (torch.channels_last, torch.contiguous_format)
-
-
-class How(NamedTuple):
-    """Where and how a twin runs; see the module's docstring."""
-
-    device: str = "cpu"
-    dtype: str = "float32"
-    tf32: bool = True
-    compiled: bool = False
 
 
 def barlow_twins(za: torch.Tensor, zb: torch.Tensor) -> torch.Tensor:
@@ -55,8 +47,8 @@ def resnet_step(
     sgd = torch.optim.SGD(model.parameters(), lr=0.03)
     x = torch.randn(batch_size, 3, 32, 32, device=how.device).to(memory_format=layout)
     y = torch.randint(0, 10, (batch_size,), device=how.device)
-    loss = _compiled(how, lambda x, y: F.cross_entropy(model(x), y))
-    return lambda: _descend(sgd, loss(x, y))
+    loss = compiled(how, lambda x, y: F.cross_entropy(model(x), y))
+    return lambda: descend(sgd, loss(x, y))
 
 
 def dualnet_update(
@@ -79,19 +71,19 @@ def dualnet_update(
         distill = F.kl_div(F.log_softmax(replay / 2, 1), soft, reduction="none").mean()
         return F.cross_entropy(stream, y) + F.cross_entropy(replay, ym) + 10 * distill
 
-    slow_loss, fast_loss = _compiled(how, slow_loss), _compiled(how, fast_loss)
+    slow_loss, fast_loss = compiled(how, slow_loss), compiled(how, fast_loss)
 
     def step() -> None:
         for _ in range(2):
             start = copy.deepcopy(model.state_dict())
             for _ in range(2):
-                _descend(slow_sgd, slow_loss(xs[0], xs[1]))
+                descend(slow_sgd, slow_loss(xs[0], xs[1]))
             with torch.no_grad():
                 for name, value in model.state_dict().items():
                     if value.is_floating_point():
                         value.copy_(torch.lerp(start[name], value, 0.05))
         for _ in range(2):
-            _descend(sgd, fast_loss(xs[2], xs[3], *ys, soft))
+            descend(sgd, fast_loss(xs[2], xs[3], *ys, soft))
 
     return step
 
@@ -117,11 +109,7 @@ def clser_step(
     plastic, stable = copy.deepcopy(working), copy.deepcopy(working)
     sgd = torch.optim.SGD(working.parameters(), lr=0.1)
 
-    def examples(n: int) -> tuple[torch.Tensor, torch.Tensor]:
-        x, y = torch.rand(n, *shape, device=device), torch.randint(0, 10, (n,), device=device)
-        return (x if width is None else x.to(memory_format=layout)), y
-
-    (slots, labels), (images, targets) = examples(memory_size), examples(1000)
+    buffer = Buffer(memory_size, shape, how, layout)
 
     def loss(x, y, xm, ym):
         with torch.no_grad():
@@ -131,17 +119,12 @@ def clser_step(
         value = 2 * F.mse_loss(working(xm), kept)
         return value + F.cross_entropy(working(torch.cat([x, xm])), torch.cat([y, ym]))
 
-    loss, steps = _compiled(how, loss), itertools.count()
+    loss = compiled(how, loss)
 
     def step() -> None:
-        at = next(steps) * batch_size % (len(images) - batch_size)
-        x, y = images[at : at + batch_size], targets[at : at + batch_size]
-        drawn = torch.randperm(memory_size, device=device)[:replay_size]
-        _descend(sgd, loss(x, y, slots[drawn], labels[drawn]))
-        for i in range(batch_size):
-            place = int(torch.randint(0, 10 * memory_size + 1, ()))
-            if place < memory_size:
-                slots[place], labels[place] = x[i], y[i]
+        (x, y), (xm, ym) = buffer.arriving(batch_size), buffer.draw(replay_size)
+        descend(sgd, loss(x, y, xm, ym))
+        buffer.store(x, y)
         for rate, average in ((1.0, plastic), (0.9, stable)):
             if torch.rand(()) < rate:
                 with torch.no_grad():
@@ -157,6 +140,9 @@ STEPS = {
     "dualnet_update": (dualnet_update, 5, 1),
     "clser_step": (clser_step, 10, 30),
     "clser_resnet_step": (clser_step, 5, 1),
+    "er_step": (er_step, 10, 30),
+    "er_mir_step": (er_mir_step, 10, 30),
+    "ocs_step": (ocs_step, 10, 5),
 }
 """Name -> what builds a step, stretches timed on a CPU, steps in a stretch there."""
 
@@ -195,22 +181,13 @@ def _built(name: str, sizes: tuple, how: How) -> list[Callable[[], None]]:
         torch.set_float32_matmul_precision("high" if how.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = how.tf32
         torch.backends.cudnn.benchmark = True
-    formats = FORMATS[:1] if how.compiled or name == "clser_step" else FORMATS
+    pictures = "width" in dict(sizes)
+    formats = FORMATS if pictures and not how.compiled else FORMATS[:1]
     steps = [STEPS[name][0](how, layout, **dict(sizes)) for layout in formats]
     for step in steps:
         for _ in range(3):
             step()
     return steps
-
-
-def _compiled(how: How, loss: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    return torch.compile(loss, fullgraph=True, dynamic=False) if how.compiled else loss
-
-
-def _descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
 
 
 if __name__ == "__main__":

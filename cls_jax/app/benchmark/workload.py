@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     from cls_jax.streams.stream import Stream
     from cls_jax.training.runner import Plan
 
+_REPLAY = "batch_size", "replay_size", "memory_size"
 TWINS = {
     ("sgd", "resnet18"): ("resnet_step", ("width", "batch_size")),
     ("dualnet", "resnet18"): ("dualnet_update", ("width", "batch_size")),
-    ("clser", "mlp"): ("clser_step", ("batch_size", "replay_size", "memory_size")),
-    ("clser", "resnet18"): (
-        "clser_resnet_step",
-        ("width", "batch_size", "replay_size", "memory_size"),
-    ),
+    ("clser", "mlp"): ("clser_step", _REPLAY),
+    ("clser", "resnet18"): ("clser_resnet_step", ("width", *_REPLAY)),
+    ("er", "mlp"): ("er_step", _REPLAY),
+    ("er_mir", "mlp"): ("er_mir_step", _REPLAY),
+    ("ocs", "mlp"): ("ocs_step", _REPLAY),
 }
 """What torch_twin.py can do, by method and net: a step and its sizes."""
 WIDTH = 16

@@ -16,6 +16,7 @@ schedule the real one has. The code augments nothing; here a candidate's view is
 both its losses and its replay.
 """
 
+from functools import partial
 from typing import Literal
 
 import jax
@@ -25,12 +26,13 @@ from flax import struct
 from cls_jax.core.errors import InputError
 from cls_jax.core.losses import cross_entropy, row_cross_entropy
 from cls_jax.core.memory import Memory, order_after, reservoir
-from cls_jax.core.types import Array, Batch, Metrics, PyTree, Scalar, Trainable, Variables
+from cls_jax.core.types import Array, Batch, Metrics, Trainable, Variables
 from cls_jax.methods.base import Algorithm, Needs, method
 from cls_jax.methods.checks import check_replay
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.steps import apply_gradient, gradient_of, init_model, predict_with
 from cls_jax.nets.base import Net
+from cls_jax.nets.virtual_step import VirtualStep, outputs_after
 
 
 class ErMirState(struct.PyTreeNode):
@@ -113,7 +115,9 @@ def er_mir(
         (value, stats), gradient = gradient_of(mean_loss(new, batch.y, batch.valid), vars)
 
         y, valid = drawn.items["y"], drawn.valid
-        before, after = losses_around(net, vars, gradient, learning_rate, old, y, valid)
+        loss = partial(cross_entropy, y=batch.y, valid=batch.valid)
+        virtual = VirtualStep(new, loss, gradient, learning_rate)
+        before, after = losses_around(net, vars, virtual, old, y, valid)
         best = jnp.minimum(before, drawn.items["best"]) if best_loss else before
         scores = {"interference": after - best, "least": best - after, "loss": before}
         chance = jnp.zeros_like(before)  # the draw is in random order
@@ -147,20 +151,13 @@ def er_mir(
 
 
 def losses_around(
-    net: Net,
-    vars: Variables,
-    gradient: PyTree,
-    learning_rate: Scalar,
-    x: Array,
-    y: Array,
-    valid: Array,
+    net: Net, vars: Variables, step: VirtualStep, x: Array, y: Array, valid: Array
 ) -> tuple[Array, Array]:
-    """The losses of examples before and after a step of plain SGD that is not taken.
+    """The losses of examples before and after a step that is not taken.
 
     Args:
       net, vars: the network; in training mode, and its running statistics stay as they are.
-      gradient: along which the step goes.
-      learning_rate: float32[], its length.
+      step: what it would be.
       x: inputs float32[c, ...].
       y: int32[c].
       valid: bool[c]; the others are in no batch statistic.
@@ -168,10 +165,6 @@ def losses_around(
     Returns:
       float32[c] each, in nats.
     """
-
-    def losses(params: PyTree) -> Array:
-        logits, _ = net.apply(vars.replace(params=params), x, train=True, valid=valid)
-        return row_cross_entropy(logits, y, valid=valid)
-
-    moved = jax.tree.map(lambda p, g: p - learning_rate * g, vars.params, gradient)
-    return losses(vars.params), losses(moved)
+    before, _ = net.apply(vars, x, train=True, valid=valid)
+    after = outputs_after(net, vars, step, x, valid)
+    return row_cross_entropy(before, y, valid=valid), row_cross_entropy(after, y, valid=valid)

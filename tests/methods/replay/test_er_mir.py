@@ -13,6 +13,7 @@ from cls_jax.core.types import Variables
 from cls_jax.methods.replay.er_mir import er_mir, losses_around
 from cls_jax.nets.base import Net
 from cls_jax.nets.mlp import mlp
+from cls_jax.nets.virtual_step import VirtualStep
 from tests.support.drive import CLASSES, Drive, batch, label_of, made_batch
 from tests.support.nets import normed_net, shown
 from tests.support.numpy_mlp import ce, descended, forward, inputs
@@ -49,6 +50,11 @@ AFTER = np.array([0.6000233745, 0.9687018421, 1.0256999943, 0.9235827285])
 NEW = [[1.0832381827, -0.0839147139], [-0.2718899385, 0.5237413802], [0.1886517558, 0.5601733337]]
 
 
+def of_third(logits):
+    """The mean cross-entropy where all labels are 2."""
+    return -jax.nn.log_softmax(logits)[:, 2].mean()
+
+
 def linear_net():
     """Without a bias; its weights start as the card's [3, 2]."""
     weights = Variables(params=jnp.array([[1.0, 0], [0, 1], [0, 0]]), stats={})
@@ -72,20 +78,21 @@ def linear_step(key=7, best=None, **changes):
 
 def test_oracle_1_losses_before_and_after_the_virtual_step(x64):
     net = linear_net()
-    vars, x = net.init(None, None), jnp.asarray(HELD)
+    vars, learned = net.init(None, None), jnp.asarray(X)
+    given = jnp.asarray(HELD), jnp.array(HELD_Y), jnp.ones(4, bool)
 
     def loss(weights):
-        return -jax.nn.log_softmax(jnp.asarray(X) @ weights.T)[:, 2].mean()
+        return of_third(learned @ weights.T)
 
     value, gradient = jax.value_and_grad(loss)(vars.params)
-    every = jnp.ones(4, bool)
-    before, after = losses_around(net, vars, gradient, 0.5, x, jnp.array(HELD_Y), every)
+    step = VirtualStep(learned, of_third, gradient, jnp.asarray(0.5))
+    before, after = losses_around(net, vars, step, *given)
     np.testing.assert_allclose(value, BATCH_LOSS, atol=1e-10)
     np.testing.assert_allclose(before, BEFORE, atol=1e-10)
     np.testing.assert_allclose(after, AFTER, atol=1e-10)
     scores = [0.0485786606, 0.4172571281, 0.1637051902, -0.4840232360]
     np.testing.assert_allclose(after - before, scores, atol=1e-10)
-    still, moved = losses_around(net, vars, gradient, 0.0, x, jnp.array(HELD_Y), every)
+    still, moved = losses_around(net, vars, step._replace(learning_rate=jnp.asarray(0.0)), *given)
     np.testing.assert_array_equal(moved - still, 0)  # O4
 
 
@@ -146,13 +153,13 @@ def test_oracle_2_two_whole_steps(x64):
     given = jnp.asarray(held), jnp.array(held_y), jnp.ones(6, bool)
 
     def loss(params, x):
-        logits, _ = net.apply(Variables(params, {}), x, train=True)
-        return -jax.nn.log_softmax(logits)[:, 2].mean()
+        return of_third(net.apply(Variables(params, {}), x, train=True)[0])
 
     for t, (scores, value, replayed, total) in enumerate(expected):
         x = np.sin(0.1 * np.arange(8.0) ** 2 + 1 + t).reshape(2, 4)
         gradient = jax.grad(loss)(vars.params, jnp.asarray(x))
-        before, after = losses_around(net, vars, gradient, 0.1, *given)
+        virtual = VirtualStep(jnp.asarray(x), of_third, gradient, jnp.asarray(0.1))
+        before, after = losses_around(net, vars, virtual, *given)
         np.testing.assert_allclose(after - before, scores, atol=1e-10)
         state, metrics = step(
             jax.random.key(t), with_memory(state, vars, held, held_y), made_batch(x, [2, 2], task=1)
@@ -168,7 +175,8 @@ def test_oracle_5_the_same_example_twice_has_the_same_score(x64):
     vars = oracle_vars(jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 4))))
     x = jnp.tile(jnp.sin(jnp.arange(8.0)).reshape(2, 4), (2, 1))
     given = x, jnp.array([0, 1, 0, 1]), jnp.ones(4, bool)
-    before, after = losses_around(net, vars, vars.params, 0.1, *given)
+    step = VirtualStep(x, of_third, vars.params, jnp.asarray(0.1))
+    before, after = losses_around(net, vars, step, *given)
     rise = np.asarray(after - before)
     np.testing.assert_allclose(rise[:2], rise[2:], rtol=1e-12)
     assert abs(rise[0] - rise[1]) > 1e-3
