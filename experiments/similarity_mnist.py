@@ -7,7 +7,7 @@ with groups; they need --data-dir, or a network.
 
 The controls: as many random groups, a copy a task (snapshots), the groups told, and ER and DER++
 with a memory larger by what the copies cost. More --variants: conf, soft, literal and rates choose
-reference and update otherwise; masks of groups on CLS-ER; fast to shuffle: speeds of their channels.
+reference and update otherwise; masks of groups in CLS-ER; fast to shuffle: speeds of channels.
 """
 
 from collections.abc import Collection
