@@ -101,7 +101,7 @@ def _row(tree: PyTree, number: Array | int) -> PyTree:
 
 
 def _probes(learner: Learner, seed: int) -> Labelled:
-    """PROBE_SIZE training examples of each task, or all, leaves [T, n, ...]."""
+    """PROBE_SIZE training examples of each task, or all, leaves [T, PROBE_SIZE, ...]."""
     stream, problem = learner.stream, problem_of(learner.method)
     assert problem is not None
     schedule, data = stream.schedule(schedule_key(seed), epochs=1), stream.source.train
@@ -109,6 +109,7 @@ def _probes(learner: Learner, seed: int) -> Labelled:
 
     def of(task: int) -> Labelled:
         index = schedule.rows(task).index.ravel()[:PROBE_SIZE]
+        index = np.pad(index, (0, PROBE_SIZE - len(index)), constant_values=-1)
         x = jnp.asarray(data.x[index])
         if stream.transform is not None:
             x = stream.transform(x, _row(contexts, task))
@@ -123,7 +124,7 @@ def _probes(learner: Learner, seed: int) -> Labelled:
 def nearest_hits(similar: np.ndarray, truth: Sequence[int]) -> np.ndarray:
     """float64[seeds]: the share of tasks whose likeliest task before is of their own group.
 
-    Of the tasks that have one of their group before them.
+    Of the tasks that have one of their group before them; NaN if none has.
 
     Args:
       similar: [seeds, T, T] to the tasks before; NaN elsewhere.
@@ -131,11 +132,13 @@ def nearest_hits(similar: np.ndarray, truth: Sequence[int]) -> np.ndarray:
     """
     group = np.asarray(truth)
     some = [t for t in range(len(group)) if group[t] in group[:t]]
-    return (group[_nearest(similar, some)] == group[some]).mean(axis=1)
+    return _share(group[_nearest(similar, some)] == group[some])
 
 
 def ranked(similar: np.ndarray, truth: Sequence[int]) -> np.ndarray:
     """float64[seeds]: how often a pair of one group is found more alike than one of two (AUC).
+
+    NaN if all pairs are of one sort.
 
     Args:
       similar, truth: as for ``nearest_hits``.
@@ -143,12 +146,18 @@ def ranked(similar: np.ndarray, truth: Sequence[int]) -> np.ndarray:
     group, before = np.asarray(truth), np.tri(len(truth), k=-1, dtype=bool)
     same = group[:, None] == group
     one, two = similar[:, before & same][:, :, None], similar[:, before & ~same][:, None]
-    return ((one > two) + 0.5 * (one == two)).mean(axis=(1, 2))
+    return _share(((one > two) + 0.5 * (one == two)).reshape(len(similar), -1))
 
 
 def _nearest(similar: np.ndarray, tasks: Sequence[int]) -> np.ndarray:
     """int[seeds, n]: the likeliest task before each."""
-    return np.stack([similar[:, t, :t].argmax(axis=1) for t in tasks], axis=1)
+    found = [similar[:, t, :t].argmax(axis=1) for t in tasks]
+    return np.array(found, int).reshape(len(tasks), len(similar)).T
+
+
+def _share(hits: np.ndarray) -> np.ndarray:
+    """Of [seeds, n] the mean of each row; NaN of none."""
+    return hits.mean(axis=1) if hits.size else np.full(len(hits), np.nan)
 
 
 def report_estimators(pairs: Sequence[tuple[Learner, Result]], workdir: str | None) -> None:
@@ -177,7 +186,7 @@ def report_estimators(pairs: Sequence[tuple[Learner, Result]], workdir: str | No
             truth = planted_groups(stream.num_tasks, int(str(planted)))
             scores = [nearest_hits(similar, truth), ranked(similar, truth)]
         agree = _nearest(similar, later) == _nearest(found[ESTIMATORS[0]], later)
-        scores.append(agree.mean(axis=1))
+        scores.append(_share(agree))
         rows.append((name, *(percent(summarise(one)) for one in scores)))
     titles = ("nearest of its group", "AUC") if planted is not None else ()
     header = ("estimator", *titles, f"nearest as by {ESTIMATORS[0]}")

@@ -21,3 +21,8 @@ def test_hits_are_of_tasks_that_have_one_of_their_group_before():
 def test_pairs_of_one_group_rank_above_pairs_of_two():
     """Of the first seed .8 and .2 against .2, .1, .1 and .4: six above, one beside, one below."""
     np.testing.assert_allclose(ranked(SIMILAR, TRUTH), [(4 + 2.5) / 8, 1])
+
+
+def test_without_pairs_there_is_no_share():
+    assert np.isnan(nearest_hits(SIMILAR, range(4))).all()
+    assert np.isnan(ranked(SIMILAR, (0, 0, 0, 0))).all()
