@@ -66,10 +66,10 @@ def main(config: Config) -> None:
     given = config, make_stream(config.stream)
     chosen = fitted(SIMILARITY, config)
     every = learners(*given, chosen)
-    results = execute(every[:1], config.run, config)
-    if config.variants[0] == "similarity":
+    sizing = config.variants[0] == "similarity"  # what it finds says how large others are
+    results = execute(every[:1] if sizing else every, config.run, config)
+    if sizing and chosen.keys() > {"similarity"}:
         every = learners(*given, chosen, found_by(results[0]))
-    if every[1:]:
         results += execute(every[1:], replace(config.run, restart=False), config)
     report(config, results)
     for table in (report_similarity, report_estimators):
