@@ -154,6 +154,11 @@ def accuracies(result: Result) -> dict[str, np.ndarray]:
     }
 
 
+def _told(result: Result) -> np.ndarray:
+    """float64[seeds]: the last accuracy of the answer with the task told, mean over the tasks."""
+    return result.matrix[:, 0, 1, -1].mean(axis=-1)
+
+
 def report_similarity(
     pairs: Sequence[tuple[Learner, Result]], workdir: str | None
 ) -> list[dict[str, Any]]:
@@ -166,12 +171,14 @@ def report_similarity(
     Returns:
       What is written: a dict for each answer of each arm.
     """
-    base = next((accuracies(r) for one, r in pairs if one.method.name == "clser"), None)
+    base = None
+    if clser := [result for learner, result in pairs if learner.method.name == "clser"]:
+        base = {**accuracies(clser[0]), "told": _told(clser[0])}
     rows, kept = [], []
     for learner, result in pairs:
         groups, every = {}, accuracies(result)
         if learner.method.factory == MASKED:
-            every["told"] = result.matrix[:, 0, 1, -1].mean(axis=-1)
+            every["told"] = _told(result)
         if learner.method.factory in ("group_ema", MASKED):
             planted = learner.stream.describe.get("groups")
             group = np.stack([np.asarray(state.group) for state in result.states])
