@@ -196,8 +196,8 @@ def report_similarity(
     if is_primary():
         header = ("arm", "answer", "accuracy", "minus CLS-ER", "groups", "purity", "router")
         note = (
-            "percent, mean ± sample std; minus CLS-ER: paired, ± standard error, working, plastic "
-            "nets minus its own, others minus its stable copy; router: images sent to their group"
+            "percent, mean ± sample std; minus CLS-ER: paired, ± standard error, working and "
+            "plastic nets minus its own, others minus its stable copy; router: images sent to their group"
         )
         show(rich_table(TextTable("Does similarity help?", header, tuple(rows), note)))
         if workdir is not None:
