@@ -197,7 +197,8 @@ def report_similarity(
         header = ("arm", "answer", "accuracy", "minus CLS-ER", "groups", "purity", "router")
         note = (
             "percent, mean ± sample std; minus CLS-ER: paired, ± standard error, working and "
-            "plastic nets minus its own, others minus its stable copy; router: images sent to their group"
+            "plastic nets minus its own, others minus its stable copy; router: images sent to "
+            "their group"
         )
         show(rich_table(TextTable("Does similarity help?", header, tuple(rows), note)))
         if workdir is not None:
