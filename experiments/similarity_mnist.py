@@ -6,8 +6,8 @@ cores. unstructured: the same without groups, where nothing may hurt. mnist, mni
 with groups; they need --data-dir, or a network.
 
 The controls: as many random groups, a copy a task (snapshots), the groups told, and ER and DER++
-with a memory larger by what the copies cost. Of --variants, conf, soft, literal and rates are the
-other choices of reference and update.
+with a memory larger by what the copies cost. More --variants: conf, soft, literal and rates choose
+reference and update otherwise; masks of groups in CLS-ER; fast to shuffle: speeds of channels.
 """
 
 from collections.abc import Collection
@@ -60,18 +60,20 @@ def main(config: Config) -> None:
     """Checks every variant, runs groups by similarity, then the others, and prints the tables."""
     from cls_jax.app.main import begin, execute, make_stream, report
     from cls_jax.app.similarity_controls import found_by, learners, report_similarity
+    from cls_jax.app.similarity_estimators import report_estimators
 
     begin(config.run)
     given = config, make_stream(config.stream)
     chosen = fitted(SIMILARITY, config)
     every = learners(*given, chosen)
-    results = execute(every[:1], config.run, config)
-    if config.variants[0] == "similarity":
+    sizing = config.variants[0] == "similarity"  # what it finds says how large others are
+    results = execute(every[:1] if sizing else every, config.run, config)
+    if sizing and chosen.keys() > {"similarity"}:
         every = learners(*given, chosen, found_by(results[0]))
-    if every[1:]:
         results += execute(every[1:], replace(config.run, restart=False), config)
     report(config, results)
-    report_similarity(list(zip(every, results, strict=True)), config.run.workdir)
+    for table in (report_similarity, report_estimators):
+        table(list(zip(every, results, strict=True)), config.run.workdir)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ from cls_jax.streams.stream import Stream, look_up
 from cls_jax.training.events import Result
 from cls_jax.training.group import schedule_key
 
+MASKED = "clser_masked"  # masks of groups, or speeds
+
 
 class Found(NamedTuple):
     """What the groups by similarity came to: how many in the mean, and bytes of one network."""
@@ -69,26 +71,34 @@ def learners(
             f"variants holds {sized[0]}, which is as large as the groups that similarity finds; "
             "name similarity first"
         )
-    planted = stream.describe.get("groups")
-    if "told" in chosen and (planted is None or config.stream.task_order != "given"):
+    planted, flags = stream.describe.get("groups"), config.method
+    to_tell = [label for label, (_, a) in chosen.items() if a.get("grouping") == "told"]
+    if to_tell and (planted is None or config.stream.task_order != "given"):
         raise InputError(
-            "variants holds told, but no groups are known of the tasks as they come; leave it out, "
-            "or give --groups, and no task_order"
+            f"variants holds {to_tell[0]}, but no groups are known of the tasks as they come; "
+            "leave it out, or give --groups, and no task_order"
         )
-    groups, decay = int(str(planted or 1)), config.method.ema_decay
+    groups = flags.max_groups if planted is None else int(str(planted))
     extra, example = found.groups * found.network, stream.source.train.x[0].nbytes + 4
 
     def slots(bytes_each: int) -> dict[str, int]:
-        return {"memory_size": config.method.memory_size + extra // bytes_each}
+        return {"memory_size": flags.memory_size + extra // bytes_each}
 
+    told = {"told_groups": planted_groups(stream.num_tasks, groups), "max_groups": groups}
+    copies = {"stable_decay": flags.ema_decay, "plastic_decay": flags.ema_decay}
     own = {
+        **{
+            label: {**copies, "max_groups": groups}
+            for label, (m, _) in chosen.items()
+            if m == MASKED
+        },
         "random": {"max_groups": found.groups},
         "snapshots": {"max_groups": stream.num_tasks},
-        "told": {"told_groups": planted_groups(stream.num_tasks, groups), "max_groups": groups},
-        "clser": {"stable_decay": decay, "plastic_decay": decay},
+        "clser": copies,
         "er matched": slots(example),
         "derpp matched": slots(example + 4 * stream.num_classes),  # and its logits
     }
+    own |= {label: {**own.get(label, {}), **told} for label in to_tell}
     given = stream, config.stream, config.net
     return [
         make_learner(method, {**arguments, **own.get(label, {})}, *given, label=label)
@@ -112,6 +122,7 @@ def router_hits(learner: Learner, result: Result) -> np.ndarray:
     """float64[seeds]: the share of the test images that are routed to their own task's group."""
     method, stream = learner.method, learner.stream
     problem, test = problem_of(method), stream.source.test
+    router = method.fixed.get("router", "pixels")  # masks have no other
     assert problem is not None
 
     @jax.jit
@@ -119,7 +130,7 @@ def router_hits(learner: Learner, result: Result) -> np.ndarray:
         mine = x[index]
         if stream.transform is not None:
             mine = stream.transform(mine, context)
-        own = routed(problem, method.fixed["router"], state, mine) == state.group[task]
+        own = routed(problem, router, state, mine) == state.group[task]
         return (own & (index >= 0)).sum() / (index >= 0).sum()
 
     def of_seed(seed: int, state: PyTree) -> float:
@@ -143,6 +154,11 @@ def accuracies(result: Result) -> dict[str, np.ndarray]:
     }
 
 
+def _told(result: Result) -> np.ndarray:
+    """float64[seeds]: the last accuracy of the answer with the task told, mean over the tasks."""
+    return result.matrix[:, 0, 1, -1].mean(axis=-1)
+
+
 def report_similarity(
     pairs: Sequence[tuple[Learner, Result]], workdir: str | None
 ) -> list[dict[str, Any]]:
@@ -155,18 +171,22 @@ def report_similarity(
     Returns:
       What is written: a dict for each answer of each arm.
     """
-    base = next((accuracies(r) for one, r in pairs if one.method.name == "clser"), None)
+    base = None
+    if clser := [result for learner, result in pairs if learner.method.name == "clser"]:
+        base = {**accuracies(clser[0]), "told": _told(clser[0])}
     rows, kept = [], []
     for learner, result in pairs:
-        groups = {}
-        if learner.method.factory == "group_ema":
+        groups, every = {}, accuracies(result)
+        if learner.method.factory == MASKED:
+            every["told"] = _told(result)
+        if learner.method.factory in ("group_ema", MASKED):
             planted = learner.stream.describe.get("groups")
-            group = result.capacity["group"].astype(int)
-            groups = {"groups": result.capacity["groups"][:, -1]}
+            group = np.stack([np.asarray(state.group) for state in result.states])
+            groups = {"groups": np.array([len({*row}) for row in group])}
             if planted is not None:
                 groups["purity"] = purity(group, planted_groups(group.shape[1], int(str(planted))))
             groups["router"] = router_hits(learner, result)
-        for answer, accuracy in accuracies(result).items():
+        for answer, accuracy in every.items():
             one = {"arm": learner.method.name, "answer": answer, "accuracy": accuracy, **groups}
             if base is not None:
                 like = "working" if answer == "working" else "answer"
@@ -176,8 +196,9 @@ def report_similarity(
     if is_primary():
         header = ("arm", "answer", "accuracy", "minus CLS-ER", "groups", "purity", "router")
         note = (
-            "percent, mean ± sample std; minus CLS-ER: paired, ± standard error, working net minus "
-            "working net, all others minus its stable copy; router: images sent to their group"
+            "percent, mean ± sample std; minus CLS-ER: paired, ± standard error, working and "
+            "plastic nets minus its own, others minus its stable copy; router: images sent to "
+            "their group"
         )
         show(rich_table(TextTable("Does similarity help?", header, tuple(rows), note)))
         if workdir is not None:

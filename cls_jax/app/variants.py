@@ -30,12 +30,25 @@ _GROUPINGS: Mapping[str, Mapping[str, str]] = {
     "literal": {"reference": "literal"},
     "rates": {"update": "similarity"},
 }
+_CLSER = {"warmup": "updates", "stable_rate": 0.3, "plastic_rate": 0.9}
+_MASKS: Mapping[str, Mapping[str, Any]] = {
+    "masks": {},
+    "masks told": {"grouping": "told"},
+    "masks random": {"grouping": "random"},
+    "masks soft": {"grouping": "told", "foreign_factor": 0.3},
+    **{
+        kind: {"grouping": "told", "foreign_factor": 1.0, "speed": kind}
+        for kind in ("fast", "slow", "mid", "flat", "shuffle")
+    },
+}
 SIMILARITY: dict[str, Changes] = {
     **{label: ("group_ema", {**own, "told_at_test": True}) for label, own in _GROUPINGS.items()},
-    "clser": ("clser", {"warmup": "updates", "stable_rate": 0.3, "plastic_rate": 0.9}),
-    **{"er": ("er", {}), "er matched": ("er", {}), "derpp matched": ("derpp", {})},
+    **{label: ("clser_masked", {**_CLSER, **own}) for label, own in _MASKS.items()},
+    "clser": ("clser", _CLSER),
+    **{"er": ("er", {}), "er matched": ("er", {})},
+    **{"derpp": ("derpp", {}), "derpp matched": ("derpp", {})},
 }
-"""A copy a group, its choices, its controls and its rivals."""
+"""A copy a group, its choices and controls; masks of groups, speeds of their channels; rivals."""
 
 
 def of_all(memory_size: int, **replay_size: int) -> dict[str, Any]:

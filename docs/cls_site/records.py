@@ -20,6 +20,7 @@ _ALIASES = {
     **{name: "spb" for name in VARIANTS if name not in METHODS},
     **dict.fromkeys(("similarity", "random", "snapshots", "told"), "group_ema"),
     **dict.fromkeys(("conf", "soft", "literal", "rates"), "group_ema"),
+    **dict.fromkeys(("masks", "fast", "slow", "mid", "flat", "shuffle"), "clser_masked"),
     **{"spb_i_contrastive": "spb_i", "spb_m_logits": "spb_m", "ucir_no_exemplars": "ucir"},
     **dict.fromkeys(("dytox+", "dytox++"), "dytox"),
     **{"dualnet_tf": "dualnet", "er_own": "er", "derpp_own": "derpp"},

@@ -38,10 +38,21 @@ def test_controls_are_as_large_as_what_similarity_found():
     assert arms["random"].fixed["max_groups"] == 3
     assert arms["snapshots"].fixed["max_groups"] == 6
     assert arms["told"].fixed["told_groups"] == (0, 1, 0, 1, 0, 1)
-    assert arms["er"].fixed["memory_size"] == 500
+    assert arms["er"].fixed["memory_size"] == arms["derpp"].fixed["memory_size"] == 500
     assert arms["er matched"].fixed["memory_size"] == 500 + 3 * 19600 // 196
     assert arms["derpp matched"].fixed["memory_size"] == 500 + 3 * 19600 // 236
     assert arms["clser"].hyper["stable_decay"] == arms["clser"].hyper["plastic_decay"] == 0.99
+
+
+def test_masks_share_the_channels_among_as_many_groups_as_there_are():
+    labels = "masks", "masks told", "masks random", "masks soft", "fast"
+    arms = {one.method.name: one.method for one in every(Config(variants=labels))}
+    assert [one.fixed["max_groups"] for one in arms.values()] == [2] * 5
+    assert [one.hyper["stable_decay"] for one in arms.values()] == [0.99] * 5
+    assert [one.hyper["foreign_factor"] for one in arms.values()] == [0, 0, 0, 0.3, 1]
+    told = [one.fixed["told_groups"] for one in arms.values()]
+    assert told == [(), (0, 1, 0, 1, 0, 1), (), (0, 1, 0, 1, 0, 1), (0, 1, 0, 1, 0, 1)]
+    assert arms["fast"].fixed["speed"] == "fast"
 
 
 @pytest.mark.parametrize(
@@ -51,6 +62,10 @@ def test_controls_are_as_large_as_what_similarity_found():
         ({"run": RunConfig(sweep=("learning_rate", "0.1", "0.2"))}, "sweep varies one method"),
         ({"stream": replace(STREAM, groups=None)}, "variants holds told, but no groups are known"),
         ({"stream": replace(STREAM, task_order="shuffled")}, "variants holds told, but no groups"),
+        (
+            {"stream": replace(STREAM, groups=None), "variants": ("masks", "slow")},
+            "variants holds slow, but no groups",
+        ),
     ],
 )
 def test_arms_that_cannot_be_are_refused(change, sentence):

@@ -16,6 +16,7 @@ import pytest
 from cls_jax.app.build import make_learner, make_stream
 from cls_jax.app.method_presets import method_presets
 from cls_jax.app.similarity_controls import accuracies, purity, router_hits
+from cls_jax.app.similarity_estimators import estimates, nearest_hits
 from cls_jax.streams.planted import planted_groups
 from cls_jax.training.runner import Plan, run
 
@@ -25,6 +26,7 @@ QUICK = method_presets("group_ema")["quick"]
 CLSER = {"stable_rate": 0.3, "plastic_rate": 0.9, "stable_decay": 0.98, "plastic_decay": 0.98}
 ARMS = {
     "similarity": ("group_ema", {}),
+    "snapshots": ("group_ema", {"grouping": "snapshots", "max_groups": TASKS}),
     "random": ("group_ema", {"grouping": "random", "max_groups": GROUPS}),
     "clser": ("clser", {**CLSER, "warmup": "updates"}),
     "er": ("er", {}),
@@ -60,6 +62,14 @@ def test_the_groups_are_found():
     ]
     assert np.mean(hits) > 0.9
     assert purity(result.capacity["group"].astype(int), truth).mean() > 0.8
+
+
+def test_prototypes_find_them_better_than_gradients_and_steps():
+    truth = planted_groups(TASKS, GROUPS)
+    found = estimates(*trained()["snapshots"])
+    hits = {name: nearest_hits(similar, truth).mean() for name, similar in found.items()}
+    assert hits["prototypes"] > 0.9
+    assert hits["prototypes"] > max(hits["gradients"], hits["affinity of a step"])
 
 
 def test_averages_beat_replay():
