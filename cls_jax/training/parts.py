@@ -7,9 +7,9 @@ program to rounding, since XLA fuses within a program.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
@@ -20,7 +20,7 @@ from cls_jax.methods.steps import repeated
 Flat = Callable[..., Sequence[Array]]
 """Arrays -> arrays."""
 
-Options = Mapping[str, bool | int] | None
+Options = dict[str, Any] | None
 """Of XLA, by name."""
 
 AT_A_TIME = 4

@@ -21,7 +21,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 LINKS = re.findall(r"\]\(([^)#]+)\)", README)
 
 
-NO_TABLE = "_survival", "_schedule", "_side_by_side", "_test_durations"
+NO_TABLE = "_survival", "_schedule", "_side_by_side", "_test_durations", "_first_step"
 """How the names of records end that have no table."""
 
 
