@@ -7,7 +7,7 @@ program to rounding, since XLA fuses within a program.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -33,11 +33,13 @@ class Stage(NamedTuple):
     Attributes:
       call: the program, or a sequence of its own.
       takes, gives: the arrays by the names that the whole's jaxpr has for them.
+      last: those of them that it takes for the last time.
     """
 
     call: Flat
     takes: Sequence[Var | Literal]
     gives: Sequence[Var]
+    last: Sequence[Var]
 
 
 def in_parts(
@@ -115,18 +117,20 @@ class _Parts:
         kept = [var for var, mine in zip(jaxpr.invars, given, strict=True) if not mine]
         needed = {*_variables(jaxpr.outvars), *jaxpr.constvars, *kept}  # behind the stage
         for eqns in reversed(list(_stages(jaxpr))):
-            made = [var for eqn in eqns for var in eqn.outvars]
-            takes, own = [one for eqn in eqns for one in eqn.invars], {*made}
+            own = [var for eqn in eqns for var in eqn.outvars]
+            gives = [var for var in own if var in needed]
+            if not gives:
+                continue
+            takes = [one for eqn in eqns for one in eqn.invars]
+            free = {*_variables(takes)}.difference(own, needed)
             if _is_cut(eqns[0]):
-                stages.append(Stage(self.part(eqns[0].params["jaxpr"]), takes, made))
-            elif gives := [var for var in made if var in needed]:
-                takes = [var for var in dict.fromkeys(_variables(takes)) if var not in own]
-                last = [var not in needed for var in takes]
+                gives, call = own, self.part(eqns[0].params["jaxpr"])
+            else:
+                takes = [var for var in dict.fromkeys(_variables(takes)) if var not in {*own}]
                 one = jaxpr.replace(constvars=(), invars=takes, outvars=gives, eqns=eqns)
                 body = ClosedJaxpr(one, ())
-                stages.append(Stage(self.program(body, _usable(body, last)), takes, gives))
-            else:  # nobody asks for it
-                continue
+                call = self.program(body, _usable(body, free))
+            stages.append(Stage(call, takes, gives, [*free]))
             needed.update(_variables(takes))
         stages.reverse()
 
@@ -139,6 +143,8 @@ class _Parts:
 
             for stage in stages:
                 known.update(zip(stage.gives, stage.call(*map(value, stage.takes)), strict=True))
+                for var in stage.last:
+                    del known[var]
             return [value(one) for one in jaxpr.outvars]
 
         return flat
@@ -176,13 +182,12 @@ def _variables(some: Iterable[Var | Literal]) -> Iterator[Var]:
     return (one for one in some if isinstance(one, Var))
 
 
-def _usable(body: ClosedJaxpr, last: Sequence[bool]) -> list[int]:
-    """Positions of the arguments that may be given up, and whose buffer an output can have."""
-    room = Counter((aval.shape, aval.dtype) for aval in body.out_avals)
-    found = []
-    for at, aval in enumerate(body.in_avals):
+def _usable(body: ClosedJaxpr, free: Collection[Var]) -> list[int]:
+    """Positions of the arguments that nobody needs any more and whose buffer an output can have."""
+    room, found = Counter((aval.shape, aval.dtype) for aval in body.out_avals), []
+    for at, (var, aval) in enumerate(zip(body.jaxpr.invars, body.in_avals, strict=True)):
         kind = aval.shape, aval.dtype
-        if last[at] and room[kind]:
+        if var in free and room[kind]:
             room[kind] -= 1
             found.append(at)
     return found
