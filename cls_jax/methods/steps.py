@@ -1,6 +1,7 @@
 """The steps that methods share: a model's start, its gradient steps, and the answer by one net."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 
 import jax
@@ -29,15 +30,23 @@ def repeat(
     """``jax.lax.scan`` of inner steps within a step.
 
     On a CPU, whose convolutions are many times slower in a loop, they are written out one after
-    another; elsewhere a loop compiles one of them in place of all.
+    another, each a call of one function: the train loop cuts there, and compiles one of them in
+    place of all (``training/parts.py``). Elsewhere a loop does.
     """
     if jax.default_backend() != "cpu":
         return jax.lax.scan(step, carry, xs)
-    found = []
+    found, inner = [], jax.jit(partial(repeated, step))
     for number in range(len(jax.tree.leaves(xs)[0])):
-        carry, one = step(carry, jax.tree.map(itemgetter(number), xs))
+        carry, one = inner(carry, jax.tree.map(itemgetter(number), xs))
         found.append(one)
     return carry, jax.tree.map(lambda *values: jnp.stack(values), *found)
+
+
+def repeated(
+    step: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]], carry: PyTree, x: PyTree
+) -> tuple[PyTree, PyTree]:
+    """One inner step of ``repeat``, by whose name it is found in a jaxpr."""
+    return step(carry, x)
 
 
 def parameter_bits(*trees: str) -> CapacityFn:

@@ -41,7 +41,7 @@ def patch_product(x: Array, kernel: Array, stride: int) -> Array:
     return y.reshape(x.shape[0], rows, columns, -1)
 
 
-def side_by_side(fn: Callable[..., PyTree]) -> tuple[Callable[..., PyTree], dict[str, bool] | None]:
+def side_by_side(fn: Callable[..., PyTree]) -> tuple[Callable[..., PyTree], dict[str, bool]]:
     """``fn`` of one network, to be mapped over several, and how XLA should compile that.
 
     On a GPU its convolutions become products, since as grouped convolutions ten seeds of ER's
@@ -49,7 +49,7 @@ def side_by_side(fn: Callable[..., PyTree]) -> tuple[Callable[..., PyTree], dict
     XLA of JAX 0.11 aborts in its Triton fusions of these products, so it is to make none.
     """
     if jax.default_backend() != "gpu":
-        return fn, None
+        return fn, {}
 
     def as_products(*arguments: PyTree) -> PyTree:
         before = _AS_PRODUCTS.set(True)

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cls_jax.core.errors import Diverged
@@ -25,7 +24,7 @@ from cls_jax.training.group import (
 from cls_jax.training.parallel import Examples
 from cls_jax.training.prefetch import prefetch
 from cls_jax.training.programs import Programs
-from cls_jax.training.run import Run
+from cls_jax.training.run import Run, copied
 from cls_jax.training.segments import (
     START,
     Checkpointer,
@@ -96,8 +95,7 @@ def _first(
         run = programs.start(*(stack_trials(given) if programs.parallelism.stacked else given[0]))
     else:
         run = programs.parallelism.stack(past)
-    # No two leaves may share a buffer that is donated.
-    return jax.tree.map(jnp.copy, run), position or START
+    return copied(run), position or START
 
 
 def cross_boundary(

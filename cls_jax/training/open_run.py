@@ -17,7 +17,7 @@ from cls_jax.training.batches import BatchTable, told_task
 from cls_jax.training.loop import collect, cross_boundary
 from cls_jax.training.parallel import Examples
 from cls_jax.training.programs import Programs
-from cls_jax.training.run import Run
+from cls_jax.training.run import Run, copied
 from cls_jax.training.segments import START, Position, Restored, Segment, remaining_segments
 
 AHEAD = 64
@@ -60,8 +60,7 @@ class OpenRun:
             self.place, run = START, programs.start(hyper, np.uint32(seed))
         else:
             self.place, run = kept.place, programs.parallelism.stack([kept.run])
-        # No two leaves may share a buffer that is donated.
-        self.run: Run = jax.tree.map(jnp.copy, run)
+        self.run: Run = copied(run)
         self.updates = int(run.step)
         self._tell(max(self.place.task, 0))
         self._made: deque[_Made] = deque()

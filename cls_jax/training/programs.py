@@ -107,7 +107,7 @@ def _compiled(method: Method, stream: Stream, plan: Plan) -> Programs:
         stream=stream,
         plan=plan,
         parallelism=parallelism,
-        start=parallelism.compile(partial(init_run, method, shapes_of(stream)), (0, 0)),
+        start=parallelism.compile(partial(init_run, method, shapes_of(stream)), (0, 0), once=True),
         advance=[
             make_advance(method, stream, number, parallelism, mode=plan.mode)
             for number in range(len(method.phases))

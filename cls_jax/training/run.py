@@ -81,6 +81,12 @@ def init_run(method: Method, shapes: Shapes, hyper: Mapping[str, Array], seed: A
     )
 
 
+@jax.jit  # one program, where a copy of each leaf is one for every shape
+def copied(run: Run) -> Run:
+    """The Run in buffers of its own, no two of which are one: they will be donated."""
+    return jax.tree.map(jnp.copy, run)
+
+
 def abstract_run(method: Method, shapes: Shapes) -> Run:
     """A trial's Run as shapes and dtypes; nothing is computed, equal questions are one trace."""
     key = (method.at, *method.views, shapes)

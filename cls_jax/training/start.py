@@ -13,7 +13,7 @@ from cls_jax.methods.base import Method, for_tasks, problem_of
 from cls_jax.streams.continued import continued
 from cls_jax.streams.stream import Schedule, Stream
 from cls_jax.training.group import task_classes
-from cls_jax.training.run import Run, Shapes, abstract_run, shapes_of
+from cls_jax.training.run import Run, Shapes, abstract_run, copied, shapes_of
 
 
 class Trained(NamedTuple):
@@ -199,5 +199,4 @@ def first_run(finished: Run, hyper: Mapping[str, Array], num_tasks: int) -> Run:
     views, scenarios, _, past = finished.matrix.shape
     matrix = np.full((views, scenarios, num_tasks + 1, num_tasks), np.nan, np.float32)
     matrix[:, :, : past + 1, :past] = np.asarray(finished.matrix)
-    run = finished.replace(hyper=dict(hyper), matrix=jnp.asarray(matrix))
-    return jax.tree.map(jnp.copy, run)  # its buffers will be donated
+    return copied(finished.replace(hyper=dict(hyper), matrix=jnp.asarray(matrix)))

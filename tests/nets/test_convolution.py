@@ -42,5 +42,5 @@ def test_networks_side_by_side_are_products_on_a_gpu_alone(monkeypatch, backend)
     mapped, how = side_by_side(scanned)
     products = operations(jax.vmap(mapped, (None, 0)), kernels)
     assert products == {"cpu": (True, False), "gpu": (False, True)}[backend]
-    assert how == {"cpu": None, "gpu": {"xla_gpu_enable_triton_gemm": False}}[backend]
+    assert how == {"cpu": {}, "gpu": {"xla_gpu_enable_triton_gemm": False}}[backend]
     assert operations(lambda x, k: convolve(x, k, 1), kernels[0]) == (True, False)

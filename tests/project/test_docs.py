@@ -22,7 +22,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 LINKS = re.findall(r"\]\(([^)#]+)\)", README)
 
 
-NO_TABLE = "_survival", "_schedule", "_side_by_side", "_test_durations", "_dytox_cost"
+NO_TABLE = (
+    *("_survival", "_schedule", "_side_by_side", "_test_durations", "_dytox_cost"),
+    "_first_step",
+)
 """How the names of records end that have no table."""
 
 
@@ -186,6 +189,17 @@ def test_a_long_schedule_costs_a_tenth_of_what_it_did():
         assert f"| {before[name]:.2f} | {after[name]:.2f} |".replace(" 0.", " .") in note
     for name in ("schedule_mib", "peak_mib"):
         assert f"| {before[name]:.1f} | {after[name]:.1f} |" in note
+
+
+def test_dualnets_first_step_costs_the_compiler_two_thirds_of_what_it_did():
+    """Of the record's measurements, and its note says their means."""
+    (folder,) = (ROOT / "records").glob("*_first_step")
+    before, after = (json.loads((folder / f"{n}.json").read_text()) for n in ("before", "after"))
+    note = (folder / "NOTE.md").read_text(encoding="utf-8")
+    for cache, share in (("cold", 2 / 3), ("warm", 0.5)):
+        means = [np.mean([run["user_seconds"] for run in one[cache]]) for one in (before, after)]
+        assert means[1] <= share * means[0]
+        assert "| {:.0f} | {:.0f} |".format(*means) in note
 
 
 def test_what_is_said_of_survival_stands_in_its_record():
