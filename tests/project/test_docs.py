@@ -200,6 +200,11 @@ def test_dualnets_first_step_costs_the_compiler_two_thirds_of_what_it_did():
         means = [np.mean([run["user_seconds"] for run in one[cache]]) for one in (before, after)]
         assert means[1] <= share * means[0]
         assert "| {:.0f} | {:.0f} |".format(*means) in note
+    quiet = json.loads((folder / "quiet.json").read_text())
+    for name in ("cold", "warm"):
+        assert np.mean(quiet["after"][name]) <= 0.6 * np.mean(quiet["before"][name])
+        assert f"{np.mean(quiet['after'][name]):.1f}" in note
+    assert "{:.1f} steps a second".format(np.mean(quiet["after"]["steps_per_second"])) in note
 
 
 def test_what_is_said_of_survival_stands_in_its_record():

@@ -88,6 +88,21 @@ def test_dualnet_has_three_kinds_of_inner_steps_however_many_it_makes():
     assert (len(found), len(set(found))) == (2 + 2 * 3 + 3, 3)
 
 
+@pytest.mark.more
+def test_where_nothing_is_fused_dualnets_parts_have_the_bits_of_one_program():
+    """All of the state and the metrics, after two steps."""
+    method, batch = small_dualnet(n_outer=2, inner_steps=2), batch_of(0, [0, 1, 2, 3])
+    plain = {"xla_backend_optimization_level": 0}
+    start = jax.jit(method.init)(KEY, batch)
+    ends = []
+    for step in (jax.jit(method.step, compiler_options=plain), in_parts(method.step, (), plain)):
+        state = start
+        for key in jax.random.split(KEY, 2):
+            state, metrics = step(key, state, batch)
+        ends.append((state, metrics))
+    chex.assert_trees_all_equal(*ends)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("over_seeds", ["sequential", "vmap"])
 def test_a_run_step_by_step_is_the_run_in_a_loop(over_seeds):
