@@ -157,6 +157,7 @@ def paired_table(results: Sequence[Result]) -> TextTable | None:
             difference = 100 * (found[i] - found[best])
             mean, _, error, n = summarise(difference)
             wins = f"{(difference > 0).sum()} of {n}"
+            mean = round(mean, 2) + 0.0  # no "-0.00"
             rows.append((result.method, f"{mean:+.2f} ± {error:.2f}", wins))
     return TextTable(
         title="Paired over the seeds that all have",
