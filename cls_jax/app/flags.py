@@ -19,6 +19,7 @@ import tyro
 from cls_jax.core.errors import Diverged, InputError, SaveFailed, Stopped
 from cls_jax.core.own import import_file, imports_in
 from cls_jax.nets.config import NetConfig, check_known
+from cls_jax.runtime.heap import keep_freed_memory
 from cls_jax.streams.config import StreamConfig
 
 Config = TypeVar("Config")
@@ -175,6 +176,7 @@ def run_main(
     or a disk that failed, 130 for Ctrl-C, 0 for a run that SIGTERM stopped and that is saved. Any
     other exception is a defect and keeps its traceback.
     """
+    keep_freed_memory()
     import_own(argv)
     how = {"default_preset": default_preset, "argv": argv, "description": description}
     config = parse(config_class, presets, **how, prog=prog)

@@ -1,0 +1,44 @@
+"""What is freed stays: page faults of a process of its own, as its kernel counts them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = """
+import resource, sys
+import numpy as np
+from cls_jax.runtime.heap import keep_freed_memory
+print(keep_freed_memory() if sys.argv[1] == "keep" else "left")
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(3):
+        np.ones(2**26, np.uint8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+PAGES = 2**26 // 4096
+
+
+def run(word, **environment):
+    """(What keep_freed_memory said, page faults of three more 64 MiB arrays)."""
+    # NumPy asks for huge pages, which are one fault for two megabytes.
+    given = {**os.environ, "PYTHONPATH": str(ROOT), "NUMPY_MADVISE_HUGEPAGE": "0", **environment}
+    command = [sys.executable, "-c", PROGRAM, word]
+    done = subprocess.run(command, env=given, capture_output=True, text=True, check=True)
+    said, faults = done.stdout.split()
+    return said, int(faults)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the allocator is glibc's")
+def test_freed_memory_is_used_again():
+    if run("keep")[0] == "False":
+        pytest.skip("another C library, or an environment that sets the allocator up")
+    assert run("leave")[1] > 3 * PAGES * 0.9
+    assert run("keep")[1] < PAGES * 0.05
+
+
+def test_what_the_environment_says_stays():
+    assert run("keep", MALLOC_ARENA_MAX="2")[0] == "False"
