@@ -21,6 +21,7 @@ from cls_jax.training.events import Result, scenario_names
 from cls_jax.training.group import schedules_of
 from cls_jax.training.parallel import Parallelism
 from cls_jax.training.prefetch import make_loader, with_contexts
+from cls_jax.training.run import is_convolutional, shapes_of
 from cls_jax.training.runner import test_examples
 from cls_jax.training.start import with_classes
 
@@ -98,7 +99,8 @@ def score(trained: SavedRun, stream: Stream) -> np.ndarray:
             f"stream {stream.name!r} has {stream.num_tasks} tasks, but {trained.name}, which is "
             f"told the task, has learned {trained.num_tasks}; give a stream of as many"
         )
-    parallelism = Parallelism()
+    convolutional = is_convolutional(trained.method, shapes_of(stream))
+    parallelism = Parallelism(convolutional=convolutional)
     evaluate = make_evaluate(trained.method, stream, parallelism)
     loader = make_loader(stream.source.test, parallelism, 1, on_host=False)
     schedule = schedules_of(trained.method, stream, trained.seed)[0]

@@ -16,7 +16,7 @@ from cls_jax.training.evaluate import EvaluateFn, make_evaluate
 from cls_jax.training.parallel import Parallelism
 from cls_jax.training.plan import Plan
 from cls_jax.training.prefetch import Loader, make_loader
-from cls_jax.training.run import Run, abstract_run, init_run, shapes_of
+from cls_jax.training.run import Run, abstract_run, init_run, is_convolutional, shapes_of
 from cls_jax.training.steps import AdvanceFn, make_advance, make_boundary
 
 
@@ -91,6 +91,7 @@ def _compiled(method: Method, stream: Stream, plan: Plan) -> Programs:
     parallelism = Parallelism(
         kinds[plan.over_seeds],
         data_mesh(plan.devices) if split else None,
+        is_convolutional(method, shapes_of(stream)),
     )
 
     @lru_cache(maxsize=1)

@@ -16,7 +16,7 @@ print(keep_freed_memory() if sys.argv[1] == "keep" else "left")
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(3):
-        np.ones(80 * 2**20, np.uint8)
+        np.ones(48 * 2**20, np.uint8)
     found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 found = []
 for _ in range(2):
@@ -25,11 +25,11 @@ for _ in range(2):
     thread.join()
 print(found[-1])
 """
-PAGES = 80 * 2**20 // 4096
+PAGES = 48 * 2**20 // 4096
 
 
 def run(word, **environment):
-    """(What keep_freed_memory said, page faults of three more arrays of 80 MiB, in a thread)."""
+    """(What keep_freed_memory said, page faults of three more arrays of 48 MiB, in a thread)."""
     # NumPy asks for huge pages, which are one fault for two megabytes.
     given = {**os.environ, "PYTHONPATH": str(ROOT), "NUMPY_MADVISE_HUGEPAGE": "0", **environment}
     command = [sys.executable, "-c", PROGRAM, word]
