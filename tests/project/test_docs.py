@@ -25,6 +25,7 @@ LINKS = re.findall(r"\]\(([^)#]+)\)", README)
 NO_TABLE = (
     *("_survival", "_schedule", "_side_by_side", "_test_durations", "_dytox_cost"),
     "_first_step",
+    "_step_on_a_cpu",
 )
 """How the names of records end that have no table."""
 
