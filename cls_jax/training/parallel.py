@@ -1,6 +1,8 @@
 """Where a group of trials is computed: one alone, side by side in one program, one a device."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import jax
@@ -70,7 +72,7 @@ class Parallelism(NamedTuple):
             return jax.pmap(fn, in_axes=axes, donate_argnums=donate)
         options: dict[str, bool | int | str] = {}
         if jax.default_backend() == "cpu":
-            options = {**(QUICKLY if once else {}), **(BY_EIGEN if self.convolutional else {})}
+            options = {**(QUICKLY if once else {}), **(by_eigen() if self.convolutional else {})}
         if self.trials == "vmap":
             fn, how = side_by_side(fn)
             fn, options = jax.vmap(fn, in_axes=axes), {**options, **how}
@@ -155,12 +157,23 @@ QUICKLY = {"xla_backend_optimization_level": 1}
 """Options of XLA that give a ResNet-18's first weights in a quarter of the time, bit for bit."""
 
 BY_EIGEN = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
-"""Options of XLA under which Eigen convolves, and YNN, its default in JAX 0.10, only sums.
+"""Options of XLA under which Eigen convolves, and YNN, its default in JAX 0.10, only sums."""
 
-YNN's weight gradients gain nothing from a second core: the step of a ResNet-18 of width 16, batch
-32, takes 230 ms with it and 115 without on two cores of ours (0.12: 150 and 115). Perceptrons'
-products stay with YNN, which is the faster there.
-"""
+
+@cache
+def by_eigen() -> dict[str, str]:
+    """BY_EIGEN where that was found to pay: on x86 with AVX2 and without AVX-512, under Linux.
+
+    There YNN's weight gradients gain nothing from a second core: the step of a ResNet-18 of width
+    16, batch 32, takes 230 ms with it and 115 without on two cores (JAX 0.12: 150 and 115).
+    Perceptrons' products stay with YNN, which is the faster there.
+    """
+    try:
+        known = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return {}
+    return BY_EIGEN if "avx2" in known and "avx512f" not in known else {}
+
 
 DATA = -1
 """In ``in_axes``: Examples, as a Loader hands them over."""
