@@ -115,7 +115,7 @@ def test_a_token_does_not_see_another():
 def test_tasks_to_come_change_no_logit_of_earlier_ones():
     """Whatever stands in their tokens and heads, bit for bit. With room for four times as many
     tasks to rounding: products have other shapes, whose sums some processors order otherwise (one
-    with AVX2 alone; with AVX-512 the bits were equal).
+    with AVX2 alone; where CI ran before the bits were equal).
     """
     logits = task_logits(PARAMS["heads"], NET.embed(PARAMS, X), OWNER)
     garbage = jax.tree.map(lambda leaf: leaf, PARAMS)

@@ -81,7 +81,7 @@ every_net = pytest.mark.parametrize("name", NETS)
 
 def assert_close(a, b):
     """To rounding; BatchNorm of a few rows takes it to 2e-6 (compiled quickly, AVX2 alone)."""
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), a, b)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=4e-6), a, b)
 
 
 @every_net
