@@ -22,7 +22,8 @@ COLOURS = {"tenth": ("C0", "labels of one batch in ten"), "all_labels": ("C1", "
 
 def differences(record: str, one: str, other: str) -> np.ndarray | None:
     """float64[seeds that both have]: task-IL accuracy, one minus other, points; None: not run."""
-    found = {result.method: result for result in read(RECORDS / f"2026-11-26_dualnet_{record}")}
+    results = read(RECORDS / f"2026-11-26_dualnet_{record}")
+    found = {result.method.removesuffix(" (two_updates)"): result for result in results}
     if one not in found or other not in found:
         return None
     seeds = [seed for seed in found[one].seeds if seed in found[other].seeds]
