@@ -115,9 +115,10 @@ SMALL = {
 """What the suite asks of each method: as small as it can be and still do everything."""
 
 
+@cache
 def small_source(side: int = 8, per_class: int = 11) -> Dataset:
     """The first scans of six digits, ``side`` pixels square and three channels."""
-    whole = load("digits")
+    whole = digits()
 
     def take(split: Split, n: int) -> Split:
         index = np.concatenate([np.flatnonzero(split.y == c)[:n] for c in range(CLASSES)])
@@ -157,6 +158,10 @@ def small_method(
     net = toy_networks(dtype) if name == "dualnet" else "mlp"
     problem = small_problem(net, dtype=dtype, optimizer=make_optimizer(learns_with))
     return METHODS[name](problem, **{**SMALL.get(name, {}), **changes})
+
+
+digits = cache(partial(load, "digits"))
+"""The scans at 32 pixels, read once a process."""
 
 
 @cache

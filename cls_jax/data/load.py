@@ -7,6 +7,8 @@ are imported when a source that needs them is asked for.
 
 import hashlib
 import os
+from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 
@@ -130,10 +132,8 @@ def digits(size: int = _DIGITS_SIZE) -> Dataset:
     Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits (UCI, 1998),
       test part.
     """
-    from sklearn.datasets import load_digits
-
     size = _pixels(size)
-    scans, y = load_digits(return_X_y=True)
+    scans, y = _scans()
     check_bytes(
         f"size={size}, to which the {len(y)} scans of digits are enlarged,",
         3 * 8 * len(y) * size * size,  # three of float64 at a time
@@ -147,6 +147,20 @@ def digits(size: int = _DIGITS_SIZE) -> Dataset:
     test = local.held_out(y)
     names = tuple(str(i) for i in range(10))
     return Dataset("digits", Split(x[~test], y[~test]), Split(x[test], y[test]), names)
+
+
+def _scans() -> tuple[np.ndarray, np.ndarray]:
+    """float64[1797, 64] and int[1797]: a file in scikit-learn, whose import takes a second."""
+    spec = find_spec("sklearn")
+    for place in (spec and spec.submodule_search_locations) or ():
+        file = os.path.join(place, "datasets", "data", "digits.csv.gz")
+        if os.path.exists(file):
+            rows = np.loadtxt(file, delimiter=",")
+            return rows[:, :-1], rows[:, -1].astype(int)
+    from sklearn.datasets import load_digits  # another layout: the library itself knows its own
+
+    found: Any = load_digits()
+    return found.data, found.target
 
 
 def describe(source: Dataset) -> dict[str, object]:

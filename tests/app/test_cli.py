@@ -118,7 +118,7 @@ def test_the_presets_of_a_table_are_its_cells():
     assert "s_mnist" in method_presets("sgd")
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("method", sorted(METHODS.keys() - {"dualnet"}))
 def test_every_method_learns_from_its_quick_preset(method, tmp_path, monkeypatch):
     """An epoch of each task: a table at the end, and files. DualNet's is the main job."""
@@ -126,6 +126,8 @@ def test_every_method_learns_from_its_quick_preset(method, tmp_path, monkeypatch
     short = ["--epochs", "1"]
     if method in ("spb", "spb_i", "spb_m"):
         short += ["--base-epochs", "1"]
+    if method == "gdumb":
+        short += ["--fit-epochs", "2"]
     done = ask("cls-jax run", method, *short, "--workdir", "runs/x")
     assert done.code == 0, done.err
     assert "results in runs/x" in done.out

@@ -95,7 +95,7 @@ def test_an_exported_method_answers_as_it_does(name, tmp_path):
     check_answer(name, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_can_be_exported(name, tmp_path):
     check_answer(name, tmp_path)
@@ -158,7 +158,7 @@ def in_a_process_with_jax_alone(folder):
     return np.load(folder / "logits.npy")
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_a_saved_run_answers_in_a_process_with_jax_alone(tmp_path, monkeypatch):
     """Trained on digits, saved, exported by the command; equal to ``predict``."""
     monkeypatch.chdir(tmp_path)

@@ -55,7 +55,7 @@ def test_the_batches_of_a_known_stream_give_its_states(stream, name):
     assert learner.step == sum(name == "observe" for name, *_ in calls(method, stream, seed=3))
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_examples_without_a_label_too(source):
     stream = cls.class_il(source, tasks=TASKS, batch_size=4, label_fraction=0.5)
     method = small_method("dualnet", semi_supervised=True)
@@ -224,7 +224,7 @@ print(skipped, batches, fingerprint(learner.snapshot().run))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_kills_of_an_open_stream_change_nothing(stream, tmp_path):
     """Killed twice, and a third process comes to the end; the uninterrupted one is this one."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -61,7 +61,7 @@ def registered():
     own.NETS.update(kept)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("net", [LINEN, NNX])
 def test_it_learns_and_is_found_again_by_its_name(net, features, registered, tmp_path):
     problem = cls.problem(features, net=net, normalisation="none")
@@ -179,7 +179,7 @@ def archive(tmp_path_factory):
     return file
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_features_from_the_command_line(archive, tmp_path):
     """A linear network on float vectors, saved, scored again and asked."""
     words = f"run derpp --data npz:{archive} --tasks 2 --net mlp --hidden --normalisation none"

@@ -350,7 +350,7 @@ def test_values_of_a_sweep_are_told_apart(tmp_path):
         np.testing.assert_array_equal(np.float64(one.run.matrix), result.matrix[0])
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_evaluate_scores_other_data_and_redraws(workdir, tmp_path):
     folder, *_ = workdir
     source = load_data("digits", size=8)
@@ -375,7 +375,7 @@ def test_evaluate_scores_other_data_and_redraws(workdir, tmp_path):
     assert done.stderr.startswith(f"error: workdir {tmp_path} holds no saved run")
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_a_run_of_one_method_has_its_figures_drawn_again(tmp_path):
     stream = make_stream(STREAM)
     config = RunConfig(workdir=str(tmp_path / "w"))

@@ -80,7 +80,7 @@ def test_words_for_no_inference_are_refused(words):
         parse_inferences([words])
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_the_report_asks_the_method_for_its_network(tmp_path, capsys):
     """An inference as the method's own finds what evaluate has found; the table and the file."""
     stream = class_il(small_source(), tasks=TASKS, batch_size=4)

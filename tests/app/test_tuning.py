@@ -242,7 +242,7 @@ def traces():
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_a_study_compiles_once_and_goes_on(turned, traces):
     """A trial more is no trace more; and the same command again finds all trials done."""
     optuna = pytest.importorskip("optuna")

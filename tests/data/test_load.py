@@ -77,6 +77,17 @@ def test_digits_are_the_scans_enlarged_and_split_without_a_seed():
     assert load("digits", size=8).train.x.max() == 255
 
 
+def test_scikit_learn_is_imported_only_where_its_file_lies_elsewhere(monkeypatch):
+    before = describe(load("digits"))
+    code = (
+        "import sys\nfrom cls_jax.data.load import load\nload('digits')\n"
+        "assert 'sklearn' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    monkeypatch.setattr("cls_jax.data.load.find_spec", lambda name: None)
+    assert describe(load("digits")) == before
+
+
 def test_held_out_takes_a_fifth_of_each_class():
     assert np.flatnonzero(held_out(np.array([0, 0, 1, 1, 0, 0, 0, 0, 0]))).tolist() == [1, 3, 8]
 

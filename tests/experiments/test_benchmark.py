@@ -23,7 +23,7 @@ def call(*flags):
     benchmark.start(flags)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("mode", ["loop", "scan"])
 def test_the_smallest_case_gives_sane_numbers(mode, tmp_path, capsys):
     file = tmp_path / "numbers.json"
@@ -52,7 +52,7 @@ def test_the_smallest_case_gives_sane_numbers(mode, tmp_path, capsys):
     assert numbers["versions"]["jax"]
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_seeds_side_by_side_share_the_steps(tmp_path):
     """A step is one seed's: the program's time is divided among the seeds."""
     file = tmp_path / "numbers.json"
@@ -64,7 +64,7 @@ def test_seeds_side_by_side_share_the_steps(tmp_path):
     assert numbers["examples_per_second"] == pytest.approx(3 * numbers["steps_per_second"])
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_seeds_one_after_another_are_single_runs(tmp_path):
     """All of them are run, and a step is one seed's without any division."""
     file = tmp_path / "numbers.json"
@@ -97,7 +97,7 @@ def test_without_tf32_everything_runs_in_full_precision(monkeypatch, tf32, preci
     assert seen == [precision]
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_ceilings_are_measured_in_the_dtype_of_the_run(monkeypatch, tmp_path):
     seen = []
     rate = parts._rate
@@ -121,7 +121,7 @@ TWIN = ["--method", "clser", "--net", "mlp", "--batch-size", "3", "--replay-size
 TWIN += ["--memory-size", "20", "--steps", "2", "--turns", "1"]
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_a_compiled_twin_is_a_number(tmp_path, capsys):
     pytest.importorskip("torch")
     file = tmp_path / "numbers.json"
@@ -247,7 +247,7 @@ def numbers_of(cell, config, seconds, **more):
 SMALL = ["--preset", "toy", "--dtypes", "float32", "--seeds", "1", "--chunks", "2", "--no-torch"]
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_a_failing_cell_is_recorded_and_stops_no_other(table, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(EXPERIMENTS.parent))
     flags = [*SMALL, "--out", str(tmp_path), "--workloads", "dualnet/mlp/3", "clser/mlp/3"]

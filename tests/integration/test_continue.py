@@ -15,7 +15,7 @@ SCRIPT = "clser_mnist.py"
 QUICK = "--seeds", "0", "1", "--epochs", "1"
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_killed_it_ends_where_one_run_on_all_tasks_does(tmp_path):
     first, whole, then = (tmp_path / name for name in ("first", "whole", "then"))
     for place, tasks in ((whole, ()), (first, ("--only-tasks", "0", "1", "2"))):

@@ -69,8 +69,10 @@ def test_what_lies_in_git(path):
     assert [cell.id for cell in notebook.cells] == [cell.id for cell in read(CLSER).cells]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [CLSER, DUALNET])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(CLSER, marks=pytest.mark.slow), pytest.param(DUALNET, marks=pytest.mark.more)],
+)
 def test_it_runs_from_top_to_bottom(name, client):
     """DualNet with a narrower network than the preset, which is test_scripts.py's main job."""
     notebook = read(name)

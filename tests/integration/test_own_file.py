@@ -59,7 +59,7 @@ def compared(folder):
     return folder / "runs"
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_the_command_line_compares_it_with_er_and_clser(compared, folder):
     """After a kill the numbers are those of a quiet run, to the last digit."""
     words, how = command(folder, "--workdir", "quiet", "--epochs", "60")
@@ -73,7 +73,7 @@ def test_the_command_line_compares_it_with_er_and_clser(compared, folder):
     assert {row["seed"] for row in rows[0]} == {"0", "1", "2"}
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_another_process_loads_it_once_its_file_is_imported(compared, folder):
     code = (
         "import cls_jax as cls, numpy as np\n"
@@ -90,7 +90,7 @@ def test_another_process_loads_it_once_its_file_is_imported(compared, folder):
     assert float(done.stdout) > 1 / 6
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_a_changed_file_is_another_experiment(compared, folder, tmp_path):
     (tmp_path / "my_method.py").write_text(FILE.read_text() + "\n# changed\n")
     words, how = command(tmp_path, "--workdir", str(compared), "--epochs", "60")
@@ -106,7 +106,7 @@ def imported(folder):
     cls.import_file(folder / "my_method.py")
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_python_compares_saves_resumes_and_loads_it(imported, tmp_path):
     stream = cls.class_il(cls.load_data("waves"), tasks=3, batch_size=10, epochs=2)
     problem = cls.problem(stream, net="tiny", normalisation="none")

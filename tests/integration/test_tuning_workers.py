@@ -33,7 +33,7 @@ def wait_for(happened, process, what):
     raise AssertionError(f"it never {what}")
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_a_killed_worker_leaves_a_study_that_becomes_whole(tmp_path):
     optuna = pytest.importorskip("optuna")
     workdir, journal = tmp_path / "w", tmp_path / "w" / "validation" / "study.journal"

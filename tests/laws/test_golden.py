@@ -63,7 +63,7 @@ QUICK = {"sgd", "derpp", "ewc_online", "supsup"}
 
 @pytest.mark.parametrize(
     "learner",
-    [one if one in QUICK else pytest.param(one, marks=pytest.mark.slow) for one in LEARNERS],
+    [one if one in QUICK else pytest.param(one, marks=pytest.mark.more) for one in LEARNERS],
 )
 def test_training_is_what_it_was(learner):
     kept, found = json.loads(path(learner).read_text()), measure(learner)

@@ -29,7 +29,7 @@ OF_STEPS = (
 
 
 @pytest.mark.parametrize("law", [*OF_STATES, *OF_STEPS])
-@pytest.mark.parametrize("name", ["er", pytest.param("clser", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["er", pytest.param("clser", marks=pytest.mark.more)])
 def test_it_holds_with_adamw(name, law, monkeypatch):
     monkeypatch.setattr(laws, "small_method", small)
     monkeypatch.setattr(laws, "built", built)

@@ -107,11 +107,12 @@ def test_joint_training_bounds_replay():
 
 
 def test_sgd_forgets_the_main_job():
-    """The stream of DualNet's quick preset, task-IL: .626 and .725 of seeds 0 and 1.
+    """The stream of DualNet's quick preset, class-IL: .191 to .197 of seeds 0 to 3.
 
-    What DualNet keeps of it tests/integration/test_scripts.py asserts where it runs the main job.
-    Smaller pictures make a bad test: their last maps are single pixels, and rounding decides what a
-    run becomes.
+    Task-IL is no measure there: rounding decides it. Seed 0 ends at .626 on one kind of processor
+    and at .947 on another, seed 1 at .725 and .764. What DualNet keeps
+    tests/integration/test_scripts.py asserts where it runs the main job. Smaller pictures make a
+    bad test: their last maps are single pixels, and rounding decides what a run becomes.
     """
     net = NetConfig(net="resnet18", width=8)
-    assert scores("sgd", net, 32, "kornia050", {}, (0, 1), 1)[:, 1].max() < 0.8
+    assert scores("sgd", net, 32, "kornia050", {}, (0, 1), 1)[:, 0].max() < 0.27

@@ -78,7 +78,7 @@ def test_what_cannot_be_is_said():
         residual_paths(2, 2, 1).init(jax.random.key(0), jnp.zeros((1, 5)))
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_a_residual_module_at_rest_stays_as_it_is():
     """Its statistics, too, and it answers by them; one that is off is as if it were not there."""
     net = residual_paths(3, 3, width=2)

@@ -297,7 +297,7 @@ PYTHON = {
 """Page -> its blocks of Python, which a reader pastes one after another."""
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("page", PYTHON)
 def test_the_python_of_a_page_runs(page, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}

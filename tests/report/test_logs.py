@@ -255,7 +255,7 @@ def test_wandb_is_told_the_same_names_and_goes_on_in_the_same_run(tmp_path, monk
     log(Ended(False))
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_an_offline_run_of_wandb_can_be_read(tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="wandb is not installed: pip install wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -321,7 +321,7 @@ def test_a_missing_package_says_how_to_install_it(tmp_path, monkeypatch, name, p
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_train_takes_a_logger_or_several_and_goes_on(stream, tmp_path):
     """The logger's own error is the kill."""
     heard, how = [], {"plan": cls.Plan(chunk=4), "save_every": "4steps", "seeds": (0, 1)}

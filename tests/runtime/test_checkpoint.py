@@ -70,7 +70,7 @@ def stopped_runs(folder, number, every=ALWAYS, plans=SMALL, **how):
 LATER = "gdumb", "ewc_online", "icarl", "joint"
 """Methods with second phases and boundaries, stopped in the slow part."""
 every_harm = pytest.mark.parametrize(
-    "how", ["cut", *(pytest.param(how, marks=pytest.mark.slow) for how in ("lost", "flipped"))]
+    "how", ["cut", *(pytest.param(how, marks=pytest.mark.more) for how in ("lost", "flipped"))]
 )
 
 
@@ -87,7 +87,7 @@ def assert_same(one, other):
     [
         ("sgd", 1),
         ("clser", 5),
-        *(pytest.param(name, 5, marks=pytest.mark.slow) for name in LATER),
+        *(pytest.param(name, 5, marks=pytest.mark.more) for name in LATER),
     ],
 )
 def test_a_run_stopped_again_and_again_is_the_run_that_was_not(tmp_path, uneven, name, number):
@@ -109,7 +109,7 @@ def test_all_trials_of_a_sweep_come_back(tmp_path, uneven, over_seeds):
     assert_same(found, sweep(**how, plan=plan))
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_trials_go_on_grouped_in_another_way(tmp_path, uneven):
     method = flat_method("er")
     how = {"method": method, "stream": uneven, "hypers": [{}], "seeds": (1, 2, 3)}

@@ -103,7 +103,7 @@ def test_where_nothing_is_fused_dualnets_parts_have_the_bits_of_one_program():
     chex.assert_trees_all_equal(*ends)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_a_run_step_by_step_is_the_run_in_a_loop():
     """To rounding; and what is stored, bit for bit."""
     method = small_method("dualnet", n_outer=1)

@@ -397,7 +397,7 @@ def test_what_cannot_be_is_refused(changes, words):
         apd(own_problem(mlp(2), augment=flat_augment(), num_classes=2, num_tasks=2), **changes)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_statistics_are_kept_for_each_task():
     """BatchNorm's, of a network that has them: those of other tasks stay."""
     net = resnet18(4, width=1)

@@ -152,7 +152,7 @@ def moves(path, *, finetune):
     return rows if path[-1] == "bias" else rows[:, None]
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("variant", ["dytox", "dytox++"])
 def test_two_steps_of_a_later_task_are_the_official_ones(variant):
     """Teacher, weights of the losses, divergence head, frozen heads, AdamW, rates of two epochs;
@@ -203,7 +203,7 @@ def assert_equal_params(found, expected, start):
     assert far > 10
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_two_steps_of_the_second_phase_are_the_official_ones():
     """Labels alone, the encoder frozen, all known tokens and heads, one constant rate."""
     with jax.enable_x64(True):

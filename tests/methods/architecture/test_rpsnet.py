@@ -196,7 +196,7 @@ def augment64():
     return shifted_augment()._replace(train=lambda key, x: plain(x) + SHIFT, test=plain)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("distillation", "teacher", "weight"),
     [
@@ -356,7 +356,7 @@ def test_oracle_of_the_class_accuracy():
     np.testing.assert_allclose(found, (2 / 3 + 1) / 2, rtol=1e-6)
 
 
-@pytest.mark.parametrize("choose_on", ["held_out", pytest.param("test", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("choose_on", ["held_out", pytest.param("test", marks=pytest.mark.more)])
 def test_the_best_candidate_is_chosen(choose_on):
     """On held-out examples and exemplars, or on whatever is handed over; classes count equally."""
     learner = drive(held_out_rate=0.4, choose_on=choose_on)

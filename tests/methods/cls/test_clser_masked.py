@@ -109,7 +109,7 @@ def test_oracle_8_speeds_of_one_are_no_speeds():
     )
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_tag_keeps_moments_of_each_task():
     """In place of the problem's optimizer: after two tasks those of the third are zero."""
     learner = Drive(built(speed="tag", foreign_factor=1.0, learning_rate=1e-3))
@@ -174,7 +174,7 @@ def test_tasks_alike_join_a_group():
     assert int(other.state.group[2]) in (0, 1)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("factor", [0.0, 0.3])
 def test_a_step_is_its_equation_in_float64(factor):
     """Stream and replay under the masks of their own groups, each unit times its mask, in NumPy."""

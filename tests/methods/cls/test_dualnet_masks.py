@@ -71,7 +71,7 @@ def test_a_masked_map_goes_no_further():
     assert not np.allclose(second, maps[1], atol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_the_networks_of_the_paper_take_the_same_masks():
     """Width 2: all masked neutrally, the head sees h4; a masked h4 is silent in its channels."""
     nets, x = dualnet(3, width=2), jax.random.normal(jax.random.key(2), (2, 8, 8, 3))
@@ -148,7 +148,7 @@ def walked(kind, shared=False):
 
 
 every_kind = pytest.mark.parametrize(
-    "kind", ["neutral", *(pytest.param(k, marks=pytest.mark.slow) for k in ("product", "trunk"))]
+    "kind", ["neutral", *(pytest.param(k, marks=pytest.mark.more) for k in ("product", "trunk"))]
 )
 
 

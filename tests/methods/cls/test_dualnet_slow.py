@@ -228,7 +228,7 @@ def test_other_objectives_have_no_target(objective):
     assert after(rate(), **changes)[2] == ()
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_a_slow_round_of_the_real_network_equals_the_code():
     """Oracle 13.7 of the card (float64), through ``slow_learner`` itself."""
     with jax.enable_x64(True):

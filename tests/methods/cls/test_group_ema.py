@@ -144,7 +144,7 @@ def test_oracle_8_one_group_is_mean_er_bit_for_bit():
         np.testing.assert_array_equal(mine.memory.slots[name], leaf)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_oracle_8_with_batch_statistics_it_is_so_to_rounding():
     """The sums of a batch are added up in another order where copies are side by side."""
     normed = normed_net(CLASSES)
@@ -154,7 +154,7 @@ def test_oracle_8_with_batch_statistics_it_is_so_to_rounding():
     chex.assert_trees_all_close(copy_of(mine, 0), theirs.stable, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_oracle_8_names_of_groups_do_not_matter():
     rule = {"grouping": "told", "max_groups": 2, "own_rate": 1.0}
     one, other = (walk(built(told_groups=told, **rule), [0, 1, 0]).state for told in RENAMED)
@@ -222,7 +222,7 @@ def test_similar_tasks_share_a_copy_and_the_others_copy_stands_still():
         np.testing.assert_allclose(by[name], one, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("changes", [{"calibrated": False}, {"router": "features"}])
 def test_options_find_the_same_groups(changes):
     state = walk(built(**changes), [0, 1, 0]).state
@@ -263,7 +263,7 @@ def numpy_weights(reference, logits, y):
     return np.tile(similar[2], (4, 1))
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("reference", ["hard", "conf", "soft", "literal"])
 @pytest.mark.parametrize("update", ["flat", "similarity"])
 def test_a_whole_step_as_transcribed(reference, update):

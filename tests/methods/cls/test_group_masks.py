@@ -66,7 +66,7 @@ def test_a_masked_unit_is_silent_and_a_mask_of_ones_changes_no_bit():
     np.testing.assert_array_equal(found[0], plain[0])
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_stages_of_a_resnet_are_masked_behind_their_relu():
     """A mask of ones changes nothing, to rounding. Of the last stage the head sees what is left."""
     net, x = resnet18(3, width=2), jax.random.normal(jax.random.key(1), (4, 8, 8, 3))

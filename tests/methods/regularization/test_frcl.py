@@ -104,7 +104,7 @@ def theta_of(state):
     return {"w": layer["kernel"], "b": layer["bias"], "mean": weights.mean, "scale": weights.scale}
 
 
-CASES = [(2, 2), (6, 4), *(pytest.param(*one, marks=pytest.mark.slow) for one in ((6, 2), (2, 4)))]
+CASES = [(2, 2), (6, 4), *(pytest.param(*one, marks=pytest.mark.more) for one in ((6, 2), (2, 4)))]
 
 
 @pytest.mark.parametrize(("num_points", "classes_per_task"), CASES)

@@ -201,7 +201,7 @@ def close(found, expected):
         )  # where a step stands in its warm-up is float32
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_steps_of_the_first_phase_are_the_official_ones():
     """Of the first task and of the second, whose momentum is that of the first; a warm-up step and
     one on the cosine in each, of three and four rows."""
@@ -232,7 +232,7 @@ def test_steps_of_the_first_phase_are_the_official_ones():
             assert (replayed > 0) == (number > 0)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("changes", [{}, {"objective": "symmetric"}])
 @pytest.mark.parametrize("running", [False, True])
 def test_the_choices_of_the_first_phase(changes, running):
@@ -254,7 +254,7 @@ def test_the_choices_of_the_first_phase(changes, running):
         )
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_the_control_is_cross_entropy_on_both_views():
     with jax.enable_x64(True):
         drive = driven(objective="cross_entropy")
@@ -280,7 +280,7 @@ def shares(drive, given):
     return np.array([scale * one for one in of_batch] + [1 / in_all[y] for y in held] + empty)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_steps_of_the_second_phase_are_the_official_ones():
     """Rows by their chances, cross-entropy over the classes seen, the rate a fifth from pass 2; the
     encoder, as it answers, stays bit for bit, and the layer is a fresh one."""

@@ -231,7 +231,7 @@ def coreset(drive):
 
 @pytest.mark.parametrize(
     "kind",
-    ["random", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("score", "uniform"))],
+    ["random", *(pytest.param(kind, marks=pytest.mark.more) for kind in ("score", "uniform"))],
 )
 def test_each_task_has_its_share_of_different_examples(kind):
     drive = driven(coreset=kind, selection="random" if kind == "uniform" else "score")
@@ -322,7 +322,7 @@ def flat(gradient):
     return np.concatenate([gradient[name].ravel() for name in sorted(gradient)])
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("current", [False, True])
 def test_by_own_classes_only_those_of_its_task_compete(current):
     """Picks and loss of a step, written out: r is under the old task's mask, or under the wrong
