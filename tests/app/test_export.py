@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from pytest import mark
 from flax.serialization import msgpack_restore
 from flax.traverse_util import flatten_dict
 
@@ -100,7 +99,10 @@ def test_an_exported_method_answers_as_it_does(name, tmp_path):
 # quickly two programs differ by a hundred thousandth of its largest logit.
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=mark.slow if n == "dytox" else mark.more) for n in METHODS],
+    [
+        pytest.param(n, marks=pytest.mark.slow if n == "dytox" else pytest.mark.more)
+        for n in METHODS
+    ],
 )
 def test_every_method_can_be_exported(name, tmp_path):
     check_answer(name, tmp_path)

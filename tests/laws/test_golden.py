@@ -62,7 +62,7 @@ QUICK = {"sgd", "derpp", "ewc_online", "supsup"}
 
 
 def later(learner: str) -> pytest.MarkDecorator:
-    """In which part it is tested; masks of the highest scores turn on rounding, so as users compile."""
+    """In which part it is tested; masks of the highest scores turn on rounding, so not quickly."""
     return pytest.mark.slow if learner == "supsup_gg" else pytest.mark.more
 
 
