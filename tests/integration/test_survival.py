@@ -40,7 +40,7 @@ def test_kills_of_clser_change_nothing(tmp_path):
     )
 
 
-@pytest.mark.more
+@pytest.mark.slow
 def test_kills_of_dualnet_change_nothing(tmp_path):
     moments = [("steps", 2, 0.2), ("save", 2, 0.05)]
     script = [*DUALNET, "--save-every", "20steps"]
