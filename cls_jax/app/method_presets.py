@@ -37,6 +37,7 @@ def cells_of(method: str, tables: Iterable[str]) -> dict[str, MethodPreset]:
             stream=cell.stream, net=cell.net, arguments=cell.arguments
         )
         for cell in found
+        if cell.method == method
     }
 
 

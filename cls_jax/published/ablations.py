@@ -9,7 +9,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.published.presets import Preset, check_once, complete, listed, s_mnist
 
 
-def ablations(labels: Sequence[str] = (), slots: Sequence[int] = ()) -> list[tuple[str, Preset]]:
+def ablations(labels: Sequence[str] = (), slots: Sequence[int] = ()) -> list[Preset]:
     """S-MNIST, buffer 500: CLS-ER and what is left of it when a part is taken away; ours.
 
     Without consistency; with copies that follow at every step; with one copy (Mean-ER).
@@ -46,4 +46,4 @@ def ablations(labels: Sequence[str] = (), slots: Sequence[int] = ()) -> list[tup
         raise InputError(f"s_mnist_ablations has no row {unknown[0]!r}; use one of {listed_rows}")
     if tuple(slots) not in ((), (500,)):
         raise InputError(f"memory_sizes is {listed(slots)}; s_mnist_ablations has 500 alone")
-    return [(label, changed[label]) for label in labels or changed]
+    return [changed[label]._replace(label=label) for label in labels or changed]

@@ -21,7 +21,8 @@ class Published(NamedTuple):
 
     Attributes:
       table, method, memory_size, view: which cell; view is "answer" or another network's name.
-      class_il, task_il: (mean, standard deviation), or None.
+      class_il, task_il: (mean, standard deviation), (mean,) where no deviation could be read, or
+        None.
       average, last: class-IL of all classes seen, mean of the tasks and after the last, where no
         deviation was printed; or None.
       n: runs behind it.
@@ -36,8 +37,8 @@ class Published(NamedTuple):
     source: str
     trust: str
     view: str = "answer"
-    class_il: tuple[float, float] | None = None
-    task_il: tuple[float, float] | None = None
+    class_il: Sequence[float] | None = None
+    task_il: Sequence[float] | None = None
     average: float | None = None
     last: float | None = None
 
@@ -99,9 +100,9 @@ def reproduction_table(
             found = _published(cell, s, published)
             theirs = distance = ""
             if found is not None:
-                (mean, std), n = found
-                theirs = f"{mean:.2f} ± {std:.2f}"
-                error = standard_errors(ours, mean, std, n)
+                (mean, *std), n = found
+                theirs = f"{mean:.2f}" + "".join(f" ± {one:.2f}" for one in std)
+                error = standard_errors(ours, mean, std[0], n) if std else np.nan
                 distance = f"{ours.mean - mean:+.2f}"
                 distance += f" ({error:+.1f} SE)" if np.isfinite(error) else ""
             mine = f"{ours.mean:.2f}" + (f" ± {ours.std:.2f}" if ours.n > 1 else "")
@@ -140,13 +141,12 @@ def render_reproduction(
 
 def _published(
     cell: Cell, scenario: int, published: Sequence[Published]
-) -> tuple[tuple[float, float], int] | None:
+) -> tuple[Sequence[float], int] | None:
     for entry in published:
         same = (entry.method, entry.memory_size) == (cell.label, cell.memory_size)
         value = (entry.class_il, entry.task_il)[scenario]
         if same and entry.view == "answer" and value is not None:
-            mean, std = value
-            return (mean, std), entry.n
+            return value, entry.n
     return None
 
 

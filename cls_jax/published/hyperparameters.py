@@ -3,7 +3,7 @@
 Source: NeurAI-Lab/CLS-ER, utils/best_args.py, the grid search of the DER and CLS-ER authors. Its
 ``wd_reg`` multiplies the sum of all squared parameters in the loss. For iCaRL that is l2_weight;
 for LwF it is a weight decay of twice as much, the gradient's: 1e-3 where the file has 5e-4. Of
-methods that it lacks, SOURCES says whose they are.
+tables and methods that it lacks, SOURCES says whose they are.
 """
 
 from collections.abc import Mapping
@@ -61,6 +61,7 @@ def _esmer(sizes, rate, margin, learning_rate=0.03, weight=0.15):
 
 SIZES = (200, 500, 5120)
 ONLINE = (200, 500, 1000)
+_MIR = {"learning_rate": 0.1, "replay_size": 10, "candidates": 50}
 
 S_MNIST: Rows = {
     "sgd": {"learning_rate": 0.03},
@@ -156,14 +157,20 @@ GCIL: Mapping[str, Rows] = {
         "esmer": _esmer((100, 200), 0.2, (3, 2.5), 0.03, 0.2),
     },
 }
+MIR_CIFAR10: Rows = {
+    "er": _each(ONLINE, method="er_mir", retrieval="random", **_MIR),
+    "er_mir": _each(ONLINE, **_MIR),
+}
+"""Its ER replays as ER-MIR does, by chance: earlier tasks alone, two means added."""
 
 SOURCES: Mapping[str, str] = {
+    "mir_cifar10": "optimass/Maximally_Interfered_Retrieval",
     "esmer": (
         "NeurAI-Lab/ESMER, utils/best_args.py (buffers to 200, GCIL); "
         "liangyanshuo/Loss-Decoupling-for-Task-Agnostic-Continual-Learning (buffers 500 and 5120)"
     ),
 }
-"""Method -> where its numbers come from, other than the CLS-ER repository."""
+"""Table or method -> where its numbers come from, other than the CLS-ER repository."""
 
 CHOSEN: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("s_mnist", "icarl"): {"mirror": False},

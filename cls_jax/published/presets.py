@@ -4,7 +4,7 @@
 where each number comes from. Buffers that were not published are refused, never interpolated.
 
 Source: hyper-parameters stand in hyperparameters.py, streams are those of NeurAI-Lab/CLS-ER,
-datasets/; "ours" marks what neither has.
+datasets/, but for ER-MIR's table; "ours" marks what neither has.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from cls_jax.nets.config import NetConfig
 from cls_jax.published.hyperparameters import (
     CHOSEN,
     GCIL,
+    MIR_CIFAR10,
     MNIST_360,
     P_MNIST,
     R_MNIST,
@@ -39,7 +40,8 @@ class Preset(NamedTuple):
 
     Attributes:
       table: e.g. "s_mnist".
-      method: row of the table of methods.
+      label: its row there.
+      method: what is run; the label's own, unless a row varies another method.
       memory_size: slots, or 0 for a method without a memory.
       stream, net: what it learns, with what.
       arguments: the method's own.
@@ -47,6 +49,7 @@ class Preset(NamedTuple):
     """
 
     table: str
+    label: str
     method: str
     memory_size: int
     stream: StreamConfig
@@ -104,6 +107,16 @@ def s_cifar10(method: str, memory_size: int = 0) -> Preset:
     return _preset("s_cifar10", S_CIFAR10, stream, RESNET, method, memory_size)
 
 
+def mir_cifar10(method: str, memory_size: int = 0) -> Preset:
+    """Split CIFAR-10 of ER-MIR: 5 tasks x 2 classes, one pass, batch 10, ResNet-18 of width 20.
+
+    All 10,000 images of a task, where its code holds one in twenty out.
+    """
+    stream = StreamConfig(data="cifar10", class_order="label", drop_last=True)
+    net = NetConfig(net="resnet18", width=20)
+    return _preset("mir_cifar10", MIR_CIFAR10, stream, net, method, memory_size)
+
+
 def s_tinyimagenet(method: str, memory_size: int = 0) -> Preset:
     """Split TinyImageNet: 10 tasks x 20 classes in label order, 100 epochs (CLS-ER: 50).
 
@@ -148,6 +161,7 @@ TABLES = {
     "r_mnist": (r_mnist, R_MNIST),
     "mnist_360": (mnist_360, MNIST_360),
     "s_cifar10": (s_cifar10, S_CIFAR10),
+    "mir_cifar10": (mir_cifar10, MIR_CIFAR10),
     "s_tinyimagenet": (s_tinyimagenet, S_TINYIMAGENET),
     "gcil_cifar100_uniform": (partial(gcil_cifar100, distribution="uniform"), GCIL["uniform"]),
     "gcil_cifar100_longtail": (partial(gcil_cifar100, distribution="longtail"), GCIL["longtail"]),
@@ -233,30 +247,35 @@ def _preset(
     table: str, rows: Rows, stream: StreamConfig, net: NetConfig, method: str, memory_size: int
 ) -> Preset:
     """The cell; numbers go to the method or the stream, whichever has the name."""
-    if method not in rows:
-        raise InputError(f"{table} has no row {method!r}; use one of {', '.join(rows)}")
-    known = signature(method).arguments
-    numbers, sized = rows[method], "memory_size" in known
+    label = method
+    if label not in rows:
+        raise InputError(f"{table} has no row {label!r}; use one of {', '.join(rows)}")
+    sized = "memory_size" in signature(label).arguments
+    numbers = rows[label]
     if sized:
         if memory_size not in numbers:
             sizes = ", ".join(map(str, numbers))
             raise InputError(
-                f"{table} has no {method} with memory_size={memory_size}; use one of {sizes}"
+                f"{table} has no {label} with memory_size={memory_size}; use one of {sizes}"
             )
         numbers = {**numbers[memory_size], "memory_size": memory_size}
     elif memory_size:
-        raise InputError(f"{method} has no memory; leave out memory_size={memory_size}")
-    chosen, source = CHOSEN.get((table, method), {}), {}
-    published = SOURCES.get(method, BEST_ARGS)
+        raise InputError(f"{label} has no memory; leave out memory_size={memory_size}")
+    method = numbers.get("method", label)
+    known = signature(method).arguments
+    chosen, source = CHOSEN.get((table, label), {}), {}
+    published = SOURCES.get(table, SOURCES.get(method, BEST_ARGS))
+    code = SOURCES.get(table, "NeurAI-Lab/CLS-ER")
     for part, names, usual in (
-        ("stream", _names(stream), f"NeurAI-Lab/CLS-ER, datasets ({table})"),
+        ("stream", _names(stream), f"{code}, datasets ({table})"),
         ("method", known, OURS),
     ):
         source |= {f"{part}.{n}": published if n in numbers else usual for n in names}
     values = {**numbers, **chosen}
-    source["net"] = "NeurAI-Lab/CLS-ER, backbone"
+    source["net"] = f"{code}, backbone"
     return Preset(
         table=table,
+        label=label,
         method=method,
         memory_size=memory_size,
         stream=replace(stream, **{n: v for n, v in values.items() if n in _names(stream)}),

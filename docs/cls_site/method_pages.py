@@ -249,4 +249,4 @@ def _class_il(one: Mapping[str, Any]) -> str:
 
 
 def _mean(value: Sequence[float] | None) -> str:
-    return "" if value is None else f"{value[0]:.2f} ± {value[1]:.2f}"
+    return " ± ".join(f"{one:.2f}" for one in value or ())

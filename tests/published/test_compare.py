@@ -19,3 +19,11 @@ def test_a_reproduction_has_its_table_matrices_and_figure():
     assert "80.00 ± 1.00" in files["comparison.md"]
     assert files["comparison_over_tasks.pdf"].startswith(b"%PDF-")
     assert "comparison_over_tasks.png" in render_reproduction(table, cells)
+
+
+def test_a_published_mean_alone_has_a_difference_but_no_errors():
+    cells = [Cell("clser", 200, {}, make_result(method="clser 200"))]
+    published = [Published("t", "clser", 200, 10, "a paper", "read", class_il=(80.0,))]
+    (first, *_) = reproduction_table("t", cells, published).rows
+    assert first[3] == "80.00"
+    assert float(first[5]) == float(f"{float(first[4].split()[0]) - 80:+.2f}")

@@ -18,6 +18,7 @@ from cls_jax.published.presets import (
     cells,
     changed,
     gcil_cifar100,
+    mir_cifar10,
     mnist_360,
     p_mnist,
     r_mnist,
@@ -112,6 +113,18 @@ def test_esmer_has_the_numbers_of_its_card_and_its_own_source(cell, hyper):
     assert "CLS-ER" in cell.source["stream.batch_size"]
 
 
+def test_er_mir_has_the_numbers_of_its_card_and_its_er_is_replay_by_chance():
+    cell, plain = mir_cifar10("er_mir", 200), mir_cifar10("er", 200)
+    names = ("learning_rate", "replay_size", "candidates", "best_loss", "exclude_current")
+    assert tuple(cell.arguments[name] for name in names) == (0.1, 10, 50, False, True)
+    assert (cell.stream.epochs, cell.stream.batch_size, cell.net.width) == (1, 10, 20)
+    assert (plain.label, plain.method, plain.arguments["retrieval"]) == ("er", "er_mir", "random")
+    chosen = {**plain.arguments, "retrieval": "interference"}
+    assert plain._replace(label="er_mir", arguments=chosen, source=cell.source) == cell
+    assert all("Maximally" in cell.source[name] for name in ("stream.epochs", "net"))
+    assert "Maximally" in cell.source["method.candidates"]
+
+
 def test_rivals_have_the_numbers_of_the_card():
     derpp = s_mnist("derpp", 5120)
     assert derpp.arguments["replay_size"] == 64
@@ -160,13 +173,14 @@ def test_every_number_has_a_source():
 
 
 def test_ablations_change_one_thing_each():
-    whole, *others = (cell for _, cell in ablations())
+    whole, *others = ablations()
     assert whole == s_mnist("clser", 500)
     for cell in others[:2]:
-        assert cell._replace(arguments=whole.arguments) == whole
+        assert cell._replace(arguments=whole.arguments, label="clser") == whole
         assert cell.arguments.keys() == whole.arguments.keys()
         assert cell.arguments != whole.arguments
-    assert {label for label, _ in ablations()} >= {"clser weight 0", "clser rates 1", "mean_er"}
+    labels = {cell.label for cell in ablations()}
+    assert labels >= {"clser weight 0", "clser rates 1", "mean_er"}
 
 
 @pytest.mark.parametrize(
@@ -195,7 +209,7 @@ def test_published_numbers_are_well_formed_and_belong_to_cells():
         assert entry.trust in ("read at the source", "second hand")
         assert entry.source
         for value in (entry.class_il, entry.task_il):
-            assert value is None or (0 < value[0] <= 100 and 0 < value[1] < 10)
+            assert value is None or (0 < value[0] <= 100 and all(0 < std < 10 for std in value[1:]))
         assert (entry.average is None) == (entry.last is None)
         assert entry.class_il or entry.task_il or 0 < entry.last < entry.average < 100
         place = entry.table, entry.method, entry.memory_size, entry.view

@@ -49,25 +49,25 @@ def main(config: Config) -> None:
     if config.table == "s_mnist_ablations":
         wanted = ablations(config.methods, config.memory_sizes)
     else:
-        wanted = [(p.method, p) for p in cells(config.table, config.methods, config.memory_sizes)]
+        wanted = cells(config.table, config.methods, config.memory_sizes)
     changes = {name: value for name, value in asdict(config.change).items() if value is not None}
     begin(config.run)
     learners, presets = [], []
-    for label, preset in wanted:
+    for preset in wanted:
         if "width" in changes and preset.net.net == "mlp":
             refuse("width", config.change.width, f"{config.table} is of a perceptron")
         preset = changed(preset, {**changes, "data_dir": config.data_dir})
         stream = make_stream(preset.stream)
         given = preset.method, preset.arguments, stream, preset.stream, preset.net
-        name = f"{label} {preset.memory_size or ''}".strip()
+        name = f"{preset.label} {preset.memory_size or ''}".strip()
         learners.append(make_learner(*given, label=name))
-        presets.append((label, preset))
+        presets.append(preset)
     results = execute(learners, config.run, config)
     if not is_primary():
         return
     done = [
-        Cell(label, preset.memory_size, settings(preset), result)
-        for (label, preset), result in zip(presets, results, strict=True)
+        Cell(preset.label, preset.memory_size, settings(preset), result)
+        for preset, result in zip(presets, results, strict=True)
     ]
     published = read_published()
     note = "changed: " + ", ".join(f"{k} {v}" for k, v in changes.items()) if changes else ""
