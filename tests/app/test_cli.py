@@ -116,6 +116,8 @@ def test_the_presets_of_a_table_are_its_cells():
     assert found["s_mnist_500"].arguments["memory_size"] == 500
     assert [field.name for field in fields(found["s_mnist_500"])][:2] == ["stream", "net"]
     assert "s_mnist" in method_presets("sgd")
+    assert "mir_cifar10_500" in method_presets("er_mir")
+    assert "mir_cifar10_500" not in method_presets("er")  # its row there is ER-MIR by chance
 
 
 @pytest.mark.more
