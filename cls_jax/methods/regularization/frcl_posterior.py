@@ -14,9 +14,12 @@ place to place and inverts matrices of the points' size, so that with more point
 ratio of two jitters is the answer.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.custom_batching import sequential_vmap
 from jax.scipy.linalg import cho_solve
 
 from cls_jax.core.types import Array
@@ -120,7 +123,7 @@ def values_at(features: Array, valid: Array, weights: Weights) -> Values:
     features = jnp.where(valid[:, None], features, 0)
     mean = jnp.matmul(weights.mean, features.T, precision="highest")
     image = jnp.matmul(features, cholesky_factor(weights), precision="highest")
-    left, singular, _ = jnp.linalg.svd(image, full_matrices=False)
+    left, singular = jax.vmap(on_a_cpu_one_by_one(_svd))(image)
     return Values(valid=valid, mean=mean, factor=left * singular[:, None, :])
 
 
@@ -134,6 +137,27 @@ def jitter_of(features: Array) -> Array:
     mean = square.sum() / jnp.maximum((square > 0).sum(), 1)
     share = 1e-6 if features.dtype == jnp.float64 else 1e-4
     return share * jnp.where(mean > 0, mean, 1)
+
+
+def on_a_cpu_one_by_one(function: Callable) -> Callable:
+    """The function, which ``vmap`` calls for one matrix after another on a CPU.
+
+    jaxlib 0.10 gives the matrices of a batch to the threads of the pool that LAPACK's caller stands
+    in, and waits for them there. Two batches at a time, on two cores, wait for each other forever;
+    single matrices wait for nobody. It has no gradient.
+    """
+    return sequential_vmap(function) if jax.default_backend() == "cpu" else function
+
+
+def _solution(matrix: Array, columns: Array) -> tuple[Array, Array]:
+    factor = jnp.linalg.cholesky(matrix)
+    logdet = 2 * jnp.log(jnp.diagonal(factor)).sum()
+    return cho_solve((factor, True), columns), logdet
+
+
+def _svd(matrix: Array) -> tuple[Array, Array]:
+    left, singular, _ = jnp.linalg.svd(matrix, full_matrices=False)
+    return left, singular
 
 
 def weights_of_values(features: Array, jitter: Array | float) -> tuple[Array, Array]:
@@ -153,9 +177,8 @@ def weights_of_values(features: Array, jitter: Array | float) -> tuple[Array, Ar
     of_points = num_points <= num_features
     thin = features if of_points else features.T
     gram = jnp.matmul(thin, thin.T, precision="highest")
-    factor = jnp.linalg.cholesky(gram + jitter * jnp.eye(len(gram), dtype=gram.dtype))
-    solved = cho_solve((factor, True), thin)
-    logdet = 2 * jnp.log(jnp.diagonal(factor)).sum()
+    full = gram + jitter * jnp.eye(len(gram), dtype=gram.dtype)
+    solved, logdet = on_a_cpu_one_by_one(_solution)(full, thin)
     rest = max(num_points - num_features, 0)
     return (solved.T if of_points else solved), logdet + rest * jnp.log(jitter)
 

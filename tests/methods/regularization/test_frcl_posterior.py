@@ -1,5 +1,7 @@
 """FRCL's Gaussians: the card's oracles in double precision, and dense formulas beside ours."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -232,3 +234,25 @@ def test_a_variance_of_zero_has_a_gradient():
         return expected_log_likelihood(jax.random.key(0), *given, 1).sum()
 
     assert np.isfinite(jax.grad(fit)(jnp.zeros((1, 1)))).all()
+
+
+@pytest.mark.parametrize("function", [function_kl, values_at, predictive])
+def test_side_by_side_lapack_is_given_one_matrix_at_a_time(function):
+    """Two batches at a time wait for each other forever in jaxlib 0.10, on two cores."""
+    trials, num_tasks, points, features = 3, 4, 2, 5
+    weights = first_weights(jnp.zeros((1, features)))
+    values = values_at(jnp.ones((points, features)), HERE, weights)
+    x = jnp.ones((points, features))
+    arguments = {
+        function_kl: (x, values),
+        values_at: (x, HERE, weights),
+        predictive: (x, x, values),
+    }[function]
+    lead = (trials, num_tasks)
+    many = jax.tree.map(lambda a: jnp.broadcast_to(a, (*lead, *a.shape)), arguments)
+    text = jax.jit(jax.vmap(jax.vmap(function))).lower(*many).as_text()
+    calls = [line for line in text.splitlines() if "lapack" in line or "blas" in line]
+    assert jax.default_backend() != "cpu" or calls
+    for call in calls:
+        for shape in re.findall(r"tensor<([0-9x]*)xf64>", call):
+            assert shape.count("x") <= 1, call
