@@ -266,6 +266,8 @@ ONE = [
     ("benchmark/run.py", "steps 0", ("--steps", "0"), ("steps", "0")),
     ("benchmark/run.py", "json nowhere", ("--json", "no/where.json"), ("json", "no/where.json")),
     ("benchmark/run.py", "json empty", ("--json", ""), ("json",)),
+    ("benchmark/growth.py", "an axis", ("--axes", "task"), ("axes", "task")),
+    ("benchmark/growth.py", "json nowhere", ("--json", "no/where.json"), ("json", "no/where.json")),
     ("benchmark/table.py", "a preset", ("--preset", "huge"), ("preset", "huge")),
     ("benchmark/table.py", "a flag", ("--nothing",), ("--nothing",)),
     ("benchmark/trace_profile.py", "no trace", ("nowhere",), ("nowhere",)),

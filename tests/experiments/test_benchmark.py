@@ -464,3 +464,27 @@ def test_a_device_counts_its_operations_once(profile, tmp_path):
     assert profile.operations(tmp_path) == {"dot.1": (3.0, 2), "graph_kernel": (0.5, 1)}
     write([*events, meta(1, "XLA Ops", 2), ran(1, 2, "dot.1", 3100), ran(1, 2, "while.2", 4000)])
     assert profile.operations(tmp_path) == {"dot.1": (3.1, 1)}
+
+
+@pytest.mark.more
+def test_what_grows_is_timed_at_every_size(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(str(BENCHMARK))
+    import growth
+
+    monkeypatch.setattr(growth, "AXES", {"tasks": (2, 4), "images": (400, 800)})
+    growth.main(growth.Config(json=str(tmp_path / "numbers.json")))
+    assert capsys.readouterr().out.count("exponent") == 2
+    found = json.loads((tmp_path / "numbers.json").read_text())["axes"]
+    assert list(found) == ["tasks", "images"]
+    for axis in found.values():
+        assert len(axis["costs"]) == len(axis["sizes"]) == 2
+        assert all(cost[name] > 0 for cost in axis["costs"] for name in ("start", "step", "test"))
+
+
+def test_an_exponent_is_that_of_the_last_two_sizes(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARK))
+    import growth
+
+    flat, linear = growth.Cost(9, 9, 9, 9), growth.Cost(1, 2, 3, 4)
+    grown = growth.Cost(1, 4, 12, 1)
+    assert growth.exponents((1, 10, 20), [flat, linear, grown]) == pytest.approx((0, 1, 2, -2))
