@@ -26,6 +26,8 @@ NO_TABLE = (
     *("_survival", "_schedule", "_side_by_side", "_test_durations", "_dytox_cost"),
     "_first_step",
     "_step_on_a_cpu",
+    "_beside_rivals",
+    "_growth",
 )
 """How the names of records end that have no table."""
 
@@ -223,13 +225,23 @@ def test_dualnets_first_step_costs_the_compiler_two_thirds_of_what_it_did():
     assert "{:.1f} steps a second".format(np.mean(quiet["after"]["steps_per_second"])) in note
 
 
+def test_what_is_said_of_rivals_stands_in_its_record():
+    (folder,) = (ROOT / "records").glob("*_beside_rivals")
+    found = json.loads((folder / "seconds.json").read_text())
+    ours, ten, theirs = (
+        found[name]["er"]["seconds"][0] for name in ("ours, one seed", "ours, ten seeds", "mammoth")
+    )
+    said = f"in {ours:.0f} s, ten seeds in {ten:.0f}; mammoth takes {theirs:.0f} for one"
+    assert said in " ".join(README.split())
+
+
 def test_what_is_said_of_survival_stands_in_its_record():
     (folder,) = (ROOT / "records").glob("*_survival")
     read = lambda name: [json.loads(p.read_text()) for p in sorted(folder.glob(name))]  # noqa: E731
     kills = read("kills_*.json")
     assert sum(run["killed"] for run in kills) >= 20
     assert [run["differences"] for run in kills] == [[], []]
-    assert "twenty kills changed no\nbit" in README
+    assert "twenty kills changed no bit" in " ".join(README.split())
 
 
 def test_ci_runs_the_readmes_test_command():
