@@ -101,7 +101,7 @@ def reproduction_table(
             theirs = distance = ""
             if found is not None:
                 (mean, *std), n = found
-                theirs = f"{mean:.2f}" + "".join(f" ± {one:.2f}" for one in std)
+                theirs = " ± ".join(f"{one:.2f}" for one in (mean, *std))
                 error = standard_errors(ours, mean, std[0], n) if std else np.nan
                 distance = f"{ours.mean - mean:+.2f}"
                 distance += f" ({error:+.1f} SE)" if np.isfinite(error) else ""
