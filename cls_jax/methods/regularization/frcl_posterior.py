@@ -43,13 +43,18 @@ class Weights(struct.PyTreeNode):
 class Values(struct.PyTreeNode):
     """``q(u) = N(mean, R R^T)`` of each output at M points, all with leading axes of their own.
 
+    Of more points than features all values lie in a space of K dimensions, and are kept there.
+
     Attributes:
       valid: bool[M]; a point that is not valid is not there.
-      mean: float32[D, M].
-      factor: float32[D, M, min(M, K)] R, whose columns are orthogonal.
+      basis: float32[M, K] B, whose columns are orthonormal: values at the points are B times the
+        numbers below; None where M <= K, and B is I.
+      mean: float32[D, r], r = min(M, K).
+      factor: float32[D, r, r] R, whose columns are orthogonal.
     """
 
     valid: Array
+    basis: Array | None
     mean: Array
     factor: Array
 
@@ -73,11 +78,13 @@ def no_values(
     Returns:
       Values, leaves [T, ...].
     """
-    shape = num_tasks, num_outputs, num_points
+    rank = min(num_points, num_features)
+    wide = num_points > num_features
     return Values(
         valid=jnp.zeros((num_tasks, num_points), bool),
-        mean=jnp.zeros(shape, dtype),
-        factor=jnp.zeros((*shape, min(num_points, num_features)), dtype),
+        basis=jnp.zeros((num_tasks, num_points, rank), dtype) if wide else None,
+        mean=jnp.zeros((num_tasks, num_outputs, rank), dtype),
+        factor=jnp.zeros((num_tasks, num_outputs, rank, rank), dtype),
     )
 
 
@@ -120,11 +127,13 @@ def values_at(features: Array, valid: Array, weights: Weights) -> Values:
       valid: bool[M] points that are there.
       weights: q(w).
     """
-    features = jnp.where(valid[:, None], features, 0)
+    features, basis = jnp.where(valid[:, None], features, 0), None
+    if features.shape[0] > features.shape[1]:
+        basis, features = on_a_cpu_one_by_one(_qr)(features)
     mean = jnp.matmul(weights.mean, features.T, precision="highest")
     image = jnp.matmul(features, cholesky_factor(weights), precision="highest")
     left, singular = jax.vmap(on_a_cpu_one_by_one(_svd))(image)
-    return Values(valid=valid, mean=mean, factor=left * singular[:, None, :])
+    return Values(valid=valid, basis=basis, mean=mean, factor=left * singular[:, None, :])
 
 
 def jitter_of(features: Array) -> Array:
@@ -153,6 +162,11 @@ def _solution(matrix: Array, columns: Array) -> tuple[Array, Array]:
     factor = jnp.linalg.cholesky(matrix)
     logdet = 2 * jnp.log(jnp.diagonal(factor)).sum()
     return cho_solve((factor, True), columns), logdet
+
+
+def _qr(matrix: Array) -> tuple[Array, Array]:
+    orthonormal, triangular = jnp.linalg.qr(matrix)
+    return orthonormal, triangular
 
 
 def _svd(matrix: Array) -> tuple[Array, Array]:
@@ -206,17 +220,21 @@ def function_kl(features: Array, values: Values, jitter: Array | float | None = 
     # gradient is exact without one through the factorisation.
     logdet += 2 * (to_weights.T * (features - still)).sum()
 
-    def cost(kept: Array) -> Array:
-        """Sum of ``u^T (K + e)^-1 u`` over the columns u of [..., M, n]."""
-        found = jnp.matmul(to_weights, kept, precision="highest")
-        left = kept - jnp.matmul(features, found, precision="highest")
-        return jnp.square(found).sum(axis=(-2, -1)) + jnp.square(left).sum(axis=(-2, -1)) / jitter
-
-    _, num_points, rank = values.factor.shape
+    num_points, rank = len(features), values.factor.shape[-1]
+    identity = jnp.eye(num_points, dtype=features.dtype)
+    spent = jnp.matmul(features, to_weights, precision="highest")
+    trace = jitter * jnp.square(to_weights).sum() + jnp.square(identity - spent).sum()
+    basis = identity if values.basis is None else values.basis
+    found = jnp.matmul(to_weights, basis, precision="highest")
+    left = basis - jnp.matmul(features, found, precision="highest")
+    # B^T (K + e)^-1 B, as the two squares that P makes least.
+    within = jnp.concatenate([found, left / jnp.sqrt(jitter)])
+    within = jnp.matmul(within.T, within, precision="highest")
     kept = jnp.concatenate([values.mean[:, :, None], values.factor], axis=2)
-    total = cost(kept) + jitter * cost(jnp.eye(num_points, dtype=features.dtype)) - num_points
+    squares = jnp.matmul(kept, jnp.swapaxes(kept, 1, 2), precision="highest")
+    total = (within * squares).sum(axis=(1, 2)) + trace
     logs = jnp.log(jnp.square(values.factor).sum(axis=1) + jitter).sum(axis=1)
-    return 0.5 * (total + logdet - logs - (num_points - rank) * jnp.log(jitter))
+    return 0.5 * (total - num_points + logdet - logs - (num_points - rank) * jnp.log(jitter))
 
 
 def predictive(
@@ -239,6 +257,8 @@ def predictive(
     to_weights, _ = weights_of_values(at_points, jitter)
     gain = jnp.matmul(features, to_weights, precision="highest")
     explained = jnp.square(jnp.matmul(gain, at_points, precision="highest")).sum(axis=1)
+    if values.basis is not None:
+        gain = jnp.matmul(gain, values.basis, precision="highest")
     kept = jnp.einsum("bm,dmr->bdr", gain, values.factor, precision="highest")
     rest = jnp.maximum(jnp.square(features).sum(axis=1) - explained, 0)
     mean = jnp.matmul(gain, values.mean.T, precision="highest")
