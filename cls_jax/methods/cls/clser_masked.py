@@ -7,7 +7,8 @@
         draw;  the copy that knows better teaches;  learn, the updates times their speeds
         store the examples and their task;  both copies follow
 
-At test the group is told with the task, or else that of the nearest mean of exemplars, in pixels.
+At test the group is told with the task, or else that of the nearest mean of exemplars, in pixels;
+the view "conf" takes that whose masks make the working network surest, and is never told.
 
 Source: ours, after the task_similarity card, sections 4 to 6 and its addenda; the user's second
 source proposes it and gives no numbers. CLS-ER is Arani, Sarfraz, Zonooz 2022; see clser.py.
@@ -38,7 +39,13 @@ from cls_jax.methods.cls.ema_teacher import (
     slow_copies,
     teacher_logits,
 )
-from cls_jax.methods.cls.group_ema_rules import check_told, planned_groups, some_of
+from cls_jax.methods.cls.group_ema_rules import (
+    check_told,
+    most_confident,
+    of_group,
+    planned_groups,
+    some_of,
+)
 from cls_jax.methods.cls.group_masks import (
     Owners,
     draw_owners,
@@ -102,7 +109,7 @@ def clser_masked(
     slowest_factor: float = 0.5,
     fastest_factor: float = 1.5,
 ) -> Algorithm:
-    """CLS-ER with masks of task groups; its views are "working" and "plastic".
+    """CLS-ER with masks of task groups; its views are "working", "plastic" and "conf".
 
     Args:
       memory_size: M, slots of the reservoir; as for clser.
@@ -146,9 +153,9 @@ def clser_masked(
     follow_plastic = partial(follow, rate=plastic_rate, decay=plastic_decay)
     follow_stable = partial(follow, rate=stable_rate, decay=stable_decay)
 
-    def net_of(state: MaskedClsErState, task: Array) -> Net:
-        """The network as examples of these tasks, int32[n], see it, or the first few of them."""
-        masks = masks_of(state.owners, state.group[task], foreign_factor)
+    def net_of(state: MaskedClsErState, group: Array) -> Net:
+        """The network as examples of these groups, int32[n], see it, or the first few of them."""
+        masks = masks_of(state.owners, group, foreign_factor)
 
         def apply(vars, x, *, train, valid=None):
             return masked(vars, x, masks=[m[: x.shape[0]] for m in masks], train=train, valid=valid)
@@ -213,7 +220,8 @@ def clser_masked(
         x = augment.train(key_augment, jnp.concatenate([replay.items["x"], batch.x]))
         y = jnp.concatenate([replay.items["y"], batch.y])
         valid = jnp.concatenate([replay.valid, batch.valid])
-        here = net_of(state, jnp.concatenate([replay.items["task"], batch.task]))
+        tasks = jnp.concatenate([replay.items["task"], batch.task])
+        here = net_of(state, state.group[tasks])
         stable_logits, stable = teacher_logits(here, state.stable, x[:m], replay.valid, ema_bn)
         plastic_logits, plastic = teacher_logits(here, state.plastic, x[:m], replay.valid, ema_bn)
         targets = better_teacher(stable_logits, plastic_logits, y[:m])
@@ -236,16 +244,32 @@ def clser_masked(
     def predict(tree: str, state: MaskedClsErState, x: Array, task: Task) -> Array:
         x, slots = augment.test(x), state.memory.slots
         stored = Labelled(augment.test(slots["x"]), slots["y"], policy.filled(state.memory))
-        here = net_of(state, task_at_test(task, x, stored, slots["task"]))
+        here = net_of(state, state.group[task_at_test(task, x, stored, slots["task"])])
         logits, _ = here.apply(getattr(state, tree).vars, x, train=False)
         return logits.astype(jnp.float32)
+
+    def confident(state: MaskedClsErState, x: Array, task: Task) -> Array:
+        """By the working network with the masks that make it surest; never told a task."""
+        x, groups = augment.test(x), jnp.arange(max_groups)
+
+        def of(group: Array) -> Array:
+            here = net_of(state, jnp.full(len(x), group))
+            return here.apply(state.working.vars, x, train=False)[0].astype(jnp.float32)
+
+        logits = jax.vmap(of)(groups)
+        opened = (state.group == groups[:, None]).any(axis=1)
+        sure = jax.nn.softmax(logits).max(axis=-1)
+        return of_group(most_confident(sure, opened), logits)
 
     copies = {"stable": (stable_rate, stable_decay), "plastic": (plastic_rate, plastic_decay)}
     return Algorithm(
         init=init,
         step=step,
         predict=partial(predict, "stable"),
-        views={tree: partial(predict, tree) for tree in ("working", "plastic")},
+        views={
+            **{tree: partial(predict, tree) for tree in ("working", "plastic")},
+            "conf": confident,
+        },
         begin_task=begin_task,
         advice=slow_copies(warmup, copies),
         needs=Needs(told_task=True, told_task_at_test=True, boundaries=True, begin_data=measured),

@@ -266,3 +266,19 @@ def test_hard_masks_pay_only_where_the_groups_are_right():
     assert (gap > 0).all()
     assert gap.mean() > 0.02
     np.testing.assert_allclose(found["true"][:, 0], found["true"][:, 1], atol=0.01)
+
+
+def test_the_surest_masks_answer():
+    """The view conf: of the groups that have a task, by the working network, told or not."""
+    learner = walked(max_groups=3)  # the third group has no task
+    state, x = learner.state, pictures([3, 44, 90, 7])
+    method, hidden = learner.method, hidden_task(CLASSES)
+    logits = []
+    for group in (0, 1):
+        task = GROUPS.index(group)
+        logits.append(method.views["working"](state, x, task_of(task)))
+    sure = [np.asarray(jax.nn.softmax(one)).max(axis=1) for one in logits]
+    expected = np.where((sure[0] >= sure[1])[:, None], *logits)
+    for task in (hidden, task_of(0)):
+        found = method.views["conf"](state, x, task)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
