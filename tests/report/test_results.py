@@ -391,6 +391,22 @@ def test_one_workdir_prints_its_own_table(runs, capsys):
     assert capsys.readouterr().out == "\n".join(text_of(table, width=200) for table in both)
 
 
+def test_one_that_is_not_told_stands_beside_one_that_is(tmp_path, monkeypatch):
+    """In domain-IL: with the task told its score is the one it has, as where both ran at once."""
+    monkeypatch.chdir(tmp_path)
+    both = make_result(method="frcl")
+    told = on(both, told_at_test=True)._replace(matrix=both.matrix)
+    plain = on(make_result(method="er"))
+    write(Path("told"), told), write(Path("plain"), plain)
+    for order in (["told", "plain"], ["plain", "told"]):
+        found = {result.method: result for result in collect(order)}
+        assert found["er"].scenarios == found["frcl"].scenarios == ("domain-IL", "task-IL")
+        matrix = found["er"].matrix
+        np.testing.assert_array_equal(matrix[:, :, 1], matrix[:, :, 0])
+        np.testing.assert_array_equal(matrix[:, :, 0], np.float32(plain.matrix[:, :, 0]))
+        np.testing.assert_array_equal(found["frcl"].matrix, np.float32(told.matrix))
+
+
 @pytest.fixture
 def others(written, runs):
     """What stands in the way of some wrong command lines."""
