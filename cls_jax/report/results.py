@@ -114,7 +114,7 @@ def collect(workdirs: Sequence[str | Path]) -> list[Result]:
 
 
 def _beside_told(result: Result) -> Result:
-    """Where there is one score, with that of the task told too: of a method that is not, the same."""
+    """Where there is one score, the other too: of a method that is not told its task, the same."""
     if len(result.scenarios) == 2:
         return result
     matrix = result.matrix.copy()
