@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from cls_jax.core.augment import Augment
 from cls_jax.core.errors import InputError
+from cls_jax.core.types import Variables
 from cls_jax.methods.replay.ocs import ocs
 from cls_jax.methods.replay.ocs_selection import (
     agreement,
@@ -17,7 +19,9 @@ from cls_jax.methods.replay.ocs_selection import (
     losses_of,
     only_in_value,
 )
+from cls_jax.nets.base import Net
 from cls_jax.nets.gradient_gram import gradient_gram
+from cls_jax.nets.linen import apply_linen, init_linen
 from cls_jax.nets.mlp import mlp
 from tests.support.drive import Drive, label_of, made_batch, task_of
 from tests.support.nets import perceptron, shown
@@ -38,7 +42,7 @@ def everyone(n):
     return jnp.ones((n, n), bool)
 
 
-# --- O1, O2, O4, O6: the card's numbers -----------------------------------------------------------
+# --- the card's numbers: O1 to O6, O3 with O2 ----------------------------------------------------
 
 GRADIENTS = np.array([[1.0, 0], [0, 1], [3, 4], [-1, 1]])
 
@@ -165,6 +169,46 @@ def test_oracle_4_a_mask_that_no_gradient_knows(x64):
     value, slope = jax.value_and_grad(loss)(logits)
     np.testing.assert_allclose(slope, [[-1, 0, 0.5498339973, 0.4501660027]], atol=1e-10)
     assert value == pytest.approx(1e9 + 1.09814, abs=1e-4)  # the code's floor is -1e11
+
+
+class Normed(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train, valid=None):
+        h = nn.Dense(2, use_bias=False, param_dtype="float64")(x)
+        own = {"epsilon": 1e-5, "use_bias": False, "use_scale": False, "dtype": "float64"}
+        return nn.BatchNorm(use_running_average=not train, **own)(h)
+
+
+def test_oracle_5_gradients_with_the_statistics_held(x64):
+    """Running statistics that are the batch's: the card's gradient of loss 2 through the weights
+    alone, where one through the batch's statistics (the code's) depends on the other examples.
+    """
+    x, y = np.array([[1.0, 2], [0, 1], [2, -1]]), np.array([0, 1, 0])
+    net = Net(lambda key, x: init_linen(key, Normed(), x), partial(apply_linen, Normed()))
+    shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.asarray(x))
+    params = jax.tree.map(lambda leaf: jnp.eye(2), shapes.params)
+    stats = {"BatchNorm_0": {"mean": jnp.asarray(x.mean(0)), "var": jnp.asarray(x.var(0))}}
+    assert jax.tree.structure(stats) == jax.tree.structure(shapes.stats)
+    vars = Variables(params, stats)
+
+    def losses(params, train):
+        logits, _ = net.apply(vars.replace(params=params), x, train=train)
+        return losses_of(logits, (y, jnp.ones(3, bool), None))
+
+    def gradient(train):
+        (kernel,) = jax.tree.leaves(jax.grad(lambda params: losses(params, train)[1])(params))
+        return kernel.T.ravel()
+
+    for train in (False, True):
+        expected = [1.3641986742, 0.2028781848, 0.0743878914]
+        np.testing.assert_allclose(losses(params, train), expected, atol=1e-9)
+
+    held = np.array([0, 0.2248888049, 0, -0.1472249126])
+    np.testing.assert_allclose(gradient(False), held, atol=1e-9)
+    through = [-3.3735e-6, -0.1499224966, 0.1261929174, -3.1548e-7]
+    np.testing.assert_allclose(gradient(True), through, atol=1e-9)
+    gram = gradient_gram(net, vars, jnp.asarray(x), losses_of, (y, jnp.ones(3, bool), None))
+    np.testing.assert_allclose(gram[1, 1], held @ held, atol=1e-9)
 
 
 def test_oracle_6_shares_of_classes():
