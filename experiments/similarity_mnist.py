@@ -8,6 +8,9 @@ with groups; they need --data-dir, or a network.
 The controls: as many random groups, a copy a task (snapshots), the groups told, and ER and DER++
 with a memory larger by what the copies cost. More --variants: conf, soft, literal and rates choose
 reference and update otherwise; masks of groups in CLS-ER; fast to shuffle: speeds of channels.
+
+The presets learn at the pilot's rate of 0.05. Who is ahead depends on it: in our records CLS-ER and
+the copies learn at 0.3, ER and DER++ at 0.2.
 """
 
 from collections.abc import Collection
