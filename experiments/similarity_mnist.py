@@ -2,15 +2,12 @@
 """Does task similarity help CLS-ER? A copy for each group of similar tasks, and its controls.
 
 --preset quick: scikit-learn's digits, 9 tasks of permuted pixels in 3 groups; minutes on two CPU
-cores. unstructured: the same without groups, where nothing may hurt. mnist, mnist_rotated: MNIST
-with groups; they need --data-dir, or a network.
-
-The controls: as many random groups, a copy a task (snapshots), the groups told, and ER and DER++
-with a memory larger by what the copies cost. More --variants: conf, soft, literal and rates choose
-reference and update otherwise; masks of groups in CLS-ER; fast to shuffle: speeds of channels.
-
-The presets learn at the pilot's rate of 0.05. Who is ahead depends on it: in our records CLS-ER and
-the copies learn at 0.3, ER and DER++ at 0.2.
+cores. unstructured: without groups, where nothing may hurt. mnist, mnist_rotated: with groups, and
+--data-dir or a network. They learn at the pilot's rate, 0.05, and who is ahead depends on it: in
+our records CLS-ER and the copies learn at 0.3, ER and DER++ at 0.2.
+Controls: as many random groups, a copy a task (snapshots), the groups told, ER and DER++ with the
+memory that the copies cost. More --variants: conf, soft, literal and rates choose reference and
+update otherwise; masks of groups in CLS-ER; fast to shuffle: speeds of channels.
 """
 
 from collections.abc import Collection
