@@ -251,16 +251,17 @@ def test_a_variance_of_zero_has_a_gradient():
     assert np.isfinite(jax.grad(fit)(jnp.zeros((1, 1)))).all()
 
 
+@pytest.mark.parametrize("sizes", [(2, 5), (5, 2)])
 @pytest.mark.parametrize("function", [function_kl, values_at, predictive])
-def test_side_by_side_lapack_is_given_one_matrix_at_a_time(function):
+def test_side_by_side_lapack_is_given_one_matrix_at_a_time(function, sizes):
     """Two batches at a time wait for each other forever in jaxlib 0.10, on two cores."""
-    trials, num_tasks, points, features = 3, 4, 2, 5
+    trials, num_tasks, (points, features) = 3, 4, sizes
     weights = first_weights(jnp.zeros((1, features)))
-    values = values_at(jnp.ones((points, features)), HERE, weights)
-    x = jnp.ones((points, features))
+    x, there = jnp.ones((points, features)), jnp.ones(points, bool)
+    values = values_at(x, there, weights)
     arguments = {
         function_kl: (x, values),
-        values_at: (x, HERE, weights),
+        values_at: (x, there, weights),
         predictive: (x, x, values),
     }[function]
     lead = (trials, num_tasks)
