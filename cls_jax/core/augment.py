@@ -6,7 +6,7 @@ it checks a choice against the shape of the data and says what is wrong before a
 """
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple
 
 import jax
@@ -29,7 +29,7 @@ from cls_jax.core.image_ops import (
     resize,
     to_float,
 )
-from cls_jax.core.types import Array, AugmentFn
+from cls_jax.core.types import Array, AugmentFn, ViewFn
 
 NORMALISATIONS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -52,13 +52,12 @@ class Augment(NamedTuple):
     Attributes:
       train: supervised and replayed examples.
       test: the same without a draw.
-      view_a, view_b: two views for a self-supervised loss, or None.
+      view: two views for a self-supervised loss, by their number, or None.
     """
 
     train: AugmentFn
     test: TestFn
-    view_a: AugmentFn | None = None
-    view_b: AugmentFn | None = None
+    view: ViewFn | None = None
 
 
 def supervised(
@@ -110,10 +109,8 @@ def supervised(
     return apply
 
 
-def views(
-    kind: Kind, *, size: Size, padding: int = 0, flip: bool = True
-) -> tuple[AugmentFn, AugmentFn]:
-    """The two functions that make the views of a self-supervised loss; they differ in blur alone.
+def views(kind: Kind, *, size: Size, padding: int = 0, flip: bool = True) -> ViewFn:
+    """The function that makes the two views of a self-supervised loss; they differ in blur alone.
 
     Random crop, flip (p .5), colour jitter (.4, .4, .2, .1; p .8), grey (p .2), blur (p 1 in view
     A, p .1 in view B), then mean .5 and std .5. Every draw is an image's own; the order of the
@@ -127,7 +124,7 @@ def views(
       flip: mirror with probability 0.5.
 
     Returns:
-      (view A, view B), each ``(key, x uint8[b, h, w, c]) -> float32[b, size, size, c]``. Give them
+      ``(key, x uint8[b, h, w, c], number) -> float32[b, size, size, c]``. Give its two views
       different keys.
 
     Raises:
@@ -140,7 +137,7 @@ def views(
     size = as_pair(size)
     meaning = "kornia050" if kind == "kornia050" else "multiplicative"
 
-    def view(key: Array, x: Array, blur_rate: float) -> Array:
+    def view(key: Array, x: Array, number: Array | int) -> Array:
         key_crop, key_flip, key_colour, key_grey, key_blur, key_sigma = jax.random.split(key, 6)
         x = random_crop(key_crop, x, size=size, padding=padding)
         x = to_float(random_flip(key_flip, x) if flip else x)
@@ -149,10 +146,11 @@ def views(
         )
         x = random_grey(key_grey, x, rate=0.2)
         blurred = kornia_blur(x) if kind == "kornia050" else gaussian_blur(key_sigma, x)
+        blur_rate = jnp.where(number == 0, 1.0, 0.1)
         drawn = jax.random.bernoulli(key_blur, blur_rate, (x.shape[0], 1, 1, 1))
         return normalise(jnp.where(drawn, blurred, x), *NORMALISATIONS["half"])
 
-    return partial(view, blur_rate=1.0), partial(view, blur_rate=0.1)
+    return view
 
 
 _views = views  # recipe has an argument of that name
@@ -227,8 +225,8 @@ def recipe(
             f"size={size}, view_padding={view_padding}: images of {height}x{width} have no such "
             "window; give a smaller size or more padding"
         )
-    view_a, view_b = _views(views, size=window, padding=view_padding, flip=view_flip)
-    return augment._replace(view_a=view_a, view_b=view_b)
+    view = _views(views, size=window, padding=view_padding, flip=view_flip)
+    return augment._replace(view=view)
 
 
 def _check_padding(name: str, padding: int) -> None:

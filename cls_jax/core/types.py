@@ -77,6 +77,15 @@ class AugmentFn(Protocol):
         ...
 
 
+class ViewFn(Protocol):
+    """Raw examples in, one of two self-supervised views out: as AugmentFn, with the view's number.
+
+    ``number`` is 0 (view A) or 1 (view B), and may be traced, so that both are one program.
+    """
+
+    def __call__(self, key: Array, x: Array, number: Array | int, /) -> Array: ...
+
+
 class InitFn(Protocol):
     """Makes a method's state from one example batch, of which only shapes and dtypes matter."""
 

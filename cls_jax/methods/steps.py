@@ -35,18 +35,24 @@ def repeat(
     """
     if jax.default_backend() != "cpu":
         return jax.lax.scan(step, carry, xs)
-    found, inner = [], jax.jit(partial(repeated, step))
+    found, inner = [], compiled_once(step)
     for number in range(len(jax.tree.leaves(xs)[0])):
         carry, one = inner(carry, jax.tree.map(itemgetter(number), xs))
         found.append(one)
     return carry, jax.tree.map(lambda *values: jnp.stack(values), *found)
 
 
-def repeated(
-    step: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]], carry: PyTree, x: PyTree
-) -> tuple[PyTree, PyTree]:
-    """One inner step of ``repeat``, by whose name it is found in a jaxpr."""
-    return step(carry, x)
+def compiled_once(fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """``fn``, of which the train loop on a CPU makes a program of its own, for all of its calls.
+
+    Elsewhere it stays as it is: a part of the one program of the step.
+    """
+    return jax.jit(partial(repeated, fn)) if jax.default_backend() == "cpu" else fn
+
+
+def repeated(fn: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
+    """What is ``compiled_once``, which is found in a jaxpr by this name."""
+    return fn(*arguments)
 
 
 def parameter_bits(*trees: str) -> CapacityFn:
@@ -166,11 +172,49 @@ def forward_each(
         whole, valid = jnp.concatenate(xs), jnp.concatenate(valids)
         outputs, stats = net.apply(vars, whole, train=True, valid=valid)
         return jnp.split(outputs, ends), stats
-    each = []
-    for x, valid in zip(xs, valids, strict=True):
+
+    def forward(vars: Variables, x: Array, valid: Array) -> tuple[Array, Variables]:
         outputs, stats = net.apply(vars, x, train=True, valid=valid)
-        each, vars = [*each, outputs], vars.replace(stats=stats)
+        return outputs, vars.replace(stats=stats)
+
+    each, vars = in_turn(forward, vars, xs, valids, at_once=net.takes_batches)
     return each, vars.stats
+
+
+def in_turn(
+    forward: Callable[[PyTree, PyTree, Array], tuple[PyTree, PyTree]],
+    vars: PyTree,
+    batches: Sequence[PyTree],
+    valids: Sequence[Array],
+    *,
+    at_once: bool = True,
+) -> tuple[list[PyTree], PyTree]:
+    """Several batches through ``forward``, each normalised by itself, one after another.
+
+    Batches of one size go through it together: half the calls, half the program to compile, and
+    the same numbers to rounding.
+
+    Args:
+      forward: (variables, batch, valid) -> (outputs [b, ...], variables with new statistics).
+      vars: the variables before the first.
+      batches: pytrees of arrays [b_i, ...].
+      valids: bool[b_i] each.
+      at_once: whether its networks take valid bool[g, b], of g batches one behind the other.
+
+    Returns:
+      The outputs of each batch, and the variables after the last.
+    """
+    sizes = {valid.shape for valid in valids}
+    if at_once and len(sizes) == 1:
+        whole = jax.tree.map(lambda *rows: jnp.concatenate(rows), *batches)
+        outputs, vars = forward(vars, whole, jnp.stack(valids))
+        batched = jax.tree.map(lambda rows: rows.reshape(len(valids), -1, *rows.shape[1:]), outputs)
+        return [jax.tree.map(itemgetter(at), batched) for at in range(len(valids))], vars
+    each = []
+    for batch, valid in zip(batches, valids, strict=True):
+        outputs, vars = forward(vars, batch, valid)
+        each.append(outputs)
+    return each, vars
 
 
 def predict_with(net: Net, augment: Augment, tree: str = "model") -> PredictFn:

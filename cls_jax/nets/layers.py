@@ -131,27 +131,49 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, valid: Array | None = None) -> Array:
-        """Normalises ``x``; ``valid`` bool[b] (None: every row) says which rows count."""
+        """Normalises ``x``; ``valid`` bool[b] (None: every row) says which rows count.
+
+        bool[g, b / g] says that in training the rows are g batches, each normalised by itself, and
+        that the running statistics move from one to the next.
+        """
         keep, shape = keeping_dtype(self.dtype), (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, shape, keep)
         bias = self.param("bias", nn.initializers.zeros, shape, keep)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, keep)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, keep)
-        if train:
-            mean, var, count = batch_moments(x.astype(keep), valid)
+
+        def moments(mean: Array, var: Array, count: Array) -> tuple[Array, Array]:
+            """By which a batch of these moments is normalised, once it has moved the statistics."""
             if not self.is_initializing():
                 factor = count / jnp.maximum(count - 1, 1) if self.unbiased_running else 1.0
                 step_size = self.momentum * (count > 0)
                 for running, batch in ((running_mean, mean), (running_var, var * factor)):
                     old = running.value
                     running.value = old + step_size * (lax.stop_gradient(batch) - old)
-            if valid is not None:
-                mean = jnp.where(count > 0, mean, running_mean.value)
-                var = jnp.where(count > 0, var, running_var.value)
-        else:
+            if valid is None:
+                return mean, var
+            some = count > 0
+            return jnp.where(some, mean, running_mean.value), jnp.where(
+                some, var, running_var.value
+            )
+
+        if not train:
             mean, var = running_mean.value, running_var.value
+        elif valid is None or valid.ndim == 1:
+            mean, var = moments(*batch_moments(x.astype(keep), valid))
+        else:
+            batches = x.astype(keep).reshape(*valid.shape, *x.shape[1:])
+            each = zip(*jax.vmap(batch_moments)(batches, valid), strict=True)
+            of_batch = map(jnp.stack, zip(*(moments(*one) for one in each), strict=True))
+            mean, var = (_of_rows(one, x) for one in of_batch)
         gain = scale * lax.rsqrt(var + self.epsilon)
         return ((x.astype(keep) - mean) * gain + bias).astype(self.dtype)
+
+
+def _of_rows(each: Array, x: Array) -> Array:
+    """float[b, 1, ..., c]: the values float[g, c] of g batches, for each row of ``x``."""
+    rows = jnp.repeat(each, x.shape[0] // each.shape[0], axis=0)
+    return rows.reshape(x.shape[0], *(1,) * (x.ndim - 2), -1)
 
 
 def batch_moments(x: Array, valid: Array | None) -> tuple[Array, Array, Array]:

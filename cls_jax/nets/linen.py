@@ -55,7 +55,8 @@ def net_of_module(module: nn.Module, head: str) -> Net:
       head: name of its last layer.
     """
     apply = partial(apply_linen, module)
-    return Net(init_of(module), apply, features=partial(apply, features=True), head=head)
+    features = partial(apply, features=True)
+    return Net(init_of(module), apply, features=features, head=head, takes_batches=True)
 
 
 def init_of(module: nn.Module) -> InitVarsFn:

@@ -14,7 +14,7 @@ from cls_jax.core import sharding as meshes
 from cls_jax.core.types import PyTree
 from cls_jax.data.dataset import Split
 from cls_jax.nets.convolution import side_by_side
-from cls_jax.training.parts import in_parts
+from cls_jax.training.parts import QUICKLY, in_parts
 
 
 class Examples(NamedTuple):
@@ -152,9 +152,6 @@ def _one_a_device(num_trials: int) -> jax.sharding.Sharding:
     devices = Mesh(np.asarray(jax.local_devices()[:num_trials]), ("trials",))
     return jax.NamedSharding(devices, jax.P("trials"))
 
-
-QUICKLY = {"xla_backend_optimization_level": 1}
-"""Options of XLA that give a ResNet-18's first weights in a quarter of the time, bit for bit."""
 
 BY_EIGEN = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 """Options of XLA under which Eigen convolves, and YNN, its default in JAX 0.10, only sums."""

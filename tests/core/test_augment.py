@@ -21,7 +21,8 @@ def pixels(b=6, h=7, w=5, c=3, seed=0):
 @functools.cache
 def views_of(kind):
     made = augment.recipe((8, 6, 3), normalisation="half", views=kind, view_padding=2)
-    return jax.jit(made.view_a), jax.jit(made.view_b)
+    view = jax.jit(made.view)
+    return (lambda key, x: view(key, x, 0)), (lambda key, x: view(key, x, 1))
 
 
 @pytest.mark.parametrize(
@@ -50,8 +51,7 @@ def test_vectors_are_only_normalised():
     x = np.random.default_rng(0).random((5, 9), dtype=np.float32)
     np.testing.assert_allclose(made.test(x), (x - 0.1307) / 0.3081, rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_equal(made.train(KEY, x), made.test(x))
-    assert made.view_a is None
-    assert made.view_b is None
+    assert made.view is None
 
 
 def test_training_crops_and_flips_and_pads_with_black():
@@ -135,7 +135,7 @@ def test_dualnet_crops_views_out_of_what_it_resizes_for_the_classifier():
     )
     x = pixels(b=2, h=12, w=12)
     assert made.test(x).shape == (2, 8, 8, 3)
-    assert jax.eval_shape(made.view_a, KEY, x).shape == (2, 8, 8, 3)
+    assert jax.eval_shape(made.view, KEY, x, 0).shape == (2, 8, 8, 3)
 
 
 def test_views_of_grey_images_and_without_a_flip():
@@ -144,7 +144,7 @@ def test_views_of_grey_images_and_without_a_flip():
     )
     x = pixels(h=5, w=5, c=1)
     blurred = image_ops.kornia_blur(image_ops.to_float(x))
-    np.testing.assert_allclose(made.view_a(KEY, x), 2 * blurred - 1, atol=1e-6)
+    np.testing.assert_allclose(made.view(KEY, x, 0), 2 * blurred - 1, atol=1e-6)
 
 
 def test_seeds_may_be_vmapped():

@@ -160,17 +160,25 @@ def _centre(stats, part, h, *, train, valid):
     mean = stats[part]
     if not train:
         return h - mean, mean
-    rows = jnp.ones(h.shape[0], bool) if valid is None else valid
-    count = rows.sum()
-    batch = jnp.where(rows[:, None], h, 0).sum(0) / jnp.maximum(count, 1)
-    batch = jnp.where(count > 0, batch, mean)
-    return h - batch, mean + 0.1 * (jax.lax.stop_gradient(batch) - mean) * (count > 0)
+    rows = _rows(h, valid)
+    centred = []
+    for own, counts in zip(h.reshape(*rows.shape, -1), rows, strict=True):
+        count = counts.sum()
+        batch = jnp.where(counts[:, None], own, 0).sum(0) / jnp.maximum(count, 1)
+        batch = jnp.where(count > 0, batch, mean)
+        centred.append(own - batch)
+        mean = mean + 0.1 * (jax.lax.stop_gradient(batch) - mean) * (count > 0)
+    return jnp.concatenate(centred), mean
 
 
 def _counted(stats, kind, x, *, train, valid):
-    rows = jnp.ones(x.shape[0], bool) if valid is None else valid
     names = jnp.round(x[:, 0] * 255).astype(int)
-    return stats[kind].at[names].add(1.0 * (rows & train))
+    return stats[kind].at[names].add(1.0 * (_rows(x, valid).ravel() & train))
+
+
+def _rows(x, valid):
+    """bool[g, b / g]: the rows of g batches that count."""
+    return jnp.ones((1, x.shape[0]), bool) if valid is None else jnp.atleast_2d(valid)
 
 
 def flat_dualnets(num_classes: int, *, predictor: bool = False) -> DualNets:

@@ -52,11 +52,11 @@ def flat_augment() -> Augment:
     def plain(x):
         return x.reshape(x.shape[0], -1).astype(jnp.float32) / 255
 
-    def noisy(key, x):
+    def noisy(key, x, number):
         x = plain(x)
         return x.at[:, 1:].add(0.2 * jax.random.uniform(key, x[:, 1:].shape))
 
-    return Augment(train=lambda key, x: plain(x), test=plain, view_a=noisy, view_b=noisy)
+    return Augment(train=lambda key, x: plain(x), test=plain, view=noisy)
 
 
 @cache

@@ -48,7 +48,7 @@ from cls_jax.methods.cls.dualnet_tasks import (
     soft_target_loss,
 )
 from cls_jax.methods.problem import Problem
-from cls_jax.methods.steps import apply_gradient, parameter_bits, repeat
+from cls_jax.methods.steps import apply_gradient, in_turn, parameter_bits, repeat
 
 
 @method
@@ -239,18 +239,24 @@ def dualnet(
         x, xm = augment.train(key_x, batch.x), augment.train(key_m, replay.items["x"])
 
         def loss(params: dict) -> tuple[Array, tuple]:
-            """Batch and replay in two separate forwards."""
+            """Batch and replay, each normalised by itself."""
+
+            def each(vars: tuple, rows: tuple, valid: Array) -> tuple[Array, tuple]:
+                (slow, fast), (x, task) = vars, rows
+                cut = masked.of(state, task)
+                logits, slow, fast = forward(slow, fast, x, cut, train=True, valid=valid)
+                return logits, (slow, fast)
+
             slow = state.slow.vars.replace(params=params["slow"])
             fast = state.fast.vars.replace(params=params["fast"])
-            cut = masked.of(state, batch.task)
-            logits, slow, fast = forward(slow, fast, x, cut, train=True, valid=learned)
+            y, task = replay.items["y"], replay.items["task"]
+            rows, valids = ((x, batch.task), (xm, task)), (learned, replay.valid)
+            (logits, replayed), (slow, fast) = in_turn(each, (slow, fast), rows, valids)
             own = rules.own_classes(state, batch.task)
             ce = losses.cross_entropy(logits, batch.y, valid=learned, classes=own)
-            cut = masked.of(state, replay.items["task"])
-            logits, slow, fast = forward(slow, fast, xm, cut, train=True, valid=replay.valid)
-            own, y = rules.own_classes(state, replay.items["task"]), replay.items["y"]
-            replay_ce = losses.cross_entropy(logits, y, valid=replay.valid, classes=own)
-            soft = soft_target_loss(logits, replay, own, **soft_rule)
+            own = rules.own_classes(state, task)
+            replay_ce = losses.cross_entropy(replayed, y, valid=replay.valid, classes=own)
+            soft = soft_target_loss(replayed, replay, own, **soft_rule)
             total = ce + replay_ce + soft_target_weight * soft
             metrics = {"loss": total, "ce": ce, "replay_ce": replay_ce, "soft": soft}
             return total, (slow.stats, fast.stats, metrics)

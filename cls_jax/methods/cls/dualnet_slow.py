@@ -23,8 +23,8 @@ from cls_jax.core.choices import Objective
 from cls_jax.core.errors import InputError
 from cls_jax.core.sync import ema, lookahead
 from cls_jax.core.types import Array, PyTree, Scalar, Trainable, Variables
-from cls_jax.methods.steps import gradient_step, repeat
-from cls_jax.nets.dualnet import DualNets
+from cls_jax.methods.steps import compiled_once, gradient_step, in_turn, repeat
+from cls_jax.nets.dualnet import DualNets, Embedding
 
 NEEDS_PREDICTOR = ("simsiam", "byol", "byol_as_in_code")
 """Objectives whose networks have a predictor."""
@@ -85,7 +85,7 @@ def slow_learner(
 
     Args:
       nets: whose ``embed`` is trained; with predictor for NEEDS_PREDICTOR.
-      augment: whose ``view_a`` and ``view_b`` make the two views.
+      augment: whose ``view`` makes the two views.
       optimizer: of the inner steps.
       objective: name of the self-supervised loss.
       n_outer: look-ahead rounds a batch.
@@ -99,27 +99,31 @@ def slow_learner(
     """
     check_range("n_outer", n_outer, 1)
     check_range("inner_steps", inner_steps, 1)
-    view_a, view_b = augment.view_a, augment.view_b
-    if view_a is None or view_b is None:
+    view = augment.view
+    if view is None:
         raise InputError("augment has no self-supervised views; give views='kornia050' to recipe")
 
     def ssl_loss(slow: Variables, target: PyTree, views: tuple):
         """The loss on two views, each with a BatchNorm batch of its own; and the stats after."""
-        xa, xb, valid, more = views
-        embed = partial(nets.embed, train=True, valid=valid, **more)
-        a, stats = embed(slow, xa)
-        b, stats = embed(slow.replace(stats=stats), xb)
+        (xa, xb), valid, more = views
+
+        def embed(vars: Variables, rows: tuple, valid: Array) -> tuple[Embedding, Variables]:
+            x, more = rows
+            seen, stats = nets.embed(vars, x, train=True, valid=valid, **more)
+            return seen, vars.replace(stats=stats)
+
+        both = partial(in_turn, embed, batches=[(xa, more), (xb, more)], valids=[valid, valid])
+        (a, b), slow = both(slow)
         if objective in ("simsiam", "byol_as_in_code"):
             value = getattr(view_losses, objective)(a.p, b.p, a.z, b.z, valid=valid)
         elif objective == "byol":
-            ta, _ = embed(target, xa)
-            tb, _ = embed(target, xb)
+            (ta, tb), _ = both(target)
             assert a.p is not None  # NEEDS_PREDICTOR
             assert b.p is not None
             value = view_losses.byol(a.p, b.p, ta.z, tb.z, valid=valid)
         else:
             value = getattr(view_losses, objective)(a.z, b.z, valid=valid)
-        return value, stats
+        return value, slow.stats
 
     def inner_step(slow: Trainable, target: PyTree, views: tuple):
         own = slow.replace(opt=slow.opt["ssl"])
@@ -128,11 +132,13 @@ def slow_learner(
             target = ema(target, moved.vars, target_decay)
         return moved.replace(opt={**slow.opt, "ssl": moved.opt}), target, value
 
-    def images(key: Array, draw: DrawFn) -> tuple[Array, Array, Array, Mapping[str, PyTree]]:
+    one_view = compiled_once(view)
+
+    def images(key: Array, draw: DrawFn) -> tuple[list[Array], Array, Mapping[str, PyTree]]:
         """Both views of one inner step's images, which of them count, and what ``embed`` needs."""
-        key_draw, key_a, key_b = jax.random.split(key, 3)
-        x, valid, more = draw(key_draw)
-        return view_a(key_a, x), view_b(key_b, x), valid, more
+        keys = jax.random.split(key, 3)
+        x, valid, more = draw(keys[0])
+        return [one_view(keys[1 + number], x, number) for number in (0, 1)], valid, more
 
     def phase(key: Array, slow: Trainable, target: PyTree, draw: DrawFn):
         # Memory does not change in the slow phase: the images of all its steps are drawn at once,

@@ -4,8 +4,8 @@ The first view is the image itself. The rotation learner and SPB-M add the image
 contrastive learner adds three views in other colours.
 
 Source: Wu, Gong and Li 2021 (ICCV), sections 3.3 and 3.4, equation 4.
-Departs: the changed views are those of ``augment.view_b``, which are also cropped and now and then
-blurred, and have the normalisation of views; the paper names colour jitter and grey.
+Departs: the changed views are view B of ``augment.view``, which is also cropped and now and then
+blurred, and has the normalisation of views; the paper names colour jitter and grey.
 """
 
 from collections.abc import Callable
@@ -122,12 +122,12 @@ def _rotation(augment: Augment) -> PretextTask:
 
 def _contrastive(augment: Augment, temperature: Scalar) -> PretextTask:
     """Which views show the same image?"""
-    net, changed = projection(), augment.view_b
-    assert changed is not None  # _check_views
+    net, view = projection(), augment.view
+    assert view is not None  # _check_views
 
     def views(key: Array, raw: Array) -> Array:
         key_plain, *keys = jax.random.split(key, 1 + CHANGED)
-        return jnp.stack([augment.train(key_plain, raw), *(changed(k, raw) for k in keys)])
+        return jnp.stack([augment.train(key_plain, raw), *(view(k, raw, 1) for k in keys)])
 
     def init(key: Array, features: Features, scale: Array) -> Variables:
         made = net.init(key, features)
@@ -158,7 +158,7 @@ def _check_views(problem: Problem, learner: str, rotations: int) -> None:
             f"{why} turns square images, and the examples have shape {'x'.join(map(str, shape))}; "
             "give --image-size or another method"
         )
-    if learner == "contrastive" and problem.augment.view_b is None:
+    if learner == "contrastive" and problem.augment.view is None:
         raise InputError(
             "learner is 'contrastive' and there are no changed views of vectors; give images, or "
             "use learner 'none'"

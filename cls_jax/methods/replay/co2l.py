@@ -23,7 +23,7 @@ Source: Cha, Lee and Shin 2021 (ICCV; arXiv 2106.14413); chaht01/Co2L at 3af7064
 losses_negative_only.py, main_linear_buffer.py. The optimizer lives through all tasks. The teacher
 stays in training mode there, so its BatchNorm uses the batch's statistics.
 Departs: the code shuffles exemplars among the task's images, here they stand beside the stream's
-batches (``exemplars.mix_exemplars``): as often, but on average. Views are ``augment.views``: padded
+batches (``exemplars.mix_exemplars``): as often, but on average. Views are ``augment.view``: padded
 crops, not resized ones, and blurred. There the classifier is fitted once, after the last task, to
 all classes, in epochs of its own batches; here after each task, to the classes seen, one step a
 batch of the task. Labels tell anchors, so exemplars of a class that comes back (domain-IL) are
@@ -161,10 +161,10 @@ def co2l(
     check_range("reference_size", reference_size, 0)
     check_milestones("classifier_decays", classifier_decays)
     augment, num_classes = problem.augment, problem.num_classes
-    view_a, view_b = augment.view_a, augment.view_b
+    view = augment.view
     contrasts = objective != "cross_entropy"
     net = parts_of(problem.net(), problem.networks.dtype, projects=contrasts)
-    if view_a is None or view_b is None:
+    if view is None:
         raise InputError("co2l learns from two views of an image, and these have none; give images")
 
     def sgd(rate: Scalar) -> optax.GradientTransformation:
@@ -202,11 +202,11 @@ def co2l(
         )
 
     def contrast(key: Array, state: Co2lState, batch: Batch) -> tuple[Co2lState, Metrics]:
-        key_draw, key_keep, key_a, key_b = jax.random.split(key, 4)
+        key_draw, key_keep, *keys = jax.random.split(key, 4)
         seen, task_size, later = state.seen, state.counts.sum(), state.past.any()
         batch = batch.replace(valid=told_rows(batch, seen))
         mixed = mix_exemplars(key_draw, key_keep, state.memory, batch, task_size, replay_size)
-        x = jnp.concatenate([view_a(key_a, mixed.x), view_b(key_b, mixed.x)])
+        x = jnp.concatenate([view(k, mixed.x, number) for number, k in enumerate(keys)])
         y, valid = jnp.tile(mixed.y, 2), jnp.tile(mixed.weight > 0, 2)
         anchors = state.current[y] | (objective == "symmetric")
 

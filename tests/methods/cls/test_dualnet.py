@@ -242,7 +242,7 @@ def test_a_reservoir_need_not_be_divided():
 
 
 def test_missing_views_are_named():
-    augment = flat_augment()._replace(view_b=None)
+    augment = flat_augment()._replace(view=None)
     problem = own_problem(augment=augment, num_classes=CLASSES, dualnets=flat_dualnets)
     with pytest.raises(InputError, match="augment has no self-supervised views; give views="):
         dualnet(problem, **SMALL)

@@ -99,10 +99,10 @@ def by_hand(slow, hyper, n_outer, inner_steps, *, optimizer=None, step_size=1.0)
 
         def loss(params):
             a, stats = nets.embed(
-                Variables(params, vars.stats), augment.view_a(key_a, x), train=True, valid=valid
+                Variables(params, vars.stats), augment.view(key_a, x, 0), train=True, valid=valid
             )
             b, stats = nets.embed(
-                Variables(params, stats), augment.view_b(key_b, x), train=True, valid=valid
+                Variables(params, stats), augment.view(key_b, x, 1), train=True, valid=valid
             )
             return view_losses.barlow_twins(a.z[rows], b.z[rows]), stats
 
@@ -241,8 +241,7 @@ def test_a_slow_round_of_the_real_network_equals_the_code():
         augment = Augment(
             train=lambda key, x: x,
             test=lambda x: x,
-            view_a=lambda key, x: a,
-            view_b=lambda key, x: b,
+            view=lambda key, x, number: jnp.where(number == 0, a, b),
         )
         hyper = {name: jnp.float64(default(name)) for name in dualnet.signature.hyper}
         assert (hyper["ssl_learning_rate"], hyper["lookahead_step_size"]) == (3e-4, 0.05)

@@ -83,8 +83,10 @@ def wide_augment():
     def noisy(key, x, scale):
         return plain(x) + scale * jax.random.normal(key, plain(x).shape)
 
-    draw = [partial(noisy, scale=scale) for scale in (0.1, 0.2, 0.3)]
-    return Augment(train=draw[0], test=plain, view_a=draw[1], view_b=draw[2])
+    def view(key, x, number):
+        return noisy(key, x, jnp.where(number == 0, 0.2, 0.3))
+
+    return Augment(train=partial(noisy, scale=0.1), test=plain, view=view)
 
 
 class Learner(Drive):
@@ -154,7 +156,7 @@ def shown(drive, key, given):
     keys, size = jax.random.split(key, 4), drive.state.counts.sum()
     mixed = mix_exemplars(keys[0], keys[1], drive.state.memory, given, size, 6)
     there = np.asarray(mixed.weight) > 0
-    views = wide_augment().view_a(keys[2], mixed.x), wide_augment().view_b(keys[3], mixed.x)
+    views = [wide_augment().view(keys[2 + number], mixed.x, number) for number in (0, 1)]
     return jnp.concatenate([view[there] for view in views]), np.asarray(mixed.y)[there]
 
 
@@ -434,7 +436,7 @@ def test_what_cannot_be_is_said_before_anything_is_computed():
         ),
         ("teacher_temperature is 0.0; give a value above 0", {"teacher_temperature": 0.0}),
         ("net 'Net' names none; give its name", {"net": perceptron()._replace(head=None)}),
-        ("these have none; give images", {"augment": flat_augment()._replace(view_a=None)}),
+        ("these have none; give images", {"augment": flat_augment()._replace(view=None)}),
     ):
         with pytest.raises(InputError, match=why):
             made(**wrong)
