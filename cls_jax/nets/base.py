@@ -56,8 +56,6 @@ class Net(NamedTuple):
       stages: (name within ``Variables.params``, channels) of each part whose output, behind its
         ReLU, masks can multiply: hidden layers, or the stages of a ResNet; none if nobody said so.
       masked: the same pass with such masks; None where there are no stages.
-      takes_batches: whether in training ``valid`` may be bool[g, b / g]: g batches in one pass,
-        each normalised by itself, the statistics moving from one to the next.
     """
 
     init: InitVarsFn
@@ -67,7 +65,6 @@ class Net(NamedTuple):
     name: str | None = None
     stages: tuple[tuple[str, int], ...] = ()
     masked: MaskedFn | None = None
-    takes_batches: bool = False
 
 
 def no_head(why: str, net: Net) -> InputError:

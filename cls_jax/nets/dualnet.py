@@ -103,7 +103,8 @@ class DualNets(NamedTuple):
     """Pure functions over two separate trees, slow and fast.
 
     ``init_slow(key, x)`` and ``init_fast(key, x)`` give Variables for inputs shaped like ``x``;
-    ``predictor`` tells whether ``embed`` gives a ``p``.
+    ``predictor`` tells whether ``embed`` gives a ``p``. The others take ``valid`` bool[g, b / g],
+    of g batches, as BatchNorm does.
     """
 
     init_slow: InitVarsFn

@@ -55,8 +55,7 @@ def net_of_module(module: nn.Module, head: str) -> Net:
       head: name of its last layer.
     """
     apply = partial(apply_linen, module)
-    features = partial(apply, features=True)
-    return Net(init_of(module), apply, features=features, head=head, takes_batches=True)
+    return Net(init_of(module), apply, features=partial(apply, features=True), head=head)
 
 
 def init_of(module: nn.Module) -> InitVarsFn:

@@ -99,7 +99,7 @@ class _Parts:
         """One program of all of ``jaxpr``."""
         options = self.options
         if "conv_general_dilated" not in str(jaxpr):
-            options = {**(options or {}), **QUICKLY}
+            options = {**QUICKLY, **(options or {})}
         compiled = jax.jit(jaxpr_as_fun(jaxpr), donate_argnums=donate, compiler_options=options)
         self.lowered.append(compiled.lower(*jaxpr.in_avals))
         return compiled

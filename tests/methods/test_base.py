@@ -8,11 +8,13 @@ import optax
 import pytest
 
 from cls_jax.core.losses import cross_entropy
+from cls_jax.methods import steps
 from cls_jax.methods.steps import (
     apply_gradient,
     forward_each,
     gradient_of,
     gradient_step,
+    in_turn,
     init_model,
 )
 from cls_jax.nets.mlp import mlp
@@ -66,6 +68,34 @@ def test_a_batch_of_padding_leaves_the_statistics_as_they_were():
     none = [jnp.zeros_like(valid) for valid in valids[1:]]
     _, stats = forward_each(net, vars, xs, [valids[0], *none])
     chex.assert_trees_all_equal(stats, without)
+
+
+@pytest.mark.parametrize("padding", [(1, 2, 0), (4, 0, 4)])
+def test_small_batches_go_at_once_to_the_numbers_of_one_after_another(monkeypatch, padding):
+    """Outputs, statistics and gradient, where rows are padding or whole batches are."""
+    net, vars = NETS["normed"], variables("normed")
+    xs = 3 * jax.random.normal(jax.random.key(1), (3, 4, 2, 2, 3)) + 1
+    valids = [jnp.arange(4) < 4 - rows for rows in padding]
+    calls = []
+
+    def forward(vars, x, valid):
+        calls.append(valid.shape)
+        outputs, stats = net.apply(vars, x, train=True, valid=valid)
+        return outputs, vars.replace(stats=stats)
+
+    def loss(params):
+        outputs, after = in_turn(forward, vars.replace(params=params), list(xs), valids)
+        return sum((out[v] ** 3).sum() for out, v in zip(outputs, valids, strict=True)), (
+            outputs,
+            after.stats,
+        )
+
+    gradient = jax.grad(loss, has_aux=True)
+    at_once = gradient(vars.params)
+    assert calls == [(3, 4)]
+    monkeypatch.setattr(steps, "AT_ONCE", 3)
+    chex.assert_trees_all_close(at_once, gradient(vars.params), rtol=1e-4, atol=1e-5)
+    assert calls == [(3, 4), (4,), (4,), (4,)]
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -5,14 +5,24 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cls_jax.nets.convolution import convolve, patch_product, side_by_side
+from cls_jax.nets.convolution import convolve, map_product, patch_product, side_by_side
 
 
 @pytest.mark.parametrize(("side", "stride"), [(3, 1), (3, 2), (1, 2)])
 def test_a_product_of_patches_is_the_convolution(side, stride):
+    same_in_both_forms(patch_product, convolve, (5, 6), side, stride)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("sizes", [(1, 1), (2, 2), (1, 8), (4, 2)])
+def test_a_product_of_small_maps_is_that_of_their_patches(sizes, stride):
+    same_in_both_forms(map_product, patch_product, sizes, 3, stride)
+
+
+def same_in_both_forms(one, other, sizes, side, stride):
     """Values and both gradients, of two networks on two batches."""
     keys = jax.random.split(jax.random.key(0), 2)
-    x = jax.random.normal(keys[0], (2, 3, 5, 6, 4))
+    x = jax.random.normal(keys[0], (2, 3, *sizes, 4))
     kernel = jax.random.normal(keys[1], (2, side, side, 4, 7))
 
     def both(conv):
@@ -23,7 +33,7 @@ def test_a_product_of_patches_is_the_convolution(side, stride):
         found = jax.value_and_grad(weighed, (0, 1), has_aux=True)
         return jax.jit(jax.vmap(found))(x, kernel)
 
-    chex.assert_trees_all_close(both(patch_product), both(convolve), rtol=2e-5, atol=2e-5)
+    chex.assert_trees_all_close(both(one), both(other), rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])

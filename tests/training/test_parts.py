@@ -80,12 +80,12 @@ def inner_steps(jaxpr):
         yield from inner_steps(body)
 
 
-def test_dualnet_has_three_kinds_of_inner_steps_however_many_it_makes():
-    """The round, its self-supervised step, and the supervised one: each is compiled once."""
+def test_dualnet_has_four_kinds_of_parts_however_many_it_makes():
+    """A view, the round, its self-supervised step, and the supervised one, each compiled once."""
     method, batch = small_dualnet(n_outer=2, inner_steps=3), batch_of(0, [0, 1, 2, 3])
     state = jax.eval_shape(method.init, KEY, batch)
     found = [id(body) for body in inner_steps(jax.make_jaxpr(method.step)(KEY, state, batch).jaxpr)]
-    assert (len(found), len(set(found))) == (2 + 2 * 3 + 3, 3)
+    assert (len(found), len(set(found))) == (2 + 2 + 2 * 3 + 3, 4)
 
 
 @pytest.mark.more
