@@ -25,6 +25,7 @@ LINKS = re.findall(r"\]\(([^)#]+)\)", README)
 NO_TABLE = (
     *("_survival", "_schedule", "_side_by_side", "_test_durations", "_dytox_cost"),
     "_first_step",
+    "_less_to_compile",
     "_step_on_a_cpu",
     "_beside_rivals",
     "_growth",
@@ -223,6 +224,16 @@ def test_dualnets_first_step_costs_the_compiler_two_thirds_of_what_it_did():
         assert np.mean(quiet["after"][name]) <= 0.6 * np.mean(quiet["before"][name])
         assert f"{np.mean(quiet['after'][name]):.1f}" in note
     assert "{:.1f} steps a second".format(np.mean(quiet["after"]["steps_per_second"])) in note
+
+
+def test_the_first_wait_is_two_fifths_of_what_one_program_took():
+    """Of the record's measurements on one machine."""
+    (folder,) = (ROOT / "records").glob("*_less_to_compile")
+    turns = json.loads((folder / "turns.json").read_text())
+    first, before, after = (turns[commit] for commit in ("5992e73", "ad154e1", "7c85a1f"))
+    for name, share in (("cold_first_chunk", 0.4), ("cold_whole", 0.51), ("warm_first_chunk", 0.33)):
+        assert np.mean(after[name]) <= share * np.mean(first[name])
+    assert np.mean(after["cold_first_chunk"]) <= 0.82 * np.mean(before["cold_first_chunk"])
 
 
 def test_what_is_said_of_rivals_stands_in_its_record():
