@@ -172,8 +172,7 @@ class BatchNorm(nn.Module):
 
 def _of_rows(each: Array, x: Array) -> Array:
     """float[b, 1, ..., c]: the values float[g, c] of g batches, for each row of ``x``."""
-    rows = jnp.repeat(each, x.shape[0] // each.shape[0], axis=0)
-    return rows.reshape(x.shape[0], *(1,) * (x.ndim - 2), -1)
+    return jnp.repeat(each, len(x) // len(each), 0).reshape(len(x), *(1,) * (x.ndim - 2), -1)
 
 
 def batch_moments(x: Array, valid: Array | None) -> tuple[Array, Array, Array]:

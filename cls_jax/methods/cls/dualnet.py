@@ -156,10 +156,8 @@ def dualnet(
         key_slow, key_fast = jax.random.split(key)
         x = augment.test(example.x)
         slow, fast = nets.init_slow(key_slow, x), nets.init_fast(key_fast, x)
-        opt = {
-            "ssl": slow_part.optimizer.init(slow.params),
-            "supervised": optimizer.init(slow.params),
-        }
+        ssl = slow_part.optimizer.init(slow.params)
+        opt = {"ssl": ssl, "supervised": optimizer.init(slow.params)}
         items = {
             "x": example.x,
             "y": example.y,
@@ -238,23 +236,19 @@ def dualnet(
         replay = policy.sample(key_draw, state.memory, replay_size, where=where)
         x, xm = augment.train(key_x, batch.x), augment.train(key_m, replay.items["x"])
 
+        rows, valids = ((x, batch.task), (xm, replay.items["task"])), (learned, replay.valid)
+
+        def each(vars: tuple, rows: tuple, valid: Array) -> tuple[Array, tuple]:
+            found = forward(*vars, rows[0], masked.of(state, rows[1]), train=True, valid=valid)
+            return found[0], found[1:]
+
         def loss(params: dict) -> tuple[Array, tuple]:
-            """Batch and replay, each normalised by itself."""
-
-            def each(vars: tuple, rows: tuple, valid: Array) -> tuple[Array, tuple]:
-                (slow, fast), (x, task) = vars, rows
-                cut = masked.of(state, task)
-                logits, slow, fast = forward(slow, fast, x, cut, train=True, valid=valid)
-                return logits, (slow, fast)
-
             slow = state.slow.vars.replace(params=params["slow"])
             fast = state.fast.vars.replace(params=params["fast"])
-            y, task = replay.items["y"], replay.items["task"]
-            rows, valids = ((x, batch.task), (xm, task)), (learned, replay.valid)
             (logits, replayed), (slow, fast) = in_turn(each, (slow, fast), rows, valids)
             own = rules.own_classes(state, batch.task)
             ce = losses.cross_entropy(logits, batch.y, valid=learned, classes=own)
-            own = rules.own_classes(state, task)
+            own, y = rules.own_classes(state, replay.items["task"]), replay.items["y"]
             replay_ce = losses.cross_entropy(replayed, y, valid=replay.valid, classes=own)
             soft = soft_target_loss(replayed, replay, own, **soft_rule)
             total = ce + replay_ce + soft_target_weight * soft
