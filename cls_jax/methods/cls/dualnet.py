@@ -238,7 +238,7 @@ def dualnet(
 
         rows, valids = ((x, batch.task), (xm, replay.items["task"])), (learned, replay.valid)
 
-        def each(vars: tuple[Variables, Variables], rows: tuple, valid: Array) -> tuple[Array, tuple]:
+        def each(vars: tuple[Variables, Variables], rows: tuple, valid: Array):
             found = forward(*vars, rows[0], masked.of(state, rows[1]), train=True, valid=valid)
             return found[0], found[1:]
 
