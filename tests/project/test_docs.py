@@ -231,7 +231,11 @@ def test_the_first_wait_is_two_fifths_of_what_one_program_took():
     (folder,) = (ROOT / "records").glob("*_less_to_compile")
     turns = json.loads((folder / "turns.json").read_text())
     first, before, after = (turns[commit] for commit in ("5992e73", "ad154e1", "7c85a1f"))
-    for name, share in (("cold_first_chunk", 0.4), ("cold_whole", 0.51), ("warm_first_chunk", 0.33)):
+    for name, share in (
+        ("cold_first_chunk", 0.4),
+        ("cold_whole", 0.51),
+        ("warm_first_chunk", 0.33),
+    ):
         assert np.mean(after[name]) <= share * np.mean(first[name])
     assert np.mean(after["cold_first_chunk"]) <= 0.82 * np.mean(before["cold_first_chunk"])
 
