@@ -49,7 +49,7 @@ def patch_product(x: Array, kernel: Array, stride: int) -> Array:
 def map_product(x: Array, kernel: Array, stride: int) -> Array:
     """The convolution as one product of whole maps [b, h w i] and a matrix [h w i, h' w' o].
 
-    For maps of fewer pixels than the kernel: no patches, and a tenth of the kernels to compile.
+    For maps of fewer pixels than the kernel: without patches there is less to compile.
     """
     side = kernel.shape[0]
     places = [range(size) for size in x.shape[1:3]]

@@ -153,9 +153,8 @@ class BatchNorm(nn.Module):
             if valid is None:
                 return mean, var
             some = count > 0
-            return jnp.where(some, mean, running_mean.value), jnp.where(
-                some, var, running_var.value
-            )
+            mean = jnp.where(some, mean, running_mean.value)
+            return mean, jnp.where(some, var, running_var.value)
 
         if not train:
             mean, var = running_mean.value, running_var.value

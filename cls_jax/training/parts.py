@@ -1,9 +1,10 @@
 """A function as a sequence of compiled programs, cut at the inner steps that it repeats.
 
-Where a compiled loop is slow, ``methods.steps.repeat`` writes inner steps out one after another. In
-one program each of them is compiled anew; here each kind is a program of its own, compiled once and
-called as often as it is repeated, and so is what stands between. The numbers are those of the one
-program to rounding, since XLA fuses within a program.
+Where a compiled loop is slow, ``methods.steps.repeat`` writes inner steps out one after another,
+and ``compiled_once`` marks what else is called more than once, as the views of images. In one
+program each call is compiled anew; here each kind is a program of its own, compiled once and called
+as often as it is repeated, and so is what stands between. The numbers are those of the one program
+to rounding, since XLA fuses within a program.
 """
 
 from collections import Counter

@@ -235,7 +235,6 @@ def dualnet(
         where = rules.replayable(state, batch)
         replay = policy.sample(key_draw, state.memory, replay_size, where=where)
         x, xm = augment.train(key_x, batch.x), augment.train(key_m, replay.items["x"])
-
         rows, valids = ((x, batch.task), (xm, replay.items["task"])), (learned, replay.valid)
 
         def each(vars: tuple[Variables, Variables], rows: tuple, valid: Array):
@@ -243,6 +242,7 @@ def dualnet(
             return found[0], found[1:]
 
         def loss(params: dict) -> tuple[Array, tuple]:
+            """Batch and replay, each normalised by itself."""
             slow = state.slow.vars.replace(params=params["slow"])
             fast = state.fast.vars.replace(params=params["fast"])
             (logits, replayed), (slow, fast) = in_turn(each, (slow, fast), rows, valids)
