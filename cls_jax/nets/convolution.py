@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ def convolve(x: Array, kernel: Array, stride: int) -> Array:
     return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=labels)
 
 
+@partial(jax.jit, static_argnames="stride")
 def patch_product(x: Array, kernel: Array, stride: int) -> Array:
     """The convolution as one product of its patches [b h' w', kh kw i] and a matrix."""
     side, pad = kernel.shape[0], kernel.shape[0] // 2
@@ -46,6 +48,7 @@ def patch_product(x: Array, kernel: Array, stride: int) -> Array:
     return y.reshape(x.shape[0], rows, columns, -1)
 
 
+@partial(jax.jit, static_argnames="stride")
 def map_product(x: Array, kernel: Array, stride: int) -> Array:
     """The convolution as one product of whole maps [b, h w i] and a matrix [h w i, h' w' o].
 

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 
 from cls_jax.core.types import Array, PyTree, Variables
 from cls_jax.nets.base import InitVarsFn
+from cls_jax.nets.blocks import Stage
 from cls_jax.nets.layers import (
     BatchNorm,
     Conv,
     Dense,
-    Stage,
     keeping_dtype,
     masked_channels,
     max_pool_2x2,

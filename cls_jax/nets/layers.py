@@ -5,6 +5,7 @@ Images are float[b, h, w, c]. Parameters and statistics are float32 whatever the
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -106,13 +107,18 @@ class Dense(nn.Module):
         return y
 
 
+Moments = tuple[Array, Array]
+"""Mean and variance of each channel, float[c]."""
+
+
 class BatchNorm(nn.Module):
     """float[b, ..., c] normalised over every axis but the last, then scaled and shifted.
 
     In training ``y = (x - mean) / sqrt(var + eps) * scale + bias`` with the batch's own mean and
     biased variance over the valid rows, and the running statistics move a tenth of the way to the
     batch's. Sums run over space first and rows are weighed afterwards, so the mask costs nothing
-    that has the size of ``x``. With no valid row the running statistics normalise and stay.
+    that has the size of ``x``. With no valid row the running statistics normalise and stay. Its
+    pieces are jitted, so that equal layers of a network are traced once.
 
     Attributes:
       unbiased_running: the running variance gets the batch's unbiased variance (n / (n - 1)), as
@@ -142,19 +148,15 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, keep)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, keep)
 
-        def moments(mean: Array, var: Array, count: Array) -> tuple[Array, Array]:
+        unbiased = self.unbiased_running
+
+        def moments(mean: Array, var: Array, count: Array) -> Moments:
             """By which a batch of these moments is normalised, once it has moved the statistics."""
+            running = running_mean.value, running_var.value
             if not self.is_initializing():
-                factor = count / jnp.maximum(count - 1, 1) if self.unbiased_running else 1.0
-                step_size = self.momentum * (count > 0)
-                for running, batch in ((running_mean, mean), (running_var, var * factor)):
-                    old = running.value
-                    running.value = old + step_size * (lax.stop_gradient(batch) - old)
-            if valid is None:
-                return mean, var
-            some = count > 0
-            mean = jnp.where(some, mean, running_mean.value)
-            return mean, jnp.where(some, var, running_var.value)
+                running = _moved(running, mean, var, count, unbiased=unbiased)
+                running_mean.value, running_var.value = running
+            return (mean, var) if valid is None else _where_some(count, (mean, var), running)
 
         if not train:
             mean, var = running_mean.value, running_var.value
@@ -165,15 +167,43 @@ class BatchNorm(nn.Module):
             each = zip(*jax.vmap(batch_moments)(batches, valid), strict=True)
             of_batch = map(jnp.stack, zip(*(moments(*one) for one in each), strict=True))
             mean, var = (_of_rows(one, x) for one in of_batch)
-        gain = scale * lax.rsqrt(var + self.epsilon)
-        return ((x.astype(keep) - mean) * gain + bias).astype(self.dtype)
+        return _normalised(x, mean, var, scale, bias, dtype=self.dtype)
 
 
+@partial(jax.jit, static_argnames="unbiased")
+def _moved(running: Moments, mean: Array, var: Array, count: Array, *, unbiased: bool) -> Moments:
+    """The running statistics after a batch of these moments."""
+    factor = count / jnp.maximum(count - 1, 1) if unbiased else 1.0
+    step_size = BatchNorm.momentum * (count > 0)
+
+    def move(old: Array, batch: Array) -> Array:
+        return old + step_size * (lax.stop_gradient(batch) - old)
+
+    return move(running[0], mean), move(running[1], var * factor)
+
+
+@jax.jit
+def _where_some(count: Array, batch: Moments, running: Moments) -> Moments:
+    """The batch's moments, or the running ones where it has no valid row."""
+    some = count > 0
+    return jnp.where(some, batch[0], running[0]), jnp.where(some, batch[1], running[1])
+
+
+@partial(jax.jit, static_argnames="dtype")
+def _normalised(
+    x: Array, mean: Array, var: Array, scale: Array, bias: Array, *, dtype: str
+) -> Array:
+    gain = scale * lax.rsqrt(var + BatchNorm.epsilon)
+    return ((x.astype(scale.dtype) - mean) * gain + bias).astype(dtype)
+
+
+@jax.jit
 def _of_rows(each: Array, x: Array) -> Array:
     """float[b, 1, ..., c]: the values float[g, c] of g batches, for each row of ``x``."""
     return jnp.repeat(each, len(x) // len(each), 0).reshape(len(x), *(1,) * (x.ndim - 2), -1)
 
 
+@jax.jit
 def batch_moments(x: Array, valid: Array | None) -> tuple[Array, Array, Array]:
     """Mean and biased variance of each channel over the valid rows, and how many values they are.
 
@@ -238,62 +268,3 @@ def _first_max(a: Array, b: Array) -> Array:
 def _pad(x: Array, rows: tuple[int, int], columns: tuple[int, int]) -> Array:
     """``x`` with minus infinity around it."""
     return jnp.pad(x, ((0, 0), rows, columns, (0, 0)), constant_values=-jnp.inf)
-
-
-class BasicBlock(nn.Module):
-    """float[b, h', w', features]: two 3x3 convolutions and a shortcut, ReLU after the sum.
-
-    Attributes:
-      features: output channels.
-      stride: of the first convolution; the shortcut is the identity where shapes allow.
-      dtype: compute dtype.
-      unbiased_running: see BatchNorm.
-      kernel_init: initialiser of the convolutions.
-      last_relu: False leaves out the ReLU after the sum.
-
-    Source: aimagelab/mammoth, backbone/ResNet18.py, BasicBlock.
-    """
-
-    features: int
-    stride: int = 1
-    dtype: str = "float32"
-    unbiased_running: bool = True
-    kernel_init: Callable[..., Array] = torch_kernel
-    last_relu: bool = True
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool, valid: Array | None = None) -> Array:
-        """Two convolutions and the shortcut; ``train`` and ``valid`` as in BatchNorm."""
-
-        def norm(name: str, y: Array) -> Array:
-            layer = BatchNorm(self.unbiased_running, self.dtype, name=name)
-            return layer(y, train=train, valid=valid)
-
-        def conv(name: str, y: Array, kernel: int = 3, stride: int = 1) -> Array:
-            kind = {"dtype": self.dtype, "kernel_init": self.kernel_init, "name": name}
-            return Conv(self.features, kernel, stride, **kind)(y)
-
-        y = nn.relu(norm("bn1", conv("conv1", x, stride=self.stride)))
-        y = norm("bn2", conv("conv2", y))
-        if self.stride != 1 or x.shape[-1] != self.features:
-            x = norm("shortcut_bn", conv("shortcut_conv", x, kernel=1, stride=self.stride))
-        return nn.relu(y + x) if self.last_relu else y + x
-
-
-class Stage(nn.Module):
-    """Two BasicBlocks, the first with ``stride``: one ``layer`` of a ResNet-18."""
-
-    features: int
-    stride: int = 1
-    dtype: str = "float32"
-    unbiased_running: bool = True
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool, valid: Array | None = None) -> Array:
-        """Both blocks in turn; ``train`` and ``valid`` as in BatchNorm."""
-        for number, stride in enumerate((self.stride, 1)):
-            block = BasicBlock(
-                self.features, stride, self.dtype, self.unbiased_running, name=f"block{number}"
-            )
-            x = block(x, train=train, valid=valid)
-        return x

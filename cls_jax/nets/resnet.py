@@ -7,7 +7,8 @@ import flax.linen as nn
 
 from cls_jax.core.types import Array
 from cls_jax.nets.base import Net
-from cls_jax.nets.layers import BatchNorm, Conv, Dense, Stage, keeping_dtype, masked_channels
+from cls_jax.nets.blocks import Stage
+from cls_jax.nets.layers import BatchNorm, Conv, Dense, keeping_dtype, masked_channels
 from cls_jax.nets.linen import apply_linen, check_net, net_of_module
 
 

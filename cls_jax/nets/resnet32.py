@@ -4,8 +4,9 @@ import flax.linen as nn
 
 from cls_jax.core.types import Array
 from cls_jax.nets.base import Net
+from cls_jax.nets.blocks import BasicBlock
 from cls_jax.nets.extractor import Extractor, Features, extractor_of_module
-from cls_jax.nets.layers import BasicBlock, BatchNorm, Conv, Dense, kaiming_kernel, keeping_dtype
+from cls_jax.nets.layers import BatchNorm, Conv, Dense, kaiming_kernel, keeping_dtype
 from cls_jax.nets.linen import check_net, net_of_module
 
 BLOCKS = 5

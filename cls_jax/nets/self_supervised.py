@@ -7,8 +7,9 @@ from typing import NamedTuple
 import flax.linen as nn
 
 from cls_jax.core.types import Array, PyTree, Variables
+from cls_jax.nets.blocks import BasicBlock
 from cls_jax.nets.extractor import Features
-from cls_jax.nets.layers import BasicBlock, Dense, kaiming_kernel, keeping_dtype
+from cls_jax.nets.layers import Dense, kaiming_kernel, keeping_dtype
 from cls_jax.nets.linen import apply_linen, init_linen
 
 PROJECTION = 128

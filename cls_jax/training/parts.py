@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun, subjaxprs
 
 from cls_jax.core.types import Array, PyTree
 from cls_jax.methods.steps import repeated
@@ -99,7 +99,7 @@ class _Parts:
     def program(self, jaxpr: ClosedJaxpr, donate: Sequence[int] = ()) -> Flat:
         """One program of all of ``jaxpr``."""
         options = self.options
-        if "conv_general_dilated" not in str(jaxpr):
+        if not has_convolutions(jaxpr.jaxpr):
             options = {**QUICKLY, **(options or {})}
         compiled = jax.jit(jaxpr_as_fun(jaxpr), donate_argnums=donate, compiler_options=options)
         self.lowered.append(compiled.lower(*jaxpr.in_avals))
@@ -162,6 +162,13 @@ def _is_cut(eqn: JaxprEqn) -> bool:
     if eqn.primitive.name != "jit":
         return False
     return eqn.params["name"] == repeated.__name__ or _cuts(eqn.params["jaxpr"])
+
+
+def has_convolutions(jaxpr: Jaxpr) -> bool:
+    """Whether there are convolutions in it or in what it calls."""
+    if any(eqn.primitive.name == "conv_general_dilated" for eqn in jaxpr.eqns):
+        return True
+    return any(map(has_convolutions, subjaxprs(jaxpr)))
 
 
 def _cuts(closed: ClosedJaxpr) -> bool:

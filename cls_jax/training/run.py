@@ -13,6 +13,7 @@ from cls_jax.core.keys import RunKey
 from cls_jax.core.types import Array, Batch, PredictFn, PyTree
 from cls_jax.methods.base import Method, hidden_task
 from cls_jax.streams.stream import Stream
+from cls_jax.training.parts import has_convolutions
 
 
 class Run(struct.PyTreeNode):
@@ -112,4 +113,4 @@ def is_convolutional(method: Method, shapes: Shapes) -> bool:
 def convolves(predict: PredictFn, state: PyTree, x: Array | np.ndarray, num_classes: int) -> bool:
     """``is_convolutional`` where a state, concrete or abstract, and raw examples are known."""
     program = jax.make_jaxpr(predict)(state, x, hidden_task(num_classes))
-    return "conv_general_dilated" in str(program)
+    return has_convolutions(program.jaxpr)

@@ -81,15 +81,15 @@ def test_a_perceptron_remembers_in_both_dtypes(name, dtype):
 
 @both_dtypes
 def test_a_resnet_remembers_in_both_dtypes(dtype):
-    """One pass, width 4, 16x16 pixels. Seeds 0-4, class-IL: .762 to .857 and .715 to .903.
+    """One pass, width 4, 16x16 pixels; means of five seeds, since a run of one pass is chaotic.
 
-    Task-IL is above .94 in both; class-IL of sgd at a rate of .05, seeds 0 and 1, .189 to .197. At
-    .05 one seed of five ends at .503 on one kind of processor and at .8 on another.
+    20 seeds: class-IL .842, deviation .041, task-IL .974, .010, and one seed's task-IL ends at .89
+    or .96 by how a processor rounds. Class-IL of sgd at a rate of .05, two seeds: .189, .197.
     """
     net, own = NetConfig(width=4, dtype=dtype), {**REPLAY, "learning_rate": 0.03}
-    class_il_score, task_il_score = scores("er", net, 16, None, own, (0, 1), 1).T
-    assert class_il_score.min() > 0.6
-    assert task_il_score.min() > 0.9
+    class_il_score, task_il_score = scores("er", net, 16, None, own, range(5), 1).T
+    assert class_il_score.mean() > 0.7
+    assert task_il_score.mean() > 0.93
 
 
 @pytest.mark.parametrize("name", ["clser", "mean_er"])

@@ -57,6 +57,7 @@ ONLY_IN = {
         for name in (
             "mlp",
             "resnet",
+            "blocks",
             "resnet32",
             "lenet",
             "dualnet",
@@ -68,7 +69,14 @@ ONLY_IN = {
             "rpsnet",
         )
     }
-    | {"nets.layers", "nets.linen", "nets.own", "nets.own_linen", "nets.dense_layers"},
+    | {
+        "nets.layers",
+        "nets.blocks",
+        "nets.linen",
+        "nets.own",
+        "nets.own_linen",
+        "nets.dense_layers",
+    },
     "flax.nnx": {"nets.own", "nets.own_nnx"},
 }
 """Package -> the modules that may import it."""
