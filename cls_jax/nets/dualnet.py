@@ -16,10 +16,9 @@ from cls_jax.nets.layers import (
     Dense,
     keeping_dtype,
     masked_channels,
-    max_pool_2x2,
-    max_pool_3x3,
 )
 from cls_jax.nets.linen import apply_linen, check_net, init_linen
+from cls_jax.nets.pooling import max_pool_2x2, max_pool_3x3
 
 HEAD_SIZE = 256
 """Hidden units of projector and predictor, at every width."""

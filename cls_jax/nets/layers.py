@@ -1,4 +1,4 @@
-"""Layers that mean what PyTorch's mean: initialisers, convolution, BatchNorm with padding, pools.
+"""Layers that mean what PyTorch's mean: initialisers, convolution, BatchNorm with padding.
 
 Images are float[b, h, w, c]. Parameters and statistics are float32 whatever the compute dtype
 (float64 when that is asked for, as the parity tests do).
@@ -234,37 +234,3 @@ def masked_channels(x: Array, mask: Array) -> Array:
     """float[b, ..., c]: each example's channels times its mask, float32[b, c]."""
     space = (1,) * (x.ndim - 2)
     return x * mask.reshape(mask.shape[0], *space, -1).astype(x.dtype)
-
-
-def max_pool_2x2(x: Array) -> Array:
-    """float[b, ceil(h/2), ceil(w/2), c]: maxima of 2x2 windows, the last ones cut by the border.
-
-    Source: torch.nn.MaxPool2d(2, 2, ceil_mode=True).
-    """
-    x = _pad(x, (0, x.shape[1] % 2), (0, x.shape[2] % 2))
-    columns = _first_max(x[:, :, ::2], x[:, :, 1::2])
-    return _first_max(columns[:, ::2], columns[:, 1::2])
-
-
-def max_pool_3x3(x: Array) -> Array:
-    """float[b, ceil(h/2), ceil(w/2), c]: maxima of 3x3 windows, two apart, around even pixels.
-
-    Source: torch.nn.MaxPool2d(3, 2, padding=1).
-    """
-    x = _pad(x, (1, x.shape[1] % 2), (1, x.shape[2] % 2))
-    columns = _first_max(_first_max(x[:, :, :-1:2], x[:, :, 1::2]), x[:, :, 2::2])
-    return _first_max(_first_max(columns[:, :-1:2], columns[:, 1::2]), columns[:, 2::2])
-
-
-def _first_max(a: Array, b: Array) -> Array:
-    """The larger one, NaN if one is; equal ones are ``a``, which has the whole gradient.
-
-    So of equal numbers in a window the first one, row by row, has it, as in PyTorch;
-    ``jnp.maximum`` gives each a share.
-    """
-    return jnp.where((b > a) | jnp.isnan(b), b, a)
-
-
-def _pad(x: Array, rows: tuple[int, int], columns: tuple[int, int]) -> Array:
-    """``x`` with minus infinity around it."""
-    return jnp.pad(x, ((0, 0), rows, columns, (0, 0)), constant_values=-jnp.inf)

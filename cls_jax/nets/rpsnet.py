@@ -24,8 +24,9 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.sharding import spread
 from cls_jax.core.types import Array, PyTree, Variables
 from cls_jax.nets.base import InitVarsFn
-from cls_jax.nets.layers import BatchNorm, Conv, Dense, keeping_dtype, max_pool_2x2
+from cls_jax.nets.layers import BatchNorm, Conv, Dense, keeping_dtype
 from cls_jax.nets.linen import apply_linen, check_net, init_linen
+from cls_jax.nets.pooling import max_pool_2x2
 
 OFF, RESTS, LEARNS = 0, 1, 2
 """The roles of a module."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from absl.testing import parameterized
 
-from cls_jax.nets import layers
+from cls_jax.nets import layers, pooling
 
 KEY = jax.random.key(0)
 PADDED = np.array([True, False, True, True, False, True])
@@ -152,7 +152,7 @@ class PoolTest(chex.TestCase):
     @parameterized.parameters((8, 8), (7, 8), (5, 7), (1, 2), (21, 11))
     def test_pools_match_loops(self, height, width):
         x = images(shape=(2, height, width, 3), offset=-9.0)
-        for pool, side, before in ((layers.max_pool_2x2, 2, 0), (layers.max_pool_3x3, 3, 1)):
+        for pool, side, before in ((pooling.max_pool_2x2, 2, 0), (pooling.max_pool_3x3, 3, 1)):
             y = self.variant(pool)(x)
             np.testing.assert_array_equal(y, windows(np.asarray(x), side, 2, before))
 
@@ -160,7 +160,7 @@ class PoolTest(chex.TestCase):
     @parameterized.parameters((8, 8), (5, 7))
     def test_gradient_goes_to_the_maximum(self, height, width):
         x = images(shape=(2, height, width, 3))
-        for pool, side, low in ((layers.max_pool_2x2, 2, 0), (layers.max_pool_3x3, 3, 1)):
+        for pool, side, low in ((pooling.max_pool_2x2, 2, 0), (pooling.max_pool_3x3, 3, 1)):
             high = [(low, (size + low) % 2 if side == 2 else size % 2) for size in (height, width)]
 
             def by_window(x, side=side, high=high):
@@ -178,7 +178,7 @@ class PoolTest(chex.TestCase):
     def test_of_equal_numbers_the_first_has_the_gradient(self, height, width):
         """Row by row, as in PyTorch: windows of few different numbers, against a loop."""
         x = np.floor(images(shape=(2, height, width, 3)) * 1.5)
-        for pool, side, before in ((layers.max_pool_2x2, 2, 0), (layers.max_pool_3x3, 3, 1)):
+        for pool, side, before in ((pooling.max_pool_2x2, 2, 0), (pooling.max_pool_3x3, 3, 1)):
             weights = np.asarray(images(jax.random.key(1), pool(x).shape))
             expected = np.zeros_like(x)
             for b, i, j, c in np.ndindex(weights.shape):
@@ -193,7 +193,17 @@ class PoolTest(chex.TestCase):
 
 @pytest.mark.parametrize(
     ("kernel", "stride", "side"),
-    [(3, 1, 8), (3, 2, 8), (3, 2, 7), (1, 2, 7), (3, 1, 2), (3, 2, 2), (3, 1, 1), (3, 2, 1)],
+    [
+        (3, 1, 8),
+        (3, 2, 8),
+        (3, 2, 7),
+        (3, 2, 4),
+        (1, 2, 7),
+        (3, 1, 2),
+        (3, 2, 2),
+        (3, 1, 1),
+        (3, 2, 1),
+    ],
 )
 def test_convolution_matches_loops(kernel, stride, side):
     module = layers.Conv(4, kernel, stride, use_bias=True)

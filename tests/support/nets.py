@@ -15,9 +15,10 @@ import numpy as np
 from cls_jax.core.types import Variables
 from cls_jax.nets.base import Net
 from cls_jax.nets.dualnet import DualNets, Embedding, masked_factor
-from cls_jax.nets.layers import BatchNorm, Conv, Dense, masked_channels, max_pool_2x2
+from cls_jax.nets.layers import BatchNorm, Conv, Dense, masked_channels
 from cls_jax.nets.linen import apply_linen, init_linen
 from cls_jax.nets.mlp import mlp
+from cls_jax.nets.pooling import max_pool_2x2
 from tests.support.drive import CLASSES, NAMES
 
 HIDDEN, FORWARDS = 7, 4
