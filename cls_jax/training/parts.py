@@ -4,7 +4,7 @@ Where a compiled loop is slow, ``methods.steps.repeat`` writes inner steps out o
 and ``compiled_once`` marks what else is called more than once, as the views of images. In one
 program each call is compiled anew; here each kind is a program of its own, compiled once and called
 as often as it is repeated, and so is what stands between. The numbers are those of the one program
-to rounding, since XLA fuses within a program.
+to rounding, since XLA fuses and simplifies within a program.
 """
 
 from collections import Counter
