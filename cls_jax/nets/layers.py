@@ -148,12 +148,11 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, keep)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, keep)
 
-        unbiased = self.unbiased_running
-
         def moments(mean: Array, var: Array, count: Array) -> Moments:
             """By which a batch of these moments is normalised, once it has moved the statistics."""
             running = running_mean.value, running_var.value
             if not self.is_initializing():
+                unbiased = self.unbiased_running
                 running = _moved(running, mean, var, count, unbiased=unbiased)
                 running_mean.value, running_var.value = running
             return (mean, var) if valid is None else _where_some(count, (mean, var), running)

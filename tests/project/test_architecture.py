@@ -69,14 +69,7 @@ ONLY_IN = {
             "rpsnet",
         )
     }
-    | {
-        "nets.layers",
-        "nets.blocks",
-        "nets.linen",
-        "nets.own",
-        "nets.own_linen",
-        "nets.dense_layers",
-    },
+    | {"nets.layers", "nets.linen", "nets.own", "nets.own_linen", "nets.dense_layers"},
     "flax.nnx": {"nets.own", "nets.own_nnx"},
 }
 """Package -> the modules that may import it."""
