@@ -105,14 +105,17 @@ def class_il(
             for permutation in place[:number]:
                 tables.append(table(permutation[member[permutation]], rows, batch_size, drop_last))
         index = np.concatenate(tables)
-        key_labels = jax.random.fold_in(key_shuffle, ShuffleKey.LABELS)
-        bits = jax.random.uniform(key_labels, (len(index), 1))
+        labelled = np.ones(index.shape, bool)
+        if label_fraction < 1:
+            key_labels = jax.random.fold_in(key_shuffle, ShuffleKey.LABELS)
+            draws = np.asarray(jax.random.uniform(key_labels, (len(index), 1)))
+            labelled = np.broadcast_to(draws < label_fraction, index.shape).copy()
         return schedule_of(
             Rows(
                 index=index,
                 task=np.repeat(np.arange(num_tasks, dtype=np.int32), np.multiply(rows_of, passes)),
                 epoch=epochs_of(rows_of, passes),
-                labelled=np.broadcast_to(np.asarray(bits) < label_fraction, index.shape).copy(),
+                labelled=labelled,
             ),
             task_classes=classes,
             test_index=members(source.test.y, classes, test_width),

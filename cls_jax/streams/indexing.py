@@ -21,10 +21,14 @@ def argsort(key: Array, shape: tuple[int, ...]) -> np.ndarray:
     Leading rows do not depend on how many follow. It is the stable order of random bits; whole
     numbers, the bits above and their place below, sort ten times faster than NumPy's argsort.
     """
-    bits = np.asarray(jax.random.bits(key, shape))
+    bits = np.asarray(_bits(key, shape))
     both = bits.astype(np.uint64) << 32 | np.arange(shape[-1], dtype=np.uint64)
     both.sort(axis=-1)
     return (both & 0xFFFFFFFF).astype(np.int64)
+
+
+_bits = jax.jit(jax.random.bits, static_argnums=1)
+"""One program a shape; JAX alone makes four."""
 
 
 def num_rows(n: int, batch_size: int, drop_last: bool) -> int:

@@ -7,9 +7,10 @@ as often as it is repeated, and so is what stands between. The numbers are those
 to rounding, since XLA fuses and simplifies within a program.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +29,14 @@ QUICKLY = {"xla_backend_optimization_level": 1}
 """Options of XLA that compile a ResNet-18's first weights in a quarter of the time, and the views
 of images in half, to the same bits and as fast; a step with convolutions would take 7 % longer."""
 
-AT_A_TIME = 4
+ONCE: dict[str, Any] = {
+    **QUICKLY,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 2,
+}
+"""Options for what runs once: a fifth less to compile again, to the same bits."""
+
+AT_A_TIME = os.cpu_count() or 2
 """Programs that are compiled side by side: for much of each, XLA uses one core."""
 
 
@@ -79,20 +87,23 @@ def _sequence(
     options: Options,
 ) -> Callable[..., PyTree]:
     """The traced function as a sequence, every program of which is compiled."""
-    parts = _Parts(options)
     given = [at in donate for at, one in enumerate(arguments) for _ in jax.tree.leaves(one)]
-    flat, tree = parts.cut(traced.jaxpr, given), jax.tree.structure(traced.out_info)
+    tree = jax.tree.structure(traced.out_info)
     with ThreadPoolExecutor(AT_A_TIME) as side_by_side:
-        list(side_by_side.map(lambda one: one.compile(), parts.lowered))
+        parts = _Parts(options, side_by_side)
+        flat = parts.cut(traced.jaxpr, given)
+        for compiled in parts.compiled:
+            compiled.result()
     return lambda *arguments: jax.tree.unflatten(tree, flat(*jax.tree.leaves(arguments)))
 
 
 class _Parts:
     """The programs of one function; a class because equal inner steps share theirs."""
 
-    def __init__(self, options: Options) -> None:
-        self.options = options
-        self.lowered: list[jax.stages.Lowered] = []
+    def __init__(self, options: Options, side_by_side: Executor) -> None:
+        self.options, self.side_by_side = options, side_by_side
+        self.compiled: list[Future] = []
+        """Begun as soon as one is lowered: XLA works while JAX lowers the next."""
         self.known: dict[int, Flat] = {}
         """By the identity of a jaxpr: JAX traces an inner step once, however often it is called."""
 
@@ -102,7 +113,8 @@ class _Parts:
         if not has_convolutions(jaxpr.jaxpr):
             options = {**QUICKLY, **(options or {})}
         compiled = jax.jit(jaxpr_as_fun(jaxpr), donate_argnums=donate, compiler_options=options)
-        self.lowered.append(compiled.lower(*jaxpr.in_avals))
+        lowered = compiled.lower(*jaxpr.in_avals)
+        self.compiled.append(self.side_by_side.submit(lowered.compile))
         return compiled
 
     def part(self, jaxpr: ClosedJaxpr) -> Flat:

@@ -106,11 +106,16 @@ _MOST_ABSTRACT = 64
 
 def is_convolutional(method: Method, shapes: Shapes) -> bool:
     """Whether there are convolutions in the network that answers, and so in the steps."""
-    state, x = abstract_run(method, shapes).state, example_batch(shapes).x
+    state, x = abstract_run(method, shapes).state, jax.ShapeDtypeStruct(shapes.batch, shapes.dtype)
     return convolves(method.predict, state, x, shapes.num_classes)
 
 
-def convolves(predict: PredictFn, state: PyTree, x: Array | np.ndarray, num_classes: int) -> bool:
-    """``is_convolutional`` where a state, concrete or abstract, and raw examples are known."""
+def convolves(
+    predict: PredictFn,
+    state: PyTree,
+    x: Array | np.ndarray | jax.ShapeDtypeStruct,
+    num_classes: int,
+) -> bool:
+    """``is_convolutional`` where a state and raw examples are known, or their shapes and dtypes."""
     program = jax.make_jaxpr(predict)(state, x, hidden_task(num_classes))
     return has_convolutions(program.jaxpr)
