@@ -14,7 +14,7 @@ from cls_jax.core import sharding as meshes
 from cls_jax.core.types import PyTree
 from cls_jax.data.dataset import Split
 from cls_jax.nets.convolution import side_by_side
-from cls_jax.training.parts import ONCE, in_parts
+from cls_jax.training.parts import QUICKLY, in_parts
 
 
 class Examples(NamedTuple):
@@ -72,7 +72,7 @@ class Parallelism(NamedTuple):
             return jax.pmap(fn, in_axes=axes, donate_argnums=donate)
         options: dict[str, bool | int | str] = {}
         if jax.default_backend() == "cpu":
-            options = {**(ONCE if once else {}), **(by_eigen() if self.convolutional else {})}
+            options = {**(QUICKLY if once else {}), **(by_eigen() if self.convolutional else {})}
         if self.trials == "vmap":
             fn, how = side_by_side(fn)
             fn, options = jax.vmap(fn, in_axes=axes), {**options, **how}

@@ -29,13 +29,6 @@ QUICKLY = {"xla_backend_optimization_level": 1}
 """Options of XLA that compile a ResNet-18's first weights in a quarter of the time, and the views
 of images in half, to the same bits and as fast; a step with convolutions would take 7 % longer."""
 
-ONCE: dict[str, Any] = {
-    **QUICKLY,
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 2,
-}
-"""Options for what runs once: a fifth less to compile again, to the same bits."""
-
 AT_A_TIME = os.cpu_count() or 2
 """Programs that are compiled side by side: for much of each, XLA uses one core."""
 
