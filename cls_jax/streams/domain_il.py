@@ -20,6 +20,7 @@ from cls_jax.streams.indexing import (
     class_counts,
     epochs_of,
     num_rows,
+    random_bits,
     table,
 )
 from cls_jax.streams.label_noise import with_label_noise
@@ -138,7 +139,7 @@ def rotated(
 
     def domains(key: Array) -> np.ndarray:
         if known is None:
-            share = np.asarray(jax.random.bits(key, (tasks,))) / 2.0**32
+            share = random_bits(key, (tasks,)) / 2.0**32
             return rotation(180 * share, side)
         return rotation(near_angles(key, tasks, known, group_spread), side)
 

@@ -18,6 +18,7 @@ from cls_jax.streams.indexing import (
     epochs_of,
     members,
     num_rows,
+    random_bits,
     table,
 )
 from cls_jax.streams.stream import Rows, Schedule, Stream, schedule_of
@@ -98,7 +99,7 @@ def gcil(
         attempt = 0
         while np.count_nonzero(taken) < number:
             key_draws = jax.random.fold_in(jax.random.fold_in(key, PhaseKey.DRAWS), attempt)
-            share = np.asarray(jax.random.bits(key_draws, (samples_per_phase,))) / 2.0**32
+            share = random_bits(key_draws, (samples_per_phase,)) / 2.0**32
             draws = chosen[np.searchsorted(edges / edges[-1], share, side="right")]
             taken = np.bincount(draws, minlength=num_classes)
             attempt += 1

@@ -14,6 +14,13 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.types import Array
 from cls_jax.data.dataset import Dataset
 
+_bits = jax.jit(jax.random.bits, static_argnums=1)
+
+
+def random_bits(key: Array, shape: tuple[int, ...]) -> np.ndarray:
+    """uint32[shape]: those of ``jax.random.bits``, by one program a shape in place of its four."""
+    return np.asarray(_bits(key, shape))
+
 
 def argsort(key: Array, shape: tuple[int, ...]) -> np.ndarray:
     """Independent uniform permutations along the last axis, int[shape].
@@ -21,14 +28,10 @@ def argsort(key: Array, shape: tuple[int, ...]) -> np.ndarray:
     Leading rows do not depend on how many follow. It is the stable order of random bits; whole
     numbers, the bits above and their place below, sort ten times faster than NumPy's argsort.
     """
-    bits = np.asarray(_bits(key, shape))
+    bits = random_bits(key, shape)
     both = bits.astype(np.uint64) << 32 | np.arange(shape[-1], dtype=np.uint64)
     both.sort(axis=-1)
     return (both & 0xFFFFFFFF).astype(np.int64)
-
-
-_bits = jax.jit(jax.random.bits, static_argnums=1)
-"""One program a shape; JAX alone makes four."""
 
 
 def num_rows(n: int, batch_size: int, drop_last: bool) -> int:

@@ -15,7 +15,7 @@ from cls_jax.core.keys import ScheduleKey
 from cls_jax.core.types import Array
 from cls_jax.data.checked import checked
 from cls_jax.data.dataset import Dataset, Split
-from cls_jax.streams.indexing import check_batch, epochs_of
+from cls_jax.streams.indexing import check_batch, epochs_of, random_bits
 from cls_jax.streams.rotation import check_square, rotate, rotation
 from cls_jax.streams.stream import Rows, Schedule, Stream, schedule_of
 
@@ -81,7 +81,7 @@ def mnist360(
             order = np.argsort(chunk_of_example, kind="stable")
             place = jax.random.randint(key, plan.chunk.shape, 0, sizes[plan.chunk])
         else:
-            noise = np.asarray(jax.random.bits(key, number.shape))
+            noise = random_bits(key, number.shape)
             order, place = np.lexsort((noise, chunk_of_example)), plan.place
         return np.where(served, order[starts[plan.chunk] + np.asarray(place)], -1).astype(np.int32)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from cls_jax.core.checks import check_range, whole
 from cls_jax.core.types import Array
-from cls_jax.streams.indexing import argsort
+from cls_jax.streams.indexing import argsort, random_bits
 
 
 def planted_groups(num_tasks: int, num_groups: int) -> tuple[int, ...]:
@@ -62,7 +62,7 @@ def near_angles(key: Array, num_tasks: int, num_groups: int, spread: float) -> n
       num_tasks, num_groups: sizes; task t is of group t mod num_groups.
       spread: in [0, 1].
     """
-    start = np.asarray(jax.random.bits(jax.random.fold_in(key, 0), ())) / 2.0**32
-    away = np.asarray(jax.random.bits(jax.random.fold_in(key, 1), (num_tasks,))) / 2.0**32
+    start = random_bits(jax.random.fold_in(key, 0), ()) / 2.0**32
+    away = random_bits(jax.random.fold_in(key, 1), (num_tasks,)) / 2.0**32
     group = np.array(planted_groups(num_tasks, num_groups))
     return 180 / num_groups * (group + start + spread * (away - 0.5))

@@ -11,6 +11,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.keys import ScheduleKey
 from cls_jax.core.types import Array, PyTree
 from cls_jax.data.dataset import Dataset
+from cls_jax.streams.indexing import random_bits
 
 
 class Rows(struct.PyTreeNode):
@@ -196,7 +197,7 @@ def pooled(stream: Stream) -> Stream:
         epoch = np.empty(number.size, np.int64)
         epoch[order] = rank
         key_pool = jax.random.fold_in(key, ScheduleKey.POOL)
-        noise = np.asarray(jax.random.bits(key_pool, flat.shape))[member]
+        noise = random_bits(key_pool, flat.shape)[member]
         place = np.concatenate(
             [np.flatnonzero(member)[np.lexsort((noise, epoch))], np.flatnonzero(~member)]
         )
