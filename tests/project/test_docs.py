@@ -28,6 +28,7 @@ NO_TABLE = (
     "_less_to_compile",
     "_traced_once",
     "_compiled_sooner",
+    "_first_step_quiet",
     "_step_on_a_cpu",
     "_beside_rivals",
     "_growth",
@@ -256,6 +257,14 @@ def test_the_first_step_reaches_the_goals_shares_of_what_one_program_took(record
         ("cold_whole", 45 / 69),
     ):
         assert np.mean(after[name]) <= share * np.mean(before[name])
+
+
+def test_the_first_step_reaches_the_goals_in_seconds_on_a_quiet_machine():
+    (folder,) = (ROOT / "records").glob("*_first_step_quiet")
+    turns = json.loads((folder / "turns.json").read_text())["ce262bf"]
+    goals = {"cold_first_step": 20, "cold_whole": 45, "warm_first_step": 8}
+    for name, seconds in goals.items():
+        assert max(turns[name]) <= seconds
 
 
 def test_what_is_said_of_rivals_stands_in_its_record():
