@@ -24,6 +24,7 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.sharding import spread
 from cls_jax.core.types import Array, PyTree, Variables
 from cls_jax.nets.base import InitVarsFn
+from cls_jax.nets.convolution import as_products
 from cls_jax.nets.layers import BatchNorm, Conv, Dense, keeping_dtype
 from cls_jax.nets.linen import apply_linen, check_net, init_linen
 from cls_jax.nets.pooling import max_pool_2x2
@@ -170,7 +171,8 @@ def residual_paths(
         logits, _ = apply_linen(last, head, x.astype(keep).mean((1, 2)), train=False)
         return logits, {"modules": tuple(after), "shared": shared_after}
 
-    return PathNet(init, apply, len(_LAYERS))
+    on_cpu = jax.default_backend() == "cpu"  # the modules stand in a loop's branches
+    return PathNet(init, as_products(apply) if on_cpu else apply, len(_LAYERS))
 
 
 class _Plain(nn.Module):

@@ -114,5 +114,31 @@ def test_a_residual_module_at_rest_stays_as_it_is():
     )
 
 
+@pytest.mark.more
+def test_on_a_cpu_modules_convolve_as_products_to_the_same_numbers(monkeypatch):
+    """XLA's convolutions inside a loop's branches take fifteen times as long there."""
+    x = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+    roles = jnp.array([[RESTS, LEARNS]] * 9)
+
+    def gradients(net):
+        vars = jax.jit(net.init)(jax.random.key(0), x)
+
+        def loss(params):
+            logits, stats = net.apply(vars.replace(params=params), roles, x, train=True)
+            return jnp.square(logits).sum(), stats
+
+        step = jax.jit(jax.grad(loss, has_aux=True))
+        return step(vars.params), "stablehlo.convolution" in step.lower(vars.params).as_text()
+
+    products, convolved = gradients(residual_paths(3, 2, width=2))
+    assert not convolved
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "default_backend", lambda: "gpu")
+        elsewhere = residual_paths(3, 2, width=2)
+    convolutions, convolved = gradients(elsewhere)
+    assert convolved
+    chex.assert_trees_all_close(products, convolutions, rtol=1e-3, atol=1e-5)
+
+
 def _change(after, before):
     return jax.tree.map(jnp.subtract, after, before)
