@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from cls_jax.app.export import export as export
     from cls_jax.app.online.learner import OnlineLearner as OnlineLearner
     from cls_jax.app.online.start import online as online
+    from cls_jax.app.published import presets as presets
     from cls_jax.app.restore import SavedRun as SavedRun
     from cls_jax.app.restore import load as load
     from cls_jax.app.weights import save_weights as save_weights
@@ -92,7 +93,6 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from cls_jax.nets.base import Net as Net
     from cls_jax.nets.own_linen import net_from_linen as net_from_linen
     from cls_jax.nets.own_nnx import net_from_nnx as net_from_nnx
-    from cls_jax.published import presets as presets
     from cls_jax.report import logs as logs
     from cls_jax.streams.blurry import blurry as blurry
     from cls_jax.streams.class_il import class_il as class_il
@@ -150,7 +150,7 @@ _MODULES = {
     **{name: f"core.{name}" for name in ("augment", "losses", "memory", "metrics", "sync")},
     "logs": "report.logs",
     "nets": "nets",
-    "presets": "published.presets",
+    "presets": "app.published.presets",
 }
 """Submodules by the names that users know them by."""
 

@@ -9,10 +9,10 @@ from cls_jax.app.restore import SavedRun, load_all, read_all
 from cls_jax.core.checks import short_repr
 from cls_jax.core.errors import InputError
 from cls_jax.core.files import plain
-from cls_jax.runtime.saves import fingerprint
-from cls_jax.runtime.workdir import read_record
 from cls_jax.training import events
 from cls_jax.training.run import Shapes
+from cls_jax.training.runtime.saves import fingerprint
+from cls_jax.training.runtime.workdir import read_record
 from cls_jax.training.start import Start, Trained
 
 CONTINUES = "continues"

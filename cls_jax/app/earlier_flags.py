@@ -14,8 +14,8 @@ from cls_jax.core.paths import check_readable
 from cls_jax.methods import METHODS, signature
 from cls_jax.methods.optimizer import OptimizerConfig
 from cls_jax.nets.config import NetConfig
-from cls_jax.runtime.workdir import CHECKPOINTS
 from cls_jax.streams.config import InputConfig, StreamConfig
+from cls_jax.training.runtime.workdir import CHECKPOINTS
 
 OF_ITS_OWN = (
     *("task_order", "base_classes", "base_epochs"),

@@ -19,7 +19,7 @@ from cls_jax.core.files import json_text, write_file
 from cls_jax.core.paths import check_file, writing
 from cls_jax.core.types import PyTree, Task
 from cls_jax.methods.base import WHOLE, Method, hidden_task
-from cls_jax.runtime.provenance import commit, software
+from cls_jax.training.runtime.provenance import commit, software
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 """Where an exported program runs."""

@@ -19,8 +19,8 @@ import tyro
 from cls_jax.core.errors import Diverged, InputError, SaveFailed, Stopped
 from cls_jax.core.own import import_file, imports_in
 from cls_jax.nets.config import NetConfig, check_known
-from cls_jax.runtime.heap import keep_freed_memory
 from cls_jax.streams.config import StreamConfig
+from cls_jax.training.runtime.heap import keep_freed_memory
 
 Config = TypeVar("Config")
 Value = TypeVar("Value")
@@ -190,7 +190,7 @@ def run_main(
     except KeyboardInterrupt:
         stop("interrupted", 130)
     except Stopped as stopped:
-        from cls_jax.runtime.provenance import command
+        from cls_jax.training.runtime.provenance import command
 
         stop(f"{stopped}; the same command goes on:\n  {command()}", stopped.exit_code)
     except (InputError, Diverged, SaveFailed) as error:

@@ -31,18 +31,18 @@ from cls_jax.methods.base import no_advice
 from cls_jax.methods.optimizer import OptimizerConfig
 from cls_jax.report import summary
 from cls_jax.report.logs import console, logger_of, several
-from cls_jax.runtime.checkpoint import Checkpoints, check_saves, interval
-from cls_jax.runtime.distributed import cache_programs, fail_fast, initialize
-from cls_jax.runtime.distributed import is_primary as is_primary
-from cls_jax.runtime.preemption import catch_signals
-from cls_jax.runtime.provenance import software
-from cls_jax.runtime.workdir import CHECKPOINTS, CONFIG, claim
 from cls_jax.streams.open_stream import is_open
 from cls_jax.streams.stream import Stream
 from cls_jax.training.events import Logger, Result, untold
 from cls_jax.training.group import schedule_key, task_classes
 from cls_jax.training.plan import Plan, check_run
 from cls_jax.training.runner import sweep
+from cls_jax.training.runtime.checkpoint import Checkpoints, check_saves, interval
+from cls_jax.training.runtime.distributed import cache_programs, fail_fast, initialize
+from cls_jax.training.runtime.distributed import is_primary as is_primary
+from cls_jax.training.runtime.preemption import catch_signals
+from cls_jax.training.runtime.provenance import software
+from cls_jax.training.runtime.workdir import CHECKPOINTS, CONFIG, claim
 from cls_jax.training.segments import Checkpointer, NoCheckpoints
 from cls_jax.training.sizes import check_held
 from cls_jax.training.start import Start, check_start

@@ -9,7 +9,7 @@ from dataclasses import replace
 from cls_jax.app.method_flags import with_memory
 from cls_jax.app.presets import architecture, cls, prototypes, regularization, replay
 from cls_jax.app.presets.base import PLAIN, MethodPreset
-from cls_jax.published.presets import TABLES, cells
+from cls_jax.app.published.presets import TABLES, cells
 
 
 def method_presets(method: str) -> dict[str, MethodPreset]:
@@ -29,7 +29,7 @@ def cells_of(method: str, tables: Iterable[str]) -> dict[str, MethodPreset]:
 
     Args:
       method: of METHODS.
-      tables: of ``published.presets.TABLES``.
+      tables: of ``app.published.presets.TABLES``.
     """
     found = [cell for t in tables if method in TABLES[t][1] for cell in cells(t, [method])]
     return {

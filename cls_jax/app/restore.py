@@ -20,10 +20,10 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.paths import check_readable
 from cls_jax.core.types import Array, PyTree, Task
 from cls_jax.methods.base import Algorithm, Method, hidden_task
-from cls_jax.runtime.saves import groups_in, read_trials
-from cls_jax.runtime.workdir import CHECKPOINTS
 from cls_jax.training.evaluate import EVAL_BATCH, answers, batch_size, content_places
 from cls_jax.training.run import Run, convolves
+from cls_jax.training.runtime.saves import groups_in, read_trials
+from cls_jax.training.runtime.workdir import CHECKPOINTS
 from cls_jax.training.segments import Position
 
 

@@ -8,8 +8,8 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.paths import check_place, expanded
 from cls_jax.report.canvas import DEFAULT_FORMATS, FigureFormat, check_formats
 from cls_jax.report.logs import Log, check_logs
-from cls_jax.runtime.save_interval import interval
-from cls_jax.runtime.workdir import check_workdir_is_ours
+from cls_jax.training.runtime.save_interval import interval
+from cls_jax.training.runtime.workdir import check_workdir_is_ours
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,11 +31,11 @@ from cls_jax.core.types import Array, PyTree, Variables
 from cls_jax.methods.base import problem_of
 from cls_jax.methods.cls.group_ema_rules import PROBE_SIZE
 from cls_jax.report.tables import TextTable, percent, rich_table, show
-from cls_jax.runtime.distributed import is_primary
 from cls_jax.streams.planted import planted_groups
 from cls_jax.streams.stream import look_up
 from cls_jax.training.events import Result
 from cls_jax.training.group import schedule_key
+from cls_jax.training.runtime.distributed import is_primary
 
 ESTIMATORS = "prototypes", "gradients", "affinity of a step", "representations"
 

@@ -25,11 +25,11 @@ from cls_jax.methods.architecture.supsup import most_labels
 from cls_jax.methods.architecture.supsup_inference import TEST_GROUP, IdentifyFn, make_identify
 from cls_jax.methods.base import Method
 from cls_jax.report.tables import TextTable, rich_table, show
-from cls_jax.runtime.distributed import is_primary
 from cls_jax.streams.stream import Schedule, Stream, look_up
 from cls_jax.training.evaluate import content_places, in_order
 from cls_jax.training.events import Result
 from cls_jax.training.group import schedule_key
+from cls_jax.training.runtime.distributed import is_primary
 
 GROUPS_AT_A_TIME = 64
 """Groups whose tasks are inferred at a time; each needs as many floats as a mask has bits."""

@@ -5,10 +5,10 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from cls_jax.app.method_flags import flags_of, shared, takes_optimizer, with_memory
+from cls_jax.app.published.spb_variants import VARIANTS as SPB
 from cls_jax.app.unused import check_named, check_taken, check_used, dashed, refuse
 from cls_jax.core.errors import InputError
 from cls_jax.methods import METHODS, optimizer, signature
-from cls_jax.published.spb_variants import VARIANTS as SPB
 
 UCIR: Mapping[str, Mapping[str, int]] = {
     "ucir": {},

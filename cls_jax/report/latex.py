@@ -6,7 +6,7 @@ import sys
 import unicodedata
 
 from cls_jax.report.tables import TextTable, visible
-from cls_jax.runtime.provenance import command
+from cls_jax.training.runtime.provenance import command
 
 _MARKS = {
     **{c: f"\\{c}" for c in "{}$&#_%"},

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cls_jax.core.metrics import Summary
-from cls_jax.runtime.provenance import command
+from cls_jax.training.runtime.provenance import command
 
 _MARKS = re.compile(r"[\\`*\[\]<>|~&$#]|(?<!\w)_|_(?!\w)")
 """What Markdown, GitHub's mathematics included, would take for itself; not the "_" of a word."""

@@ -220,7 +220,7 @@ def _curve(name: str, records: Sequence[Record]) -> tuple[Record, str] | None:
 
 def _published(root: Path, name: str) -> str:
     """The published numbers that the library knows."""
-    text = (root / "cls_jax" / "published" / "results.toml").read_text(encoding="utf-8")
+    text = (root / "cls_jax" / "app" / "published" / "results.toml").read_text(encoding="utf-8")
     known = [one for one in tomllib.loads(text)["result"] if one["method"] == name]
     known = [one for one in known if one.get("view", "answer") == "answer"]
     if not known:
@@ -238,7 +238,9 @@ def _published(root: Path, name: str) -> str:
     ]
     header = ("table", "buffer", "class-IL", "task-IL", "runs", "source")
     drawn = table(header, rows, header[1:5])
-    return f"### Published numbers\n\nOf `cls_jax/published/results.toml`, in percent.\n\n{drawn}"
+    return (
+        f"### Published numbers\n\nOf `cls_jax/app/published/results.toml`, in percent.\n\n{drawn}"
+    )
 
 
 def _class_il(one: Mapping[str, Any]) -> str:

@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cls_jax.app.published.spb_variants import VARIANTS
 from cls_jax.methods import METHODS, signature
-from cls_jax.published.spb_variants import VARIANTS
 from cls_site.text import Table, table_of
 
 PAGES = "comparison.md", "summary.md"

@@ -20,7 +20,7 @@ from cls_jax.app.flags import run_main
 from cls_jax.core.errors import InputError
 from cls_jax.core.files import write_json
 from cls_jax.core.paths import check_file
-from cls_jax.runtime.provenance import provenance
+from cls_jax.training.runtime.provenance import provenance
 
 if TYPE_CHECKING:
     from cls_jax.methods.base import Method

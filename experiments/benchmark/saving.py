@@ -31,7 +31,7 @@ def child(out: Path, until: str, script: list[str]) -> None:
     import jax
 
     from cls_jax.app import main as execution
-    from cls_jax.runtime.checkpoint import Checkpoints
+    from cls_jax.training.runtime.checkpoint import Checkpoints
 
     notes = {"imports": time.time() - BEGAN, "compile": 0.0, "keeping": 0.0, "saves": 0}
     several = execution.several
@@ -141,7 +141,7 @@ def main() -> None:
     from cls_jax.core.errors import InputError
     from cls_jax.core.files import write_json
     from cls_jax.core.paths import check_file
-    from cls_jax.runtime.provenance import provenance
+    from cls_jax.training.runtime.provenance import provenance
 
     try:
         if parsed.json is not None:

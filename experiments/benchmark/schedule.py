@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from cls_jax.app.flags import run_main
 from cls_jax.core.files import write_json
-from cls_jax.runtime.provenance import provenance
+from cls_jax.training.runtime.provenance import provenance
 
 if TYPE_CHECKING:
     from cls_jax.streams.stream import Stream

@@ -7,7 +7,7 @@ import pytest
 
 import cls_jax as cls
 from cls_jax.core.errors import InputError
-from cls_jax.runtime.saves import fingerprint
+from cls_jax.training.runtime.saves import fingerprint
 from tests.conftest import small_source
 from tests.support.ask import ask
 

@@ -15,7 +15,7 @@ import pytest
 import cls_jax as cls
 from cls_jax.core.errors import Diverged, InputError, Stopped
 from cls_jax.methods import METHODS
-from cls_jax.runtime.checkpoint import fingerprint
+from cls_jax.training.runtime.checkpoint import fingerprint
 from tests.conftest import CLASSES, SMALL, TASKS, small_method, small_source
 from tests.support.methods import exchanged
 from tests.support.online import calls, feed, opened

@@ -16,7 +16,7 @@ from cls_jax.app.run_config import RunConfig
 from cls_jax.core.errors import InputError
 from cls_jax.core.host_memory import check_schedule
 from cls_jax.nets.registry import NetConfig
-from cls_jax.runtime import distributed as processes
+from cls_jax.training.runtime import distributed as processes
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 SMALL = "--image-size 8 --net mlp --hidden 8"

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 
 from cls_jax.app.method_flags import flags_of
+from cls_jax.app.published.spb_variants import VARIANTS
 from cls_jax.app.variants import SPB_AND_UCIR, spb_and_ucir
 from cls_jax.core.errors import InputError
 from cls_jax.methods import signature
-from cls_jax.published.spb_variants import VARIANTS
 
 
 def arguments_of(labels, **flags):

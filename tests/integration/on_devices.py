@@ -8,15 +8,15 @@ import pytest
 from cls_jax.core.errors import InputError, Stopped
 from cls_jax.core.sharding import DATA, data_mesh, spread, whole
 from cls_jax.nets.resnet import resnet18
-from cls_jax.runtime.checkpoint import Checkpoints, Interval, fingerprint
-from cls_jax.runtime.preemption import StopFlag
 from cls_jax.streams.class_il import class_il
 from cls_jax.streams.domain_il import permuted
 from cls_jax.training.plan import Plan
 from cls_jax.training.runner import run, sweep
+from cls_jax.training.runtime.checkpoint import Checkpoints, Interval, fingerprint
+from cls_jax.training.runtime.preemption import StopFlag
 from tests.conftest import CLASSES, TASKS, small_method, small_source
-from tests.runtime.test_checkpoint import After, assert_same
 from tests.support.methods import exchanged
+from tests.training.runtime.test_checkpoint import After, assert_same
 from tests.training.test_runner import flat_method, uneven_source
 
 FLOATS = {"rtol": 2e-3, "atol": 2e-4}

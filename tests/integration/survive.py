@@ -78,7 +78,7 @@ def survive(
 def differences(one: Path, other: Path) -> list[str]:
     """Names of everything in which the finished runs of two workdirs differ."""
     code = (
-        "import sys, json; from cls_jax.runtime.checkpoint import fingerprint; "
+        "import sys, json; from cls_jax.training.runtime.checkpoint import fingerprint; "
         "from cls_jax.app.restore import load_all; "
         "print(json.dumps({f'{t.name} seed {t.seed}': [t.over, fingerprint(t.run)] "
         "for t in load_all(sys.argv[1])}))"
@@ -119,7 +119,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         moments = random_moments(asked.seed, tuple(asked.clock))
         attempts, found = survive(script, moments, asked.kills, Path(folder))
-    from cls_jax.runtime.provenance import commit
+    from cls_jax.training.runtime.provenance import commit
 
     result = {
         "script": script,

@@ -7,7 +7,7 @@ import pytest
 
 from cls_jax.app.restore import load_all
 from cls_jax.report.results import read
-from cls_jax.runtime.saves import fingerprint
+from cls_jax.training.runtime.saves import fingerprint
 from tests.integration.survive import start
 from tests.support.ask import ask
 

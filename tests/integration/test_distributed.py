@@ -13,8 +13,8 @@ import pytest
 
 from cls_jax.app.restore import load
 from cls_jax.core.errors import InputError
-from cls_jax.runtime.checkpoint import fingerprint
-from cls_jax.runtime.distributed import all_max, cache_programs, initialize, is_primary
+from cls_jax.training.runtime.checkpoint import fingerprint
+from cls_jax.training.runtime.distributed import all_max, cache_programs, initialize, is_primary
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = [
@@ -117,7 +117,7 @@ def test_a_cache_that_jax_was_told_is_left_alone():
 COMPILE = """
 import sys
 import jax
-from cls_jax.runtime.distributed import cache_programs
+from cls_jax.training.runtime.distributed import cache_programs
 cache_programs()
 if len(sys.argv) > 1:
     jax.config.update("jax_compilation_cache_max_size", int(sys.argv[1]))

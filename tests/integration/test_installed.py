@@ -45,5 +45,5 @@ def test_it_trains_goes_on_scores_and_reports(command, tmp_path):
 
 def test_types_and_published_numbers_are_in_it(installed):
     assert (installed / "cls_jax" / "py.typed").exists()
-    assert (installed / "cls_jax" / "published" / "results.toml").exists()
+    assert (installed / "cls_jax" / "app" / "published" / "results.toml").exists()
     assert not (installed / "tests").exists()

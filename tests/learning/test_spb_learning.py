@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cls_jax.app.build import StreamConfig, make_learner, make_stream
+from cls_jax.app.published.spb_variants import VARIANTS
 from cls_jax.nets.registry import NetConfig
-from cls_jax.published.spb_variants import VARIANTS
 from cls_jax.report.columns import columns_of
 from cls_jax.training.runner import run
 

@@ -205,7 +205,7 @@ def test_published_numbers_are_those_of_the_library():
 
 def published():
     """With a class-IL score."""
-    from cls_jax.published.compare import read_published
+    from cls_jax.app.published.compare import read_published
 
     return [one for one in read_published() if one.class_il]
 

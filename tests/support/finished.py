@@ -6,8 +6,8 @@ from typing import Any
 
 from cls_jax.core.files import write_all
 from cls_jax.report.summary import render
-from cls_jax.runtime.workdir import claim
 from cls_jax.training.events import Result
+from cls_jax.training.runtime.workdir import claim
 
 
 def finished(folder: str | Path, config: Mapping[str, Any], *results: Result) -> Path:

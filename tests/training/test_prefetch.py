@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cls_jax.data.dataset import Split
-from cls_jax.runtime.checkpoint import fingerprint
 from cls_jax.streams.class_il import class_il
 from cls_jax.training import prefetch as feeds
 from cls_jax.training.batches import BatchTable
@@ -16,8 +15,9 @@ from cls_jax.training.parallel import Parallelism
 from cls_jax.training.plan import Plan, check_run
 from cls_jax.training.prefetch import Loader, make_loader, num_bytes, prefetch, renumbered
 from cls_jax.training.runner import run
+from cls_jax.training.runtime.checkpoint import fingerprint
 from tests.conftest import TASKS, small_method
-from tests.runtime.test_checkpoint import assert_same
+from tests.training.runtime.test_checkpoint import assert_same
 from tests.training.test_runner import flat_method, uneven_source
 
 DATA = Split(np.arange(60, dtype=np.uint8).reshape(10, 6), np.arange(10, dtype=np.int32))

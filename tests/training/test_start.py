@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cls_jax.runtime.saves import fingerprint
 from cls_jax.streams.task_order import only_tasks
 from cls_jax.training.plan import Plan
 from cls_jax.training.runner import run, sweep
+from cls_jax.training.runtime.saves import fingerprint
 from cls_jax.training.start import Start
 from tests.conftest import TASKS, small_method
 

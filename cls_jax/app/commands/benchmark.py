@@ -10,8 +10,8 @@ from cls_jax.app.benchmark.workload import TWINS, Config, build, check, sizes_of
 from cls_jax.app.flags import run_main
 from cls_jax.core.files import write_json
 from cls_jax.core.paths import check_file, writing
-from cls_jax.runtime.provenance import provenance
 from cls_jax.training.events import Progress
+from cls_jax.training.runtime.provenance import provenance
 
 if TYPE_CHECKING:
     from cls_jax.app.benchmark.parts import Twins

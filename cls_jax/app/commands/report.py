@@ -14,7 +14,7 @@ from cls_jax.report.latex import show_latex
 from cls_jax.report.result_tables import check_distinct
 from cls_jax.report.results import COMPARISON, collect
 from cls_jax.report.summary import render_comparison, show_tables, table_of, write
-from cls_jax.runtime.workdir import CONFIG
+from cls_jax.training.runtime.workdir import CONFIG
 
 DESCRIPTION = """Finished runs in one table and one figure, e.g. runs/a runs/b --out runs/both.
 

@@ -5,11 +5,16 @@ from dataclasses import asdict, dataclass
 from typing import Annotated
 
 from cls_jax.app.flags import FLAT, Positional, arg, hiding, run_main
+from cls_jax.app.published.ablations import ablations
+from cls_jax.app.published.compare import (
+    Cell,
+    read_published,
+    render_reproduction,
+    reproduction_table,
+)
+from cls_jax.app.published.presets import TABLES, Change, cells, changed, settings
 from cls_jax.app.run_config import RunConfig
 from cls_jax.app.unused import refuse
-from cls_jax.published.ablations import ablations
-from cls_jax.published.compare import Cell, read_published, render_reproduction, reproduction_table
-from cls_jax.published.presets import TABLES, Change, cells, changed, settings
 from cls_jax.report.summary import write
 from cls_jax.report.tables import rich_table, show
 

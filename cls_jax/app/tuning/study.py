@@ -20,9 +20,9 @@ from cls_jax.app.tuning.candidates import Candidate
 from cls_jax.app.tuning.config import TuneConfig
 from cls_jax.app.tuning.space import Dimension, grid_points
 from cls_jax.core.errors import InputError
-from cls_jax.runtime.lock import is_gone, locked, signed_in
-from cls_jax.runtime.workdir import CHECKPOINTS
 from cls_jax.training.events import Evaluated, Logger
+from cls_jax.training.runtime.lock import is_gone, locked, signed_in
+from cls_jax.training.runtime.workdir import CHECKPOINTS
 
 JOURNAL = "study.journal"
 _HEARTBEAT, _GRACE = 30, 120  # seconds: how often a worker of a database shows that it lives

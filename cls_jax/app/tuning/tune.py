@@ -27,10 +27,10 @@ from cls_jax.methods.optimizer import OptimizerConfig
 from cls_jax.report.results import run_files
 from cls_jax.report.summary import render
 from cls_jax.report.tables import markdown_page, rich_table, show
-from cls_jax.runtime.lock import locked
-from cls_jax.runtime.workdir import CHECKPOINTS, claim, digest
 from cls_jax.streams.stream import Stream
 from cls_jax.training.events import Logger, scenario_names
+from cls_jax.training.runtime.lock import locked
+from cls_jax.training.runtime.workdir import CHECKPOINTS, claim, digest
 
 VALIDATION = "validation"
 """Where a workdir keeps what was tried; the rest of it is the winner's."""

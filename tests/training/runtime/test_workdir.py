@@ -15,10 +15,10 @@ from cls_jax.app.main import begin
 from cls_jax.app.run_config import RunConfig
 from cls_jax.core.errors import InputError
 from cls_jax.core.files import plain, write_all, write_file, write_json
-from cls_jax.runtime import provenance as made_by
-from cls_jax.runtime import workdir as wd
-from cls_jax.runtime.lock import locked
-from cls_jax.runtime.workdir import check_workdir, claim
+from cls_jax.training.runtime import provenance as made_by
+from cls_jax.training.runtime import workdir as wd
+from cls_jax.training.runtime.lock import locked
+from cls_jax.training.runtime.workdir import check_workdir, claim
 
 CONFIG = {
     "method": "dualnet",
@@ -233,7 +233,7 @@ def test_a_link_beside_a_file_is_not_written_through(tmp_path):
 def test_a_killed_process_lets_go_of_its_workdir(tmp_path):
     """And while it lives, its number is told to whoever comes."""
     code = (
-        "import sys, time; from cls_jax.runtime.lock import locked\n"
+        "import sys, time; from cls_jax.training.runtime.lock import locked\n"
         "with locked(sys.argv[1]): print('in', flush=True); time.sleep(60)"
     )
     other = subprocess.Popen(

@@ -25,10 +25,10 @@ import numpy as np
 from cls_jax.core.errors import InputError, SaveFailed, Stopped
 from cls_jax.core.paths import check_no_links
 from cls_jax.core.types import PyTree
-from cls_jax.runtime.distributed import all_max, is_primary
-from cls_jax.runtime.preemption import StopFlag
-from cls_jax.runtime.save_interval import Interval, interval
-from cls_jax.runtime.saves import (
+from cls_jax.training.runtime.distributed import all_max, is_primary
+from cls_jax.training.runtime.preemption import StopFlag
+from cls_jax.training.runtime.save_interval import Interval, interval
+from cls_jax.training.runtime.saves import (
     GROUP,
     fingerprint,
     line,

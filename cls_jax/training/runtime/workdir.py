@@ -14,8 +14,8 @@ from typing import Any
 from cls_jax.core.errors import InputError
 from cls_jax.core.files import plain, read_json, write_json
 from cls_jax.core.paths import check_no_links, check_place, writing
-from cls_jax.runtime.lock import LOCK, OWNER, locked
-from cls_jax.runtime.provenance import provenance
+from cls_jax.training.runtime.lock import LOCK, OWNER, locked
+from cls_jax.training.runtime.provenance import provenance
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"

@@ -4,12 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cls_jax.runtime.lock import is_gone, signed_in
+from cls_jax.training.runtime.lock import is_gone, signed_in
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WAITS = """
 import sys
-from cls_jax.runtime.lock import signed_in
+from cls_jax.training.runtime.lock import signed_in
 with signed_in(sys.argv[1]) as name:
     print(name, flush=True)
     sys.stdin.read()

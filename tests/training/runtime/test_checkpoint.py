@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 
 from cls_jax.core.errors import InputError, SaveFailed, Stopped
-from cls_jax.runtime import checkpoint
-from cls_jax.runtime.checkpoint import (
+from cls_jax.streams.class_il import class_il
+from cls_jax.training.plan import Plan
+from cls_jax.training.runner import run, sweep
+from cls_jax.training.runtime import checkpoint
+from cls_jax.training.runtime.checkpoint import (
     Checkpoints,
     Interval,
     check_saves,
     fingerprint,
     interval,
 )
-from cls_jax.runtime.preemption import StopFlag
-from cls_jax.runtime.saves import literal, read_trials, saves_of
-from cls_jax.streams.class_il import class_il
-from cls_jax.training.plan import Plan
-from cls_jax.training.runner import run, sweep
+from cls_jax.training.runtime.preemption import StopFlag
+from cls_jax.training.runtime.saves import literal, read_trials, saves_of
 from cls_jax.training.segments import NoCheckpoints
 from tests.conftest import TASKS
 from tests.support.methods import exchanged

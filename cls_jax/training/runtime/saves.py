@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cls_jax.core.types import PyTree
-from cls_jax.runtime.distributed import is_primary
+from cls_jax.training.runtime.distributed import is_primary
 from cls_jax.training.segments import Cost, Position, Restored
 
 GROUP = re.compile(r"(value\d+_)?seed-?\d+(\+[\w+-]+)?")

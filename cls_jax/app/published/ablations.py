@@ -5,8 +5,8 @@ Source: the rows of Arani et al. 2022, section 5; the numbers are ours.
 
 from collections.abc import Sequence
 
+from cls_jax.app.published.presets import Preset, check_once, complete, listed, s_mnist
 from cls_jax.core.errors import InputError
-from cls_jax.published.presets import Preset, check_once, complete, listed, s_mnist
 
 
 def ablations(labels: Sequence[str] = (), slots: Sequence[int] = ()) -> list[Preset]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = """
 import resource, sys, threading
 import numpy as np
-from cls_jax.runtime.heap import keep_freed_memory
+from cls_jax.training.runtime.heap import keep_freed_memory
 print(keep_freed_memory() if sys.argv[1] == "keep" else "left")
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

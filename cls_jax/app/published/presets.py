@@ -12,10 +12,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-from cls_jax.core.errors import InputError
-from cls_jax.methods import signature
-from cls_jax.nets.config import NetConfig
-from cls_jax.published.hyperparameters import (
+from cls_jax.app.published.hyperparameters import (
     CHOSEN,
     GCIL,
     MIR_CIFAR10,
@@ -28,6 +25,9 @@ from cls_jax.published.hyperparameters import (
     SOURCES,
     Rows,
 )
+from cls_jax.core.errors import InputError
+from cls_jax.methods import signature
+from cls_jax.nets.config import NetConfig
 from cls_jax.streams.config import StreamConfig
 
 BEST_ARGS = "NeurAI-Lab/CLS-ER, utils/best_args.py"

@@ -1,6 +1,6 @@
 """Published beside ours: the files of a reproduction."""
 
-from cls_jax.published.compare import Cell, Published, render_reproduction, reproduction_table
+from cls_jax.app.published.compare import Cell, Published, render_reproduction, reproduction_table
 from tests.report.test_summary import make_result
 
 

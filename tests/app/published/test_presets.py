@@ -3,16 +3,10 @@
 import numpy as np
 import pytest
 
-from cls_jax.core.augment import recipe
-from cls_jax.core.errors import InputError
-from cls_jax.core.metrics import Summary
-from cls_jax.methods import METHODS
-from cls_jax.methods.problem import Problem
-from cls_jax.nets.registry import networks
-from cls_jax.published.ablations import ablations
-from cls_jax.published.compare import read_published, standard_errors
-from cls_jax.published.hyperparameters import GCIL, S_MNIST
-from cls_jax.published.presets import (
+from cls_jax.app.published.ablations import ablations
+from cls_jax.app.published.compare import read_published, standard_errors
+from cls_jax.app.published.hyperparameters import GCIL, S_MNIST
+from cls_jax.app.published.presets import (
     OURS,
     TABLES,
     cells,
@@ -27,6 +21,12 @@ from cls_jax.published.presets import (
     s_tinyimagenet,
     settings,
 )
+from cls_jax.core.augment import recipe
+from cls_jax.core.errors import InputError
+from cls_jax.core.metrics import Summary
+from cls_jax.methods import METHODS
+from cls_jax.methods.problem import Problem
+from cls_jax.nets.registry import networks
 
 
 def test_every_cell_of_every_table_builds():
