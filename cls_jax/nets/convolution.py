@@ -20,7 +20,7 @@ def convolve(x: Array, kernel: Array, stride: int) -> Array:
     Where a map smaller than the kernel comes out, this is a product: there XLA's CPU convolution
     takes ten times as long (2x2 maps of 128 channels, batch 32: 4.8 ms against 0.4; forward and
     gradients from 4x4 maps of 64 to them, 2.3 against 0.7). So is every convolution of
-    ``as_products``, there of patches.
+    ``side_by_side``, there of patches.
     """
     (height, width), side = x.shape[1:3], kernel.shape[0]
     if _AS_PRODUCTS.get():
@@ -49,10 +49,6 @@ def patch_product(x: Array, kernel: Array, stride: int) -> Array:
     return y.reshape(x.shape[0], rows, columns, -1)
 
 
-PATCH_PRODUCT = "patch_product"
-"""What it is called in a jaxpr."""
-
-
 @partial(jax.jit, static_argnames="stride")
 def map_product(x: Array, kernel: Array, stride: int) -> Array:
     """The convolution as one product of whole maps [b, h w i] and a matrix [h w i, h' w' o].
@@ -71,23 +67,6 @@ def map_product(x: Array, kernel: Array, stride: int) -> Array:
     return jnp.einsum("bhwi,hwirco->brco", x, matrix)
 
 
-def as_products(fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """``fn``, with every convolution in it as a product of patches.
-
-    Where XLA cannot call its fast convolutions that is the faster by far: on a CPU inside loops and
-    branches, on a GPU of networks side by side.
-    """
-
-    def products(*arguments: PyTree, **named: PyTree) -> PyTree:
-        before = _AS_PRODUCTS.set(True)
-        try:
-            return fn(*arguments, **named)
-        finally:
-            _AS_PRODUCTS.reset(before)
-
-    return products
-
-
 def side_by_side(fn: Callable[..., PyTree]) -> tuple[Callable[..., PyTree], dict[str, bool]]:
     """``fn`` of one network, to be mapped over several, and how XLA should compile that.
 
@@ -97,4 +76,12 @@ def side_by_side(fn: Callable[..., PyTree]) -> tuple[Callable[..., PyTree], dict
     """
     if jax.default_backend() != "gpu":
         return fn, {}
-    return as_products(fn), {"xla_gpu_enable_triton_gemm": False}
+
+    def as_products(*arguments: PyTree) -> PyTree:
+        before = _AS_PRODUCTS.set(True)
+        try:
+            return fn(*arguments)
+        finally:
+            _AS_PRODUCTS.reset(before)
+
+    return as_products, {"xla_gpu_enable_triton_gemm": False}

@@ -2,9 +2,10 @@
 
 A layer gives ``relu([x] + sum of its modules that are there)``. Roles, int32[L, M], say what each
 module does: it is OFF, it RESTS (it answers, learns nothing, and its statistics stay), or it
-LEARNS. They are data, so another path is the same program. A module that is off is not computed,
-except in a perceptron, where the weights of a layer's modules are added first: it costs as much as
-one module.
+LEARNS, as at most one of a layer does. They are data, so another path is the same program. In a
+perceptron the weights of a layer's modules are added first: it costs as much as one module. In the
+residual network a module that is off is not computed; on a CPU, whose convolutions are many times
+slower in branches, those at rest are one module with the channels of as many as paths can be there.
 
 Variables have "modules", for each layer a tree with leaves [M, ...], and "shared": the last layer,
 and in the residual network what takes the skip's place where the width changes.
@@ -14,6 +15,7 @@ Departs: a module at rest is not normalised by the batch, and its running statis
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import flax.linen as nn
@@ -24,13 +26,13 @@ from cls_jax.core.errors import InputError
 from cls_jax.core.sharding import spread
 from cls_jax.core.types import Array, PyTree, Variables
 from cls_jax.nets.base import InitVarsFn
-from cls_jax.nets.convolution import as_products
-from cls_jax.nets.layers import BatchNorm, Conv, Dense, keeping_dtype
+from cls_jax.nets.layers import Dense, keeping_dtype
 from cls_jax.nets.linen import apply_linen, check_net, init_linen
+from cls_jax.nets.path_modules import LEARNS as LEARNS
+from cls_jax.nets.path_modules import OFF as OFF
+from cls_jax.nets.path_modules import RESTS as RESTS
+from cls_jax.nets.path_modules import Block, ConvNorm, PathModule, Plain, in_turn, together
 from cls_jax.nets.pooling import max_pool_2x2
-
-OFF, RESTS, LEARNS = 0, 1, 2
-"""The roles of a module."""
 
 
 class ApplyPathFn(Protocol):
@@ -80,9 +82,9 @@ def perceptron_paths(
         x, modules = x.reshape(x.shape[0], -1).astype(keep), []
         key_last, *keys = jax.random.split(key, len(hidden) + 1)
         for key_layer, layer, size in zip(keys, layers, hidden, strict=True):
-            modules.append(_stacked(key_layer, num_modules, _Plain(layer), x).params)
+            modules.append(_stacked(key_layer, num_modules, Plain(layer), x).params)
             x = jnp.zeros((x.shape[0], size), keep)
-        shared = {"head": init_linen(key_last, _Plain(last), x).params}
+        shared = {"head": init_linen(key_last, Plain(last), x).params}
         none = {"modules": tuple({} for _ in hidden), "shared": {}}
         return Variables({"modules": tuple(modules), "shared": shared}, none)
 
@@ -93,15 +95,19 @@ def perceptron_paths(
         h = spread(x.reshape(x.shape[0], -1))
         for layer, modules, role in zip(layers, vars.params["modules"], roles, strict=True):
             added = jax.tree.map(lambda leaf, role=role: _added(leaf, role), modules)
-            h = nn.relu(apply_linen(_Plain(layer), Variables(added, {}), h, train=False)[0])
+            h = nn.relu(apply_linen(Plain(layer), Variables(added, {}), h, train=False)[0])
         head = Variables(vars.params["shared"]["head"], {})
-        return apply_linen(_Plain(last), head, h.astype(keep), train=False)[0], vars.stats
+        return apply_linen(Plain(last), head, h.astype(keep), train=False)[0], vars.stats
 
     return PathNet(init, apply, len(hidden))
 
 
 def residual_paths(
-    num_classes: int, num_modules: int, width: int = 64, dtype: str = "float32"
+    num_classes: int,
+    num_modules: int,
+    width: int = 64,
+    dtype: str = "float32",
+    num_paths: int | None = None,
 ) -> PathNet:
     """The network for CIFAR, nine layers; images of another size than 32x32 will do, too.
 
@@ -112,19 +118,23 @@ def residual_paths(
       num_modules: M.
       width: channels of the first three layers; the others have 2, 4 and 8 times as many.
       dtype: compute dtype of the layers; parameters, statistics and logits are float32.
+      num_paths: D, how many there will be: D modules of a layer are there at most, D - 1 while
+        another learns. If not given any may.
 
     Raises:
       InputError: a size is below 1, or the dtype is unknown.
     """
     check_net(num_classes, dtype, width)
+    paths = num_modules + 1 if num_paths is None else num_paths
+    add = partial(together, num_paths=paths) if jax.default_backend() == "cpu" else in_turn
     keep, widths = keeping_dtype(dtype), [layer.factor * width for layer in _LAYERS]
     modules = [layer.module(size, dtype) for layer, size in zip(_LAYERS, widths, strict=True)]
     skips = {
-        f"skip{number}": _ConvNorm(widths[number], dtype)
+        f"skip{number}": ConvNorm(widths[number], dtype)
         for number, layer in enumerate(_LAYERS)
         if layer.skip == "convolution"
     }
-    last = _Plain(Dense(num_classes, dtype=keep.name))
+    last = Plain(Dense(num_classes, dtype=keep.name))
 
     def init(key: Array, x: Array) -> Variables:
         if x.ndim != 4:
@@ -156,7 +166,7 @@ def residual_paths(
         after, shared_after, kind = [], dict(stats["shared"]), {"train": train, "valid": valid}
         for number, (layer, module) in enumerate(zip(_LAYERS, modules, strict=True)):
             stack = Variables(params["modules"][number], stats["modules"][number])
-            y, moved = _sum_of(module, stack, roles[number], x, **kind)
+            y, moved = add(module, stack, roles[number], x, **kind)
             after.append(moved)
             if layer.skip == "identity":
                 y = y + x
@@ -171,64 +181,28 @@ def residual_paths(
         logits, _ = apply_linen(last, head, x.astype(keep).mean((1, 2)), train=False)
         return logits, {"modules": tuple(after), "shared": shared_after}
 
-    on_cpu = jax.default_backend() == "cpu"  # the modules stand in a loop's branches
-    return PathNet(init, as_products(apply) if on_cpu else apply, len(_LAYERS))
-
-
-class _Plain(nn.Module):
-    """A layer that is the same in training."""
-
-    layer: nn.Module
-
-    def __call__(self, x: Array, *, train: bool, valid: Array | None = None) -> Array:
-        del train, valid
-        return self.layer(x)
-
-
-class _ConvNorm(nn.Module):
-    """float[b, h, w, features]: convolution, BatchNorm, ReLU."""
-
-    features: int
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool, valid: Array | None = None) -> Array:
-        y = Conv(self.features, use_bias=True, dtype=self.dtype, name="conv1")(x)
-        return nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(y, train=train, valid=valid))
-
-
-class _Block(nn.Module):
-    """float[b, h, w, features]: the same, and another convolution with BatchNorm."""
-
-    features: int
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool, valid: Array | None = None) -> Array:
-        y = _ConvNorm(self.features, self.dtype, name="first")(x, train=train, valid=valid)
-        y = Conv(self.features, use_bias=True, dtype=self.dtype, name="conv2")(y)
-        return BatchNorm(dtype=self.dtype, name="bn2")(y, train=train, valid=valid)
+    return PathNet(init, apply, len(_LAYERS))
 
 
 class _Layer(NamedTuple):
     """Width (times that of the first), kind of module, what is added, and whether it is pooled."""
 
     factor: int
-    module: type[nn.Module]
+    module: type[PathModule]
     skip: str
     pool: bool = False
 
 
 _LAYERS = (
-    _Layer(1, _ConvNorm, "none"),
-    _Layer(1, _Block, "identity"),
-    _Layer(1, _Block, "identity"),
-    _Layer(2, _Block, "convolution"),
-    _Layer(2, _Block, "identity", pool=True),
-    _Layer(4, _Block, "convolution"),
-    _Layer(4, _Block, "none", pool=True),
-    _Layer(8, _Block, "convolution"),
-    _Layer(8, _Block, "identity"),
+    _Layer(1, ConvNorm, "none"),
+    _Layer(1, Block, "identity"),
+    _Layer(1, Block, "identity"),
+    _Layer(2, Block, "convolution"),
+    _Layer(2, Block, "identity", pool=True),
+    _Layer(4, Block, "convolution"),
+    _Layer(4, Block, "none", pool=True),
+    _Layer(8, Block, "convolution"),
+    _Layer(8, Block, "identity"),
 )
 """Layer 7 has no skip in the official code either."""
 
@@ -245,33 +219,3 @@ def _added(leaf: Array, role: Array) -> Array:
         jnp.reshape(mask, (-1, *(1,) * (leaf.ndim - 1))) for mask in (role > OFF, role == LEARNS)
     )
     return jnp.where(there, jnp.where(learns, leaf, jax.lax.stop_gradient(leaf)), 0).sum(0)
-
-
-def _sum_of(
-    module: nn.Module, stack: Variables, roles: Array, x: Array, *, train: bool, valid: Array | None
-) -> tuple[Array, PyTree]:
-    """The sum of the modules that are there, and the statistics of all after it, [M, ...].
-
-    One after another, so that a module that is off costs nothing and the program has only one.
-    """
-
-    def run(vars: Variables, train: bool) -> tuple[Array, PyTree]:
-        return apply_linen(module, vars, x, train=train, valid=valid)
-
-    first = jax.tree.map(lambda leaf: leaf[0], stack)
-    shape = jax.eval_shape(lambda vars: run(vars, False)[0], first)
-
-    def off(vars: Variables) -> tuple[Array, PyTree]:
-        return jnp.zeros(shape.shape, shape.dtype), vars.stats
-
-    def rests(vars: Variables) -> tuple[Array, PyTree]:
-        return run(jax.lax.stop_gradient(vars), False)
-
-    def learns(vars: Variables) -> tuple[Array, PyTree]:
-        return run(vars, train)
-
-    def add(total: Array, one: tuple[Variables, Array]) -> tuple[Array, PyTree]:
-        y, stats = jax.lax.switch(one[1], (off, rests, learns), one[0])
-        return total + y, stats
-
-    return jax.lax.scan(add, jnp.zeros(shape.shape, shape.dtype), (stack, roles))

@@ -18,7 +18,6 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as
 
 from cls_jax.core.types import Array, PyTree
 from cls_jax.methods.steps import repeated
-from cls_jax.nets.convolution import PATCH_PRODUCT
 
 Flat = Callable[..., Sequence[Array]]
 """Arrays -> arrays."""
@@ -170,19 +169,11 @@ def _is_cut(eqn: JaxprEqn) -> bool:
     return eqn.params["name"] == repeated.__name__ or _cuts(eqn.params["jaxpr"])
 
 
-def has_convolutions(jaxpr: Jaxpr, *, products: bool = False) -> bool:
-    """Whether there are convolutions in it or in what it calls.
-
-    Args:
-      jaxpr: of a program.
-      products: count those that are products of patches, too.
-    """
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "conv_general_dilated":
-            return True
-        if products and eqn.params.get("name") == PATCH_PRODUCT:
-            return True
-    return any(has_convolutions(inner, products=products) for inner in subjaxprs(jaxpr))
+def has_convolutions(jaxpr: Jaxpr) -> bool:
+    """Whether there are convolutions in it or in what it calls."""
+    if any(eqn.primitive.name == "conv_general_dilated" for eqn in jaxpr.eqns):
+        return True
+    return any(map(has_convolutions, subjaxprs(jaxpr)))
 
 
 def _cuts(closed: ClosedJaxpr) -> bool:

@@ -118,4 +118,4 @@ def convolves(
 ) -> bool:
     """``is_convolutional`` where a state and raw examples are known, or their shapes and dtypes."""
     program = jax.make_jaxpr(predict)(state, x, hidden_task(num_classes))
-    return has_convolutions(program.jaxpr, products=True)
+    return has_convolutions(program.jaxpr)

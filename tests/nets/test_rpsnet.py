@@ -115,29 +115,41 @@ def test_a_residual_module_at_rest_stays_as_it_is():
 
 
 @pytest.mark.more
-def test_on_a_cpu_modules_convolve_as_products_to_the_same_numbers(monkeypatch):
-    """XLA's convolutions inside a loop's branches take fifteen times as long there."""
-    x = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
-    roles = jnp.array([[RESTS, LEARNS]] * 9)
+def test_on_a_cpu_modules_at_rest_are_one(monkeypatch):
+    """Outputs, gradients and statistics are those of one module after another, in float64."""
+    rng = np.random.default_rng(0)
+    roles = rng.choice([OFF, RESTS], (9, 4))
+    roles[np.arange(9), rng.integers(4, size=9)] = LEARNS
+    roles[3] = [RESTS, RESTS, OFF, RESTS]  # a path that is no new one here
+    valid = np.array([1, 1, 1, 0], bool)
 
-    def gradients(net):
+    def moved(leaf):  # no statistic is what it is at first
+        return leaf + 0.1 * jnp.cos(jnp.arange(1.0, 1 + leaf.size)).reshape(leaf.shape)
+
+    def found(backend, train):
+        with monkeypatch.context() as patch:
+            patch.setattr(jax, "default_backend", lambda: backend)
+            net = residual_paths(3, 4, width=2, dtype="float64", num_paths=5)
+        x = jax.random.normal(jax.random.key(1), (4, 8, 8, 3), jnp.float64)
         vars = jax.jit(net.init)(jax.random.key(0), x)
+        vars = jax.tree.map(moved, vars)
 
         def loss(params):
-            logits, stats = net.apply(vars.replace(params=params), roles, x, train=True)
-            return jnp.square(logits).sum(), stats
+            at = vars.replace(params=params)
+            logits, stats = net.apply(at, jnp.asarray(roles), x, train=train, valid=valid)
+            return jnp.square(jnp.tanh(logits)).sum(), (logits, stats)
 
-        step = jax.jit(jax.grad(loss, has_aux=True))
-        return step(vars.params), "stablehlo.convolution" in step.lower(vars.params).as_text()
+        fn = jax.jit(jax.value_and_grad(loss, has_aux=True) if train else loss)
+        return fn(vars.params), "stablehlo.case" in fn.lower(vars.params).as_text()
 
-    products, convolved = gradients(residual_paths(3, 2, width=2))
-    assert not convolved
-    with monkeypatch.context() as patch:
-        patch.setattr(jax, "default_backend", lambda: "gpu")
-        elsewhere = residual_paths(3, 2, width=2)
-    convolutions, convolved = gradients(elsewhere)
-    assert convolved
-    chex.assert_trees_all_close(products, convolutions, rtol=1e-3, atol=1e-5)
+    with jax.enable_x64(True):
+        for train in (True, False):
+            together, branches = found("cpu", train)
+            assert not branches
+            in_turn, branches = found("gpu", train)
+            assert branches
+            assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(in_turn)) > 1e-3
+            chex.assert_trees_all_close(together, in_turn, rtol=1e-9, atol=1e-12)
 
 
 def _change(after, before):

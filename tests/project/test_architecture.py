@@ -68,6 +68,7 @@ ONLY_IN = {
             "convit",
             "dytox",
             "rpsnet",
+            "path_modules",
         )
     }
     | {"nets.layers", "nets.linen", "nets.own", "nets.own_linen", "nets.dense_layers"},

@@ -3,13 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from cls_jax.methods import METHODS
 from cls_jax.nets.convolution import convolve
-from cls_jax.nets.registry import NetConfig, networks
 from cls_jax.training.parallel import BY_EIGEN
 from cls_jax.training.plan import Plan, resolve
 from cls_jax.training.programs import make_programs
-from tests.conftest import SMALL, small_method, small_problem
+from tests.conftest import small_method
 
 
 def test_only_what_convolves_is_compiled_for_eigen(stream):
@@ -19,14 +17,6 @@ def test_only_what_convolves_is_compiled_for_eigen(stream):
         programs = make_programs(method, stream, resolve(Plan(), method, stream, 1))
         found[name] = programs.parallelism.convolutional
     assert found == {"sgd": False, "dualnet": True}
-
-
-def test_what_convolves_by_products_in_its_branches_is_no_compiled_loop(stream):
-    """RPS-Net's seeds side by side would compute every module, there or not."""
-    problem = small_problem(networks(NetConfig(net="resnet18", width=1)))
-    method = METHODS["rpsnet"](problem, **SMALL["rpsnet"])
-    plan = resolve(Plan(), method, stream, 2)
-    assert (plan.mode, plan.over_seeds) == ("loop", "sequential")
 
 
 def test_eigen_convolves_under_these_options():

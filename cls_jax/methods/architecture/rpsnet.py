@@ -73,7 +73,7 @@ from cls_jax.methods.checks import check_milestones, check_replay
 from cls_jax.methods.problem import Problem
 from cls_jax.methods.prototypes.cosine import step_decay
 from cls_jax.methods.prototypes.exemplars import balanced_subset, check_exemplars, mix_exemplars
-from cls_jax.methods.steps import apply_gradient, told_rows
+from cls_jax.methods.steps import apply_gradient, repeat, told_rows
 from cls_jax.nets.rpsnet import RESTS, PathNet, perceptron_paths, residual_paths
 
 
@@ -132,7 +132,9 @@ def rpsnet(
     check_replay(memory_size, replay_size)
     check_milestones("halvings", halvings)
     check_modules(num_modules, path_tasks, problem.num_tasks)
-    net, augment, num_classes = _net(problem, num_modules), problem.augment, problem.num_classes
+    num_paths = -(-problem.num_tasks // path_tasks)
+    net, augment = _net(problem, num_modules, num_paths), problem.augment
+    num_classes = problem.num_classes
     policy, optimizer = reservoir(memory_size), optax.adam(learning_rate)
     shape, chooses = (num_candidates, net.num_layers), num_candidates > 1
     asks = "test" if chooses and choose_on == "test" else chooses
@@ -141,7 +143,7 @@ def rpsnet(
         """``fn`` of each: side by side, or one after another where they are convolutional."""
         if problem.networks.kind == "mlp":
             return jax.vmap(fn)(*given)
-        return jax.lax.map(lambda one: fn(*one), given)
+        return repeat(lambda _, one: (None, fn(*one)), None, given)[1]
 
     def learned_rows(batch: Batch, seen: Array) -> Array:
         """bool[b]: of classes told so far, and not held out."""
@@ -278,7 +280,7 @@ def rpsnet(
     )
 
 
-def _net(problem: Problem, num_modules: int) -> PathNet:
+def _net(problem: Problem, num_modules: int, num_paths: int) -> PathNet:
     """The network that --net means here; raises InputError for another."""
     kind, sizes = problem.networks, (problem.num_classes, num_modules)
     if kind.kind == "mlp":
@@ -288,4 +290,4 @@ def _net(problem: Problem, num_modules: int) -> PathNet:
             f"net is {kind.kind!r} and rpsnet has modules of its own: of a perceptron, 'mlp', or "
             "of the paper's residual network, 'resnet18'"
         )
-    return residual_paths(*sizes, kind.width, kind.dtype)
+    return residual_paths(*sizes, kind.width, kind.dtype, num_paths)
