@@ -29,6 +29,7 @@ NO_TABLE = (
     "_traced_once",
     "_compiled_sooner",
     "_first_step_quiet",
+    "_rpsnet_step",
     "_step_on_a_cpu",
     "_beside_rivals",
     "_growth",
