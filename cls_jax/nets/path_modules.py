@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cls_jax.core.sync import select
 from cls_jax.core.types import Array, PyTree, Variables
 from cls_jax.nets.layers import BatchNorm, Conv
 from cls_jax.nets.linen import apply_linen
@@ -52,6 +53,17 @@ class Block(nn.Module):
 
 PathModule = ConvNorm | Block
 """A module of a layer."""
+
+
+def here(stack: PyTree, roles: Array) -> PyTree:
+    """Leaves [M, ...]: zeros of a module that is off; no gradient goes to one that rests.
+
+    Args:
+      stack: of M modules.
+      roles: int32[M].
+    """
+    still = jax.vmap(select)(roles == RESTS, jax.lax.stop_gradient(stack), stack)
+    return jax.vmap(select)(roles > OFF, still, jax.tree.map(jnp.zeros_like, stack))
 
 
 def in_turn(
@@ -108,7 +120,7 @@ def together(
     """
     most = min(len(roles), num_paths - train)
     if not train:
-        return _as_one(module, _still(stack, roles == RESTS), roles > OFF, x, most), stack.stats
+        return _as_one(module, stack, roles, x, most), stack.stats
     learns = roles == LEARNS
     at, some = learns.argmax(), learns.any()
     vars = jax.tree.map(lambda leaf: leaf[at], stack)
@@ -119,18 +131,18 @@ def together(
     own = jnp.where(some, own, 0)
     if most == 0:
         return own, stats
-    return own + _as_one(module, jax.lax.stop_gradient(stack), roles == RESTS, x, most), stats
+    others = jnp.where(learns, OFF, roles)
+    return own + _as_one(module, jax.lax.stop_gradient(stack), others, x, most), stats
 
 
-def _as_one(module: PathModule, stack: Variables, there: Array, x: Array, most: int) -> Array:
+def _as_one(module: PathModule, stack: Variables, roles: Array, x: Array, most: int) -> Array:
     """The sum of the modules that are there, by their running statistics.
 
     Their first convolutions are one with as many times the channels, and so are the second ones,
     which take the factors of their BatchNorm with them.
     """
-    slots = jnp.argsort(~there)[:most]
-    chosen = jax.tree.map(lambda leaf: leaf[slots], stack)
-    chosen = _where(there[slots], chosen, jax.tree.map(jnp.zeros_like, chosen))  # off: 0 comes out
+    slots = jnp.argsort(roles == OFF)[:most]
+    chosen = here(*jax.tree.map(lambda leaf: leaf[slots], (stack, roles)))  # of zeros 0 comes out
 
     def wider(leaf: Array) -> Array:
         return jnp.moveaxis(leaf, 0, -2).reshape(*leaf.shape[1:-1], -1)
@@ -148,17 +160,3 @@ def _as_one(module: PathModule, stack: Variables, there: Array, x: Array, most: 
     second = {"layer": {"kernel": kernel.reshape(*kernel.shape[:2], -1, size), "bias": bias}}
     last = Plain(Conv(size, use_bias=True, dtype=module.dtype))
     return apply_linen(last, Variables(second, {}), h, train=False)[0]
-
-
-def _still(tree: PyTree, mask: Array) -> PyTree:
-    """Leaves [M, ...], of which those of ``mask`` get no gradient."""
-    return _where(mask, jax.lax.stop_gradient(tree), tree)
-
-
-def _where(mask: Array, these: PyTree, those: PyTree) -> PyTree:
-    """Leaves [M, ...], of each module these or those."""
-
-    def of_leaf(this: Array, that: Array) -> Array:
-        return jnp.where(mask.reshape(-1, *(1,) * (this.ndim - 1)), this, that)
-
-    return jax.tree.map(of_leaf, these, those)

@@ -28,10 +28,7 @@ from cls_jax.core.types import Array, PyTree, Variables
 from cls_jax.nets.base import InitVarsFn
 from cls_jax.nets.layers import Dense, keeping_dtype
 from cls_jax.nets.linen import apply_linen, check_net, init_linen
-from cls_jax.nets.path_modules import LEARNS as LEARNS
-from cls_jax.nets.path_modules import OFF as OFF
-from cls_jax.nets.path_modules import RESTS as RESTS
-from cls_jax.nets.path_modules import Block, ConvNorm, PathModule, Plain, in_turn, together
+from cls_jax.nets.path_modules import Block, ConvNorm, PathModule, Plain, here, in_turn, together
 from cls_jax.nets.pooling import max_pool_2x2
 
 
@@ -94,7 +91,7 @@ def perceptron_paths(
         del train, valid
         h = spread(x.reshape(x.shape[0], -1))
         for layer, modules, role in zip(layers, vars.params["modules"], roles, strict=True):
-            added = jax.tree.map(lambda leaf, role=role: _added(leaf, role), modules)
+            added = jax.tree.map(lambda leaf: leaf.sum(0), here(modules, role))
             h = nn.relu(apply_linen(Plain(layer), Variables(added, {}), h, train=False)[0])
         head = Variables(vars.params["shared"]["head"], {})
         return apply_linen(Plain(last), head, h.astype(keep), train=False)[0], vars.stats
@@ -211,11 +208,3 @@ def _stacked(key: Array, num_modules: int, module: nn.Module, x: Array) -> Varia
     """M modules, drawn independently, leaves [M, ...]."""
     keys = jax.random.split(key, num_modules)
     return jax.vmap(lambda key: init_linen(key, module, x))(keys)
-
-
-def _added(leaf: Array, role: Array) -> Array:
-    """The sum over [M, ...] of what is there; what rests gets no gradient."""
-    there, learns = (
-        jnp.reshape(mask, (-1, *(1,) * (leaf.ndim - 1))) for mask in (role > OFF, role == LEARNS)
-    )
-    return jnp.where(there, jnp.where(learns, leaf, jax.lax.stop_gradient(leaf)), 0).sum(0)

@@ -10,7 +10,8 @@ import pytest
 
 from cls_jax.core.errors import InputError
 from cls_jax.core.types import Variables
-from cls_jax.nets.rpsnet import LEARNS, OFF, RESTS, perceptron_paths, residual_paths
+from cls_jax.nets.path_modules import LEARNS, OFF, RESTS
+from cls_jax.nets.rpsnet import perceptron_paths, residual_paths
 
 W = [[[1, 0], [0, 1]], [[1, 1], [-1, 0]], [[0, -1], [2, 0]]]
 V = [[[1, -1], [0, 1]], [[2, 0], [0, 0]], [[0, 0], [1, 1]]]

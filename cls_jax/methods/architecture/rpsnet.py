@@ -74,7 +74,8 @@ from cls_jax.methods.problem import Problem
 from cls_jax.methods.prototypes.cosine import step_decay
 from cls_jax.methods.prototypes.exemplars import balanced_subset, check_exemplars, mix_exemplars
 from cls_jax.methods.steps import apply_gradient, repeat, told_rows
-from cls_jax.nets.rpsnet import RESTS, PathNet, perceptron_paths, residual_paths
+from cls_jax.nets.path_modules import RESTS
+from cls_jax.nets.rpsnet import PathNet, perceptron_paths, residual_paths
 
 
 @method

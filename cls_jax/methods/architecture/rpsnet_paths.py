@@ -15,7 +15,7 @@ from cls_jax.core.memory import Memory
 from cls_jax.core.types import Array, PyTree, Trainable, Variables
 from cls_jax.methods.architecture.der_expandable_state import NEVER
 from cls_jax.methods.heads import index_tree
-from cls_jax.nets.rpsnet import LEARNS, OFF, RESTS
+from cls_jax.nets.path_modules import LEARNS, OFF, RESTS
 
 
 class PathState(struct.PyTreeNode):

@@ -21,7 +21,7 @@ from cls_jax.methods.architecture.rpsnet_losses import (
     weighted_mean,
 )
 from cls_jax.methods.architecture.rpsnet_paths import roles_of, with_chosen
-from cls_jax.nets.rpsnet import LEARNS, OFF, RESTS
+from cls_jax.nets.path_modules import LEARNS, OFF, RESTS
 from tests.conftest import small_problem
 from tests.support.drive import (
     CLASSES,
