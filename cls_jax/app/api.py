@@ -87,7 +87,8 @@ def problem(
         made = networks_of(net, stream.num_classes)
     chosen = NetConfig(net=made.kind, width=width, hidden=hidden, dtype=dtype)
     check_sizes(chosen)
-    fitted = fit_problem(config, made, batch, sizes, learns, data=stream.source.name)
+    told = {"data": stream.source.name, "unlabelled": stream.unlabelled}
+    fitted = fit_problem(config, made, batch, sizes, learns, **told)
     return fitted._replace(words=(config, chosen))
 
 

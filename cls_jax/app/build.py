@@ -22,7 +22,7 @@ from cls_jax.data.dataset import Dataset
 from cls_jax.data.hold_out import hold_out
 from cls_jax.data.load import load
 from cls_jax.data.scramble import scrambled
-from cls_jax.methods import METHODS, signature
+from cls_jax.methods import METHODS
 from cls_jax.methods.base import Method, problem_of
 from cls_jax.methods.optimizer import Optimizer, OptimizerConfig
 from cls_jax.methods.problem import Problem
@@ -174,6 +174,7 @@ def fit_problem(
     optimizer: Optimizer,
     *,
     data: str = "",
+    unlabelled: bool = False,
 ) -> Problem:
     """The networks and the augmentation that are asked for, once they are found to fit.
 
@@ -184,6 +185,7 @@ def fit_problem(
       sizes: numbers of classes and of tasks.
       optimizer: of methods whose paper leaves it open.
       data: what the examples are called.
+      unlabelled: whether some have no label.
 
     Raises:
       InputError: for a network or an augmentation that does not fit the data.
@@ -208,7 +210,7 @@ def fit_problem(
     if networks.kind not in KNOWN:
         raw = jax.ShapeDtypeStruct(batch, np.uint8 if images else np.float32)
         check_own(networks.net(sizes[0]), jax.eval_shape(augment.test, raw), sizes[0])
-    return Problem(networks, augment, *sizes, shape, optimizer)
+    return Problem(networks, augment, *sizes, shape, optimizer, unlabelled)
 
 
 IMAGE_NETS = {*KNOWN} - {"mlp"}
@@ -253,11 +255,10 @@ def make_learner(
     """
     config, net = plain(config), plain(net)
     x = stream.source.train.x
-    if config.label_fraction < 1.0 and "semi_supervised" in signature(name).arguments:
-        arguments = {**arguments, "semi_supervised": True}
     sizes, batch = (stream.num_classes, stream.task_room), (config.batch_size, *x.shape[1:])
     learns = fit_optimizer(optimizer, stream)
-    problem = fit_problem(config, networks(net), batch, sizes, learns, data=config.data)
+    told = {"data": config.data, "unlabelled": stream.unlabelled}
+    problem = fit_problem(config, networks(net), batch, sizes, learns, **told)
     method = METHODS[name](problem, **arguments)
     words = recipe_words(method, stream, config, net, learns.config, asdict(config))
     return Learner(method._replace(name=label or method.name), stream, words)
@@ -292,5 +293,6 @@ def recipe_words(
         "num_classes": stream.num_classes,
         "num_tasks": stream.num_tasks,
         "label_names": stream.source.label_names,
+        "unlabelled": stream.unlabelled,
         "max_tasks": problem.num_tasks if (problem := problem_of(method)) else stream.task_room,
     }

@@ -78,7 +78,7 @@ def read_recipe(path: Path) -> Recipe:
         inputs, net = InputConfig(**words.inputs), NetConfig(**words.net)
         optimizer = make_optimizer(OptimizerConfig(**words.optimizer))
         problem = fit_problem(inputs, networks(net), batch, sizes, optimizer)
-        problem = problem._replace(words=(inputs, net))
+        problem = problem._replace(words=(inputs, net), unlabelled=words.unlabelled)
         method = METHODS[words.method](problem, **words.arguments)
         shapes = Shapes(batch, words.dtype, words.num_classes, words.num_tasks)
         like = jax.tree.map(placed, abstract_run(method, shapes))

@@ -22,7 +22,10 @@ _WORDS = (
     *("version", "name", "method", "arguments", "net", "optimizer", "inputs", "stream"),
     *("sweep", "seeds", "batch_size", "shape", "dtype", "num_classes", "num_tasks"),
 )
-_LATER = {"label_names": None, "max_tasks": None, "first_task": 0, "task_classes": None}
+_LATER = {
+    **{"label_names": None, "max_tasks": None, "first_task": 0, "task_classes": None},
+    "unlabelled": False,
+}
 _LATER_FLAGS = {
     **{"max_classes": None, "max_tasks": None, "first_class": None, "only_tasks": []},
     **{"validation_fraction": 0.0, "validation_seed": 0, "label_noise": 0.0, "imbalance": 1.0},
@@ -60,6 +63,7 @@ class Recipe(NamedTuple):
       max_tasks: for which the method keeps room.
       first_task: how many were learned before, by the run that it goes on from.
       task_classes: of each seed the classes of each task; None: it is not known.
+      unlabelled: whether the stream has examples without labels.
     """
 
     name: str
@@ -80,6 +84,7 @@ class Recipe(NamedTuple):
     max_tasks: int
     first_task: int
     task_classes: tuple[tuple[tuple[int, ...], ...], ...] | None
+    unlabelled: bool
 
 
 def write_recipe(folder: Path, words: Mapping[str, Any]) -> None:
@@ -177,6 +182,7 @@ def _recipe(given: Any, kinds: Kinds) -> Recipe:
         max_tasks=max_tasks,
         first_task=given["first_task"],
         task_classes=_classes(given, len(seeds)),
+        unlabelled=_check(given["unlabelled"], bool, "unlabelled"),
     )
 
 

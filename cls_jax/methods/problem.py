@@ -21,6 +21,7 @@ class Problem(NamedTuple):
       shape: of one raw example, where it is known.
       optimizer: learning rate, which may be traced -> the optax optimizer of methods whose paper
         leaves it open.
+      unlabelled: whether the stream has examples without labels.
       words: the InputConfig and the NetConfig it was made of, where it was made of words.
     """
 
@@ -30,6 +31,7 @@ class Problem(NamedTuple):
     num_tasks: int
     shape: tuple[int, ...] | None = None
     optimizer: Optimizer = Optimizer()
+    unlabelled: bool = False
     words: tuple[Any, Any] | None = None
 
     def net(self, num_outputs: int | None = None) -> Net:

@@ -58,7 +58,7 @@ class StreamConfig(InputConfig):
       validation_seed: which examples are held out, whatever the seeds of the runs.
       drop_last: drop a task's incomplete last batch instead of padding it.
       label_fraction: probability that a batch keeps its labels, in (0, 1]; below 1 methods that
-        can learn from unlabelled batches do so. Of class_il only.
+        can learn from unlabelled batches do so, if not told otherwise. Of class_il only.
       label_noise: probability that a training label is drawn anew from the classes of its task, its
         own among them, in [0, 1]; test labels stay. Of class_il and domain-IL only.
       imbalance: how many times as many training examples are kept of the class with label 0 as of

@@ -155,6 +155,11 @@ class Stream(NamedTuple):
         """For how many tasks a method keeps room."""
         return self.num_tasks if self.max_tasks is None else self.max_tasks
 
+    @property
+    def unlabelled(self) -> bool:
+        """Whether some training examples come without their labels."""
+        return self.describe.get("label_fraction", 1.0) != 1.0
+
 
 def headline(stream: Stream) -> str:
     """What data, how many classes, tasks and examples: the first line that a run prints."""

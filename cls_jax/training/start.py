@@ -135,7 +135,7 @@ def _check_method(old: Method, new: Method) -> None:
                     f"the method is made for {given} {what}, but for {kept} where it goes on from; "
                     "give the method that learned before"
                 )
-        same = mine._replace(words=None) == other._replace(words=None)
+        same = other == mine._replace(words=other.words, unlabelled=other.unlabelled)
     if not same:
         raise InputError(
             f"{new.name} has another network, optimizer or other inputs than where it goes on "

@@ -14,9 +14,11 @@ import cls_jax
 from cls_jax.app.build import StreamConfig, make_learner, make_stream
 from cls_jax.app.commands import evaluate
 from cls_jax.app.main import execute
+from cls_jax.app.recipes import read_recipe
 from cls_jax.app.restore import load, load_all
 from cls_jax.app.run_config import RunConfig
 from cls_jax.app.saved_scores import results, score
+from cls_jax.app.stored_recipe import write_recipe
 from cls_jax.core.errors import InputError
 from cls_jax.core.files import write_all
 from cls_jax.core.types import Task
@@ -87,6 +89,25 @@ def _schedule_key(seed):
     import jax
 
     return jax.random.fold_in(jax.random.key(seed), 0)
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+@pytest.mark.parametrize("told", [None, False, True])
+def test_a_method_hears_whether_labels_are_missing(fraction, told, tmp_path):
+    """From flags, from a stream made in Python, and from what was saved; unless it is told."""
+    flags = replace(STREAM, label_fraction=fraction)
+    stream, net = make_stream(flags), NetConfig(net="resnet18", width=4)
+    arguments = {"semi_supervised": told, "memory_size": 30, "ssl_size": 8}
+    by_flags = make_learner("dualnet", arguments, stream, flags, net)
+    wanted = fraction < 1 if told is None else told
+    assert by_flags.method.needs.unlabelled == wanted
+    problem = cls_jax.problem(stream, net="resnet18", width=4)
+    by_hand = cls_jax.dualnet(problem, **arguments)
+    assert by_hand.needs.unlabelled == wanted
+    assert by_hand.fixed == by_flags.method.fixed
+    words = {"name": "dualnet", "sweep": [""], "seeds": (0,)}
+    write_recipe(tmp_path, {**by_flags.recipe, **words})
+    assert read_recipe(tmp_path / "recipe.json").method.needs.unlabelled == wanted
 
 
 def test_what_is_not_there_is_told(workdir, tmp_path):

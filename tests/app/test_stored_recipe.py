@@ -117,6 +117,7 @@ DAMAGE = {
         put("task_classes", value=2 * [[[0], [1], [10]]]),
         "task_classes holds 10, of 10 classes",
     ),
+    "unlabelled by number": (put("unlabelled", value=1), "unlabelled is 1, not"),
     "no seeds": (lambda r: r.pop("seeds"), "it has no seeds"),
     "no rate": (lambda r: r["arguments"].pop("learning_rate"), "arguments has no learning_rate"),
     "another method": (put("method", value="../er"), "method is '../er', which is none"),

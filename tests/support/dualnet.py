@@ -16,10 +16,10 @@ FREE = {"task_aware": False}
 LEARN = {"lookahead_step_size": 1.0, "ssl_learning_rate": 0.01}
 
 
-def small_dualnet(**changes):
-    """The method with these arguments."""
+def small_dualnet(*, unlabelled=False, **changes):
+    """The method with these arguments; ``unlabelled`` is the problem's."""
     problem = own_problem(augment=flat_augment(), num_classes=CLASSES, dualnets=flat_dualnets)
-    return dualnet(problem, **{**SMALL, **LEARN, **changes})
+    return dualnet(problem._replace(unlabelled=unlabelled), **{**SMALL, **LEARN, **changes})
 
 
 def batch_of(task, names, **kind):

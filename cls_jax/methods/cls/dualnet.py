@@ -62,7 +62,7 @@ def dualnet(
     n_outer: int = 2,
     inner_steps: int = 2,
     objective: Objective = "barlow_twins",
-    semi_supervised: bool = False,
+    semi_supervised: bool | None = None,
     ssl_optimizer: Literal["sgd", "momentum"] = "sgd",
     kl_reduction: Literal["elements", "batchmean"] = "elements",
     snapshot: Literal["eval", "train"] = "eval",
@@ -93,8 +93,8 @@ def dualnet(
         elsewhere.
       inner_steps: K, SGD steps in a look-ahead round, and supervised steps after it; official code.
       objective: self-supervised loss; the names ending in "as_in_code" repeat the code's variants.
-      semi_supervised: learn without labels from unlabelled batches, and from the stream's images
-        beside remembered ones.
+      semi_supervised: learn from images without labels too, and from the stream's beside
+        remembered ones; if not given, where the stream has examples without labels.
       ssl_optimizer: plain SGD, or with momentum and weight decay (code: semi-supervised).
       kl_reduction: soft-target loss averaged over all elements (code) or over the batch.
       snapshot: BatchNorm statistics behind soft targets: "eval" running ones, "train" those of the
@@ -128,12 +128,12 @@ def dualnet(
     """
     check_replay(memory_size, replay_size)
     check_range("ssl_size", ssl_size, 1, memory_size)
+    semi = problem.unlabelled if semi_supervised is None else semi_supervised
     augment, num_classes, num_tasks = problem.augment, problem.num_classes, problem.num_tasks
     rules = aware_rules(memory_size, num_tasks) if task_aware else free_rules(memory_size)
     policy, optimizer = rules.policy, optax.sgd(learning_rate)
     masked = masking(masks, told_groups, num_tasks if task_aware else 0, policy, augment)
-    soft_rule = {"temperature": temperature, "reduction": kl_reduction}
-    soft_rule["stale"] = stale_soft_targets
+    kl = {"temperature": temperature, "reduction": kl_reduction, "stale": stale_soft_targets}
     nets = problem.dualnets(predictor=objective in NEEDS_PREDICTOR)
     slow_part = slow_learner(
         nets,
@@ -204,7 +204,7 @@ def dualnet(
             replay = policy.sample(key, state.memory, ssl_size, where=where)
             streamed = batch.x, batch.valid, batch.task
             remembered = replay.items["x"], replay.valid, replay.items["task"]
-            if semi_supervised:
+            if semi:
                 x, valid, task = map(jnp.concatenate, zip(streamed, remembered, strict=True))
             else:
                 size = max(batch.x.shape[0], ssl_size)
@@ -224,7 +224,7 @@ def dualnet(
 
         state, metrics = repeat(inner, state, jax.random.split(key, inner_steps))
         metrics = jax.tree.map(lambda values: values[-1], metrics)
-        if semi_supervised:
+        if semi:
             some = learned.any()
             state = select(some, state, before)
             metrics = {name: jnp.where(some, value, 0.0) for name, value in metrics.items()}
@@ -250,7 +250,7 @@ def dualnet(
             ce = losses.cross_entropy(logits, batch.y, valid=learned, classes=own)
             own, y = rules.own_classes(state, replay.items["task"]), replay.items["y"]
             replay_ce = losses.cross_entropy(replayed, y, valid=replay.valid, classes=own)
-            soft = soft_target_loss(replayed, replay, own, **soft_rule)
+            soft = soft_target_loss(replayed, replay, own, **kl)
             total = ce + replay_ce + soft_target_weight * soft
             metrics = {"loss": total, "ce": ce, "replay_ce": replay_ce, "soft": soft}
             return total, (slow.stats, fast.stats, metrics)
@@ -288,7 +288,7 @@ def dualnet(
         cut = masked.of(state, masked.task_of(state, x, task))
         return forward(state.slow.vars, state.fast.vars, augment.test(x), cut, train=False)[0]
 
-    needs = Needs(told_task=task_aware, boundaries=True, unlabelled=semi_supervised)
+    needs = Needs(told_task=task_aware, boundaries=True, unlabelled=semi)
     return Algorithm(
         init=init,
         step=step,

@@ -195,9 +195,12 @@ def test_rows_without_label_are_not_stored_in_a_mixed_batch():
     assert shown(before, learner.state, "embedded") == dict.fromkeys(range(4), 2)
 
 
-@pytest.mark.parametrize("semi", [False, True])
+@pytest.mark.parametrize("semi", [False, True, None])
 def test_label_fraction_through_the_runner(semi):
-    """All images reach the semi-supervised slow learner, labelled ones alone reach the rest."""
+    """All images reach the semi-supervised slow learner, labelled ones alone reach the rest.
+
+    Not told whether it is one, it is where the stream has images without a label.
+    """
     y = np.repeat(np.arange(CLASSES), 10).astype(np.int32)
     examples = Split(np.asarray(pictures(np.arange(60))), y)
     stream = class_il(
@@ -206,7 +209,7 @@ def test_label_fraction_through_the_runner(semi):
         batch_size=BATCH,
         label_fraction=0.5,
     )
-    method = small_dualnet(**FREE, semi_supervised=semi)
+    method = small_dualnet(unlabelled=stream.unlabelled, **FREE, semi_supervised=semi)
     state = run(method, stream).states[0]
     table = stream.schedule(jax.random.fold_in(jax.random.key(0), 0)).rows()
     labelled = set(table.index[table.labelled & (table.index >= 0)].tolist())
@@ -214,5 +217,5 @@ def test_label_fraction_through_the_runner(semi):
     assert int(state.memory.seen) == len(labelled)
     stats = state.slow.vars.stats
     embedded = set(np.flatnonzero(stats["embedded"]).tolist())
-    assert embedded == set(range(60)) if semi else embedded <= labelled
+    assert embedded == set(range(60)) if semi is not False else embedded <= labelled
     assert set(np.flatnonzero(stats["shown"]).tolist()) == labelled
