@@ -40,6 +40,7 @@ from cls_jax.training.runner import sweep
 from cls_jax.training.runtime.checkpoint import Checkpoints, check_saves, interval
 from cls_jax.training.runtime.distributed import cache_programs, fail_fast, initialize
 from cls_jax.training.runtime.distributed import is_primary as is_primary
+from cls_jax.training.runtime.heap import compute_on_calling_thread
 from cls_jax.training.runtime.preemption import catch_signals
 from cls_jax.training.runtime.provenance import software
 from cls_jax.training.runtime.workdir import CHECKPOINTS, CONFIG, claim
@@ -59,6 +60,7 @@ def begin(config: RunConfig) -> None:
     check_outputs(config)
     if config.compile_cache:
         cache_programs()
+    compute_on_calling_thread()
     initialize(config.coordinator, config.num_processes, config.process_id)
 
 

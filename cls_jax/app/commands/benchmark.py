@@ -11,6 +11,7 @@ from cls_jax.app.flags import run_main
 from cls_jax.core.files import write_json
 from cls_jax.core.paths import check_file, writing
 from cls_jax.training.events import Progress
+from cls_jax.training.runtime.heap import compute_on_calling_thread
 from cls_jax.training.runtime.provenance import provenance
 
 if TYPE_CHECKING:
@@ -160,6 +161,7 @@ def lines(config: Config, numbers: Mapping[str, Any]) -> list[str]:
 
 def main(config: Config) -> None:
     """Measures, prints, writes."""
+    compute_on_calling_thread()  # as runs do
     numbers = measure(config)
     print("\n".join(lines(config, numbers)))
     if config.json is not None:

@@ -46,3 +46,39 @@ def test_freed_memory_is_used_again():
 
 def test_what_the_environment_says_stays():
     assert run("keep", MALLOC_ARENA_MAX="2")[0] == "False"
+
+
+STEPS = """
+import resource, sys
+from cls_jax.training.runtime.heap import compute_on_calling_thread, keep_freed_memory
+print(keep_freed_memory())
+if sys.argv[1] == "here":
+    compute_on_calling_thread()
+import jax, jax.numpy as jnp
+x = jnp.ones((4 * 2**20, 8))
+step = jax.jit(lambda x: jnp.cumsum(jnp.sin(x), axis=1)[:, ::3].sum())
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(3):
+        step(x).block_until_ready()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print((faults(), faults())[-1])
+"""
+TEMPORARIES = 256 * 2**20 // 4096
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the allocator is glibc's")
+def test_a_program_finds_its_temporaries_again():
+    """Threads that JAX keeps have heaps of their own, which are returned."""
+
+    def faults(where):
+        given = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+        command = [sys.executable, "-c", STEPS, where]
+        done = subprocess.run(command, env=given, capture_output=True, text=True, check=True)
+        said, number = done.stdout.split()
+        if said == "False":
+            pytest.skip("another C library, or an environment that sets the allocator up")
+        return int(number)
+
+    assert faults("there") > 3 * TEMPORARIES * 0.9
+    assert faults("here") < TEMPORARIES * 0.05
