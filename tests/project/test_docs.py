@@ -31,6 +31,7 @@ NO_TABLE = (
     "_first_step_quiet",
     "_rpsnet_step",
     "_step_on_a_cpu",
+    "_computed_where_called",
     "_beside_rivals",
     "_growth",
 )
