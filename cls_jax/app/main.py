@@ -60,7 +60,8 @@ def begin(config: RunConfig) -> None:
     check_outputs(config)
     if config.compile_cache:
         cache_programs()
-    compute_on_calling_thread()
+    if config.coordinator is None:
+        compute_on_calling_thread()
     initialize(config.coordinator, config.num_processes, config.process_id)
 
 
