@@ -77,8 +77,8 @@ def read_recipe(path: Path) -> Recipe:
         stream = None if words.stream is None else StreamConfig(**words.stream)
         inputs, net = InputConfig(**words.inputs), NetConfig(**words.net)
         optimizer = make_optimizer(OptimizerConfig(**words.optimizer))
-        problem = fit_problem(inputs, networks(net), batch, sizes, optimizer)
-        problem = problem._replace(words=(inputs, net), unlabelled=words.unlabelled)
+        given = inputs, networks(net), batch, sizes, optimizer
+        problem = fit_problem(*given, unlabelled=words.unlabelled)._replace(words=(inputs, net))
         method = METHODS[words.method](problem, **words.arguments)
         shapes = Shapes(batch, words.dtype, words.num_classes, words.num_tasks)
         like = jax.tree.map(placed, abstract_run(method, shapes))

@@ -36,7 +36,7 @@ def compute_on_calling_thread() -> None:
 
     For a process of our own, before JAX looks for devices: the first thread then asks for their
     temporaries, whose memory is kept. A step of a ResNet-18 of width 64 with 64 pictures of 32x32
-    has 5,000 page faults in place of 132,000 and takes 1.06 seconds in place of 1.23, of width 16
+    has 5,000 page faults in place of 132,000 and takes 1.07 seconds in place of 1.23, of width 16
     with 42 pictures 72 milliseconds in place of 93 (records/, computed_where_called). Programs of
     several devices are not touched. Not for one process of several: where another is killed it
     then ends by SIGABRT, not by an error.
