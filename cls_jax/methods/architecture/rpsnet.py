@@ -60,6 +60,7 @@ from cls_jax.methods.architecture.rpsnet_paths import (
     PathState,
     answering,
     check_modules,
+    few_modules,
     kept_bits,
     on_path,
     part_on,
@@ -265,7 +266,8 @@ def rpsnet(
 
     def advice(num_steps: int, num_epochs: int) -> str:
         told = "choose_on is 'test': paths are chosen by what is scored, which then says too much"
-        return told if asks == "test" else ""
+        few = few_modules(num_modules, net.num_layers, num_candidates, num_paths - 1)
+        return "; ".join(filter(None, (told if asks == "test" else "", few)))
 
     return Algorithm(
         init=init,

@@ -8,6 +8,7 @@ Source: Rajasegaran et al. 2019 (NeurIPS; arXiv 1906.01120), algorithm 1; brjath
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from cls_jax.core.errors import InputError
@@ -62,6 +63,27 @@ def check_modules(num_modules: int, path_tasks: int, num_tasks: int) -> None:
             f"num_modules is 1, and it rests after the first {path_tasks} of {num_tasks} tasks; "
             f"use more modules, or path_tasks {num_tasks} for one path that always learns"
         )
+
+
+def few_modules(num_modules: int, num_layers: int, num_candidates: int, num_draws: int) -> str:
+    """A warning if a drawn path or more may be expected to have no module that still learns.
+
+    Args:
+      num_modules, num_layers, num_candidates: M, L, N.
+      num_draws: how often paths are drawn.
+    """
+    on = np.arange(num_modules + 1) / num_modules
+    chance, found = (on == 1 / num_modules).astype(float), 0.0  # of so many modules at rest
+    for _ in range(num_draws):
+        found += (chance @ on**num_candidates) ** num_layers
+        chance = chance * on + np.roll(chance * (1 - on), 1)
+    if found < 1:
+        return ""
+    return (
+        f"num_modules is {num_modules}: {found:.1f} of {num_draws} new paths, on average, have no "
+        "module that still learns, and their tasks learn by what all paths share alone; use more "
+        "modules, or larger path_tasks"
+    )
 
 
 def on_path(whole: Variables, path: Array) -> Variables:

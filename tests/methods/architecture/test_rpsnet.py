@@ -20,7 +20,7 @@ from cls_jax.methods.architecture.rpsnet_losses import (
     old_divergence,
     weighted_mean,
 )
-from cls_jax.methods.architecture.rpsnet_paths import roles_of, with_chosen
+from cls_jax.methods.architecture.rpsnet_paths import few_modules, roles_of, with_chosen
 from cls_jax.nets.path_modules import LEARNS, OFF, RESTS
 from tests.conftest import small_problem
 from tests.support.drive import (
@@ -442,6 +442,38 @@ def test_exemplars_are_equally_many_of_each_class_drawn_from_the_task():
 def test_what_cannot_be_is_said(arguments, sentence):
     with pytest.raises(InputError, match=sentence):
         rpsnet(small_problem(), **{**SMALL, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("modules", "layers", "candidates", "draws", "found"),
+    # Of one layer of two modules the first draw misses the other with 1/2, the next with 3/4.
+    [(2, 1, 1, 2, 1.25), (2, 1, 2, 3, 1.6875), (2, 2, 1, 3, 1.578125), (3, 1, 1, 2, 8 / 9)],
+)
+def test_too_few_modules_are_warned_of(modules, layers, candidates, draws, found):
+    rng, drawn = np.random.default_rng(0), 0
+    for _ in range(4000):
+        on = np.zeros((layers, modules), bool)
+        on[:, 0] = True
+        for _ in range(draws):
+            paths = rng.integers(modules, size=(candidates, layers))
+            drawn += on[np.arange(layers), paths].all()
+            on[np.arange(layers), paths[0]] = True
+    assert abs(drawn / 4000 - found) < 0.05
+    said = few_modules(modules, layers, candidates, draws)
+    assert (f"{found:.1f} of {draws} new paths" in said) if found >= 1 else not said
+
+
+def test_too_few_modules_are_said_of_as_many_tasks_as_there_are():
+    problem = small_problem()
+    few = {**SMALL, "num_modules": 2, "num_candidates": 1, "path_tasks": 1}
+    longer = problem._replace(num_tasks=5)
+    assert rpsnet(problem, **few).advice(10, 1) == ""
+    assert "num_modules is 2: 2.5 of 4 new paths" in rpsnet(longer, **few).advice(10, 1)
+    assert rpsnet(longer, **few | {"path_tasks": 2}).advice(10, 1) == ""
+    assert rpsnet(longer, **few | {"num_modules": 1, "path_tasks": 5}).advice(10, 1) == ""
+    leaks = rpsnet(longer, **few | {"num_candidates": 2, "choose_on": "test"})
+    assert leaks.advice(10, 1).startswith("choose_on is 'test'")
+    assert "; num_modules is 2: " in leaks.advice(10, 1)
 
 
 def test_its_networks_are_its_own():
