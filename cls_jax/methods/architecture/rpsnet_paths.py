@@ -72,8 +72,8 @@ def few_modules(num_modules: int, num_layers: int, num_candidates: int, num_draw
       num_modules, num_layers, num_candidates: M, L, N.
       num_draws: how often paths are drawn.
     """
-    at_rest = np.arange(num_modules + 1) / num_modules  # the share of a layer, 0 to 1
-    chance, found = np.eye(num_modules + 1)[1], 0.0  # one module of each rests at first
+    count, found = np.arange(num_modules + 1), 0.0  # of a layer's modules at rest
+    at_rest, chance = count / num_modules, (count == 1).astype(float)  # one of each is at first
     for _ in range(num_draws):
         found += (chance @ at_rest**num_candidates) ** num_layers
         chance = chance * at_rest + np.roll(chance * (1 - at_rest), 1)

@@ -471,6 +471,7 @@ def test_too_few_modules_are_said_of_as_many_tasks_as_there_are():
     assert "num_modules is 2: 2.5 of 4 new paths" in rpsnet(longer, **few).advice(10, 1)
     assert rpsnet(longer, **few | {"path_tasks": 2}).advice(10, 1) == ""
     assert rpsnet(longer, **few | {"num_modules": 1, "path_tasks": 5}).advice(10, 1) == ""
+    assert few_modules(10**6, 2, 8, 99) == ""
     leaks = rpsnet(longer, **few | {"num_candidates": 2, "choose_on": "test"})
     assert leaks.advice(10, 1).startswith("choose_on is 'test'")
     assert "; num_modules is 2: " in leaks.advice(10, 1)
